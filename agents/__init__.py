@@ -1,0 +1,1 @@
+"""Policies, rollouts and trainers: PPO, the REINFORCE family, SB3 and Ray workers."""

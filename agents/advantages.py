@@ -1,0 +1,69 @@
+"""Advantages and losses of the policy gradient, as pure functions.
+
+Letters: N episodes, T tokens, M decisions (positions where the choice matters, row by row).
+"""
+
+import torch
+
+
+def group_advantages(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Rewards normalised within each group of episodes of one prompt (GRPO; Shao et al. 2024, eq. of Sec. 4.1.2).
+
+    Args:
+        rewards: (N,), the episodes of a group side by side.
+        group_size: Divides N.
+
+    Returns:
+        (reward - mean) / standard deviation of the group, (N,); 0 where all rewards of a group are equal.
+    """
+    groups = rewards.view(-1, group_size)
+    centred = groups - groups.mean(1, keepdim=True)
+    return (centred / (groups.std(1, keepdim=True) + 1e-6)).flatten()
+
+
+def gae(
+    rewards: torch.Tensor, values: torch.Tensor, decisions: torch.Tensor, *, gamma: float, gae_lambda: float
+) -> torch.Tensor:
+    """Generalised advantage estimation over an episode's decisions (Schulman et al. 2016, eq. 16).
+
+    Positions without a choice are part of the environment's step, so time is counted in decisions. The reward comes
+    after the last token and nothing follows it: the token limit is part of the task.
+
+    Args:
+        rewards: Of the whole episode, (N,).
+        values: Value estimates, (N, T); read at decisions alone.
+        decisions: True where the policy had a choice, (N, T).
+        gamma: Discount a decision.
+        gae_lambda: Between 0 (one-step) and 1 (the whole return).
+
+    Returns:
+        Advantages, (N, T); 0 where there was no decision.
+    """
+    advantages = torch.zeros_like(values)
+    next_value, next_advantage = torch.zeros_like(rewards), torch.zeros_like(rewards)
+    pending = rewards  # paid to the last decision before it
+    for t in reversed(range(values.shape[1])):
+        decided = decisions[:, t]
+        delta = pending + gamma * next_value - values[:, t]
+        advantage = delta + gamma * gae_lambda * next_advantage
+        advantages[:, t] = torch.where(decided, advantage, 0.0)
+        next_value = torch.where(decided, values[:, t], next_value)
+        next_advantage = torch.where(decided, advantage, next_advantage)
+        pending = torch.where(decided, 0.0, pending)
+    return advantages
+
+
+def reinforce_loss(log_ratio: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
+    """REINFORCE (Williams 1992) with importance weights: -mean(ratio * advantage) over (M,) decisions.
+
+    At a ratio of 1 the gradient is that of -log pi * advantage; the weight keeps it unbiased in later minibatches of
+    an iteration, when the policy has moved since the rollout.
+    """
+    return -(log_ratio.exp() * advantages).mean()
+
+
+def ppo_loss(log_ratio: torch.Tensor, advantages: torch.Tensor, clip_range: float) -> torch.Tensor:
+    """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), mean over (M,) decisions."""
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return -torch.minimum(ratio * advantages, clipped * advantages).mean()

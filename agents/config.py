@@ -1,0 +1,102 @@
+"""Settings of training and evaluation. Imports nothing heavy, so that ``ollm-rl --help`` answers at once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLConfig:
+    """Reinforcement learning from answer correctness, over options or over tokens."""
+
+    out: Path
+    """Folder of the run: checkpoint, metrics, TensorBoard files. The same command goes on where it stopped."""
+    model: str
+    """Folder of an option SFT run. Over tokens its backbone is trained; a backbone's name does there, too."""
+    action_space: Literal["options", "tokens"] = "options"
+    """Options: a policy over the K options on frozen hidden states. Tokens: a LoRA on the backbone."""
+    algorithm: Literal["ppo", "reinforce"] = "reinforce"
+    """PPO: clipped ratio, GAE with a value head. REINFORCE: rewards normalised within each group of one prompt."""
+    data: str = "arith"
+    """Problems: arith, rg:TASK, jsonl:PATH or hf:ID."""
+    limit: int | None = None
+    """Use the first so many problems; all where left out."""
+    iterations: int = 12
+    """Rounds of rollout and update."""
+    episodes: int = 256
+    """Episodes of an iteration."""
+    group_size: int = 8
+    """Episodes of one prompt; divides the episodes."""
+    max_new_tokens: int = 96
+    """Token limit of a completion."""
+    num_slots: int = 256
+    """Episodes decoded side by side."""
+    learning_rate: float = 1e-3
+    """Step size of Adam."""
+    minibatches: int = 4
+    """Optimiser steps of one pass over an iteration's episodes."""
+    epochs: int = 1
+    """Passes over an iteration's episodes."""
+    clip_range: float = 0.2
+    """PPO's bound on the probability ratio."""
+    gamma: float = 1.0
+    """Discount a decision."""
+    gae_lambda: float = 1.0
+    """Weight of GAE's longer returns."""
+    vf_coef: float = 0.5
+    """Weight of the value loss (PPO)."""
+    ent_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    lora_rank: int = 16
+    """Rank of the LoRA (tokens)."""
+    micro_batch: int = 64
+    """Sequences in one forward and backward pass (tokens); bounds memory, not the result."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the backbone."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    seed: int = 0
+    """Seed of every random stream; runs of one seed see the same prompts in the same order."""
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "episodes", "group_size", "max_new_tokens", "num_slots", "minibatches", "epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.episodes % self.group_size:
+            raise ValueError(f"episodes={self.episodes} is no multiple of group_size={self.group_size}; change one")
+        if self.algorithm == "reinforce" and self.group_size < 2:
+            raise ValueError("group_size=1 leaves REINFORCE no baseline; give at least 2, or use algorithm ppo")
+        if self.minibatches > self.episodes:
+            raise ValueError(f"minibatches={self.minibatches} is more than episodes={self.episodes}; lower it")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Free-running evaluation of a trained run, an option model or a backbone."""
+
+    model: str
+    """Folder of a training run or of an option SFT run, or a backbone's name."""
+    out: Path | None = None
+    """JSON file for the result; printed alone where left out."""
+    data: str = "arith"
+    """Problems: arith, rg:TASK, jsonl:PATH or hf:ID."""
+    split: str = "test"
+    """Split of arith, rg: and hf: sources."""
+    limit: int | None = 512
+    """Use the first so many problems."""
+    sample: bool = False
+    """Sample at temperature 1 instead of decoding greedily."""
+    max_new_tokens: int = 96
+    """Token limit of a completion."""
+    num_slots: int = 256
+    """Episodes decoded side by side."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the backbone."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    seed: int = 0
+    """Seed of the problems (arith, rg:) and of sampling."""

@@ -1,0 +1,118 @@
+"""Free-running evaluation of a policy: accuracy with an interval, language switching, degeneracy."""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from ollm_rl.agents.config import EvalConfig
+from ollm_rl.agents.loading import load_policy
+from ollm_rl.agents.rollout import Policy, collect
+from ollm_rl.agents.trainer import completion_texts
+from ollm_rl.backbones import context_length
+from ollm_rl.devices import resolve_device
+from ollm_rl.envs.rewards import correctness
+from ollm_rl.metrics import bootstrap_interval, degeneracy, switches_language
+from ollm_rl.problems import Problem, load_problems
+from ollm_rl.prompts import encode_prompts
+from ollm_rl.runs import origin, write_atomic
+
+
+def run_eval(config: EvalConfig) -> dict[str, Any]:
+    """Evaluate what ``config.model`` names; writes and returns the result of ``evaluate`` with its origin.
+
+    Raises:
+        ValueError: If a setting, the model or the data does not fit.
+        FileNotFoundError: If a folder holds no model.
+    """
+    device = resolve_device(config.device)
+    problems = load_problems(config.data, split=config.split, limit=config.limit, seed=config.seed)
+    policy, tokenizer = load_policy(config.model, dtype=getattr(torch, config.dtype), device=device)
+    generator = torch.Generator().manual_seed(config.seed) if config.sample else None
+    result = evaluate(
+        policy,
+        tokenizer,
+        problems,
+        max_new_tokens=config.max_new_tokens,
+        num_slots=config.num_slots,
+        generator=generator,
+        name=config.model,
+    )
+    result |= {"model": config.model, "data": config.data, "split": config.split, "seed": config.seed, **origin()}
+    if config.out is not None:
+        write_atomic(config.out, json.dumps(result, indent=1))
+    return result
+
+
+def evaluate(
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    *,
+    max_new_tokens: int,
+    num_slots: int,
+    generator: torch.Generator | None = None,
+    name: str = "evaluation",
+) -> dict[str, Any]:
+    """Let a policy write one completion a problem and measure it.
+
+    Args:
+        policy: Of options or tokens.
+        tokenizer: Its backbone's.
+        problems: At least one.
+        max_new_tokens: Token limit.
+        num_slots: Episodes decoded side by side.
+        generator: A CPU generator to sample with; None decodes greedily.
+        name: Shown beside the progress bar.
+
+    Returns:
+        ``accuracy`` with its 95 % bootstrap interval over problems ``low``, ``high``; ``language_switching_rate``,
+        ``degeneracy_rate``; ``completion_tokens``, ``eval_seconds``, ``num_problems``; and ``completions``, a row a
+        problem: ``question``, ``answer``, ``completion``, ``correct``, ``switched``, ``flags``.
+    """
+    limit = context_length(policy.backbone) - max_new_tokens + 1
+    prompts = encode_prompts(problems, tokenizer, max_length=limit)
+    started = time.perf_counter()
+    rows: list[dict[str, Any]] = []
+    lengths: list[int] = []
+    for start in tqdm(range(0, len(problems), num_slots), desc=f"evaluate {name}"):
+        part = problems[start : start + num_slots]
+        rollout = collect(
+            policy,
+            prompts[start : start + num_slots],
+            max_new_tokens=max_new_tokens,
+            end_token=int(tokenizer.eos_token_id),
+            num_slots=num_slots,
+            generator=generator,
+        )
+        lengths += rollout.completion_mask.sum(1).tolist()
+        texts, ended = completion_texts(rollout, tokenizer), rollout.terminated.tolist()
+        rows += [_judge(*case) for case in zip(part, texts, ended, strict=True)]
+    correct = [row["correct"] for row in rows]
+    low, high = bootstrap_interval(correct)
+    return {
+        "accuracy": sum(correct) / len(rows),
+        "low": low,
+        "high": high,
+        "language_switching_rate": sum(row["switched"] for row in rows) / len(rows),
+        "degeneracy_rate": sum(bool(row["flags"]) for row in rows) / len(rows),
+        "completion_tokens": sum(lengths) / len(rows),
+        "eval_seconds": time.perf_counter() - started,
+        "num_problems": len(rows),
+        "completions": rows,
+    }
+
+
+def _judge(problem: Problem, completion: str, ended: bool) -> dict[str, Any]:
+    return {
+        "question": problem.question,
+        "answer": problem.answer,
+        "completion": completion,
+        "correct": correctness(completion, problem.answer) > 0.5,
+        "switched": switches_language(problem.question, completion),
+        "flags": sorted(degeneracy(completion, finished=ended)),
+    }

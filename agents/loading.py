@@ -1,0 +1,83 @@
+"""Policies from folders and names: a training run, an option SFT run, or a backbone."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.policies import OptionPolicy, TokenPolicy
+from ollm_rl.agents.rollout import Policy
+from ollm_rl.backbones import load_backbone
+from ollm_rl.model import CONFIG_FILE, OptionModel
+from ollm_rl.runs import read_run
+
+CHECKPOINT_FILE = "checkpoint.pt"
+
+
+def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrainedTokenizerBase]:
+    """The untrained policy of a run and its backbone's tokenizer.
+
+    Raises:
+        FileNotFoundError: If options are asked for and ``config.model`` holds no option plug-in.
+    """
+    dtype = getattr(torch, config.dtype)
+    if config.action_space == "options":
+        model = OptionModel.from_pretrained(config.model, dtype=dtype, device=device)
+        _, tokenizer = load_backbone(model.backbone.config.name_or_path)
+        return OptionPolicy(model), tokenizer
+    backbone, tokenizer = load_backbone(_backbone_name(config.model), dtype=dtype, device=device)
+    return TokenPolicy(backbone, rank=config.lora_rank), tokenizer
+
+
+def load_policy(
+    name: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> tuple[Policy, PreTrainedTokenizerBase]:
+    """The policy behind a training run (as last saved), an option SFT run (as SFT left it) or a backbone (no LoRA).
+
+    Raises:
+        FileNotFoundError: If the training run has saved no checkpoint yet.
+        ValueError: If the name is none of these.
+    """
+    if (Path(name) / CONFIG_FILE).exists():
+        model = OptionModel.from_pretrained(name, dtype=dtype, device=device)
+        _, tokenizer = load_backbone(model.backbone.config.name_or_path)
+        return OptionPolicy(model), tokenizer
+    if (Path(name) / "run.json").exists() and not (Path(name) / "config.json").exists():
+        settings = read_run(Path(name), "train")
+        config = RLConfig(**{**settings, "out": Path(name), "dtype": str(dtype).removeprefix("torch.")})
+        policy, tokenizer = new_policy(config, torch.device(device))
+        path = Path(name) / CHECKPOINT_FILE
+        if not path.exists():
+            raise FileNotFoundError(f"{name} has saved no checkpoint yet; let ollm-rl train finish an iteration")
+        load_weights(policy, torch.load(path, map_location=device, weights_only=True)["policy"])
+        return policy, tokenizer
+    backbone, tokenizer = load_backbone(name, dtype=dtype, device=device)
+    return TokenPolicy(backbone, rank=0), tokenizer
+
+
+def trained_weights(policy: Policy) -> dict[str, torch.Tensor]:
+    """What training moves: policy and value head, or LoRA and value head."""
+    return {name: weight.detach() for name, weight in policy.named_parameters() if weight.requires_grad}
+
+
+@torch.no_grad()
+def load_weights(policy: Policy, weights: dict[str, torch.Tensor]) -> None:
+    """Put saved weights back in place.
+
+    Raises:
+        ValueError: If they belong to another policy.
+    """
+    present = trained_weights(policy)
+    if {name: weight.shape for name, weight in present.items()} != {n: weight.shape for n, weight in weights.items()}:
+        raise ValueError("the checkpoint holds the weights of another policy; give the model it was trained on")
+    for name, weight in present.items():
+        weight.copy_(weights[name])
+
+
+def _backbone_name(model: str) -> str:
+    """The backbone's name, where ``model`` is the folder of an option SFT run; else ``model`` itself."""
+    if not (Path(model) / CONFIG_FILE).exists():
+        return model
+    return str(json.loads((Path(model) / CONFIG_FILE).read_text())["backbone"])

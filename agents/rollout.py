@@ -1,0 +1,186 @@
+"""The one rollout loop: a policy writes completions on a decode engine; training and evaluation use it alike.
+
+Letters: N episodes, T tokens of the longest completion, P tokens of the longest prompt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ollm_rl.agents.policies import OptionPolicy, TokenPolicy
+from ollm_rl.engine import DecodeEngine
+
+Policy = OptionPolicy | TokenPolicy
+KEEP_SHARE = 0.85  # ended episodes are dropped once no more than this share goes on: each drop copies the cache
+
+
+@dataclass
+class Rollout:
+    """Completions of N episodes as tensors, padded on the right.
+
+    Attributes:
+        prompts: Token ids of every prompt.
+        tokens: (N, T).
+        completion_mask: True at an episode's tokens, the end-of-text token included, (N, T).
+        decisions: True where, within the completion, the policy had a choice, (N, T).
+        log_probs: Log-probabilities of the tokens at the time, (N, T), in nats.
+        values: Value estimates at the time, (N, T).
+        terminated: True where the end-of-text token came; the others reached the token limit, (N,).
+        stored: What the policy keeps for its update, (N, T, ...).
+    """
+
+    prompts: list[list[int]]
+    tokens: torch.Tensor
+    completion_mask: torch.Tensor
+    decisions: torch.Tensor
+    log_probs: torch.Tensor
+    values: torch.Tensor
+    terminated: torch.Tensor
+    stored: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def take(self, rows: torch.Tensor) -> "Rollout":
+        """Some episodes, cut to the longest of their completions."""
+        width = int(self.completion_mask[rows].sum(1).max())
+
+        def pick(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor[rows, :width]
+
+        return Rollout(
+            prompts=[self.prompts[row] for row in rows.tolist()],
+            tokens=pick(self.tokens),
+            completion_mask=pick(self.completion_mask),
+            decisions=pick(self.decisions),
+            log_probs=pick(self.log_probs),
+            values=pick(self.values),
+            terminated=self.terminated[rows],
+            stored={name: pick(tensor) for name, tensor in self.stored.items()},
+        )
+
+    def sequences(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Prompt and completion side by side, padded on the right.
+
+        Returns:
+            ``input_ids`` and ``attention_mask``, (N, P + T), and for each completion position the index of the
+            token before it, whose h_t chose it, (N, T).
+        """
+        device, width = self.tokens.device, self.tokens.shape[1]
+        lengths = torch.tensor([len(prompt) for prompt in self.prompts], device=device)
+        where = lengths[:, None] - 1 + torch.arange(width, device=device)
+        longest = int(lengths.max()) + width
+        input_ids = torch.zeros(len(self.prompts), longest, dtype=torch.long, device=device)
+        rows = [torch.tensor(prompt) for prompt in self.prompts]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
+        input_ids[:, : padded.shape[1]] = padded
+        input_ids.scatter_(1, where + 1, self.tokens.where(self.completion_mask, 0))
+        ends = lengths + self.completion_mask.sum(1)
+        mask = torch.arange(longest, device=device) < ends[:, None]
+        return input_ids, mask.long(), where
+
+
+@torch.no_grad()
+def collect(
+    policy: Policy,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    end_token: int,
+    num_slots: int,
+    generator: torch.Generator | None,
+) -> Rollout:
+    """Write one completion a prompt.
+
+    Args:
+        policy: Chooses the tokens; its ``backbone`` decodes.
+        prompts: N prompts; equal ones side by side are prefilled once.
+        max_new_tokens: Token limit.
+        end_token: Ends an episode; it is part of the completion.
+        num_slots: Episodes decoded side by side.
+        generator: A CPU generator to sample with; None decodes greedily. An episode's samples depend on its own
+            row alone, not on ``num_slots``.
+
+    Returns:
+        The rollout, in the order of the prompts.
+    """
+    count = len(prompts)
+    uniforms = None if generator is None else torch.rand(count, max_new_tokens, generator=generator)
+    parts = []
+    for start in range(0, count, num_slots):
+        stop = min(count, start + num_slots)
+        drawn = None if uniforms is None else uniforms[start:stop]
+        parts.append(_wave(policy, prompts[start:stop], drawn, max_new_tokens, end_token))
+    return parts[0] if len(parts) == 1 else _join(parts)
+
+
+def _wave(
+    policy: Policy, prompts: Sequence[list[int]], uniforms: torch.Tensor | None, max_new_tokens: int, end_token: int
+) -> Rollout:
+    """Episodes side by side until all have ended; the engine shrinks as they do."""
+    count = len(prompts)
+    engine = DecodeEngine(policy.backbone, count, max(map(len, prompts)) + max_new_tokens)
+    device = engine.device
+    uniforms = None if uniforms is None else uniforms.to(device)
+    hidden = engine.prefill(range(count), prompts)
+    episodes = torch.arange(count, device=device)  # of every slot
+    live = torch.ones(count, dtype=torch.bool, device=device)  # slots whose episode goes on
+    kept: dict[str, torch.Tensor] = {}
+    mask = torch.zeros(count, max_new_tokens, dtype=torch.bool, device=device)
+    terminated = torch.zeros(count, dtype=torch.bool, device=device)
+    for t in range(max_new_tokens):
+        action = policy.act(hidden, None if uniforms is None else uniforms[episodes, t])
+        columns = {
+            "tokens": action.tokens,
+            "log_probs": action.log_probs,
+            "values": action.values,
+            "decisions": action.decisions,
+            **action.stored,
+        }
+        for name, column in columns.items():
+            if name not in kept:
+                kept[name] = column.new_zeros(count, max_new_tokens, *column.shape[1:])
+            kept[name][episodes, t] = column
+        mask[episodes, t] = live
+        ended = live & (action.tokens == end_token)
+        terminated[episodes[ended]] = True
+        live = live & ~ended
+        tokens, left = action.tokens, int(live.sum())
+        if left == 0 or t + 1 == max_new_tokens:
+            break
+        if left <= KEEP_SHARE * len(live):
+            going = live.nonzero()[:, 0]
+            engine.keep(going.tolist())
+            episodes, tokens, live = episodes[going], tokens[going], live[going]
+        hidden = engine.step(tokens)
+    width = t + 1
+    kept = {name: column[:, :width] for name, column in kept.items()}
+    return Rollout(
+        prompts=list(prompts),
+        tokens=kept.pop("tokens"),
+        completion_mask=mask[:, :width],
+        decisions=kept.pop("decisions") & mask[:, :width],
+        log_probs=kept.pop("log_probs"),
+        values=kept.pop("values"),
+        terminated=terminated,
+        stored=kept,
+    )
+
+
+def _join(parts: list[Rollout]) -> Rollout:
+    """Waves one after another, padded to the longest."""
+    width = max(part.tokens.shape[1] for part in parts)
+
+    def padded(tensors: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(
+            [torch.cat([x, x.new_zeros(x.shape[0], width - x.shape[1], *x.shape[2:])], 1) for x in tensors]
+        )
+
+    return Rollout(
+        prompts=[prompt for part in parts for prompt in part.prompts],
+        tokens=padded([part.tokens for part in parts]),
+        completion_mask=padded([part.completion_mask for part in parts]),
+        decisions=padded([part.decisions for part in parts]),
+        log_probs=padded([part.log_probs for part in parts]),
+        values=padded([part.values for part in parts]),
+        terminated=torch.cat([part.terminated for part in parts]),
+        stored={name: padded([part.stored[name] for part in parts]) for name in parts[0].stored},
+    )

@@ -1,0 +1,155 @@
+"""Episodes of text generation in the slots of one decode engine; what both environments share.
+
+Letters: B slots, H hidden, K options, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from transformers import PreTrainedTokenizerBase
+
+from ollm_rl.backbones import context_length, load_backbone
+from ollm_rl.engine import DecodeEngine
+from ollm_rl.envs.rewards import correctness
+from ollm_rl.model import OptionModel
+from ollm_rl.problems import Problem, load_problems
+from ollm_rl.prompts import encode_prompts
+
+ActionSpace = Literal["options", "tokens"]
+
+
+@dataclass
+class Episode:
+    """One problem and the completion so far, as token ids."""
+
+    problem: Problem
+    tokens: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What one step did in one slot: reward, the two ways to end, and facts for ``info``."""
+
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: dict[str, str | int | float]
+
+
+class Episodes:
+    """Slots that run one episode each.
+
+    Args:
+        model: An option model, or the folder of one.
+        num_slots: B.
+        problems: Problems, or a source that ``load_problems`` knows.
+        action_space: ``options`` takes an option z and appends its most probable token; ``tokens`` takes the token.
+        max_new_tokens: Episodes are truncated at this many tokens.
+        tokenizer: The backbone's; found by the backbone's name where left out.
+
+    Raises:
+        ValueError: If a setting does not fit, or a prompt leaves no room within the backbone's context.
+        FileNotFoundError: If the folder holds no option model.
+    """
+
+    def __init__(
+        self,
+        model: OptionModel | str,
+        num_slots: int,
+        problems: Sequence[Problem] | str,
+        *,
+        action_space: ActionSpace,
+        max_new_tokens: int,
+        tokenizer: PreTrainedTokenizerBase | None,
+    ) -> None:
+        if action_space not in ("options", "tokens"):
+            raise ValueError(f"action_space={action_space!r} is unknown; give 'options' or 'tokens'")
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+        self.model = OptionModel.from_pretrained(model) if isinstance(model, str) else model
+        if tokenizer is None:
+            _, tokenizer = load_backbone(self.model.backbone.config.name_or_path)
+        self.tokenizer = tokenizer
+        self.problems = load_problems(problems) if isinstance(problems, str) else list(problems)
+        self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
+        limit = context_length(self.model.backbone) - max_new_tokens + 1
+        self.prompts = encode_prompts(self.problems, tokenizer, max_length=limit)
+        max_length = max(map(len, self.prompts)) + max_new_tokens
+        self.engine = DecodeEngine(self.model.backbone, num_slots, max_length)
+        self.running: list[Episode | None] = [None] * num_slots
+        self.hidden = torch.zeros(num_slots, self.model.hidden_size, device=self.engine.device)
+
+    def spaces(self) -> tuple[spaces.Box, spaces.Discrete]:
+        """Observation space Box(H,) in float32 and action space Discrete(K) or Discrete(V) of one slot."""
+        count = self.model.config.num_options if self.action_space_name == "options" else self.model.vocab_size
+        return spaces.Box(-np.inf, np.inf, (self.model.hidden_size,), np.float32), spaces.Discrete(count)
+
+    def start(self, slots: Sequence[int], indices: Sequence[int]) -> list[dict[str, str]]:
+        """Begin episodes on the problems with these indices; returns their infos."""
+        for index in indices:
+            if not 0 <= index < len(self.problems):
+                raise ValueError(f"problem {index} is unknown; there are {len(self.problems)}, counted from 0")
+        self.hidden[list(slots)] = self.engine.prefill(slots, [self.prompts[i] for i in indices]).float()
+        for slot, index in zip(slots, indices, strict=True):
+            self.running[slot] = Episode(self.problems[index])
+        return [
+            {"problem": self.problems[i].id, "question": self.problems[i].question, "answer": self.problems[i].answer}
+            for i in indices
+        ]
+
+    def advance(self, actions: np.ndarray) -> dict[int, Transition]:
+        """Append a token to every running episode; returns a transition for each slot that runs one.
+
+        Args:
+            actions: Options or tokens, (B,); those of idle slots do not matter.
+
+        Raises:
+            ValueError: If an action is out of range; nothing has moved then.
+        """
+        count = int(self.spaces()[1].n)
+        slots = [slot for slot, episode in enumerate(self.running) if episode is not None]
+        for slot in slots:
+            if not 0 <= actions[slot] < count:
+                raise ValueError(
+                    f"action {actions[slot]} is out of range; {self.action_space_name} go from 0 to {count - 1}"
+                )
+        chosen = torch.as_tensor(np.where(self._idle(), 0, actions), dtype=torch.long, device=self.engine.device)
+        if self.action_space_name == "options":
+            offered = self.model.option_tokens(self.hidden.to(self.model.backbone.dtype))
+            chosen = offered.gather(1, chosen[:, None])[:, 0]
+        self.hidden = self.engine.step(chosen).float()
+        tokens = chosen.tolist()
+        return {slot: self._moved(slot, tokens[slot]) for slot in slots}
+
+    def observation(self) -> np.ndarray:
+        """h_t of every slot, (B, H) float32."""
+        observation: np.ndarray = self.hidden.cpu().numpy().copy()
+        return observation
+
+    def text(self, slot: int) -> str:
+        """Prompt and completion so far of a running episode, else an empty text."""
+        episode = self.running[slot]
+        return f"{episode.problem.question}\n{self.tokenizer.decode(episode.tokens)}" if episode else ""
+
+    def _idle(self) -> np.ndarray:
+        return np.array([episode is None for episode in self.running])
+
+    def _moved(self, slot: int, token: int) -> Transition:
+        episode = self.running[slot]
+        assert episode is not None
+        episode.tokens.append(token)
+        terminated = token == self.tokenizer.eos_token_id
+        truncated = not terminated and len(episode.tokens) >= self.max_new_tokens
+        info: dict[str, str | int | float] = {"token": token}
+        reward = 0.0
+        if terminated or truncated:
+            completion = self.tokenizer.decode(episode.tokens, skip_special_tokens=True)
+            reward = correctness(completion, episode.problem.answer)
+            info |= {"completion": completion, "correctness": reward}
+            self.running[slot] = None
+            self.engine.release(slot)
+        return Transition(reward, terminated, truncated, info)

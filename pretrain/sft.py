@@ -1,0 +1,143 @@
+"""Supervised fine-tuning on worked solutions with ``transformers.Trainer``: of the options (OLLM, Sec. 2.3) or, before
+that, of the backbone itself."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from ollm_rl.backbones import context_length, load_backbone
+from ollm_rl.devices import resolve_device
+from ollm_rl.model import CONFIG_FILE, OptionModel, OptionOutput
+from ollm_rl.pretrain.config import SFTConfig
+from ollm_rl.pretrain.data import PadRight, encode_examples
+from ollm_rl.problems import load_problems
+from ollm_rl.runs import open_run, write_atomic
+
+
+class OptionTrainer(Trainer):
+    """``Trainer`` for an ``OptionModel``: logs every term of the loss, adapts the KL weight after each step, and saves
+    the plug-in alone."""
+
+    model: OptionModel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pending: list[dict[str, float]] = []
+
+    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The option loss of one batch; a scalar with gradient."""
+        output: OptionOutput = model(**inputs)
+        metrics = output.metrics()
+        self.model.adapter.kl_weight.update(metrics["kl"])
+        self._pending.append({**metrics, "kl_weight": float(self.model.adapter.kl_weight.weight)})
+        return output.loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the means since the last line of metrics."""
+        if self._pending and "loss" in logs:
+            for name in self._pending[0]:
+                logs[name] = sum(metrics[name] for metrics in self._pending) / len(self._pending)
+            self._pending.clear()
+        super().log(logs, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        self.model.save_pretrained(output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.model.load_adapter(resume_from_checkpoint)
+
+
+class MetricsFile(TrainerCallback):
+    """Keeps every logged line in ``metrics.json`` beside the checkpoints; what Trainer resumes, it resumes."""
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the whole history; it is short."""
+        write_atomic(Path(args.output_dir) / "metrics.json", json.dumps(state.log_history, indent=1))
+
+
+def run_sft(config: SFTConfig) -> Path:
+    """Train, or go on from the last checkpoint, and write the result into ``config.out``.
+
+    Returns:
+        The folder, which ``OptionModel.from_pretrained`` (stage options) or ``load_backbone`` (stage backbone) reads.
+
+    Raises:
+        ValueError: If a setting, the data or the folder does not fit; the message says what to change.
+    """
+    device = resolve_device(config.device)
+    problems = [problem for problem in load_problems(config.data, limit=config.limit, seed=config.seed)]
+    solved = [problem for problem in problems if problem.solution]
+    if not solved:
+        raise ValueError(f"data {config.data!r} holds no worked solutions to train on; give problems with solutions")
+    precision = torch.bfloat16 if config.stage == "options" and config.dtype == "bfloat16" else torch.float32
+    backbone, tokenizer = load_backbone(config.backbone, dtype=precision, device=device)
+    max_length = min(config.max_length, context_length(backbone))
+    examples = encode_examples(solved, tokenizer, max_length=max_length)
+    set_seed(config.seed)
+    model = backbone.train() if config.stage == "backbone" else OptionModel.from_backbone(backbone, config.options)
+    result = config.out / ("config.json" if config.stage == "backbone" else CONFIG_FILE)
+    if open_run(config.out, "sft", config) and result.exists():
+        print(f"{config.out} is finished already")
+        return config.out
+    arguments = training_arguments(config, device)
+    trainer_class = Trainer if config.stage == "backbone" else OptionTrainer
+    trainer = trainer_class(
+        model=model,
+        args=arguments,
+        train_dataset=examples,
+        data_collator=PadRight(int(tokenizer.pad_token_id)),
+        callbacks=[MetricsFile()],
+    )
+    train_and_save(trainer, tokenizer, config.out)
+    return config.out
+
+
+def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArguments:
+    """Our settings in the words of ``transformers``."""
+    return TrainingArguments(
+        output_dir=str(config.out),
+        max_steps=config.max_steps,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, config.max_steps // 20),
+        max_grad_norm=1.0,
+        bf16=config.stage == "backbone" and config.dtype == "bfloat16",
+        logging_steps=config.logging_steps,
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        report_to=["tensorboard"],
+        seed=config.seed,
+        use_cpu=device.type == "cpu",
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+        disable_tqdm=False,
+    )
+
+
+def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Train from the last whole checkpoint and write model and tokenizer into ``out``, the model's config last, since
+    its presence says that the run is finished."""
+    trainer.train(resume_from_checkpoint=last_checkpoint(out))
+    tokenizer.save_pretrained(out)
+    with_staging = out / "unfinished"
+    trainer.save_model(str(with_staging))
+    for path in sorted(with_staging.iterdir(), key=lambda path: path.name in ("config.json", CONFIG_FILE)):
+        path.replace(out / path.name)
+    with_staging.rmdir()
+
+
+def last_checkpoint(out: Path) -> str | None:
+    """The newest whole checkpoint in a folder; one that a kill left half-written is removed."""
+    while (found := get_last_checkpoint(str(out))) is not None:
+        try:
+            json.loads((Path(found) / "trainer_state.json").read_text())  # Trainer writes this file last
+            return found
+        except (FileNotFoundError, json.JSONDecodeError):
+            shutil.rmtree(found)
+    return None
