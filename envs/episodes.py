@@ -75,6 +75,8 @@ class Episodes:
             _, tokenizer = load_backbone(self.model.backbone.config.name_or_path)
         self.tokenizer = tokenizer
         self.problems = load_problems(problems) if isinstance(problems, str) else list(problems)
+        if not self.problems:
+            raise ValueError("problems is empty; give at least one problem")
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
         limit = context_length(self.model.backbone) - max_new_tokens + 1
         self.prompts = encode_prompts(self.problems, tokenizer, max_length=limit)
@@ -85,7 +87,7 @@ class Episodes:
 
     def spaces(self) -> tuple[spaces.Box, spaces.Discrete]:
         """Observation space Box(H,) in float32 and action space Discrete(K) or Discrete(V) of one slot."""
-        count = self.model.config.num_options if self.action_space_name == "options" else self.model.vocab_size
+        count = self.model.option_config.num_options if self.action_space_name == "options" else self.model.vocab_size
         return spaces.Box(-np.inf, np.inf, (self.model.hidden_size,), np.float32), spaces.Discrete(count)
 
     def start(self, slots: Sequence[int], indices: Sequence[int]) -> list[dict[str, str]]:
@@ -108,8 +110,10 @@ class Episodes:
             actions: Options or tokens, (B,); those of idle slots do not matter.
 
         Raises:
-            ValueError: If an action is out of range; nothing has moved then.
+            ValueError: If an action is out of range or their number is wrong; nothing has moved then.
         """
+        if np.shape(actions) != (len(self.running),):
+            raise ValueError(f"got actions of shape {np.shape(actions)}; give {len(self.running)}, one a slot")
         count = int(self.spaces()[1].n)
         slots = [slot for slot, episode in enumerate(self.running) if episode is not None]
         for slot in slots:

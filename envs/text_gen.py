@@ -58,7 +58,7 @@ class TextGenEnv(gymnasium.Env[np.ndarray, np.int64]):
             model, 1, problems, action_space=action_space, max_new_tokens=max_new_tokens, tokenizer=tokenizer
         )
         self.observation_space, self.action_space = self.episodes.spaces()
-        self._shown = ""
+        self._prompt, self._tokens = "", list[int]()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -68,7 +68,7 @@ class TextGenEnv(gymnasium.Env[np.ndarray, np.int64]):
         drawn = int(self.np_random.integers(len(self.episodes.problems)))
         index = (options or {}).get("problem", drawn)
         (info,) = self.episodes.start([0], [index])
-        self._shown = self.episodes.text(0)
+        self._prompt, self._tokens = self.episodes.text(0), []
         return self.episodes.observation()[0], dict(info)
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -81,9 +81,10 @@ class TextGenEnv(gymnasium.Env[np.ndarray, np.int64]):
         if self.episodes.running[0] is None:
             raise gymnasium.error.ResetNeeded("no episode runs; call reset() first")
         moved = self.episodes.advance(np.array([action]))[0]
-        self._shown += self.episodes.tokenizer.decode([int(moved.info["token"])])
+        self._tokens.append(int(moved.info["token"]))
         return self.episodes.observation()[0], moved.reward, moved.terminated, moved.truncated, dict(moved.info)
 
     def render(self) -> str | None:  # type: ignore[override]
         """The text so far, with ``render_mode="ansi"``."""
-        return self._shown if self.render_mode == "ansi" else None
+        # Decoded as a whole: one token may be a part of a character, or lose the space before it.
+        return self._prompt + self.episodes.tokenizer.decode(self._tokens) if self.render_mode == "ansi" else None

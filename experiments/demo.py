@@ -27,7 +27,14 @@ def run_demo(config: DemoConfig) -> Path:
     """
     open_run(config.out, "demo", config)
     options = run_sft(
-        SFTConfig(out=config.out / "options", backbone=BACKBONE, max_steps=config.sft_steps, seed=config.seed)
+        SFTConfig(
+            out=config.out / "options",
+            backbone=BACKBONE,
+            max_steps=config.sft_steps,
+            batch_size=32,
+            learning_rate=3e-3,
+            seed=config.seed,
+        )
     )
     latent = {
         f"latent-{algorithm}": train(_rl(config, f"latent-{algorithm}", options, algorithm=algorithm))

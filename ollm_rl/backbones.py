@@ -51,12 +51,20 @@ def load_backbone(
         raise ValueError(f"backbone {name!r} has a tokenizer without an end-of-text token; set its eos_token")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    model.config.name_or_path = name  # what a plug-in's settings say of its backbone
     return model.to(device).eval(), tokenizer
 
 
 def context_length(backbone: PreTrainedModel) -> int:
-    """Most tokens that the backbone was built to read."""
-    return int(backbone.config.get_text_config().max_position_embeddings)
+    """Most tokens that the backbone was built to read.
+
+    Raises:
+        ValueError: If its config states no such number, as with ALiBi or recurrent layers.
+    """
+    length: int | None = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
+    if length is None:
+        raise ValueError(f"{type(backbone).__name__} states no max_position_embeddings; such models are not supported")
+    return length
 
 
 def fingerprint(backbone: PreTrainedModel) -> str:

@@ -13,6 +13,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
+from ollm_rl.backbones import context_length
+
 BUCKET = 32  # a step reads the cache up to the longest slot, rounded up to this many tokens
 
 
@@ -62,15 +64,17 @@ class DecodeEngine:
             )
         self.layer_types: list[str] = sorted(set(getattr(config, "layer_types", None) or ()))
         unknown = set(self.layer_types) - {"full_attention", "sliding_attention"}
+        # GPT-Neo's local layers mask by the cache's length, which here is not the row's own.
+        unknown |= {"local"} & set(getattr(config, "attention_layers", None) or ())
         if unknown:
             raise ValueError(
                 f"{type(backbone).__name__} has layers of type {sorted(unknown)[0]!r}; only full and sliding-window "
                 "attention are supported"
             )
-        if max_length > config.max_position_embeddings:
+        context = context_length(backbone)
+        if max_length > context:
             raise ValueError(
-                f"max_length={max_length} is more than the backbone's context of {config.max_position_embeddings} "
-                "tokens; lower it"
+                f"max_length={max_length} is more than the backbone's context of {context} tokens; lower it"
             )
         if num_slots < 1:
             raise ValueError(f"num_slots={num_slots} must be at least 1")

@@ -46,6 +46,8 @@ def option_cross_entropy(
         return losses.view(-1, num_options), logits.argmax(-1)
 
     chunk = max(1, max_logits // (num_options * vocab_size))
+    if len(targets) <= chunk:  # all fits: keeping the logits is cheaper than computing them twice
+        return one_chunk(hidden_states, targets)
     parts = [
         checkpoint(one_chunk, hidden, target, use_reentrant=False)
         for hidden, target in zip(hidden_states.split(chunk), targets.split(chunk), strict=True)

@@ -26,6 +26,7 @@ from ollm_rl.losses import (
 )
 from ollm_rl.runs import write_atomic
 
+ROWS_TOGETHER = 8  # sequences of like length in one pass of the frozen backbone
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -78,7 +79,7 @@ class OptionModel(nn.Module):
     Attributes:
         backbone: The frozen language model.
         adapter: The trainable plug-in.
-        config: Its settings.
+        option_config: Its settings.
     """
 
     def __init__(self, backbone: PreTrainedModel, config: OptionConfig) -> None:
@@ -90,7 +91,7 @@ class OptionModel(nn.Module):
             )
         text_config = backbone.config.get_text_config()
         self.backbone = backbone.requires_grad_(False).eval()
-        self.config = config
+        self.option_config = config
         self.hidden_size: int = text_config.hidden_size
         self.vocab_size: int = backbone.get_output_embeddings().weight.shape[0]
         self.soft_cap: float | None = getattr(text_config, "final_logit_softcapping", None)
@@ -170,21 +171,20 @@ class OptionModel(nn.Module):
         Raises:
             ValueError: If no token counts.
         """
-        targets = labels[:, 1:]
-        counted = targets != -100
-        if not counted.any():
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        hidden, targets = self._counted_states(input_ids, labels, attention_mask)
+        if not len(targets):
             raise ValueError("labels hold no token that counts (all are -100); check the completions")
-        hidden = self.hidden_states(input_ids, attention_mask)[:, :-1][counted]
-        targets = targets[counted]
         encoder_logits = self.adapter.encode(hidden, self.backbone.get_input_embeddings()(targets))
         cross_entropies, option_tokens = option_cross_entropy(
-            self.decode_options, hidden, targets, num_options=self.config.num_options, vocab_size=self.vocab_size
+            self.decode_options, hidden, targets, num_options=self.option_config.num_options, vocab_size=self.vocab_size
         )
         cross_entropy = expected_cross_entropy(encoder_logits, cross_entropies)
         kl = kl_to_uniform(encoder_logits)
         policy_loss = policy_imitation_loss(self.option_logits(hidden), encoder_logits)
         return OptionOutput(
-            loss=cross_entropy + self.adapter.kl_weight.weight * kl + policy_loss,
+            loss=cross_entropy + float(self.adapter.kl_weight.weight) * kl + policy_loss,
             cross_entropy=cross_entropy,
             kl=kl,
             policy_loss=policy_loss,
@@ -192,6 +192,24 @@ class OptionModel(nn.Module):
             option_tokens=option_tokens,
             targets=targets,
         )
+
+    def _counted_states(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """h_t and the next token at the counted positions: (N, H), (N,).
+
+        The frozen backbone reads rows of like length together, so that a batch with one long solution is not padded
+        whole.
+        """
+        lengths = attention_mask.sum(1)
+        states, targets = [], []
+        for rows in lengths.argsort().split(ROWS_TOGETHER):
+            width = int(lengths[rows].max())
+            following = labels[rows, 1:width]
+            hidden = self.hidden_states(input_ids[rows, :width], attention_mask[rows, :width])
+            states.append(hidden[:, :-1][following != -100])
+            targets.append(following[following != -100])
+        return torch.cat(states), torch.cat(targets)
 
     def trainable_share(self) -> float:
         """Parameters of the plug-in over those of the backbone."""
@@ -201,7 +219,7 @@ class OptionModel(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the plug-in's weights and settings, without the backbone."""
         description = {
-            **dataclasses.asdict(self.config),
+            **dataclasses.asdict(self.option_config),
             "width": self.width,
             "hidden_size": self.hidden_size,
             "vocab_size": self.vocab_size,
@@ -236,21 +254,21 @@ class OptionModel(nn.Module):
         path = Path(folder) / CONFIG_FILE
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no option plug-in (no {CONFIG_FILE}); train one with ollm-rl sft")
-        description = json.loads(path.read_text())
-        names = [field.name for field in dataclasses.fields(OptionConfig)]
-        config = OptionConfig(**{name: description[name] for name in names})
-        if backbone is None:
-            backbone = description["backbone"]
-        if isinstance(backbone, str):
-            backbone, _ = load_backbone(backbone, dtype=dtype, device=device)
-        found = fingerprint(backbone)
-        if found != description["backbone_fingerprint"]:
+        try:
+            description = json.loads(path.read_text())
+            name, trained_on = str(description["backbone"]), description["backbone_fingerprint"]
+            config = OptionConfig(**{field.name: description[field.name] for field in dataclasses.fields(OptionConfig)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}); copy it anew") from error
+        wanted = name if backbone is None else backbone
+        loaded = load_backbone(wanted, dtype=dtype, device=device)[0] if isinstance(wanted, str) else wanted
+        found = fingerprint(loaded)
+        if found != trained_on:
             raise ValueError(
-                f"{folder} was trained on backbone {description['backbone']!r} with fingerprint "
-                f"{description['backbone_fingerprint']}, but {backbone.config.name_or_path!r} has {found}; "
-                "give the backbone it was trained on"
+                f"{folder} was trained on backbone {name!r} with fingerprint {trained_on}, but "
+                f"{loaded.config.name_or_path!r} has {found}; give the backbone it was trained on"
             )
-        model = cls(backbone, config)
+        model = cls(loaded, config)
         model.load_adapter(folder)
         return model
 
@@ -263,7 +281,8 @@ class OptionModel(nn.Module):
         try:
             self.adapter.load_state_dict(load_file(Path(folder) / WEIGHTS_FILE))
         except (SafetensorError, OSError, RuntimeError) as error:
-            raise ValueError(f"{folder}/{WEIGHTS_FILE} cannot be read ({str(error).splitlines()[0]})") from error
+            # torch says "Error(s) in loading" first and names the tensors and their sizes in the lines below it.
+            raise ValueError(f"{folder}/{WEIGHTS_FILE} cannot be read ({' '.join(str(error).split())})") from error
 
     @torch.no_grad()
     def _check_head(self) -> None:

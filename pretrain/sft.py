@@ -20,8 +20,7 @@ from ollm_rl.runs import open_run, write_atomic
 
 
 class OptionTrainer(Trainer):
-    """``Trainer`` for an ``OptionModel``: logs every term of the loss, adapts the KL weight after each step, and saves
-    the plug-in alone."""
+    """``Trainer`` for an ``OptionModel``: logs every term of the loss, adapts the KL weight, saves the plug-in alone."""
 
     model: OptionModel
 
@@ -84,11 +83,10 @@ def run_sft(config: SFTConfig) -> Path:
     if open_run(config.out, "sft", config) and result.exists():
         print(f"{config.out} is finished already")
         return config.out
-    arguments = training_arguments(config, device)
     trainer_class = Trainer if config.stage == "backbone" else OptionTrainer
     trainer = trainer_class(
         model=model,
-        args=arguments,
+        args=training_arguments(config, device),
         train_dataset=examples,
         data_collator=PadRight(int(tokenizer.pad_token_id)),
         callbacks=[MetricsFile()],

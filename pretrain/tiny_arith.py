@@ -24,7 +24,7 @@ from ollm_rl.pretrain.sft import MetricsFile, train_and_save, training_arguments
 from ollm_rl.runs import open_run
 
 END = "<|end|>"
-STEPS, BATCH_SIZE, LEARNING_RATE = 1600, 16, 1e-3
+STEPS, BATCH_SIZE, LEARNING_RATE = 2600, 16, 7e-4
 CAREFUL_SHARE = 0.6  # of the steps see careful solutions alone
 CAREFUL_MIX = SolutionMix(short=0.0, switch=0.06, loop=0.0)
 TOKENS_PER_SOLUTION = 20  # a constant near the mean; see SumTrainer
