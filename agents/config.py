@@ -76,10 +76,13 @@ class RLConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Free-running evaluation of a trained run, an option model or a backbone."""
+    """Evaluation of a trained run, an option model or a backbone."""
 
     model: str
     """Folder of a training run or of an option SFT run, or a backbone's name."""
+    mode: Literal["free-running", "teacher-forced"] = "free-running"
+    """Free-running: completions, their accuracy and rates. Teacher-forced: token accuracies along given solutions, of
+    the backbone, the oracle over options, the encoder and the policy (option SFT runs alone)."""
     out: Path | None = None
     """JSON file for the result; printed alone where left out."""
     data: str = "arith"

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies import OptionPolicy, TokenPolicy
 from ollm_rl.agents.rollout import Policy
-from ollm_rl.backbones import load_backbone
+from ollm_rl.backbones import load_backbone, load_tokenizer
 from ollm_rl.model import CONFIG_FILE, OptionModel
 from ollm_rl.runs import read_run
 
@@ -25,8 +25,7 @@ def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrain
     dtype = getattr(torch, config.dtype)
     if config.action_space == "options":
         model = OptionModel.from_pretrained(config.model, dtype=dtype, device=device)
-        _, tokenizer = load_backbone(model.backbone.config.name_or_path)
-        return OptionPolicy(model), tokenizer
+        return OptionPolicy(model), load_tokenizer(model.backbone.config.name_or_path)
     backbone, tokenizer = load_backbone(_backbone_name(config.model), dtype=dtype, device=device)
     return TokenPolicy(backbone, rank=config.lora_rank), tokenizer
 
@@ -42,8 +41,7 @@ def load_policy(
     """
     if (Path(name) / CONFIG_FILE).exists():
         model = OptionModel.from_pretrained(name, dtype=dtype, device=device)
-        _, tokenizer = load_backbone(model.backbone.config.name_or_path)
-        return OptionPolicy(model), tokenizer
+        return OptionPolicy(model), load_tokenizer(model.backbone.config.name_or_path)
     if (Path(name) / "run.json").exists() and not (Path(name) / "config.json").exists():
         settings = read_run(Path(name), "train")
         config = RLConfig(**{**settings, "out": Path(name), "dtype": str(dtype).removeprefix("torch.")})

@@ -124,7 +124,7 @@ class Trainer:
             "iteration": float(iteration),
             "episodes": before["episodes"] + config.episodes,
             "seconds": before["seconds"] + ended - started,
-            "seconds_generation": generated - started,
+            "seconds_rollout": generated - started,
             "seconds_update": ended - generated,
             "reward": float(rewards.mean()),
             "completion_tokens": float(lengths.mean()),

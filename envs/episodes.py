@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.backbones import context_length, load_backbone
+from ollm_rl.backbones import context_length, load_tokenizer
 from ollm_rl.engine import DecodeEngine
 from ollm_rl.envs.rewards import correctness
 from ollm_rl.model import OptionModel
@@ -71,15 +71,13 @@ class Episodes:
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
         self.model = OptionModel.from_pretrained(model) if isinstance(model, str) else model
-        if tokenizer is None:
-            _, tokenizer = load_backbone(self.model.backbone.config.name_or_path)
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer or load_tokenizer(self.model.backbone.config.name_or_path)
         self.problems = load_problems(problems) if isinstance(problems, str) else list(problems)
         if not self.problems:
             raise ValueError("problems is empty; give at least one problem")
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
         limit = context_length(self.model.backbone) - max_new_tokens + 1
-        self.prompts = encode_prompts(self.problems, tokenizer, max_length=limit)
+        self.prompts = encode_prompts(self.problems, self.tokenizer, max_length=limit)
         max_length = max(map(len, self.prompts)) + max_new_tokens
         self.engine = DecodeEngine(self.model.backbone, num_slots, max_length)
         self.running: list[Episode | None] = [None] * num_slots

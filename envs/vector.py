@@ -48,7 +48,13 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode in every environment; returns observations (B, H)."""
+        """Begin an episode in every environment; returns observations (B, H).
+
+        Raises:
+            ValueError: If ``options`` asks for anything; none are known here.
+        """
+        if options:
+            raise ValueError(f"reset got options={options!r}, but knows none; use TextGenEnv to choose a problem")
         super().reset(seed=seed)
         infos: dict[str, Any] = {}
         self._start(range(self.num_envs), infos)

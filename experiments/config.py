@@ -10,9 +10,9 @@ class DemoConfig:
 
     out: Path = Path("runs/demo")
     """Folder of the report and of every stage. The same command goes on where it stopped."""
-    iterations: int = 10
+    iterations: int = 7
     """Rounds of reinforcement learning of every method; 256 episodes each."""
-    sft_steps: int = 300
+    sft_steps: int = 150
     """Optimiser steps of the option stage."""
     problems: int = 512
     """Held-out problems of the evaluation."""

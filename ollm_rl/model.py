@@ -173,6 +173,8 @@ class OptionModel(nn.Module):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        if not attention_mask[:, 0].all():
+            raise ValueError("input_ids are padded on the left; pad on the right (tokenizer.padding_side='right')")
         hidden, targets = self._counted_states(input_ids, labels, attention_mask)
         if not len(targets):
             raise ValueError("labels hold no token that counts (all are -100); check the completions")

@@ -3,7 +3,9 @@
 Letters: N completion tokens of a problem, K options.
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,12 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.backbones import context_length, load_backbone
+from ollm_rl.backbones import context_length, load_tokenizer
+from ollm_rl.devices import resolve_device
 from ollm_rl.model import OptionModel
 from ollm_rl.pretrain.data import PadRight, encode_examples
-from ollm_rl.problems import Problem
+from ollm_rl.problems import Problem, load_problems
+from ollm_rl.runs import origin, write_atomic
 
 RESAMPLES = 2000
 
@@ -65,13 +69,30 @@ def teacher_forced(
     return _summarise(np.array(counts), seed)
 
 
-def evaluate_folder(
-    folder: str, problems: Sequence[Problem], *, dtype: torch.dtype, device: torch.device, seed: int
+def run_teacher_forced(
+    *,
+    model: str,
+    out: Path | None,
+    data: str,
+    split: str,
+    limit: int | None,
+    dtype: str,
+    device: str,
+    seed: int,
 ) -> dict[str, Any]:
-    """``teacher_forced`` of the option plug-in in a folder."""
-    model = OptionModel.from_pretrained(folder, dtype=dtype, device=device)
-    _, tokenizer = load_backbone(model.backbone.config.name_or_path)
-    return teacher_forced(model, tokenizer, problems, seed=seed)
+    """``teacher_forced`` for the option plug-in in the folder ``model``; writes the result to ``out`` if given.
+
+    Raises:
+        FileNotFoundError: If the folder holds no option plug-in.
+        ValueError: If the data hold no solutions.
+    """
+    problems = load_problems(data, split=split, limit=limit, seed=seed)
+    options = OptionModel.from_pretrained(model, dtype=getattr(torch, dtype), device=resolve_device(device))
+    result = teacher_forced(options, load_tokenizer(options.backbone.config.name_or_path), problems, seed=seed)
+    result |= {"model": model, "data": data, "split": split, "seed": seed, **origin()}
+    if out is not None:
+        write_atomic(out, json.dumps(result, indent=1))
+    return result
 
 
 def _count(model: OptionModel, hidden: torch.Tensor, targets: torch.Tensor) -> list[float]:

@@ -1,0 +1,48 @@
+"""Print the results of a folder of runs as a Markdown table: ``python experiments/table.py OUT``.
+
+Reads OUT/eval/NAME.json and OUT/NAME/metrics.json as ``smollm2_gsm8k.sh`` leaves them.
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def read(path: Path) -> Any:
+    """A JSON file's content, None if there is no such file."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def main(out: Path) -> None:
+    """Print teacher-forced shares, one line a method, and seconds an iteration."""
+    forced = read(out / "eval" / "teacher_forced.json")
+    if forced:
+        print("| teacher-forced | token accuracy | 95 % interval |\n|---|---|---|")
+        for name in ("backbone", "oracle", "encoder", "policy", "oracle_gain"):
+            value, low, high = forced[name]
+            print(f"| {name} | {value:.3f} | {low:.3f} to {high:.3f} |")
+        print(f"\n{forced['num_problems']} problems, {forced['distinct_tokens']:.2f} distinct tokens a position\n")
+    print("| method | accuracy | 95 % interval | tokens | switching | degeneracy | reward, first and last 3 iterations |")
+    print("|---|---|---|---|---|---|---|")
+    for path in sorted((out / "eval").glob("*.json")):
+        if path.stem == "teacher_forced":
+            continue
+        result, history = read(path), read(out / path.stem / "metrics.json")
+        trained = "reward" in (history or [{}])[0]
+        means = [statistics.mean(row["reward"] for row in rows) for rows in (history[:3], history[-3:])] if trained else []
+        print(
+            f"| {path.stem} | {result['accuracy']:.3f} | {result['low']:.3f} to {result['high']:.3f} "
+            f"| {result['completion_tokens']:.0f} | {result['language_switching_rate']:.3f} "
+            f"| {result['degeneracy_rate']:.3f} | {', '.join(f'{mean:.3f}' for mean in means)} |"
+        )
+    print("\n| alone on the machine | seconds an iteration | of these rollout | update |\n|---|---|---|---|")
+    for path in sorted(out.glob("timing-*")):
+        rows = read(path / "metrics.json")[1:]  # the first iteration warms up
+        rollout, update = (statistics.median(row[f"seconds_{part}"] for row in rows) for part in ("rollout", "update"))
+        print(f"| {path.name} | {rollout + update:.2f} | {rollout:.2f} | {update:.2f} |")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
