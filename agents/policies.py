@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ollm_rl.adapter import mlp
+from ollm_rl.config import OptionConfig
 from ollm_rl.model import OptionModel
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ class TokenPolicy(nn.Module):
     def __init__(self, backbone: PreTrainedModel, *, rank: int) -> None:
         super().__init__()
         backbone.requires_grad_(False)
-        self.head = OptionModel.from_backbone(backbone).lm_logits
+        # For its output head alone; the smallest plug-in, since the default one does not fit every backbone.
+        self.head = OptionModel(backbone, OptionConfig(num_options=2, width=1)).lm_logits
         if rank:
             backbone.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
         self.backbone = backbone

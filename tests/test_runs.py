@@ -1,0 +1,118 @@
+"""Run folders: files whole or not at all, one run a folder, and settings that must agree to go on."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ollm_rl.config import OptionConfig
+from ollm_rl.runs import open_run, read_run, write_atomic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    out: Path
+    steps: int = 3
+    data: Path = Path("some/file")
+    options: OptionConfig = field(default_factory=OptionConfig)
+
+
+@pytest.mark.parametrize(("data", "expected"), [("año ∑", "año ∑".encode()), (b"\x00\xff", b"\x00\xff"), ("", b"")])
+def test_a_file_is_written_with_its_folders(tmp_path: Path, data: str | bytes, expected: bytes) -> None:
+    path = tmp_path / "new" / "folder" / "file.bin"
+    write_atomic(path, data)
+    assert path.read_bytes() == expected
+    write_atomic(path, "again")
+    assert path.read_text() == "again"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_write_that_fails_keeps_the_old_content_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_atomic(path, "old")
+    unwritable: Any = 17
+    with pytest.raises(TypeError):
+        write_atomic(path, unwritable)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_stop_just_before_the_exchange_keeps_the_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    path = tmp_path / "file.json"
+    write_atomic(path, "old")
+
+    def fail(*arguments: object) -> None:
+        assert path.read_text() == "old"
+        raise error
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(type(error)):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_folder_is_claimed_and_the_same_run_found_again(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "first"
+    assert open_run(folder, "sft", Settings(out=folder)) is False
+    assert open_run(folder, "sft", Settings(out=folder)) is True
+    moved = folder.rename(tmp_path / "moved")
+    assert open_run(moved, "sft", Settings(out=moved)) is True
+
+
+def test_an_empty_folder_may_be_claimed(tmp_path: Path) -> None:
+    assert open_run(tmp_path, "sft", Settings(out=tmp_path)) is False
+
+
+def test_a_run_records_its_settings_and_where_it_comes_from(tmp_path: Path) -> None:
+    open_run(tmp_path, "train", Settings(out=tmp_path, steps=7))
+    held = json.loads((tmp_path / "run.json").read_text())
+    assert held["kind"] == "train"
+    assert held["config"]["steps"] == 7 and held["config"]["data"] == "some/file"
+    assert held["config"]["options"]["num_options"] == 10
+    assert "out" not in held["config"]
+    assert {"python", "torch", "transformers"} <= held["versions"].keys()
+    assert {"commit", "machine", "command"} <= held.keys()
+    assert read_run(tmp_path, "train") == held["config"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("sft", {"steps": 9}, r"already holds a different run \(steps is 3 there, 9 here\); give another out folder"),
+        ("train", {}, r"already holds a different run \(kind is 'sft' there, 'train' here\)"),
+        ("sft", {"data": Path("other")}, r"\(data is 'some/file' there, 'other' here\)"),
+        ("sft", {"options": OptionConfig(num_options=4)}, r"\(options is .*'num_options': 10.* there, .*4.* here\)"),
+    ],
+)
+def test_a_different_run_is_refused_by_its_setting_and_both_values(
+    tmp_path: Path, kind: str, changes: dict[str, Any], message: str
+) -> None:
+    open_run(tmp_path, "sft", Settings(out=tmp_path))
+    before = (tmp_path / "run.json").read_text()
+    with pytest.raises(ValueError, match=message):
+        open_run(tmp_path, kind, Settings(out=tmp_path, **changes))
+    assert (tmp_path / "run.json").read_text() == before
+
+
+def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="already exists and holds no run of ours; give another out folder"):
+        open_run(tmp_path, "sft", Settings(out=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(ValueError, match=r"thesis.txt already exists and holds no run of ours"):
+        open_run(tmp_path / "thesis.txt", "sft", Settings(out=tmp_path))
+
+
+def test_reading_a_folder_without_a_run_of_the_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no run \(no run.json\); give the out folder of an ollm-rl train"):
+        read_run(tmp_path / "nowhere", "train")
+    open_run(tmp_path, "sft", Settings(out=tmp_path))
+    with pytest.raises(FileNotFoundError, match="holds a run of ollm-rl sft, not of ollm-rl train"):
+        read_run(tmp_path, "train")
