@@ -102,7 +102,7 @@ class Trainer:
         rollout, rewards = batch.rollout, batch.rewards
         if not rollout.decisions.any():
             raise ValueError(
-                f"all options lead to the same token at every position, so there is nothing to choose in {config.model}; "
+                f"all options lead to the same token at every position, so {config.model} leaves nothing to choose; "
                 "train options with a higher kl_target or more steps"
             )
         if config.algorithm == "ppo":

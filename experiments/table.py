@@ -24,14 +24,18 @@ def main(out: Path) -> None:
             value, low, high = forced[name]
             print(f"| {name} | {value:.3f} | {low:.3f} to {high:.3f} |")
         print(f"\n{forced['num_problems']} problems, {forced['distinct_tokens']:.2f} distinct tokens a position\n")
-    print("| method | accuracy | 95 % interval | tokens | switching | degeneracy | reward, first and last 3 iterations |")
+    print(
+        "| method | accuracy | 95 % interval | tokens | switching | degeneracy | reward, first and last 3 iterations |"
+    )
     print("|---|---|---|---|---|---|---|")
     for path in sorted((out / "eval").glob("*.json")):
         if path.stem == "teacher_forced":
             continue
         result, history = read(path), read(out / path.stem / "metrics.json")
         trained = "reward" in (history or [{}])[0]
-        means = [statistics.mean(row["reward"] for row in rows) for rows in (history[:3], history[-3:])] if trained else []
+        means = (
+            [statistics.mean(row["reward"] for row in rows) for rows in (history[:3], history[-3:])] if trained else []
+        )
         print(
             f"| {path.stem} | {result['accuracy']:.3f} | {result['low']:.3f} to {result['high']:.3f} "
             f"| {result['completion_tokens']:.0f} | {result['language_switching_rate']:.3f} "

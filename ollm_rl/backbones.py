@@ -80,8 +80,10 @@ def context_length(backbone: PreTrainedModel) -> int:
 
 
 def fingerprint(backbone: PreTrainedModel) -> str:
-    """A short hash of a model's shapes and of a sample of its weights; equal in float32, float16 and bfloat16 copies
-    of weights that bfloat16 holds, and different after any training."""
+    """A short hash of a model's shapes and of a sample of its weights.
+
+    Equal in float32 and bfloat16 copies of one checkpoint, and different after any training.
+    """
     digest = hashlib.sha256()
     for name, parameter in sorted(backbone.named_parameters()):
         # Rounding coarsely makes the half-precision copies of one checkpoint agree.

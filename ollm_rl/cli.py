@@ -1,11 +1,13 @@
-"""The command line, ``ollm-rl``: flags and YAML grow from the settings' dataclasses; each command is imported when it
-runs."""
+"""The command line, ``ollm-rl``.
+
+Flags and YAML grow from the settings' dataclasses; each command is imported when it runs.
+"""
 
 import os
 import sys
 from typing import Any
 
-from jsonargparse import ActionParser, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from ollm_rl import __version__
 

@@ -53,8 +53,11 @@ class OptionOutput:
     targets: torch.Tensor
 
     def metrics(self) -> dict[str, float]:
-        """Scalars to log: losses in nats; usage as the entropy of the mean of q over log K (1: all options used
-        alike); distinct tokens among the options per position; share of targets that some option names (oracle)."""
+        """Scalars to log.
+
+        Losses in nats; usage as the entropy of the mean of q over log K (1: all options used alike); distinct tokens
+        among the options per position; share of targets that some option names (oracle).
+        """
         mean_probs = self.option_probs.mean(0)
         usage = -(mean_probs * mean_probs.clamp_min(1e-12).log()).sum() / math.log(len(mean_probs))
         ordered = self.option_tokens.sort(-1).values

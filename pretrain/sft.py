@@ -1,5 +1,7 @@
-"""Supervised fine-tuning on worked solutions with ``transformers.Trainer``: of the options (OLLM, Sec. 2.3) or, before
-that, of the backbone itself."""
+"""Supervised fine-tuning on worked solutions with ``transformers.Trainer``.
+
+Of the options (OLLM, Sec. 2.3) or, before that, of the backbone itself.
+"""
 
 import json
 import shutil
@@ -20,7 +22,7 @@ from ollm_rl.runs import open_run, write_atomic
 
 
 class OptionTrainer(Trainer):
-    """``Trainer`` for an ``OptionModel``: logs every term of the loss, adapts the KL weight, saves the plug-in alone."""
+    """``Trainer`` for an ``OptionModel``: logs every term, adapts the KL weight, saves the plug-in alone."""
 
     model: OptionModel
 
@@ -69,7 +71,7 @@ def run_sft(config: SFTConfig) -> Path:
         ValueError: If a setting, the data or the folder does not fit; the message says what to change.
     """
     device = resolve_device(config.device)
-    problems = [problem for problem in load_problems(config.data, limit=config.limit, seed=config.seed)]
+    problems = load_problems(config.data, limit=config.limit, seed=config.seed)
     solved = [problem for problem in problems if problem.solution]
     if not solved:
         raise ValueError(f"data {config.data!r} holds no worked solutions to train on; give problems with solutions")
@@ -119,8 +121,10 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
 
 
 def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Train from the last whole checkpoint and write model and tokenizer into ``out``, the model's config last, since
-    its presence says that the run is finished."""
+    """Train from the last whole checkpoint and write model and tokenizer into ``out``.
+
+    The model's config comes last, since its presence says that the run is finished.
+    """
     trainer.train(resume_from_checkpoint=last_checkpoint(out))
     tokenizer.save_pretrained(out)
     with_staging = out / "unfinished"

@@ -57,9 +57,7 @@ def test_greedy_completions_are_those_of_generate(family: str, num_slots: int) -
     end = frequent_token(expected)
     cut = [row[: row.index(end) + 1] if end in row else row for row in expected]
     policy = TokenPolicy(backbone, rank=0)
-    rollout = collect(
-        policy, PROMPTS, max_new_tokens=LIMIT, end_token=end, num_slots=num_slots, generator=None
-    )
+    rollout = collect(policy, PROMPTS, max_new_tokens=LIMIT, end_token=end, num_slots=num_slots, generator=None)
     assert completions(rollout) == cut
     assert rollout.terminated.tolist() == [end in row for row in expected]
     assert rollout.prompts == PROMPTS

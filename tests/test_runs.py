@@ -111,7 +111,9 @@ def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path: Path) -> No
 
 
 def test_reading_a_folder_without_a_run_of_the_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no run \(no run.json\); give the out folder of an ollm-rl train"):
+    with pytest.raises(
+        FileNotFoundError, match=r"holds no run \(no run.json\); give the out folder of an ollm-rl train"
+    ):
         read_run(tmp_path / "nowhere", "train")
     open_run(tmp_path, "sft", Settings(out=tmp_path))
     with pytest.raises(FileNotFoundError, match="holds a run of ollm-rl sft, not of ollm-rl train"):

@@ -107,7 +107,9 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     first, second = weights(one), weights(other)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    moments, others = (torch.load(out / CHECKPOINT_FILE, weights_only=True)["optimizer"]["state"] for out in (one, other))
+    moments, others = (
+        torch.load(out / CHECKPOINT_FILE, weights_only=True)["optimizer"]["state"] for out in (one, other)
+    )
     assert moments.keys() == others.keys()
     assert all(torch.equal(moments[index][name], others[index][name]) for index in moments for name in moments[index])
 
@@ -168,7 +170,9 @@ def test_on_tiny_arith_options_learn_to_answer_right(tmp_path: Path) -> None:
     assert rewards[-1] > rewards[0] + 0.1, rewards
 
 
-@pytest.mark.parametrize(("action_space", "algorithm"), [("options", "ppo"), ("options", "reinforce"), ("tokens", "ppo")])
+@pytest.mark.parametrize(
+    ("action_space", "algorithm"), [("options", "ppo"), ("options", "reinforce"), ("tokens", "ppo")]
+)
 def test_equal_seeds_give_equal_runs_and_other_seeds_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str, action_space: str, algorithm: str
 ) -> None:
@@ -274,9 +278,7 @@ def test_a_finished_run_is_loaded_as_it_was_saved(
     assert all(torch.equal(loaded[name], saved[name]) for name in saved)
 
 
-def test_metrics_are_those_of_the_episodes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path
-) -> None:
+def test_metrics_are_those_of_the_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> None:
     # Options 0 and 1 name the right answer, 2 and 3 a wrong one; every text is one digit, cut at the token limit.
     monkeypatch.setattr(OptionModel, "option_tokens", naming("1122"))
     path = tmp_path / "one.jsonl"
@@ -292,7 +294,9 @@ def test_metrics_are_those_of_the_episodes(
     (row,) = history(train(config(tmp_path / "run", model_folder, f"jsonl:{path}", **changes)))
     (rollout,) = seen
     asked = [tiny_tokenizer().decode(prompt) for prompt in rollout.prompts]
-    right = sum(token == ids_of("1")[0] and "a?" in text for (token,), text in zip(rollout.tokens.tolist(), asked, strict=True))
+    right = sum(
+        token == ids_of("1")[0] and "a?" in text for (token,), text in zip(rollout.tokens.tolist(), asked, strict=True)
+    )
     assert 0 < right < 16
     assert row["reward"] == right / 32
     assert (row["episodes"], row["completion_tokens"], row["live_share"]) == (32, 1, 1)
