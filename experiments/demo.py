@@ -1,6 +1,7 @@
 """The whole pipeline on the embedded default.
 
-Options, latent PPO and REINFORCE, the vocabulary baseline, evaluation on held-out problems, report. Every stage is a run of its own below ``out`` and goes on where it stopped.
+Options, latent PPO and REINFORCE, the vocabulary baseline, evaluation on held-out problems, report. Every stage is a
+run of its own below ``out`` and goes on where it stopped.
 """
 
 import json
