@@ -81,7 +81,8 @@ class Trainer:
     def run(self) -> None:
         """Iterate to the end; every iteration is saved before the next begins."""
         self._resume()
-        writer = SummaryWriter(str(self.config.out), purge_step=len(self.history))
+        done = int(self.history[-1]["episodes"]) if self.history else 0
+        writer = SummaryWriter(str(self.config.out), purge_step=done + 1)  # what a kill left beyond the checkpoint goes
         with tqdm(total=self.config.iterations, initial=len(self.history), desc=self.config.out.name) as bar:
             while len(self.history) < self.config.iterations:
                 row = self.iterate()
@@ -102,7 +103,7 @@ class Trainer:
         rollout, rewards = batch.rollout, batch.rewards
         if not rollout.decisions.any():
             raise ValueError(
-                f"all options lead to the same token at every position, so {config.model} leaves nothing to choose; "
+                f"all options lead to the same token at every position, so there is nothing to choose; "
                 "train options with a higher kl_target or more steps"
             )
         if config.algorithm == "ppo":
