@@ -103,7 +103,7 @@ class Trainer:
         rollout, rewards = batch.rollout, batch.rewards
         if not rollout.decisions.any():
             raise ValueError(
-                f"all options lead to the same token at every position, so there is nothing to choose; "
+                "all options lead to the same token at every position, so there is nothing to choose; "
                 "train options with a higher kl_target or more steps"
             )
         if config.algorithm == "ppo":

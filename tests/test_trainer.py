@@ -46,7 +46,7 @@ def bandit_config(out: Path, **changes: Any) -> RLConfig:
         "out": out,
         "model": "unused",
         "episodes": 64,
-        "iterations": 12,
+        "iterations": 30,
         "max_new_tokens": 1,
         "learning_rate": 1e-2,
     }
@@ -138,9 +138,9 @@ def test_a_lora_learns_which_token_is_asked_for(tmp_path: Path, algorithm: str) 
     for letter in "abcdefghijklmnopqrstuvwxyz":
         with torch.no_grad():
             probs = backbone(torch.tensor([ids_of(f"{letter}?\n")])).logits[0, -1].softmax(-1)[digits]
-        if probs.max() > best:
+        if best < probs.max() < 0.5:
             best, question, answer = float(probs.max()), f"{letter}?", str(1 + int(probs.argmax()))
-    assert 0.03 < best < 0.5
+    assert best > 0.03
     settings = bandit_config(tmp_path, algorithm=algorithm, action_space="tokens", lora_rank=4)
     trainer = Trainer(settings, TokenPolicy(backbone, rank=4), tiny_tokenizer(), [bandit(question, answer)])
     trainer.run()
