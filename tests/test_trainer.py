@@ -121,7 +121,7 @@ def test_options_learn_which_token_each_prompt_asks_for(
     torch.manual_seed(0)
     model = OptionModel(tiny_model("llama"), OptionConfig(num_options=4, width=16))
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
-    problems = [bandit(f"Case {letter}:", digit) for letter, digit in zip("wxyz", DIGITS, strict=True)]
+    problems = [bandit(letter, digit) for letter, digit in zip("wxyz", DIGITS, strict=True)]
     trainer = Trainer(bandit_config(tmp_path, algorithm=algorithm), OptionPolicy(model), tiny_tokenizer(), problems)
     trainer.run()
     rewards = [row["reward"] for row in trainer.history]
@@ -138,7 +138,7 @@ def test_a_lora_learns_which_token_is_asked_for(tmp_path: Path, algorithm: str) 
     for letter in "abcdefghijklmnopqrstuvwxyz":
         with torch.no_grad():
             probs = backbone(torch.tensor([ids_of(f"{letter}?\n")])).logits[0, -1].softmax(-1)[digits]
-        if best < probs.max() < 0.5:
+        if best < probs.max() < 0.3:
             best, question, answer = float(probs.max()), f"{letter}?", str(1 + int(probs.argmax()))
     assert best > 0.03
     settings = bandit_config(tmp_path, algorithm=algorithm, action_space="tokens", lora_rank=4)
