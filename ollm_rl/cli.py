@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from ollm_rl import __version__
 
@@ -15,7 +15,9 @@ from ollm_rl import __version__
 def build_parser() -> ArgumentParser:
     """All commands; imports the settings alone."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog="ollm-rl", description="Latent-space reinforcement learning for language models.")
+    parser = ArgumentParser(
+        prog="ollm-rl", description="Latent-space reinforcement learning for language models.", exit_on_error=False
+    )
     parser.add_argument("--version", action="version", version=f"ollm-rl {__version__}")
     commands = parser.add_subcommands(dest="command")
     for name, (config, text) in _commands().items():
@@ -73,13 +75,13 @@ def run(command: str, settings: Any) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: 0 when all went well, 2 for a user's mistake (one line), 130 after Ctrl-C."""
     parser = build_parser()
-    parsed = parser.parse_args(arguments)
-    config_class, _ = _commands()[parsed.command]
     try:
+        parsed = parser.parse_args(arguments)
+        config_class, _ = _commands()[parsed.command]
         chosen = parser.instantiate(parsed)[parsed.command].as_dict()
         chosen.pop("config", None)
         print(run(parsed.command, config_class(**chosen)))
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ArgumentError, ValueError, TypeError, FileNotFoundError) as error:
         if os.environ.get("OLLM_RL_TRACEBACK"):
             raise
         print(f"ollm-rl: {' '.join(str(error).split())}", file=sys.stderr)

@@ -13,7 +13,7 @@ def prompt_text(problem: Problem) -> str:
 
 
 def encode_prompts(
-    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, max_length: int, max_new_tokens: int = 1
 ) -> list[list[int]]:
     """Token ids of every prompt.
 
@@ -21,15 +21,16 @@ def encode_prompts(
         problems: At least one.
         tokenizer: Of the backbone.
         max_length: Tokens that prompt and completion share.
+        max_new_tokens: Tokens of these that the completion may need.
 
     Raises:
-        ValueError: If a prompt leaves no room for a completion; names the problem.
+        ValueError: If a prompt leaves no room for the completion; names the problem.
     """
     prompts: list[list[int]] = tokenizer([prompt_text(problem) for problem in problems]).input_ids
     for problem, prompt in zip(problems, prompts, strict=True):
-        if len(prompt) >= max_length:
+        if len(prompt) + max_new_tokens > max_length:
             raise ValueError(
-                f"the prompt of problem {problem.id!r} has {len(prompt)} tokens and leaves no room for a completion "
-                f"within {max_length}; shorten it or use a larger max_length"
+                f"the prompt of problem {problem.id!r} has {len(prompt)} tokens and leaves no room for "
+                f"{max_new_tokens} more within {max_length}; leave it out, lower max_new_tokens or raise max_length"
             )
     return prompts

@@ -38,7 +38,7 @@ class SFTConfig:
     seed: int = 0
     """Seed of the initial weights and of the order of the data."""
     save_steps: int = 50
-    """Steps between two checkpoints."""
+    """Steps between two checkpoints; a multiple of logging_steps, so that a resumed run logs the same means."""
     logging_steps: int = 10
     """Steps between two lines of metrics."""
 
@@ -46,5 +46,9 @@ class SFTConfig:
         for name in ("max_steps", "batch_size", "max_length", "save_steps", "logging_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.save_steps % self.logging_steps:
+            raise ValueError(
+                f"save_steps={self.save_steps} is no multiple of logging_steps={self.logging_steps}; change one"
+            )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be positive")

@@ -1,0 +1,215 @@
+"""The command line: settings from YAML and flags, and one line with exit code 2 for every mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ollm_rl.cli import build_parser, main
+from ollm_rl.config import OptionConfig
+from ollm_rl.model import OptionModel
+from tests.tiny_models import save_backbone
+
+
+@pytest.fixture
+def backbone(tmp_path: Path) -> str:
+    return save_backbone(tmp_path / "backbone")
+
+
+@pytest.fixture
+def options(tmp_path: Path, backbone: str) -> str:
+    torch.manual_seed(0)
+    OptionModel.from_backbone(backbone, OptionConfig(num_options=4, width=8)).save_pretrained(tmp_path / "options")
+    return str(tmp_path / "options")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    path = tmp_path / "data.jsonl"
+    rows = [{"question": f"{n}+1?", "solution": f"#### {n + 1}", "answer": n + 1} for n in range(8)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return f"jsonl:{path}"
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a command with a mistake prints."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ollm-rl: ")]
+    assert len(lines) == 1
+    return lines[0].removeprefix("ollm-rl: ")
+
+
+def settings(*arguments: str) -> Any:
+    return build_parser().parse_args(arguments)[arguments[0]]
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [("demo", "--iterations"), ("sft", "--options.kl_target"), ("train", "--action_space"), ("eval", "--mode")],
+)
+def test_every_command_explains_its_settings(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert flag in text and "--config" in text
+    # Every setting says what it is: the string below its field.
+    assert "Seed" in text
+
+
+def test_help_answers_without_importing_torch() -> None:
+    code = (
+        "import sys, ollm_rl.cli\ntry: ollm_rl.cli.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "False"
+    for command in ("demo", "sft", "train", "eval"):
+        assert command in result.stdout
+
+
+def test_flags_override_the_yaml_file(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("stage: backbone\nmax_steps: 7\noptions:\n  num_options: 5\n")
+    found = settings("sft", "--config", str(path), "--out", "x", "--max_steps", "9", "--options.kl_target", "0.8")
+    assert (found.stage, found.max_steps, found.options.num_options, found.options.kl_target) == ("backbone", 9, 5, 0.8)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "experiments" / "presets").glob("*.yaml")))
+def test_every_preset_is_understood(path: Path) -> None:
+    command = "train" if path.stem.endswith("_rl") else "sft"
+    found = settings(command, "--config", str(path), "--out", "x", *(["--model", "y"] if command == "train" else []))
+    assert str(found.out) == "x"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["bogus"], ["'bogus'", "demo", "train"]),
+        ([], ["command", "demo"]),
+        (["sft"], ["required", "out"]),
+        (["sft", "--out", "x", "--max_steps", "many"], ["max_steps", "many"]),
+        (["sft", "--out", "x", "--bogus", "1"], ["--bogus"]),
+        (["sft", "--out", "x", "--config", "none.yaml"], ["none.yaml", "not exist"]),
+        (["sft", "--out", "x", "--options.num_options", "1"], ["num_options=1", "at least 2"]),
+        (["sft", "--out", "x", "--options.kl_target", "-1"], ["kl_target=-1", "positive"]),
+        (["sft", "--out", "x", "--data", "jsonl:missing.jsonl"], ["no file missing.jsonl"]),
+        (["sft", "--out", "x", "--data", "csv:missing"], ["'csv:missing'", "jsonl:PATH"]),
+        (["sft", "--out", "x", "--backbone", "no/such-model"], ["'no/such-model'", "tiny-arith", "smollm2-135m"]),
+        (["train", "--out", "x", "--model", "nowhere"], ["nowhere holds no option plug-in", "ollm-rl sft"]),
+        (["train", "--out", "x", "--model", "y", "--episodes", "9"], ["episodes=9", "group_size=8"]),
+        (["eval", "--model", "no/such-model"], ["'no/such-model'", "cannot be loaded"]),
+        (["eval", "--model", "x", "--mode", "teacher-forced"], ["x holds no option plug-in"]),
+        (["demo", "--iterations", "0"], ["iterations=0", "at least 1"]),
+    ],
+)
+def test_a_mistake_in_the_settings_gets_one_line(
+    arguments: list[str],
+    parts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refusal(capsys, *arguments)
+    assert all(part in line for part in parts), line
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ('{"question": "1+1?", "answer": "2"}\n{"question": ', ["line 2", "malformed JSON"]),
+        ('{"question": "1+1?"}', ["line 1", "field 'answer' is missing"]),
+        ("", ["holds no problems"]),
+        ('{"question": "1+1?", "answer": "2"}', ["holds no worked solutions"]),
+        (json.dumps({"question": "1+" * 60, "solution": "#### 2", "answer": 2}), ["121 tokens", "within 64"]),
+    ],
+)
+def test_a_mistake_in_the_data_is_told_with_its_place(
+    content: str, parts: list[str], tmp_path: Path, backbone: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "broken.jsonl"
+    path.write_text(content)
+    line = refusal(capsys, "sft", "--out", tmp_path / "x", "--backbone", backbone, "--data", f"jsonl:{path}")
+    assert all(part in line for part in [*parts, "broken"]), line
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_prompt_longer_than_the_context_is_told_before_training(
+    tmp_path: Path, options: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"id": "a-long-one", "question": "1+" * 30, "answer": 2}))
+    run = ["train", "--out", tmp_path / "x", "--model", options, "--data", f"jsonl:{path}", "--max_new_tokens"]
+    line = refusal(capsys, *run, 8)
+    assert "the prompt of problem 'a-long-one' has 61 tokens and leaves no room" in line
+    assert "no room for 64 more within 64" in refusal(capsys, *run, 64)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_model_without_an_output_head_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save_backbone(tmp_path / "bert")
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "vit"}')
+    line = refusal(capsys, "sft", "--out", tmp_path / "x", "--backbone", folder)
+    assert "cannot be loaded" in line and "causal language model" in line
+
+
+def test_a_plug_in_on_another_backbone_is_refused(
+    tmp_path: Path, options: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_backbone(tmp_path / "backbone", seed=1)  # trained on since
+    line = refusal(capsys, "eval", "--model", options)
+    assert "was trained on backbone" in line and "give the backbone it was trained on" in line
+
+
+def test_a_folder_with_another_run_is_refused_and_left_alone(
+    tmp_path: Path, backbone: str, data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["sft", "--out", str(tmp_path / "run"), "--backbone", backbone, "--data", data, "--device", "cpu"]
+    small = ["--max_steps", "2", "--batch_size", "4", "--options.width", "8"]
+    assert main([*run, *small]) == 0
+    before = (tmp_path / "run" / "adapter_model.safetensors").read_bytes()
+    line = refusal(capsys, *run, *small, "--seed", "1")
+    assert "already holds a different run (seed is 0 there, 1 here)" in line
+    assert (tmp_path / "run" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_a_run_that_saved_nothing_yet_cannot_be_evaluated(
+    tmp_path: Path, options: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    held = {"kind": "train", "config": {"model": options}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(held))
+    line = refusal(capsys, "eval", "--model", tmp_path / "run")
+    assert "has saved no checkpoint yet" in line
+
+
+def test_the_four_stages_run_one_after_the_other(
+    tmp_path: Path, backbone: str, data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, run, result = tmp_path / "options", tmp_path / "run", tmp_path / "result.json"
+    common = ["--data", data, "--device", "cpu"]
+    sft = ["--backbone", backbone, "--max_steps", "20", "--batch_size", "4", "--options.width", "8"]
+    assert main(["sft", "--out", str(options), *sft, *common]) == 0
+    rl = ["--iterations", "1", "--episodes", "16", "--max_new_tokens", "8"]
+    assert main(["train", "--out", str(run), "--model", str(options), *rl, *common]) == 0
+    assert main(["eval", "--model", str(run), "--out", str(result), "--max_new_tokens", "8", *common]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("accuracy 0.")
+    assert json.loads(result.read_text())["num_problems"] == 8
+    forced = ["--mode", "teacher-forced", "--model", str(options), *common]
+    assert main(["eval", *forced]) == 0
+    assert "oracle 0." in capsys.readouterr().out
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(*arguments: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ollm_rl.cli.run", stop)
+    assert main(["demo"]) == 130
+    assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
