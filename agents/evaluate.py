@@ -15,6 +15,7 @@ from ollm_rl.agents.rollout import Policy, collect
 from ollm_rl.agents.trainer import completion_texts
 from ollm_rl.backbones import context_length
 from ollm_rl.devices import resolve_device
+from ollm_rl.engine import DecodeEngine
 from ollm_rl.envs.rewards import correctness
 from ollm_rl.metrics import bootstrap_interval, degeneracy, switches_language
 from ollm_rl.problems import Problem, load_problems
@@ -76,6 +77,7 @@ def evaluate(
     """
     context = context_length(policy.backbone)
     prompts = encode_prompts(problems, tokenizer, max_length=context, max_new_tokens=max_new_tokens)
+    engine = DecodeEngine(policy.backbone, min(num_slots, len(problems)), max(map(len, prompts)) + max_new_tokens)
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
     lengths: list[int] = []
@@ -83,10 +85,10 @@ def evaluate(
         part = problems[start : start + num_slots]
         rollout = collect(
             policy,
+            engine,
             prompts[start : start + num_slots],
             max_new_tokens=max_new_tokens,
             end_token=int(tokenizer.eos_token_id),
-            num_slots=num_slots,
             generator=generator,
         )
         lengths += rollout.completion_mask.sum(1).tolist()

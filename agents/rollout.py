@@ -12,7 +12,6 @@ from ollm_rl.agents.policies import OptionPolicy, TokenPolicy
 from ollm_rl.engine import DecodeEngine
 
 Policy = OptionPolicy | TokenPolicy
-KEEP_SHARE = 0.85  # ended episodes are dropped once no more than this share goes on: each drop copies the cache
 
 
 @dataclass
@@ -81,23 +80,23 @@ class Rollout:
 @torch.no_grad()
 def collect(
     policy: Policy,
+    engine: DecodeEngine,
     prompts: Sequence[list[int]],
     *,
     max_new_tokens: int,
     end_token: int,
-    num_slots: int,
     generator: torch.Generator | None,
 ) -> Rollout:
     """Write one completion a prompt.
 
     Args:
-        policy: Chooses the tokens; its ``backbone`` decodes.
+        policy: Chooses the tokens.
+        engine: On the policy's backbone; as many episodes as it has slots are decoded side by side.
         prompts: N prompts; equal ones side by side are prefilled once.
         max_new_tokens: Token limit.
         end_token: Ends an episode; it is part of the completion.
-        num_slots: Episodes decoded side by side.
         generator: A CPU generator to sample with; None decodes greedily. An episode's samples depend on its own
-            row alone, not on ``num_slots``.
+            row alone, not on the number of slots.
 
     Returns:
         The rollout, in the order of the prompts.
@@ -105,21 +104,26 @@ def collect(
     count = len(prompts)
     uniforms = None if generator is None else torch.rand(count, max_new_tokens, generator=generator)
     parts = []
-    for start in range(0, count, num_slots):
-        stop = min(count, start + num_slots)
+    for start in range(0, count, engine.num_slots):
+        stop = min(count, start + engine.num_slots)
         drawn = None if uniforms is None else uniforms[start:stop]
-        parts.append(_wave(policy, prompts[start:stop], drawn, max_new_tokens, end_token))
+        parts.append(_wave(policy, engine, prompts[start:stop], drawn, max_new_tokens, end_token))
     return parts[0] if len(parts) == 1 else _join(parts)
 
 
 def _wave(
-    policy: Policy, prompts: Sequence[list[int]], uniforms: torch.Tensor | None, max_new_tokens: int, end_token: int
+    policy: Policy,
+    engine: DecodeEngine,
+    prompts: Sequence[list[int]],
+    uniforms: torch.Tensor | None,
+    max_new_tokens: int,
+    end_token: int,
 ) -> Rollout:
     """Episodes side by side until all have ended; the engine shrinks as they do."""
     count = len(prompts)
-    engine = DecodeEngine(policy.backbone, count, max(map(len, prompts)) + max_new_tokens)
     device = engine.device
     uniforms = None if uniforms is None else uniforms.to(device)
+    engine.restart(count)
     hidden = engine.prefill(range(count), prompts)
     episodes = torch.arange(count, device=device)  # of every slot
     live = torch.ones(count, dtype=torch.bool, device=device)  # slots whose episode goes on
@@ -146,8 +150,8 @@ def _wave(
         tokens, left = action.tokens, int(live.sum())
         if left == 0 or t + 1 == max_new_tokens:
             break
-        if left <= KEEP_SHARE * len(live):
-            going = live.nonzero()[:, 0]
+        if engine.enough(left) < len(live):
+            going = live.logical_not().argsort(stable=True)[: engine.enough(left)]
             engine.keep(going.tolist())
             episodes, tokens, live = episodes[going], tokens[going], live[going]
         hidden = engine.step(tokens)

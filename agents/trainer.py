@@ -20,6 +20,7 @@ from ollm_rl.agents.loading import CHECKPOINT_FILE, load_weights, new_policy, tr
 from ollm_rl.agents.rollout import Policy, Rollout, collect
 from ollm_rl.backbones import context_length
 from ollm_rl.devices import resolve_device
+from ollm_rl.engine import DecodeEngine
 from ollm_rl.envs.rewards import correctness
 from ollm_rl.metrics import degeneracy_rate, language_switching_rate
 from ollm_rl.problems import Problem, load_problems
@@ -75,6 +76,8 @@ class Trainer:
         self.prompts = encode_prompts(
             self.problems, tokenizer, max_length=context, max_new_tokens=config.max_new_tokens
         )
+        longest = max(map(len, self.prompts)) + config.max_new_tokens
+        self.engine = DecodeEngine(policy.backbone, min(config.num_slots, config.episodes), longest)
         self.device = policy.backbone.device
         weights = [weight for weight in policy.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(weights, lr=config.learning_rate)
@@ -147,10 +150,10 @@ class Trainer:
         indices = np.repeat(self._next_problems(iteration), config.group_size)
         rollout = collect(
             self.policy,
+            self.engine,
             [self.prompts[index] for index in indices],
             max_new_tokens=config.max_new_tokens,
             end_token=int(self.tokenizer.eos_token_id),
-            num_slots=config.num_slots,
             generator=torch.Generator().manual_seed(_seed(config.seed, SAMPLING, iteration)),
         )
         problems = [self.problems[index] for index in indices]

@@ -6,7 +6,7 @@
 #   experiments/smollm2_gsm8k.sh DATA OUT
 #
 # DATA holds gsm8k_train.jsonl, gsm8k_dev.jsonl, word_problems_train.jsonl and word_problems_dev.jsonl (fields
-# question, solution, answer). Runs of one kind share the GPU; "timing" then measures both kinds one after the other.
+# question, solution, answer). Runs of one kind share the GPU (80 GB are enough); "timing" measures each kind alone.
 set -euo pipefail
 data=$1 out=$2
 presets=$(dirname "$0")/presets
@@ -27,20 +27,27 @@ free_running() { # NAME, model
         --max_new_tokens 128 --out "$out/eval/$1.json" >"$out/logs/eval-$1.log" 2>&1
 }
 
-# Speeds first, each alone on the GPU: options, tokens, options, tokens.
-for round in 0 1; do
-    rl "timing-latent-$round" --iterations 4
-    rl "timing-vocab-$round" --iterations 4 --action_space tokens --learning_rate 1e-4
-done
+# Waits for all runs in the background; stops the script if one of them failed.
+finish() { for job in $(jobs -p); do wait "$job"; done; }
 
 for seed in 0 1 2; do rl "latent-reinforce-seed$seed" --learning_rate 1e-3 --seed "$seed" & done
-for rate in 3e-5 1e-4 3e-4; do rl "vocab-reinforce-$rate" --action_space tokens --learning_rate "$rate" & done
 [ -f "$out/eval/teacher_forced.json" ] || ollm eval --mode teacher-forced --model "$out/options" --limit null \
     --data "jsonl:$data/gsm8k_dev.jsonl" --dtype bfloat16 --out "$out/eval/teacher_forced.json"
 free_running backbone-greedy "$out/backbone"
 free_running frozen-option-model "$out/options"
-wait
+finish
+for seed in 0 1 2; do free_running "latent-reinforce-seed$seed" "$out/latent-reinforce-seed$seed" & done
+for rate in 3e-5 1e-4 3e-4; do
+    rl "vocab-reinforce-$rate" --action_space tokens --learning_rate "$rate" --micro_batch 16 &
+done
+finish
+for rate in 3e-5 1e-4 3e-4; do free_running "vocab-reinforce-$rate" "$out/vocab-reinforce-$rate" & done
+finish
+python3 "$(dirname "$0")/table.py" "$out"
 
-for run in "$out"/latent-reinforce-* "$out"/vocab-reinforce-*; do free_running "$(basename "$run")" "$run" & done
-wait
+# Speeds, each alone on the GPU: options, tokens, options, tokens.
+for round in 0 1; do
+    rl "timing-latent-$round" --iterations 4
+    rl "timing-vocab-$round" --iterations 4 --action_space tokens --learning_rate 1e-4
+done
 python3 "$(dirname "$0")/table.py" "$out"

@@ -2,12 +2,14 @@
 
 A slot holds the keys and values of one sequence. ``prefill`` fills slots from prompts, ``step`` appends one token to
 every occupied slot and returns h_t, the tensor that the output head reads. A slot's result does not depend on the
-others beyond floating-point noise.
+others beyond floating-point noise. On CUDA a step is a recorded graph, one for each number of slots and length: the
+Python of a transformers model costs ten times the run time of its kernels.
 
 Letters: S slots, B slots in use by a call, T tokens, H hidden, L length of the cache that a step reads.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -16,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLa
 from ollm_rl.backbones import context_length
 
 BUCKET = 32  # a step reads the cache up to the longest slot, rounded up to this many tokens
+KEEP_SHARE = 0.85  # on a CPU, slots are dropped once no more than this share is needed: each drop copies the cache
 
 
 class RowLayer(StaticLayer):
@@ -43,12 +46,21 @@ class RowLayer(StaticLayer):
         return 0
 
 
+class Graph(NamedTuple):
+    """A recorded step with the memory it reads, tokens and positions (S,), and writes, h_t (S, H)."""
+
+    recorded: torch.cuda.CUDAGraph
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    hidden: torch.Tensor
+
+
 class DecodeEngine:
     """Batched decoding on any transformers causal language model with full or sliding-window attention.
 
     Args:
         backbone: The model; its weights are read at every call, so a policy that lives in it (a LoRA) may move.
-        num_slots: S.
+        num_slots: S, at most; ``restart`` and ``keep`` go on with fewer.
         max_length: Tokens that a slot can hold, prompt and completion together.
 
     Raises:
@@ -85,6 +97,15 @@ class DecodeEngine:
         self.device = backbone.device
         self.cache: Cache | None = None
         self.lengths = [0] * num_slots  # tokens in each slot; 0: not occupied
+        self._graphs: dict[tuple[int, int], Graph] = {}
+
+    def restart(self, num_slots: int) -> None:
+        """Forget what the slots hold and go on with this many of them, at most those the engine was made with."""
+        if not 0 < num_slots <= self.num_slots:
+            raise ValueError(
+                f"num_slots={num_slots} is not within 1 to {self.num_slots}, what the engine was made with"
+            )
+        self.lengths = [0] * num_slots
 
     @torch.no_grad()
     def prefill(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -144,17 +165,10 @@ class DecodeEngine:
             raise ValueError(f"slot {self.lengths.index(longest)} is full at {longest} tokens; release it")
         positions = torch.tensor(self.lengths, device=self.device)
         length = min(self.max_length, (longest // BUCKET + 1) * BUCKET)
-        for layer in self.cache.layers:
-            layer.positions, layer.length = positions, length
-        output = self.backbone.base_model(
-            input_ids=tokens[:, None],
-            attention_mask=self._masks(positions, length),
-            position_ids=positions[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        )
+        run = self._replay if self.device.type == "cuda" else self._forward
+        hidden = run(tokens, positions, length)
         self.lengths = [count + 1 if count else 0 for count in self.lengths]
-        return output.last_hidden_state[:, 0]
+        return hidden
 
     def release(self, slot: int) -> None:
         """Give a slot up; it costs time in every step until it is filled again or dropped by ``keep``."""
@@ -164,8 +178,59 @@ class DecodeEngine:
         """Drop all slots but these, which become slots 0, 1, ... in this order; later steps are as small as they."""
         index = torch.tensor(slots, device=self.device)
         for layer in self.cache.layers if self.cache is not None else ():
-            layer.keys, layer.values = layer.keys[index], layer.values[index]
+            for states in (layer.keys, layer.values):
+                states[: len(slots)] = states[index]
         self.lengths = [self.lengths[slot] for slot in slots]
+
+    def enough(self, needed: int) -> int:
+        """Number of slots worth going on with where so many are needed; at most as many as there are.
+
+        Dropping slots costs a copy of the cache on a CPU and a new graph on CUDA, so there it halves at the least.
+        """
+        slots = len(self.lengths)
+        if self.device.type != "cuda":
+            return needed if needed <= KEEP_SHARE * slots else slots
+        while slots > 1 and (slots + 1) // 2 >= needed:
+            slots = (slots + 1) // 2
+        return slots
+
+    def _forward(self, tokens: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
+        """One step of the model: tokens and their positions (S,) -> h_t (S, H)."""
+        assert self.cache is not None
+        for layer in self.cache.layers:
+            layer.positions, layer.length = positions, length
+        output = self.backbone.base_model(
+            input_ids=tokens[:, None],
+            attention_mask=self._masks(positions, length),
+            position_ids=positions[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        hidden: torch.Tensor = output.last_hidden_state[:, 0]
+        return hidden
+
+    def _replay(self, tokens: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
+        """``_forward`` as a CUDA graph."""
+        key = (len(tokens), length)
+        if key not in self._graphs:
+            self._graphs[key] = self._record(tokens.clone(), positions.clone(), length)
+        graph = self._graphs[key]
+        graph.tokens.copy_(tokens)
+        graph.positions.copy_(positions)
+        graph.recorded.replay()
+        return graph.hidden.clone()  # the next replay writes to the same memory
+
+    def _record(self, tokens: torch.Tensor, positions: torch.Tensor, length: int) -> "Graph":
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries allocate at their first call, which a recording must not hold
+            self._forward(tokens, positions, length)
+        torch.cuda.current_stream().wait_stream(side)
+        recorded = torch.cuda.CUDAGraph()
+        shared = next(iter(self._graphs.values())).recorded.pool() if self._graphs else None
+        with torch.cuda.graph(recorded, pool=shared):
+            hidden = self._forward(tokens, positions, length)
+        return Graph(recorded, tokens, positions, hidden)
 
     def _store(self, filled: DynamicCache, slots: torch.Tensor, source: torch.Tensor) -> None:
         """Copy prefilled keys and values into slots; on the first call allocate them."""

@@ -159,6 +159,25 @@ def test_keep_reorders_and_shrinks_without_changing_results(backbone: PreTrained
     assert_same(found, expected[:, order])
 
 
+def test_a_restart_forgets_the_slots_and_may_use_fewer(backbone: PreTrainedModel) -> None:
+    old, new, continuations = random_ids(3, 14, 30), random_ids(5, 9, seed=1), random_ids(20, 20, seed=2)
+    engine, fresh = DecodeEngine(backbone, 3, 40), DecodeEngine(backbone, 2, 40)
+    engine.prefill([0, 1, 2], old)
+    engine.keep([2])
+    engine.restart(2)
+    assert_same(engine.prefill([0, 1], new), fresh.prefill([0, 1], new))
+    assert_same(feed(engine, [0, 1], continuations, 0), feed(fresh, [0, 1], continuations, 0))
+    engine.restart(3)
+    assert engine.lengths == [0, 0, 0]
+    with pytest.raises(ValueError, match="num_slots=4 is not within 1 to 3"):
+        engine.restart(4)
+
+
+def test_slots_are_dropped_on_a_cpu_once_enough_of_them_have_ended() -> None:
+    engine = DecodeEngine(tiny_model("llama"), 20, 8)
+    assert [engine.enough(needed) for needed in (20, 18, 17, 1)] == [20, 20, 17, 1]
+
+
 def test_equal_prompts_are_computed_once_and_give_equal_rows(backbone: PreTrainedModel) -> None:
     short, long = random_ids(4, 11)
     seen = []
@@ -249,3 +268,27 @@ def test_a_model_that_states_no_context_length_is_refused() -> None:
     backbone = BloomForCausalLM(BloomConfig(vocab_size=VOCAB, hidden_size=HIDDEN, n_layer=1, n_head=4))
     with pytest.raises(ValueError, match="BloomForCausalLM states no max_position_embeddings"):
         DecodeEngine(backbone, 1, 8)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class TestGraphs:
+    """Recorded steps say what the plain ones say."""
+
+    def test_recorded_steps_equal_those_of_a_cpu(self, backbone: PreTrainedModel) -> None:
+        prompts, continuations = random_ids(3, 20, 8, 11), random_ids(25, 25, 25, 25, seed=1)
+        plain = DecodeEngine(backbone, 4, 48)
+        expected = plain.prefill(range(4), prompts), feed(plain, range(4), continuations, 0)
+        backbone.cuda()
+        engine = DecodeEngine(backbone, 4, 48)
+        for _ in range(2):  # the second time from the graphs that are there
+            engine.restart(4)
+            first = engine.prefill(range(4), prompts).cpu()
+            rest = torch.stack(
+                [engine.step(torch.tensor(row).cuda()).cpu() for row in zip(*continuations, strict=True)]
+            )
+            torch.testing.assert_close(first, expected[0], rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(rest, expected[1], rtol=1e-3, atol=1e-3)
+
+    def test_slots_are_halved(self, backbone: PreTrainedModel) -> None:
+        engine = DecodeEngine(backbone.cuda(), 10, 8)
+        assert [engine.enough(needed) for needed in (10, 6, 5, 4, 3, 2, 1)] == [10, 10, 5, 5, 3, 2, 1]

@@ -11,8 +11,9 @@ from torch import nn
 from ollm_rl.agents.policies import OptionPolicy, TokenPolicy, draw, token_log_probs
 from ollm_rl.agents.rollout import Rollout, collect
 from ollm_rl.config import OptionConfig
+from ollm_rl.engine import DecodeEngine
 from ollm_rl.model import OptionModel
-from tests.tiny_models import EOS, HIDDEN, VOCAB, tiny_model
+from tests.tiny_models import CONTEXT, EOS, HIDDEN, VOCAB, tiny_model
 
 BELOW_ONE = 1 - 2**-24  # the largest number that torch.rand gives
 
@@ -42,7 +43,8 @@ def fixed_policy(monkeypatch: pytest.MonkeyPatch, probs: Sequence[float], tokens
 def sampled(policy: OptionPolicy | TokenPolicy, max_new_tokens: int = 8) -> Rollout:
     prompts = [[5, 6, 7], [9], [30, 31, 32, 33, 34]]
     generator = torch.Generator().manual_seed(0)
-    return collect(policy, prompts, max_new_tokens=max_new_tokens, end_token=EOS, num_slots=3, generator=generator)
+    engine = DecodeEngine(policy.backbone, 3, CONTEXT)
+    return collect(policy, engine, prompts, max_new_tokens=max_new_tokens, end_token=EOS, generator=generator)
 
 
 def shaken_lora(seed: int = 0) -> TokenPolicy:

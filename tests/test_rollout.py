@@ -6,8 +6,9 @@ import torch
 from ollm_rl.agents.policies import OptionPolicy, TokenPolicy
 from ollm_rl.agents.rollout import Policy, Rollout, collect
 from ollm_rl.config import OptionConfig
+from ollm_rl.engine import DecodeEngine
 from ollm_rl.model import OptionModel
-from tests.tiny_models import greedy_generate, tiny_model
+from tests.tiny_models import CONTEXT, greedy_generate, tiny_model
 
 PROMPTS = [[5, 6, 7], [9], [30, 31, 32, 33, 34], [5, 6, 7], [61, 12], [9, 9, 9], [44, 3, 21, 60], [80]]
 LIMIT = 16
@@ -26,10 +27,10 @@ def policy_over(kind: str) -> Policy:
 def sampled(policy: Policy, prompts: list[list[int]], end_token: int = -1, num_slots: int = 99) -> Rollout:
     return collect(
         policy,
+        DecodeEngine(policy.backbone, num_slots, CONTEXT),
         prompts,
         max_new_tokens=LIMIT,
         end_token=end_token,
-        num_slots=num_slots,
         generator=torch.Generator().manual_seed(5),
     )
 
@@ -57,7 +58,8 @@ def test_greedy_completions_are_those_of_generate(family: str, num_slots: int) -
     end = frequent_token(expected)
     cut = [row[: row.index(end) + 1] if end in row else row for row in expected]
     policy = TokenPolicy(backbone, rank=0)
-    rollout = collect(policy, PROMPTS, max_new_tokens=LIMIT, end_token=end, num_slots=num_slots, generator=None)
+    engine = DecodeEngine(backbone, num_slots, CONTEXT)
+    rollout = collect(policy, engine, PROMPTS, max_new_tokens=LIMIT, end_token=end, generator=None)
     assert completions(rollout) == cut
     assert rollout.terminated.tolist() == [end in row for row in expected]
     assert rollout.prompts == PROMPTS
@@ -123,10 +125,10 @@ def test_an_end_of_text_at_the_token_limit_terminates() -> None:
     shorter = completions(rollout)[0].index(last) + 1
     limited = collect(
         policy,
+        DecodeEngine(policy.backbone, 1, CONTEXT),
         [[5, 6, 7]],
         max_new_tokens=shorter,
         end_token=last,
-        num_slots=1,
         generator=torch.Generator().manual_seed(5),
     )
     assert limited.terminated.tolist() == [True]

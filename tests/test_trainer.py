@@ -16,6 +16,7 @@ from ollm_rl.agents.policies import OptionPolicy, TokenPolicy
 from ollm_rl.agents.rollout import Policy, Rollout, collect
 from ollm_rl.agents.trainer import Trainer, train
 from ollm_rl.config import OptionConfig
+from ollm_rl.engine import DecodeEngine
 from ollm_rl.model import OptionModel
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.sft import run_sft
@@ -190,9 +191,9 @@ def test_runs_over_options_and_over_tokens_see_the_same_prompts_in_the_same_orde
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
     seen: list[list[int]] = []
 
-    def recording(policy: Policy, prompts: list[list[int]], **settings: Any) -> Rollout:
+    def recording(policy: Policy, engine: DecodeEngine, prompts: list[list[int]], **settings: Any) -> Rollout:
         seen.extend(prompts)
-        return collect(policy, prompts, **settings)
+        return collect(policy, engine, prompts, **settings)
 
     monkeypatch.setattr(trainer_module, "collect", recording)
     records = []
@@ -285,8 +286,8 @@ def test_metrics_are_those_of_the_episodes(tmp_path: Path, monkeypatch: pytest.M
     path.write_text('{"question": "Give a?", "answer": "1"}\n{"question": "Give b?", "answer": "3"}')
     seen: list[Rollout] = []
 
-    def recording(policy: Policy, prompts: list[list[int]], **settings: Any) -> Rollout:
-        seen.append(collect(policy, prompts, **settings))
+    def recording(policy: Policy, engine: DecodeEngine, prompts: list[list[int]], **settings: Any) -> Rollout:
+        seen.append(collect(policy, engine, prompts, **settings))
         return seen[-1]
 
     monkeypatch.setattr(trainer_module, "collect", recording)
@@ -336,8 +337,8 @@ def test_minibatches_without_a_decision_do_no_harm(
     def options(model: Any, hidden: torch.Tensor) -> torch.Tensor:
         return tokens[1].expand(*hidden.shape[:-1], -1)
 
-    def one_decides(policy: Policy, prompts: list[list[int]], **settings: Any) -> Rollout:
-        rollout = whole_collect(policy, prompts, **settings)
+    def one_decides(policy: Policy, engine: DecodeEngine, prompts: list[list[int]], **settings: Any) -> Rollout:
+        rollout = whole_collect(policy, engine, prompts, **settings)
         rollout.decisions[1:] = False
         return rollout
 
