@@ -132,11 +132,6 @@ class Episodes:
         observation: np.ndarray = self.hidden.cpu().numpy().copy()
         return observation
 
-    def text(self, slot: int) -> str:
-        """Prompt and completion so far of a running episode, else an empty text."""
-        episode = self.running[slot]
-        return f"{episode.problem.question}\n{self.tokenizer.decode(episode.tokens)}" if episode else ""
-
     def _idle(self) -> np.ndarray:
         return np.array([episode is None for episode in self.running])
 

@@ -58,7 +58,7 @@ class TextGenEnv(gymnasium.Env[np.ndarray, np.int64]):
             model, 1, problems, action_space=action_space, max_new_tokens=max_new_tokens, tokenizer=tokenizer
         )
         self.observation_space, self.action_space = self.episodes.spaces()
-        self._prompt, self._tokens = "", list[int]()
+        self._tokens = list[int]()  # of prompt and completion
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -68,7 +68,7 @@ class TextGenEnv(gymnasium.Env[np.ndarray, np.int64]):
         drawn = int(self.np_random.integers(len(self.episodes.problems)))
         index = (options or {}).get("problem", drawn)
         (info,) = self.episodes.start([0], [index])
-        self._prompt, self._tokens = self.episodes.text(0), []
+        self._tokens = list(self.episodes.prompts[index])
         return self.episodes.observation()[0], dict(info)
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -85,6 +85,6 @@ class TextGenEnv(gymnasium.Env[np.ndarray, np.int64]):
         return self.episodes.observation()[0], moved.reward, moved.terminated, moved.truncated, dict(moved.info)
 
     def render(self) -> str | None:  # type: ignore[override]
-        """The text so far, with ``render_mode="ansi"``."""
+        """Prompt and completion so far as the model reads them, with ``render_mode="ansi"``."""
         # Decoded as a whole: one token may be a part of a character, or lose the space before it.
-        return self._prompt + self.episodes.tokenizer.decode(self._tokens) if self.render_mode == "ansi" else None
+        return self.episodes.tokenizer.decode(self._tokens) if self.render_mode == "ansi" else None

@@ -7,15 +7,13 @@ from transformers import PreTrainedTokenizerBase
 from ollm_rl.problems import Problem
 
 
-def prompt_text(problem: Problem) -> str:
-    """The question and a line break; the completion follows."""
-    return f"{problem.question}\n"
-
-
 def encode_prompts(
     problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, max_length: int, max_new_tokens: int = 1
 ) -> list[list[int]]:
-    """Token ids of every prompt.
+    """Token ids of every prompt: all of the text before the completion.
+
+    With a chat template it is the question as the user's message and the head of the assistant's; else the question
+    and a line break.
 
     Args:
         problems: At least one.
@@ -26,7 +24,12 @@ def encode_prompts(
     Raises:
         ValueError: If a prompt leaves no room for the completion; names the problem.
     """
-    prompts: list[list[int]] = tokenizer([prompt_text(problem) for problem in problems]).input_ids
+    prompts: list[list[int]]
+    if tokenizer.chat_template is None:
+        prompts = tokenizer([f"{problem.question}\n" for problem in problems]).input_ids
+    else:  # the template writes the special tokens itself
+        chats = [[{"role": "user", "content": problem.question}] for problem in problems]
+        prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True).input_ids
     for problem, prompt in zip(problems, prompts, strict=True):
         if len(prompt) + max_new_tokens > max_length:
             raise ValueError(
