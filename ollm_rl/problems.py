@@ -1,14 +1,17 @@
 """Problems with a checkable answer, from four kinds of source named by one string.
 
 ``arith`` generates them, ``rg:TASK`` asks reasoning-gym, ``jsonl:PATH`` reads a file, and ``hf:ID`` or
-``hf:ID:CONFIG`` loads a Hugging Face dataset from the hub or from a local folder.
+``hf:ID:CONFIG`` loads a Hugging Face dataset from the hub or from a local folder. ``without`` keeps the questions of an
+evaluation out of training.
 """
 
 import difflib
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,20 +20,31 @@ from typing import Any
 import numpy as np
 
 from ollm_rl import arith
+from ollm_rl.verify import extract_answer
 
 FORMS = "arith, rg:TASK, jsonl:PATH, or hf:ID (hf:ID:CONFIG)"
 STREAMS = {"train": 0, "validation": 1, "test": 2}
 DEFAULT_ARITH = 10_000  # problems
 DEFAULT_RG = 1_000  # problems
 
-# Column names of (question, solution, answer), by dataset id; None: one column holds both, split at "####".
-HF_COLUMNS: dict[str, tuple[str, str | None, str]] = {
-    "openai/gsm8k": ("question", None, "answer"),
+# Names of the columns with question, solution and answer. None: the answer stands within the solution, after "####" as
+# in GSM8K or in the last box as in MATH.
+Columns = tuple[str, str, str | None]
+HF_COLUMNS: dict[str, Columns] = {
+    "openai/gsm8k": ("question", "answer", None),
     "nvidia/OpenMathReasoning": ("problem", "generated_solution", "expected_answer"),
-    "KbsdJames/Omni-MATH": ("problem", "solution", "answer"),
 }
-# Tried in this order on any other dataset: MATH and its relatives, then the plain names.
-USUAL_COLUMNS = (("problem", "solution", "answer"), ("question", "solution", "answer"))
+# Tried in this order on any other dataset: Omni-MATH and its relatives, plain names, and MATH with its many ids.
+USUAL_COLUMNS: tuple[Columns, ...] = (
+    ("problem", "solution", "answer"),
+    ("question", "solution", "answer"),
+    ("problem", "solution", None),
+)
+
+# What two wordings of one question may differ in. "-", "!", "'" and brackets are signs of mathematics too; a point or
+# comma before a digit belongs to a number or a pair.
+_STRAIGHT = str.maketrans("‘’“”‐–—−", "''\"\"----")
+_SPARE = re.compile(r'(?:[\s"?¿¡:;]|[.,](?!\d))+')
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +75,8 @@ def load_problems(spec: str, *, split: str = "train", limit: int | None = None, 
         spec: ``arith``, ``rg:TASK``, ``jsonl:PATH``, ``hf:ID`` or ``hf:ID:CONFIG``.
         split: ``train``, ``validation`` or ``test`` for generated problems, where each is a random stream of its own;
             any split the dataset has for ``hf``. A ``jsonl`` file is one split, so there it is not used.
-        limit: At most this many problems, the first ones of ``jsonl`` and ``hf``. None means all of them there,
+        limit: At most this many problems, the first ones of ``jsonl`` and ``hf``; ``hf`` is then streamed, which
+            downloads no more than it reads (but for a slice such as ``train[:10%]``). None means all of them there,
             10,000 for ``arith`` and 1,000 for ``rg``.
         seed: Seed of the generated problems. It shuffles nothing.
 
@@ -86,6 +101,23 @@ def load_problems(spec: str, *, split: str = "train", limit: int | None = None, 
     if not problems:
         raise ValueError(f"{spec} holds no problems; give a source that has at least one")
     return problems
+
+
+def without(problems: Sequence[Problem], held_out: Sequence[Problem]) -> list[Problem]:
+    """The problems whose question is none of the held-out questions, in their order.
+
+    Questions are equal if they are so after Unicode's NFKC form (full-width digits become plain ones), case folding,
+    straightening of the quotes ``‘’“”`` and the dashes ``‐–—−``, and replacement of every run of white space, ``"``,
+    ``?``, ``¿``, ``¡``, ``:``, ``;``, and full stops and commas that no digit follows, by one space, with none at the
+    ends. All else counts.
+    """
+    known = {_normalised(problem.question) for problem in held_out}
+    return [problem for problem in problems if _normalised(problem.question) not in known]
+
+
+def _normalised(question: str) -> str:
+    text = unicodedata.normalize("NFKC", question).casefold().translate(_STRAIGHT)
+    return _SPARE.sub(" ", text).strip()
 
 
 def _stream(split: str) -> int:
@@ -182,56 +214,63 @@ def _field(row: Mapping[str, Any], name: str, where: str, default: str | None = 
 
 
 def _from_hub(name: str, split: str, limit: int | None) -> list[Problem]:
-    import datasets  # heavy, and needed for this source alone
-
-    dataset_id, _, config = name.partition(":")
-    try:
-        table = datasets.load_dataset(dataset_id, config or None, split=split)
-    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(
-            f"hf:{name} with split={split!r} cannot be loaded: {_one_line(error)}; check the id, config and split"
-        ) from error
-    question, solution, answer = _columns(dataset_id, table.column_names)
-    problems = []
-    rows = table if limit is None else table.select(range(min(limit, len(table))))
-    for index, row in enumerate(rows):
-        worked, reference = _text(row, solution), _text(row, answer)
-        if solution is None:
-            worked, _, reference = (part.strip() for part in reference.partition("####"))
-        problem = Problem(
-            id=f"{dataset_id}-{split}-{index}",
-            question=_text(row, question),
-            solution=worked,
-            answer=reference,
-            language="en",
-        )
-        if problem.question.strip() and problem.answer.strip():
+    dataset_id = name.partition(":")[0]
+    columns: Columns | None = None
+    problems: list[Problem] = []
+    missing = 0
+    for index, row in enumerate(_hub_rows(name, split, stream=limit is not None)):
+        columns = columns or _columns(dataset_id, list(row))
+        question, solution, answer = _hub_texts(row, columns)
+        if question.strip() and answer.strip():
+            problem = Problem(
+                id=f"{dataset_id}-{split}-{index}", question=question, solution=solution, answer=answer, language="en"
+            )
             problems.append(problem)
-    if len(problems) < len(rows):
+        else:
+            missing += 1
+        if len(problems) == limit:
+            break
+    if missing:
         # A dataset of others cannot be mended by its user, so such rows are dropped, but never in silence.
-        missing = len(rows) - len(problems)
-        logger.warning("hf:%s: %d of %d rows lack a question or an answer; left out", name, missing, len(rows))
+        read = len(problems) + missing
+        logger.warning("hf:%s: %d of %d rows lack a question or an answer; left out", name, missing, read)
     return problems
 
 
-def _columns(dataset_id: str, present: list[str]) -> tuple[str, str | None, str]:
-    """Names of the question, solution and answer columns; the solution is optional in datasets we do not know."""
-    if dataset_id in HF_COLUMNS:
-        known = HF_COLUMNS[dataset_id]
-        if {column for column in known if column} <= set(present):
-            return known
-    for question, solution, answer in USUAL_COLUMNS:
-        if question in present and answer in present:
-            return question, solution, answer
+def _hub_rows(name: str, split: str, *, stream: bool) -> Iterator[dict[str, Any]]:
+    import datasets  # heavy, and needed for this source alone
+
+    dataset_id, _, config = name.partition(":")
+    streaming = stream and "[" not in split  # datasets refuses to stream a slice such as train[:10%]
+    # An empty file makes datasets leak StopIteration; a stream meets its errors while it is read.
+    errors = (ValueError, OSError, RuntimeError, StopIteration, datasets.exceptions.DatasetsError)
+    try:
+        yield from datasets.load_dataset(dataset_id, config or None, split=split, streaming=streaming)
+    except errors as error:
+        raise ValueError(
+            f"hf:{name} with split={split!r} cannot be loaded: {_one_line(error)}; check the id, config and split"
+        ) from error
+
+
+def _columns(dataset_id: str, present: list[str]) -> Columns:
+    """Names of the columns to read; where an answer has a column of its own, the solution may be missing."""
+    for columns in (HF_COLUMNS.get(dataset_id), *USUAL_COLUMNS):
+        if columns and {columns[0], columns[2] or columns[1]} <= set(present):
+            return columns
     raise ValueError(
-        f"hf:{dataset_id} has the columns {', '.join(present)}; needed are question (or problem), answer and, "
-        "if there is one, solution: rename them"
+        f"hf:{dataset_id} has the columns {', '.join(present)}; needed are question (or problem) and answer, "
+        "with solution if there is one, or problem and a solution that boxes its answer: rename them"
     )
 
 
-def _text(row: Mapping[str, Any], column: str | None) -> str:
-    value = row.get(column) if column else None
-    return "" if value is None else str(value)
+def _hub_texts(row: Mapping[str, Any], columns: Columns) -> tuple[str, str, str]:
+    """Question, solution and answer of a row, each empty where it is missing."""
+    question, solution, answer = ("" if not name or row.get(name) is None else str(row[name]) for name in columns)
+    if columns[2] is None:
+        found = extract_answer(solution)
+        answer = found[0] if found and found[1] in ("boxed", "hashes") else ""
+        solution = solution.partition("####")[0].strip()
+    return question, solution, answer
 
 
 def _one_line(error: Exception) -> str:

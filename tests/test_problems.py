@@ -10,7 +10,7 @@ import datasets
 import pytest
 
 from ollm_rl import arith
-from ollm_rl.problems import Problem, load_problems
+from ollm_rl.problems import Problem, load_problems, without
 
 
 @pytest.fixture(autouse=True)
@@ -171,23 +171,123 @@ def test_columns_of_known_and_usual_datasets_are_mapped(
     ]
 
 
-def test_dataset_rows_without_an_answer_are_left_out_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "folder",
+    ["hendrycks/competition_math", "EleutherAI/hendrycks_math", "DigitalLearningGmbH/MATH-lighteval", "someone/boxed"],
+)
+def test_answers_of_math_are_the_last_box_of_their_solutions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, folder: str
 ) -> None:
-    write_rows(tmp_path / "gaps/train.jsonl", {"question": "q", "answer": None}, {"question": "q", "answer": "a"})
+    monkeypatch.chdir(tmp_path)
+    worked = r"Not $\boxed{2}$: half, $\boxed{\frac{1}{2}}$."
+    write_rows(
+        tmp_path / folder / "train.jsonl",
+        {"problem": "Half of 1?", "level": "Level 1", "type": "Algebra", "solution": worked},
+        {"problem": "Prove it.", "level": "Level 5", "type": "Algebra", "solution": "The answer is 3. #"},
+    )
+    expected = Problem(
+        id=f"{folder}-train-0", question="Half of 1?", solution=worked, answer=r"\frac{1}{2}", language="en"
+    )
     with caplog.at_level(logging.WARNING):
-        assert [problem.answer for problem in load_problems(f"hf:{tmp_path / 'gaps'}")] == ["a"]
-    assert "1 of 2 rows" in caplog.text
-    assert "holds no problems" in message_of(f"hf:{tmp_path / 'gaps'}", limit=1)
+        assert load_problems(f"hf:{folder}") == [expected]
+    assert "1 of 2 rows lack a question or an answer" in caplog.text
 
 
-def test_datasets_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path) -> None:
+def test_a_column_of_answers_wins_over_a_box(tmp_path: Path) -> None:
+    write_rows(tmp_path / "both/train.jsonl", {"problem": "q", "solution": r"\boxed{1}", "answer": "2"})
+    assert [problem.answer for problem in load_problems(f"hf:{tmp_path / 'both'}")] == ["2"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_limit_gives_the_first_usable_rows_and_counts_those_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
+) -> None:
+    rows = [{"question": f"q{index}", "answer": None if index in (1, 4) else f"a{index}"} for index in range(6)]
+    path = tmp_path / f"gaps/train.{suffix}"
+    if suffix == "jsonl":
+        write_rows(path, *rows)
+    else:
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    spec = f"hf:{tmp_path / 'gaps'}"
+    with caplog.at_level(logging.WARNING):
+        every = load_problems(spec)
+    assert [problem.answer for problem in every] == ["a0", "a2", "a3", "a5"]
+    assert "2 of 6 rows" in caplog.text
+    for limit, warning in ((1, None), (2, "1 of 3 rows"), (4, "2 of 6 rows"), (9, "2 of 6 rows")):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert load_problems(spec, limit=limit) == every[:limit]
+        assert warning in caplog.text if warning else not caplog.text
+
+
+def test_a_limit_reads_no_further_than_it_needs(tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    write_rows(folder / "train-0.jsonl", *({"question": f"q{index}", "answer": index} for index in range(3)))
+    (folder / "train-1.jsonl").write_text("{broken")
+    assert [problem.question for problem in load_problems(f"hf:{folder}", limit=3)] == ["q0", "q1", "q2"]
+    assert "cannot be loaded" in message_of(f"hf:{folder}", limit=4)
+    assert "cannot be loaded" in message_of(f"hf:{folder}")
+
+
+def test_a_slice_of_a_split_takes_a_limit_too(tmp_path: Path) -> None:
+    write_rows(tmp_path / "set/train.jsonl", *({"question": f"q{index}", "answer": "a"} for index in range(4)))
+    problems = load_problems(f"hf:{tmp_path / 'set'}", split="train[1:]", limit=2)
+    assert [problem.question for problem in problems] == ["q1", "q2"]
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_datasets_without_a_usable_row_are_named(tmp_path: Path, limit: int | None) -> None:
+    write_rows(tmp_path / "unanswered/train.jsonl", {"question": "q", "answer": None})
+    assert "holds no problems" in message_of(f"hf:{tmp_path / 'unanswered'}", limit=limit)
+    write_rows(tmp_path / "empty/train.jsonl")
+    assert "cannot be loaded" in message_of(f"hf:{tmp_path / 'empty'}", limit=limit)
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_datasets_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path, limit: int | None) -> None:
     write_rows(tmp_path / "odd/train.jsonl", {"prompt": "q", "target": "a"})
-    message = message_of(f"hf:{tmp_path / 'odd'}")
+    message = message_of(f"hf:{tmp_path / 'odd'}", limit=limit)
     assert "prompt, target" in message and "question" in message
-    assert "split='test'" in message_of(f"hf:{tmp_path / 'odd'}", split="test")
-    assert "harder" in message_of(f"hf:{tmp_path / 'odd'}:harder")
-    assert "absent" in message_of(f"hf:{tmp_path / 'absent'}")
+    assert "split='test'" in message_of(f"hf:{tmp_path / 'odd'}", split="test", limit=limit)
+    assert "harder" in message_of(f"hf:{tmp_path / 'odd'}:harder", limit=limit)
+    assert "absent" in message_of(f"hf:{tmp_path / 'absent'}", limit=limit)
+
+
+def asked(question: str) -> Problem:
+    return Problem(id=question, question=question, solution="", answer="a", language="en")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "ANN's bag “A” holds 12 pens, and 1.5 l of ink. How many?",  # case and full stop of another wording
+        '  Ann\'s bag "A"\tholds 12 pens and\n1.5 l of ink; how  many? ',  # spaces, line breaks, punctuation
+        "Ann’s bag “A” holds 12 pens, and 1.5 l of ink: how many",  # curly quotes
+        'Ann\'s bag "A" holds １２ pens, and １．５ l of ink: how many？',  # full-width digits and signs
+    ],
+)
+def test_a_held_out_question_is_known_in_another_typography(other: str) -> None:
+    held_out = [asked('Ann\'s bag "A" holds 12 pens, and 1.5 l of ink: how many?')]
+    kept = [asked("How many pens?"), asked("How many bags?")]
+    assert without([kept[0], asked(other), kept[1], asked(other)], held_out) == kept
+
+
+@pytest.mark.parametrize(
+    ("question", "held_out"),
+    [
+        ("Ann has 12 pens.", "Ann has 13 pens."),  # one digit
+        ("What is 1.5 + 2?", "What is 15 + 2?"),  # the point of a number
+        ("What is 1 2?", "What is 12?"),
+        ("What is 4 - 3?", "What is 4 + 3?"),
+        ("What is 4 * 3?", "What is 4 / 3?"),
+        ("What is 5!?", "What is 5?"),  # a factorial
+        ("Find $f'(2)$.", "Find $f(2)$."),  # a derivative
+    ],
+)
+def test_questions_that_differ_in_a_digit_or_a_sign_stay(question: str, held_out: str) -> None:
+    assert without([asked(question)], [asked(held_out)]) == [asked(question)]
+    assert without([asked(held_out)], [asked(question)]) == [asked(held_out)]
+    assert without([asked(question)], [asked(held_out), asked(question)]) == []
 
 
 @pytest.mark.parametrize("spec", ["gsm8k", "csv:a.csv", "", "arith:5", "jsonl:", "rg:", "hf"])
