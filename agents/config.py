@@ -81,10 +81,12 @@ class EvalConfig:
     model: str
     """Folder of a training run or of an option SFT run, or a backbone's name."""
     mode: Literal["free-running", "teacher-forced"] = "free-running"
-    """Free-running: completions, their accuracy and rates. Teacher-forced: token accuracies along given solutions, of
-    the backbone, the oracle over options, the encoder and the policy (option SFT runs alone)."""
+    """Free-running: completions, their accuracy and rates. Teacher-forced: what backbone, LoRA, oracle over options,
+    encoder, policy and mixture say of each token of given solutions (option SFT runs alone)."""
+    lora: str | None = None
+    """Folder of a LoRA of peft on the same backbone, compared with the options (teacher-forced)."""
     out: Path | None = None
-    """JSON file for the result; printed alone where left out."""
+    """JSON file for the result, teacher-forced with an HTML report of the same stem; printed alone where left out."""
     data: str = "arith"
     """Problems: arith, rg:TASK, jsonl:PATH or hf:ID."""
     split: str = "test"
@@ -103,3 +105,7 @@ class EvalConfig:
     """cpu, cuda, or auto: cuda where there is one."""
     seed: int = 0
     """Seed of the problems (arith, rg:) and of sampling."""
+
+    def __post_init__(self) -> None:
+        if self.lora is not None and self.mode != "teacher-forced":
+            raise ValueError(f"lora={self.lora!r} is compared under teacher forcing alone; add --mode teacher-forced")

@@ -15,15 +15,21 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def interval_text(interval: list[float] | None) -> str:
+    """``[value, low, high]`` as text."""
+    return "–" if interval is None else "{:.3f} ({:.3f} to {:.3f})".format(*interval)
+
+
 def main(out: Path) -> None:
-    """Print teacher-forced shares, one line a method, and seconds an iteration."""
+    """Print teacher-forced results, one line a method, and seconds an iteration."""
     forced = read(out / "eval" / "teacher_forced.json")
     if forced:
-        print("| teacher-forced | token accuracy | 95 % interval |\n|---|---|---|")
-        for name in ("backbone", "oracle", "encoder", "policy", "oracle_gain"):
-            value, low, high = forced[name]
-            print(f"| {name} | {value:.3f} | {low:.3f} to {high:.3f} |")
-        print(f"\n{forced['num_problems']} problems, {forced['distinct_tokens']:.2f} distinct tokens a position\n")
+        measures = ("token_accuracy", "nll", "answer_correct", "information", "gain_per_nat")
+        print(f"| teacher-forced | {' | '.join(measures).replace('_', ' ')} |\n|{'---|' * (1 + len(measures))}")
+        for name, scores in forced["columns"].items():
+            print(f"| {name} | {' | '.join(interval_text(scores.get(measure)) for measure in measures)} |")
+        print(f"\nThe oracle's gain over the backbone is {interval_text(forced['nll_gain'])} nats a token.")
+        print(f"{forced['num_problems']} problems, {forced['distinct_tokens']:.2f} distinct tokens a position\n")
     print(
         "| method | accuracy | 95 % interval | tokens | switching | degeneracy | reward, first and last 3 iterations |"
     )

@@ -58,10 +58,10 @@ def run(command: str, settings: Any) -> str:
         return f"written to {train(settings)}"
     if settings.mode == "teacher-forced":
         from ollm_rl.pretrain.teacher_forced import run_teacher_forced
+        from ollm_rl.pretrain.token_report import format_scores
 
-        names = ("model", "out", "data", "split", "limit", "dtype", "device", "seed")
-        forced = run_teacher_forced(**{name: getattr(settings, name) for name in names})
-        return ", ".join(f"{name} {forced[name][0]:.3f}" for name in ("backbone", "oracle", "encoder", "policy"))
+        names = ("model", "lora", "out", "data", "split", "limit", "dtype", "device", "seed")
+        return format_scores(run_teacher_forced(**{name: getattr(settings, name) for name in names}))
     from ollm_rl.agents.evaluate import run_eval
 
     result = run_eval(settings)

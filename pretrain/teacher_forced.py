@@ -1,26 +1,37 @@
-"""Teacher-forced evaluation: how often the next token of a worked solution is named, given the true tokens before it.
+"""Teacher-forced evaluation: what backbone, LoRA and options say of each token of a worked solution.
 
-Letters: N completion tokens of a problem, K options.
+The true tokens before it are given (OLLM, Sec. 3, App. B and C).
+
+Letters: N counted positions of a batch or a problem, H hidden, K options, V vocabulary.
 """
 
+import contextlib
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
+from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ollm_rl import losses
 from ollm_rl.backbones import context_length, load_tokenizer
 from ollm_rl.devices import resolve_device
 from ollm_rl.model import OptionModel
-from ollm_rl.pretrain.data import PadRight, encode_examples
+from ollm_rl.pretrain.answer_span import answer_tokens
+from ollm_rl.pretrain.data import IGNORED, PadRight, completion_text, encode_examples
+from ollm_rl.pretrain.forced_scores import Scores, score_ambiguity, score_options, score_tokens
+from ollm_rl.pretrain.forced_summary import problem_sums, summarise
+from ollm_rl.pretrain.token_report import write_token_report
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.runs import origin, write_atomic
 
-RESAMPLES = 2000
+NUM_TABLES = 8  # problems whose options are listed token by token
 
 
 @torch.no_grad()
@@ -29,49 +40,54 @@ def teacher_forced(
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
     *,
+    lora: PeftModel | None = None,
     batch_size: int = 16,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Token accuracies of the backbone, of an oracle over options, of the encoder's and of the policy's choice.
+    """Compare the backbone, a LoRA on it, and the ways to read the options, along the given solutions.
 
-    The oracle counts a token as right if some option's most probable token is the true one: it looks at the answer,
-    so it says what the options hold, not what a policy reaches. The encoder also sees the true token. The policy
-    sees h_t alone and takes the token with the most probability, added up over options.
+    The oracle looks at the answer, so it says what the options hold, not what a policy reaches; the encoder sees the
+    true token as well. Policy and mixture see h_t alone. ``score_options`` defines them.
 
     Args:
         model: Trained options on their backbone.
-        tokenizer: The backbone's.
+        tokenizer: The backbone's, a fast one.
         problems: Those with a solution count.
+        lora: A LoRA within ``model.backbone``, as ``load_lora`` puts it there; adds the column ``lora``.
         batch_size: Solutions in a forward pass.
         seed: Of the bootstrap.
 
     Returns:
-        For each of ``backbone``, ``oracle``, ``encoder``, ``policy``: ``[value, low, high]``, the share of all
-        tokens with a 95 % bootstrap interval over problems; ``oracle_gain`` likewise, the oracle's share minus the
-        backbone's; ``distinct_tokens`` (mean number among the options per position) and the counts
-        ``num_problems`` and ``num_tokens``.
+        What ``summarise`` returns, and ``option_tables``: for each of the first problems ``id``, ``question`` and
+        ``rows``, one a completion token with ``token``, whether it is of the ``answer``, and by option ``options``
+        (their tokens) and their probabilities under ``policy`` and ``encoder``.
 
     Raises:
-        ValueError: If no problem has a solution.
+        ValueError: If no problem has a solution, or the tokenizer is not a fast one.
     """
     solved = [problem for problem in problems if problem.solution]
     if not solved:
         raise ValueError("the problems hold no worked solutions; teacher forcing needs them")
     examples = encode_examples(solved, tokenizer, max_length=context_length(model.backbone))
+    answers = [answer_tokens(completion_text(problem), tokenizer) for problem in solved]
     collate = PadRight(int(tokenizer.pad_token_id))
-    counts = []  # one row a problem
-    for start in tqdm(range(0, len(examples), batch_size), desc="teacher-forced"):
-        batch = {name: x.to(model.backbone.device) for name, x in collate(examples[start : start + batch_size]).items()}
-        hidden = model.hidden_states(batch["input_ids"], batch["attention_mask"])
-        for row, labels in zip(hidden, batch["labels"], strict=True):
-            counted = labels[1:] != -100
-            counts.append(_count(model, row[:-1][counted], labels[1:][counted]))
-    return _summarise(np.array(counts), seed)
+    batches = (collate(examples[start : start + batch_size]) for start in range(0, len(examples), batch_size))
+    scored = (scores for batch in batches for scores in _score_batch(model, lora, batch))
+    sums, ambiguity = [], []
+    tables: list[dict[str, Any]] = []
+    for problem, answer, scores in zip(solved, answers, tqdm(scored, "teacher-forced", len(solved)), strict=True):
+        sums.append(problem_sums(scores, answer))
+        ambiguity.append((scores["ambiguity", "entropy"], scores["ambiguity", "top_two"]))
+        if len(tables) < NUM_TABLES:
+            tables.append(_option_table(problem, answer, scores, tokenizer))
+    entropies, top_two = (np.concatenate(values) for values in zip(*ambiguity, strict=True))
+    return {**summarise(sums, entropies, top_two, seed=seed), "option_tables": tables}
 
 
 def run_teacher_forced(
     *,
     model: str,
+    lora: str | None,
     out: Path | None,
     data: str,
     split: str,
@@ -80,53 +96,122 @@ def run_teacher_forced(
     device: str,
     seed: int,
 ) -> dict[str, Any]:
-    """``teacher_forced`` for the option plug-in in the folder ``model``; writes the result to ``out`` if given.
+    """``teacher_forced`` for the option plug-in in the folder ``model``, with the LoRA in the folder ``lora`` if given.
+
+    Writes the result to ``out`` if given, and a report of the same stem beside it.
 
     Raises:
-        FileNotFoundError: If the folder holds no option plug-in.
-        ValueError: If the data hold no solutions.
+        FileNotFoundError: If a folder holds no option plug-in, or no LoRA.
+        ValueError: If the data hold no solutions, the LoRA belongs to another backbone, or ``out`` cannot be written.
     """
+    if out is not None:
+        _check_writable(out)
     problems = load_problems(data, split=split, limit=limit, seed=seed)
     options = OptionModel.from_pretrained(model, dtype=getattr(torch, dtype), device=resolve_device(device))
-    result = teacher_forced(options, load_tokenizer(options.backbone.config.name_or_path), problems, seed=seed)
-    result |= {"model": model, "data": data, "split": split, "seed": seed, **origin()}
+    tokenizer = load_tokenizer(options.backbone.config.name_or_path)
+    adapter = None if lora is None else load_lora(options.backbone, lora)
+    result = teacher_forced(options, tokenizer, problems, lora=adapter, seed=seed)
+    result |= {"model": model, "lora": lora, "data": data, "split": split, "seed": seed, **origin()}
     if out is not None:
         write_atomic(out, json.dumps(result, indent=1))
+        write_token_report(out.with_suffix(".html"), result)
     return result
 
 
-def _count(model: OptionModel, hidden: torch.Tensor, targets: torch.Tensor) -> list[float]:
-    """Of one problem: right tokens of backbone, oracle, encoder, policy; sum of distinct tokens; N."""
-    option_tokens = torch.cat([model.option_tokens(part) for part in hidden.split(32)])
-    encoder = model.adapter.encode(hidden, model.backbone.get_input_embeddings()(targets)).argmax(-1)
-    probs = model.option_logits(hidden).softmax(-1)
-    same = (option_tokens[:, :, None] == option_tokens[:, None, :]).float()
-    policy = (same @ probs[:, :, None])[:, :, 0].argmax(-1)
-    ordered = option_tokens.sort(-1).values
-    right = [
-        model.lm_logits(hidden).argmax(-1) == targets,
-        (option_tokens == targets[:, None]).any(-1),
-        option_tokens.gather(1, encoder[:, None])[:, 0] == targets,
-        option_tokens.gather(1, policy[:, None])[:, 0] == targets,
-    ]
-    distinct = len(targets) + int((ordered[:, 1:] != ordered[:, :-1]).sum())
-    return [*(float(hits.sum()) for hits in right), float(distinct), float(len(targets))]
+def load_lora(backbone: PreTrainedModel, folder: str) -> PeftModel:
+    """Put the LoRA that peft's ``save_pretrained`` wrote into a backbone, where ``disable_adapter`` switches it off.
+
+    Raises:
+        FileNotFoundError: If the folder holds no LoRA.
+        ValueError: If the LoRA was trained on another backbone.
+    """
+    path = Path(folder) / "adapter_config.json"
+    description = json.loads(path.read_text()) if path.exists() else {}
+    if description.get("peft_type") != "LORA":  # an option plug-in has a file of this name, too
+        raise FileNotFoundError(f"lora={folder!r} holds no LoRA; give a folder written by peft's save_pretrained")
+    name, trained_on = backbone.config.name_or_path, description.get("base_model_name_or_path")
+    # ``name_or_path`` is where a backbone was loaded from, which peft notes of "tiny-arith".
+    if trained_on and Path(trained_on).resolve() not in (Path(name).resolve(), Path(backbone.name_or_path).resolve()):
+        raise ValueError(
+            f"lora={folder!r} was trained on {trained_on!r}, the options on {name!r}; give a LoRA of that backbone "
+            f"(or, if the two are one, correct base_model_name_or_path in {path})"
+        )
+    try:
+        return PeftModel.from_pretrained(backbone, folder).eval()
+    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"lora={folder!r} does not fit the backbone {name!r} ({reason}); give a LoRA that was trained on it"
+        ) from error
 
 
-def _summarise(counts: np.ndarray, seed: int) -> dict[str, Any]:
-    generator = np.random.default_rng(np.random.SeedSequence([seed]))
-    drawn = counts[generator.integers(len(counts), size=(RESAMPLES, len(counts)))].sum(1)
-    total = counts.sum(0)
+def _score_batch(
+    model: OptionModel, lora: PeftModel | None, batch: dict[str, torch.Tensor]
+) -> Iterator[dict[tuple[str, str], np.ndarray]]:
+    """The scores of each problem of a padded batch."""
+    input_ids, labels, attention_mask = (
+        batch[name].to(model.backbone.device) for name in ("input_ids", "labels", "attention_mask")
+    )
+    counted = labels[:, 1:] != IGNORED
+    targets = labels[:, 1:][counted]
+    size = max(1, losses.MAX_LOGITS // (model.option_config.num_options * model.vocab_size))
 
-    def interval(value: float, resampled: np.ndarray) -> list[float]:
-        return [float(value), *(float(end) for end in np.quantile(resampled, [0.025, 0.975]))]
+    def in_chunks(score: Callable[[torch.Tensor, torch.Tensor], Scores]) -> Scores:
+        hidden = model.hidden_states(input_ids, attention_mask)[:, :-1][counted]
+        parts = [score(*part) for part in zip(hidden.split(size), targets.split(size), strict=True)]
+        return {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
 
-    shares, resampled = total[:4] / total[5], drawn[:, :4] / drawn[:, 5:]
-    names = ("backbone", "oracle", "encoder", "policy")
+    scores: Scores = {}
+    if lora is not None:
+        scores |= in_chunks(lambda hidden, true: score_tokens("lora", model.lm_logits(hidden).float(), true))
+    with contextlib.nullcontext() if lora is None else lora.disable_adapter():
+        scores |= in_chunks(lambda hidden, true: _score_frozen(model, hidden, true))
+    lengths = counted.sum(1).tolist()
+    for parts in zip(*(values.split(lengths) for values in scores.values()), strict=True):
+        yield {key: part.numpy() for key, part in zip(scores, parts, strict=True)}
+
+
+def _score_frozen(model: OptionModel, hidden: torch.Tensor, targets: torch.Tensor) -> Scores:
+    """All columns but the LoRA's, and what the option tables list: (N, H), (N,)."""
+    backbone, options = model.lm_logits(hidden).float(), model.decode_options(hidden).float()
+    log_policy = model.option_logits(hidden).log_softmax(-1)
+    encoder_probs = model.adapter.encode(hidden, model.backbone.get_input_embeddings()(targets)).softmax(-1)
     return {
-        **{name: interval(shares[i], resampled[:, i]) for i, name in enumerate(names)},
-        "oracle_gain": interval(shares[1] - shares[0], resampled[:, 1] - resampled[:, 0]),
-        "distinct_tokens": float(total[4] / total[5]),
-        "num_problems": len(counts),
-        "num_tokens": int(total[5]),
+        **score_tokens("backbone", backbone, targets),
+        **score_ambiguity(backbone),
+        **score_options(options, log_policy, encoder_probs, targets),
+        ("listed", "targets"): targets,
+        ("listed", "options"): options.argmax(-1),
+        ("listed", "policy"): log_policy.exp(),
+        ("listed", "encoder"): encoder_probs,
     }
+
+
+def _option_table(
+    problem: Problem, answer: list[int], scores: dict[tuple[str, str], np.ndarray], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """What every option says at each completion token of a problem (OLLM, App. C)."""
+    targets, options = scores["listed", "targets"], scores["listed", "options"]
+    policy, encoder = (scores["listed", name].astype(float).round(3) for name in ("policy", "encoder"))
+    rows = [
+        {
+            "token": tokenizer.decode([targets[index]]),
+            "answer": index in answer,
+            "options": tokenizer.batch_decode(options[index][:, None]),
+            "policy": policy[index].tolist(),
+            "encoder": encoder[index].tolist(),
+        }
+        for index in range(len(targets))
+    ]
+    return {"id": problem.id, "question": problem.question, "rows": rows}
+
+
+def _check_writable(out: Path) -> None:
+    """Refuse a path that could not be written once all is computed."""
+    if out.suffix == ".html" or out.is_dir():
+        raise ValueError(f"out={str(out)!r} must be a file such as result.json; the report lies beside it as .html")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise ValueError(f"out={str(out)!r} cannot be written ({error.strerror}); give another path") from error
