@@ -10,7 +10,9 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies import OptionPolicy, TokenPolicy
 from ollm_rl.agents.rollout import Policy
 from ollm_rl.backbones import load_backbone, load_tokenizer
-from ollm_rl.model import CONFIG_FILE, OptionModel
+from ollm_rl.hub import CONFIG_FILE
+from ollm_rl.lora import load_lora, lora_backbone
+from ollm_rl.model import OptionModel
 from ollm_rl.runs import read_run
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -33,12 +35,15 @@ def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrain
 def load_policy(
     name: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> tuple[Policy, PreTrainedTokenizerBase]:
-    """The policy behind a training run (as last saved), an option SFT run (as SFT left it) or a backbone (no LoRA).
+    """The policy behind a training run (as last saved), an SFT run (as SFT left it), a LoRA of peft, or a backbone.
 
     Raises:
         FileNotFoundError: If the training run has saved no checkpoint yet.
         ValueError: If the name is none of these.
     """
+    if (base := lora_backbone(name)) is not None:
+        backbone, tokenizer = load_backbone(base, dtype=dtype, device=device)
+        return TokenPolicy(load_lora(backbone, name).merge_and_unload(), rank=0), tokenizer
     if (Path(name) / CONFIG_FILE).exists():
         model = OptionModel.from_pretrained(name, dtype=dtype, device=device)
         return OptionPolicy(model), load_tokenizer(model.backbone.config.name_or_path)
@@ -76,6 +81,8 @@ def load_weights(policy: Policy, weights: dict[str, torch.Tensor]) -> None:
 
 def _backbone_name(model: str) -> str:
     """The backbone's name, where ``model`` is the folder of an option SFT run; else ``model`` itself."""
+    if lora_backbone(model) is not None:
+        raise ValueError(f"model={model!r} is a LoRA, and training over tokens starts one of its own; give a backbone")
     if not (Path(model) / CONFIG_FILE).exists():
         return model
     return str(json.loads((Path(model) / CONFIG_FILE).read_text())["backbone"])

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from peft import LoraConfig
 from torch import nn
 from transformers import PreTrainedModel
 
 from ollm_rl.adapter import mlp
 from ollm_rl.config import OptionConfig
+from ollm_rl.lora import lora_config
 from ollm_rl.model import OptionModel
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class TokenPolicy(nn.Module):
         # For its output head alone; the smallest plug-in, since the default one does not fit every backbone.
         self.head = OptionModel(backbone, OptionConfig(num_options=2, width=1)).lm_logits
         if rank:
-            backbone.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+            backbone.add_adapter(lora_config(rank))
         self.backbone = backbone
         size = backbone.config.get_text_config().hidden_size
         self.value_head = mlp(size, VALUE_WIDTH, 1).to(backbone.device)

@@ -29,7 +29,10 @@ def main(out: Path) -> None:
         for name, scores in forced["columns"].items():
             print(f"| {name} | {' | '.join(interval_text(scores.get(measure)) for measure in measures)} |")
         print(f"\nThe oracle's gain over the backbone is {interval_text(forced['nll_gain'])} nats a token.")
-        print(f"{forced['num_problems']} problems, {forced['distinct_tokens']:.2f} distinct tokens a position\n")
+        print("| options | |\n|---|---|")
+        for name, value in forced["options"].items():
+            print(f"| {name.replace('_', ' ')} | {interval_text(value)} |")
+        print(f"\n{forced['num_problems']} problems\n")
     print(
         "| method | accuracy | 95 % interval | tokens | switching | degeneracy | reward, first and last 3 iterations |"
     )

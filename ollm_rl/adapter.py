@@ -32,7 +32,8 @@ class OptionAdapter(nn.Module):
         self.encoder = mlp(2 * hidden_size, width, config.num_options)
         self.decoder_norm = nn.LayerNorm(hidden_size)
         self.decoder_in = nn.Linear(hidden_size, width)
-        self.option_embedding = nn.Parameter(torch.randn(config.num_options, width))
+        self.identity_option = config.identity_option
+        self.option_embedding = nn.Parameter(torch.randn(config.num_options - config.identity_option, width))
         self.decoder_out = nn.Linear(width, hidden_size)
         self.policy = mlp(hidden_size, width, config.num_options)
         self.kl_weight = AdaptiveKLWeight(config.kl_target, config.kl_weight_init)
@@ -46,7 +47,17 @@ class OptionAdapter(nn.Module):
     def biases(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The bias b_t of every option: (..., H) -> (..., K, H)."""
         mixed = self.decoder_in(self.decoder_norm(hidden_states.float()))[..., None, :] + self.option_embedding
-        return self.decoder_out(F.gelu(mixed))
+        biases = self.decoder_out(F.gelu(mixed))
+        return F.pad(biases, (0, 0, 1, 0)) if self.identity_option else biases
+
+    def mixed_bias(self, hidden_states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The options' biases added up with these weights: (..., H), (..., K) -> (..., H)."""
+        if self.identity_option:
+            weights = weights[..., 1:]
+        mixed = self.decoder_in(self.decoder_norm(hidden_states.float()))[..., None, :] + self.option_embedding
+        # The last layer is linear, so the sum goes before it: one product with it instead of K.
+        summed = (weights[..., None, :] @ F.gelu(mixed))[..., 0, :]
+        return F.linear(summed, self.decoder_out.weight) + weights.sum(-1, keepdim=True) * self.decoder_out.bias
 
     def option_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Logits of pi(z | h_t): (..., H) -> (..., K)."""

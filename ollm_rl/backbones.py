@@ -46,7 +46,8 @@ def load_backbone(
     except (OSError, ValueError, KeyError) as error:
         raise _not_loaded(name, error) from error
     tokenizer = load_tokenizer(name)
-    model.config.name_or_path = name  # what a plug-in's settings say of its backbone
+    # What a plug-in's settings, and those of a LoRA, say of their backbone.
+    model.config.name_or_path = model.name_or_path = name
     return model.to(device).eval(), tokenizer
 
 
@@ -104,12 +105,12 @@ def _source(name: str) -> dict[str, str]:
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     if name == "tiny-arith":
         return {"pretrained_model_name_or_path": str(resources.files("ollm_rl") / "assets" / "tiny-arith")}
-    if not Path(name).exists() and not _hub_answers():
+    if not Path(name).exists() and not hub_answers():
         name = snapshot_download(name, local_files_only=True)
     return {"pretrained_model_name_or_path": name}
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the hub is in reach; where it is not, transformers would try again for a minute."""
     try:
         urllib.request.urlopen(ENDPOINT, timeout=10).close()

@@ -1,6 +1,7 @@
 """Settings of the option plug-in. Imports nothing heavy, so that ``ollm-rl --help`` answers at once."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,8 +13,21 @@ class OptionConfig:
     width: int | None = None
     """Hidden width of encoder, decoder and policy; None takes the largest that keeps the plug-in within 2 % of the
     backbone's parameters."""
-    kl_target: float = 0.2
-    """KL(q || uniform) in nats that the adaptive weight holds; the paper uses 0.2."""
+    identity_option: bool = False
+    """Option 0 adds no bias: the backbone's own prediction stays within reach."""
+    estimator: Literal["exact", "gumbel"] = "exact"
+    """Expectation over options: exact sums all K, gumbel samples one a position with a straight-through gradient."""
+    gumbel_temperature: float = 1.0
+    """Temperature of the straight-through gradient (gumbel)."""
+    prior: Literal["uniform", "policy"] = "uniform"
+    """What the KL term holds the encoder to: the uniform distribution (the paper), or the policy, which makes the
+    policy's mixture of the options a calibrated language model."""
+    policy_objective: Literal["imitation", "marginal"] = "imitation"
+    """The policy learns from the encoder's choice (eq. 6 of the paper), or from the likelihood of the mixture (needs
+    the exact estimator)."""
+    kl_target: float | None = 0.2
+    """KL(q || prior) in nats that the adaptive weight holds; the paper uses 0.2. None keeps kl_weight_init, at which
+    prior=policy with weight 1 is the evidence lower bound."""
     kl_weight_init: float = 0.1
     """Weight of the KL term at the first step; starting at 1 collapses the options."""
 
@@ -22,7 +36,14 @@ class OptionConfig:
             raise ValueError(f"num_options={self.num_options} leaves nothing to choose; give at least 2")
         if self.width is not None and self.width < 1:
             raise ValueError(f"width={self.width} is no layer width; give a positive number or none")
-        if not self.kl_target > 0:
+        if self.kl_target is not None and not self.kl_target > 0:
             raise ValueError(f"kl_target={self.kl_target} must be positive, in nats; the paper uses 0.2")
         if not self.kl_weight_init > 0:
             raise ValueError(f"kl_weight_init={self.kl_weight_init} must be positive; 0.1 is a good start")
+        if not self.gumbel_temperature > 0:
+            raise ValueError(f"gumbel_temperature={self.gumbel_temperature} must be positive; 1 is usual")
+        if self.estimator == "gumbel" and self.policy_objective == "marginal":
+            raise ValueError(
+                "policy_objective='marginal' needs the loss of every option, and estimator='gumbel' computes one; "
+                "use estimator='exact' or policy_objective='imitation'"
+            )

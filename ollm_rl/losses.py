@@ -4,70 +4,114 @@ Letters: N positions, H hidden, K options, V vocabulary.
 """
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-MAX_LOGITS = 2**25  # elements of one chunk's (n, K, V) logits: 128 MiB in float32
+MAX_LOGITS = 2**25  # elements of one chunk's logits: 128 MiB in float32
 
 
-def option_cross_entropy(
-    decode: Callable[[torch.Tensor], torch.Tensor],
+def token_cross_entropy(
     hidden_states: torch.Tensor,
+    head: nn.Linear,
     targets: torch.Tensor,
     *,
-    num_options: int,
-    vocab_size: int,
+    soft_cap: float | None = None,
     max_logits: int = MAX_LOGITS,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of the next token under every option (OLLM, eq. 4), in chunks of positions.
+) -> torch.Tensor:
+    """Cross-entropy of the next token under a frozen output head, a chunk of logits at a time.
 
-    The logits of a chunk are computed again in the backward pass, so the (N, K, V) tensor never exists whole.
+    The gradient with respect to the hidden states is computed with the loss, while a chunk's logits exist. So no
+    chunk is computed twice and memory grows with N * H alone. ``torch.nn.functional.linear_cross_entropy`` computes
+    the logits again in the backward pass where every position's loss is wanted, and knows no soft cap.
 
     Args:
-        decode: Maps hidden states (n, H) to the logits of every option (n, K, V).
         hidden_states: (N, H).
+        head: The frozen head, (V, H) with or without a bias; it gets no gradient.
         targets: Token ids (N,).
-        num_options: K.
-        vocab_size: V.
-        max_logits: Bound on n * K * V of a chunk.
+        soft_cap: Logits x become cap * tanh(x / cap) (Gemma 2).
+        max_logits: Bound on n * V of a chunk.
 
     Returns:
-        Cross-entropies (N, K) in nats, with gradient, and the most probable tokens (N, K).
+        (N,) in nats.
     """
+    losses: torch.Tensor = _TokenCrossEntropy.apply(
+        hidden_states, head.weight, head.bias, targets, soft_cap, max_logits
+    )
+    return losses
 
-    def one_chunk(hidden: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = decode(hidden).float()
-        repeated = target[:, None].expand(-1, num_options)
-        losses = F.cross_entropy(logits.flatten(0, 1), repeated.flatten(), reduction="none")
-        return losses.view(-1, num_options), logits.argmax(-1)
 
-    chunk = max(1, max_logits // (num_options * vocab_size))
-    if len(targets) <= chunk:  # all fits: keeping the logits is cheaper than computing them twice
-        return one_chunk(hidden_states, targets)
-    parts = [
-        checkpoint(one_chunk, hidden, target, use_reentrant=False)
-        for hidden, target in zip(hidden_states.split(chunk), targets.split(chunk), strict=True)
-    ]
-    return torch.cat([losses for losses, _ in parts]), torch.cat([tokens for _, tokens in parts])
+class _TokenCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_states: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        soft_cap: float | None,
+        max_logits: int,
+    ) -> torch.Tensor:
+        size = max(1, max_logits // len(weight))
+        losses, gradients = [], []
+        for hidden, target in zip(hidden_states.split(size), targets[:, None].split(size), strict=True):
+            logits = F.linear(hidden, weight, bias)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            if soft_cap is not None:
+                logits = torch.tanh(logits / soft_cap) * soft_cap
+            log_sum = logits.logsumexp(-1, keepdim=True)
+            losses.append((log_sum - logits.gather(-1, target))[:, 0])
+            if ctx.needs_input_grad[0]:
+                slope = (logits - log_sum).exp_()
+                slope.scatter_add_(-1, target, slope.new_full((), -1.0).expand_as(target))
+                if soft_cap is not None:
+                    slope *= 1 - (logits / soft_cap).square()
+                gradients.append(slope.to(weight.dtype) @ weight)
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradients,) = ctx.saved_tensors
+        return (grad_outputs[0][:, None] * gradients).to(gradients.dtype), None, None, None, None, None
 
 
 def expected_cross_entropy(encoder_logits: torch.Tensor, cross_entropies: torch.Tensor) -> torch.Tensor:
-    """E_q[CE], the exact sum over options: (N, K), (N, K) -> scalar, mean over positions, in nats (OLLM, eq. 4)."""
+    """E_q[CE], the exact sum over options: (N, K), (N, K) -> scalar, mean over positions, in nats (OLLM, eq. 4).
+
+    The estimator ``exact``: sum_z q(z) CE(z).
+    """
     return (encoder_logits.softmax(-1) * cross_entropies).sum(-1).mean()
 
 
-def kl_to_uniform(encoder_logits: torch.Tensor) -> torch.Tensor:
-    """KL(q || uniform over K) = log K - H(q): (N, K) -> scalar, mean over positions, in nats (OLLM, eq. 5)."""
-    log_q = encoder_logits.log_softmax(-1)
-    return math.log(encoder_logits.shape[-1]) + (log_q.exp() * log_q).sum(-1).mean()
+def sample_options(encoder_logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """One option a position from q, as a one-hot row with a straight-through gradient: (N, K) -> (N, K).
+
+    The estimator ``gumbel`` (Jang et al. 2017): z = argmax(log q + g) with Gumbel noise g is a sample of q, so
+    CE(z) and its gradient in the decoder are unbiased for E_q[CE]. The encoder's gradient is that of
+    softmax((log q + g) / temperature), which is biased, less so the lower the temperature.
+    """
+    return F.gumbel_softmax(encoder_logits, tau=temperature, hard=True)
+
+
+def kl_to_prior(encoder_logits: torch.Tensor, prior_logits: torch.Tensor | None = None) -> torch.Tensor:
+    """KL(q || prior) = sum_z q(z) log(q(z) / prior(z)): (N, K) -> scalar, mean over positions, in nats.
+
+    Args:
+        encoder_logits: Of q, (N, K).
+        prior_logits: (N, K). None is the uniform prior (OLLM, eq. 5), against which the KL is log K - H(q).
+    """
+    if prior_logits is None:
+        prior_logits = torch.zeros_like(encoder_logits)
+    log_q, log_prior = encoder_logits.log_softmax(-1), prior_logits.log_softmax(-1)
+    return F.kl_div(log_prior, log_q, log_target=True, reduction="batchmean")
 
 
 def policy_imitation_loss(policy_logits: torch.Tensor, encoder_logits: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the policy against the encoder's distribution (OLLM, eq. 6), in nats.
+    """Cross-entropy of the policy against the encoder's distribution (OLLM, eq. 6): -sum_z q(z) log pi(z), in nats.
 
     The encoder's side carries no gradient: the policy follows the encoder, never the other way round.
 
@@ -78,7 +122,22 @@ def policy_imitation_loss(policy_logits: torch.Tensor, encoder_logits: torch.Ten
     Returns:
         Scalar, mean over positions.
     """
-    return -(encoder_logits.detach().softmax(-1) * policy_logits.log_softmax(-1)).sum(-1).mean()
+    return F.cross_entropy(policy_logits, encoder_logits.detach().softmax(-1))
+
+
+def policy_marginal_loss(policy_logits: torch.Tensor, cross_entropies: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of the mixture as the policy sees it: -log sum_z pi(z) p(x | h, z), in nats.
+
+    The options' side carries no gradient: the policy learns to weigh the options, not the options to please it.
+
+    Args:
+        policy_logits: (N, K).
+        cross_entropies: -log p(x | h, z), (N, K).
+
+    Returns:
+        Scalar, mean over positions.
+    """
+    return -(policy_logits.log_softmax(-1) - cross_entropies.detach()).logsumexp(-1).mean()
 
 
 class AdaptiveKLWeight(nn.Module):
@@ -86,14 +145,20 @@ class AdaptiveKLWeight(nn.Module):
 
     The weight grows while the measured KL is above the target and shrinks while it is below, by a factor
     ``exp(rate * error)`` with the relative error clipped to [-1, 1], within ``[min_weight, max_weight]``. The paper
-    does not give its rule; this one is common for adaptive penalties. The weight is a buffer, so it is saved and
-    resumed with the module.
+    does not give its rule; this one is common for adaptive penalties. Without a target the weight stays. It is a
+    buffer, so it is saved and resumed with the module.
     """
 
     weight: torch.Tensor
 
     def __init__(
-        self, target: float, init: float, *, rate: float = 0.05, min_weight: float = 1e-4, max_weight: float = 10.0
+        self,
+        target: float | None,
+        init: float,
+        *,
+        rate: float = 0.05,
+        min_weight: float = 1e-4,
+        max_weight: float = 10.0,
     ) -> None:
         super().__init__()
         self.target, self.rate, self.min_weight, self.max_weight = target, rate, min_weight, max_weight
@@ -103,13 +168,15 @@ class AdaptiveKLWeight(nn.Module):
         """Move the weight by one step and return it.
 
         Args:
-            kl: Mean over the batch of KL(q || uniform), in nats; at least 0.
+            kl: Mean over the batch of KL(q || prior), in nats; at least 0.
 
         Raises:
             ValueError: If ``kl`` is NaN or infinite; the weight is left as it was.
         """
         if not math.isfinite(kl):
             raise ValueError(f"kl={kl} is not finite; lower the learning rate or look for NaN in the backbone's output")
+        if self.target is None:
+            return float(self.weight)
         error = max(-1.0, min(1.0, (kl - self.target) / self.target))
         moved = float(self.weight) * math.exp(self.rate * error)
         self.weight.fill_(max(self.min_weight, min(self.max_weight, moved)))

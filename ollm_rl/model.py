@@ -5,9 +5,10 @@ Letters: B batch, T tokens, N counted positions, H hidden, K options, V vocabula
 
 import dataclasses
 import json
-import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -15,33 +16,49 @@ from safetensors.torch import load_file, save
 from torch import nn
 from transformers import PreTrainedModel
 
+from ollm_rl import hub
 from ollm_rl.adapter import OptionAdapter, default_width
 from ollm_rl.backbones import fingerprint, load_backbone
 from ollm_rl.config import OptionConfig
+from ollm_rl.hub import CONFIG_FILE, WEIGHTS_FILE
 from ollm_rl.losses import (
     expected_cross_entropy,
-    kl_to_uniform,
-    option_cross_entropy,
+    kl_to_prior,
     policy_imitation_loss,
+    policy_marginal_loss,
+    sample_options,
+    token_cross_entropy,
 )
 from ollm_rl.runs import write_atomic
 
-ROWS_TOGETHER = 8  # sequences of like length in one pass of the frozen backbone
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+IGNORED = -100  # the label that transformers' losses leave out
+ROWS_TOGETHER = {"cpu": 8, "cuda": 32}  # sequences of like length in one pass of the frozen backbone
+
+
+class CountedStates(NamedTuple):
+    """What the plug-in learns from: the N positions whose next token counts, row by row.
+
+    Attributes:
+        hidden_states: h_t, (N, H).
+        targets: The true next tokens, (N,).
+        offsets: Place of the next token within its completion, from 0, (N,).
+    """
+
+    hidden_states: torch.Tensor
+    targets: torch.Tensor
+    offsets: torch.Tensor
 
 
 @dataclass(kw_only=True)
 class OptionOutput:
-    """Losses (nats, mean over the N counted positions) and what the options said at those positions.
+    """Losses in nats, mean over the N counted positions.
 
     Attributes:
         loss: L_CE + beta * L_KL + L_policy, with gradient.
         cross_entropy: L_CE (eq. 4).
-        kl: L_KL (eq. 5).
-        policy_loss: L_policy (eq. 6).
+        kl: L_KL (eq. 5), to the prior that the settings name.
+        policy_loss: L_policy (eq. 6), or the mixture's negative log-likelihood.
         option_probs: q(z | h_t, e(x_{t+1})), (N, K).
-        option_tokens: Most probable token under every option, (N, K).
-        targets: The true next tokens, (N,).
     """
 
     loss: torch.Tensor
@@ -49,29 +66,6 @@ class OptionOutput:
     kl: torch.Tensor
     policy_loss: torch.Tensor
     option_probs: torch.Tensor
-    option_tokens: torch.Tensor
-    targets: torch.Tensor
-
-    def metrics(self) -> dict[str, float]:
-        """Scalars to log.
-
-        Losses in nats; usage as the entropy of the mean of q over log K (1: all options used alike); distinct tokens
-        among the options per position; share of targets that some option names (oracle).
-        """
-        mean_probs = self.option_probs.mean(0)
-        usage = -(mean_probs * mean_probs.clamp_min(1e-12).log()).sum() / math.log(len(mean_probs))
-        ordered = self.option_tokens.sort(-1).values
-        distinct = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1).float().mean()
-        oracle = (self.option_tokens == self.targets[:, None]).any(-1).float().mean()
-        values = {
-            "cross_entropy": self.cross_entropy,
-            "kl": self.kl,
-            "policy_loss": self.policy_loss,
-            "option_usage": usage,
-            "distinct_tokens": distinct,
-            "oracle_token_accuracy": oracle,
-        }
-        return {name: float(value.detach()) for name, value in values.items()}
 
 
 class OptionModel(nn.Module):
@@ -164,57 +158,88 @@ class OptionModel(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> OptionOutput:
-        """The paper's loss, the expectation over options summed exactly (OLLM, eq. 4-6).
+        """The option loss of a batch of token ids; arguments as for ``counted_states``.
+
+        Raises:
+            ValueError: If no token counts, or a row is padded on the left.
+        """
+        return self.loss(self.counted_states(input_ids, labels, attention_mask))
+
+    def loss(self, states: CountedStates) -> OptionOutput:
+        """E_q[CE] + beta * KL(q || prior) + L_policy (OLLM, eq. 4-6), by the settings' estimator, prior and objective.
+
+        With the policy as the prior, the KL term moves the encoder alone: its gradient in the policy is that of
+        L_policy by imitation, which is in the sum already. So at beta = 1 the gradient is that of the negative
+        evidence lower bound E_q[CE] + KL(q || pi), which bounds -log sum_z pi(z) p(x | h, z) from above.
+
+        Raises:
+            ValueError: If no token counts.
+        """
+        config, targets = self.option_config, states.targets
+        hidden = states.hidden_states.to(self.backbone.dtype)  # they are stored in bfloat16
+        if not len(targets):
+            raise ValueError("labels hold no token that counts (all are -100); check the completions")
+        encoder_logits = self.adapter.encode(hidden, self.backbone.get_input_embeddings()(targets))
+        policy_logits = self.option_logits(hidden)
+        if config.estimator == "exact":
+            losses = self.option_cross_entropy(hidden, targets)
+            cross_entropy = expected_cross_entropy(encoder_logits, losses)
+        else:
+            chosen = sample_options(encoder_logits, config.gumbel_temperature)
+            cross_entropy = self._cross_entropy(hidden, self.adapter.mixed_bias(hidden, chosen), targets).mean()
+        kl = kl_to_prior(encoder_logits, policy_logits.detach() if config.prior == "policy" else None)
+        if config.policy_objective == "imitation":
+            policy_loss = policy_imitation_loss(policy_logits, encoder_logits)
+        else:
+            policy_loss = policy_marginal_loss(policy_logits, losses)
+        return OptionOutput(
+            # A copy: the weight may move before the backward pass.
+            loss=cross_entropy + self.adapter.kl_weight.weight.clone() * kl + policy_loss,
+            cross_entropy=cross_entropy.detach(),
+            kl=kl.detach(),
+            policy_loss=policy_loss.detach(),
+            option_probs=encoder_logits.detach().softmax(-1),
+        )
+
+    def option_cross_entropy(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """-log p(x_{t+1} | h_t, z) of every option, in nats: (N, H), (N,) -> (N, K)."""
+        biases = self.adapter.biases(hidden_states)
+        repeated = targets[:, None].expand(biases.shape[:2])
+        return self._cross_entropy(hidden_states[:, None], biases, repeated.flatten()).view(repeated.shape)
+
+    def _cross_entropy(self, hidden_states: torch.Tensor, biases: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Of biased hidden states, (M, H) or more dimensions, and their M targets: (M,)."""
+        shifted = (hidden_states + biases.to(hidden_states.dtype)).flatten(0, -2)
+        return token_cross_entropy(shifted, self.backbone.get_output_embeddings(), targets, soft_cap=self.soft_cap)
+
+    @torch.no_grad()
+    def counted_states(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> CountedStates:
+        """Run the frozen backbone and keep what the plug-in learns from.
+
+        Rows of like length are read together, so that a batch with one long solution is not padded whole.
 
         Args:
-            input_ids: (B, T).
+            input_ids: (B, T), padded on the right.
             labels: (B, T), as in transformers: -100 where a token does not count.
             attention_mask: (B, T).
 
         Raises:
-            ValueError: If no token counts.
+            ValueError: If a row is padded on the left.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if not attention_mask[:, 0].all():
             raise ValueError("input_ids are padded on the left; pad on the right (tokenizer.padding_side='right')")
-        hidden, targets = self._counted_states(input_ids, labels, attention_mask)
-        if not len(targets):
-            raise ValueError("labels hold no token that counts (all are -100); check the completions")
-        encoder_logits = self.adapter.encode(hidden, self.backbone.get_input_embeddings()(targets))
-        cross_entropies, option_tokens = option_cross_entropy(
-            self.decode_options, hidden, targets, num_options=self.option_config.num_options, vocab_size=self.vocab_size
-        )
-        cross_entropy = expected_cross_entropy(encoder_logits, cross_entropies)
-        kl = kl_to_uniform(encoder_logits)
-        policy_loss = policy_imitation_loss(self.option_logits(hidden), encoder_logits)
-        return OptionOutput(
-            loss=cross_entropy + float(self.adapter.kl_weight.weight) * kl + policy_loss,
-            cross_entropy=cross_entropy,
-            kl=kl,
-            policy_loss=policy_loss,
-            option_probs=encoder_logits.detach().softmax(-1),
-            option_tokens=option_tokens,
-            targets=targets,
-        )
-
-    def _counted_states(
-        self, input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """h_t and the next token at the counted positions: (N, H), (N,).
-
-        The frozen backbone reads rows of like length together, so that a batch with one long solution is not padded
-        whole.
-        """
         lengths = attention_mask.sum(1)
-        states, targets = [], []
-        for rows in lengths.argsort().split(ROWS_TOGETHER):
+        hidden = torch.empty(*input_ids.shape, self.hidden_size, dtype=self.backbone.dtype, device=input_ids.device)
+        for rows in lengths.argsort().split(ROWS_TOGETHER.get(input_ids.device.type, 8)):
             width = int(lengths[rows].max())
-            following = labels[rows, 1:width]
-            hidden = self.hidden_states(input_ids[rows, :width], attention_mask[rows, :width])
-            states.append(hidden[:, :-1][following != -100])
-            targets.append(following[following != -100])
-        return torch.cat(states), torch.cat(targets)
+            hidden[rows, :width] = self.hidden_states(input_ids[rows, :width], attention_mask[rows, :width])
+        counted = labels[:, 1:] != IGNORED
+        offsets = counted.cumsum(1) - 1
+        return CountedStates(hidden[:, :-1][counted], labels[:, 1:][counted], offsets[counted])
 
     def trainable_share(self) -> float:
         """Parameters of the plug-in over those of the backbone."""
@@ -235,6 +260,12 @@ class OptionModel(nn.Module):
         write_atomic(Path(folder) / WEIGHTS_FILE, save(state))
         write_atomic(Path(folder) / CONFIG_FILE, json.dumps(description, indent=2))
 
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the plug-in with a generated model card and return the repository's URL; see ``hub.push_to_hub``."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.push_to_hub(folder, repo_id, private=private, token=token)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -247,7 +278,7 @@ class OptionModel(nn.Module):
         """Load a plug-in written by ``save_pretrained`` onto its backbone.
 
         Args:
-            folder: Where the plug-in lies.
+            folder: Where the plug-in lies, or a repository ``user/name`` on the Hugging Face hub.
             backbone: A model or name; the backbone that the plug-in names where left out.
             dtype: Precision of a backbone loaded by name.
             device: Where a backbone loaded by name lives.
@@ -256,9 +287,8 @@ class OptionModel(nn.Module):
             FileNotFoundError: If the folder holds no plug-in.
             ValueError: If the backbone is not the one that the plug-in was trained on, or the file is damaged.
         """
-        path = Path(folder) / CONFIG_FILE
-        if not path.exists():
-            raise FileNotFoundError(f"{folder} holds no option plug-in (no {CONFIG_FILE}); train one with ollm-rl sft")
+        folder = hub.local_folder(folder)
+        path = folder / CONFIG_FILE
         try:
             description = json.loads(path.read_text())
             name, trained_on = str(description["backbone"]), description["backbone_fingerprint"]

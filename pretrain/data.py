@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ollm_rl.model import IGNORED
 from ollm_rl.problems import Problem
 from ollm_rl.prompts import encode_prompts
 from ollm_rl.verify import extract_answer
-
-IGNORED = -100  # the label that transformers' losses leave out
 
 
 def completion_text(problem: Problem) -> str:

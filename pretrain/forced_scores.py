@@ -8,6 +8,8 @@ Letters: N positions, K options, V vocabulary.
 
 import torch
 
+from ollm_rl.diagnostics import FIRST_TOKENS, covered_modes, distinct_tokens, mutual_information
+
 Scores = dict[tuple[str, str], torch.Tensor]
 
 DETERMINISTIC = 0.1  # nats; the paper's thresholds (Sec. 2.1) are not in the text that we have
@@ -75,7 +77,31 @@ def score_options(
         ("policy", "nll"): _at(nll, log_policy.argmax(-1)),
         ("mixture", "right"): mixture.argmax(-1) == targets,
         ("mixture", "nll"): -(log_policy - nll).logsumexp(-1),
-        ("options", "distinct"): 1 + (option_tokens.sort(-1).values.diff(dim=-1) != 0).sum(-1),
+        ("options", "distinct"): distinct_tokens(option_tokens),
+    }
+
+
+def score_coverage(
+    logits: torch.Tensor, backbone_logits: torch.Tensor, log_policy: torch.Tensor, offsets: torch.Tensor
+) -> Scores:
+    """What choosing among the options can reach: the backbone's modes that they offer, and I(z; x | h).
+
+    Args:
+        logits: Of every option, (N, K, V).
+        backbone_logits: (N, V).
+        log_policy: log pi(z | h_t), (N, K).
+        offsets: Place within the completion, from 0, (N,).
+    """
+    option_tokens = logits.argmax(-1)
+    modes, offered = covered_modes(option_tokens, backbone_logits.softmax(-1))
+    live, first = distinct_tokens(option_tokens) > 1, offsets < FIRST_TOKENS
+    return {
+        ("options", "live"): live,
+        ("options", "mutual_information"): mutual_information(logits.log_softmax(-1), log_policy),
+        ("live_modes", "all"): modes * live,
+        ("live_modes", "offered"): offered * live,
+        ("first_modes", "all"): modes * first,
+        ("first_modes", "offered"): offered * first,
     }
 
 

@@ -58,7 +58,9 @@ def summarise(
         before it given) and, of ``oracle`` and ``encoder``, what ``_choice`` says.
         ``oracle_gain``, ``nll_gain``: the oracle's token accuracy minus the backbone's, and the backbone's NLL minus
         the oracle's.
-        ``distinct_tokens``: mean number of distinct tokens among the options.
+        ``options``: ``distinct_tokens`` (mean number among the options), ``live_share`` (of the positions where
+        options differ), ``mutual_information`` I(z; x | h) in nats a token, and ``mode_coverage_live`` and
+        ``mode_coverage_first``, as ``ollm_rl.diagnostics.option_diagnostics`` defines them.
         ``ambiguity`` of the backbone (OLLM, App. B): ``deterministic`` and ``ambiguous`` (shares of positions whose
         entropy is below DETERMINISTIC and above AMBIGUOUS), ``top_two`` and ``ambiguous_top_two`` (mean probability of
         the two most probable tokens, at all positions and at ambiguous ones), ``entropy_histogram`` and
@@ -79,7 +81,13 @@ def summarise(
         "columns": columns,
         "oracle_gain": _interval(totals["oracle", "right"] - totals["backbone", "right"], tokens),
         "nll_gain": _interval(totals["backbone", "nll"] - totals["oracle", "nll"], tokens),
-        "distinct_tokens": float(totals["options", "distinct"][0] / tokens[0]),
+        "options": {
+            "distinct_tokens": _interval(totals["options", "distinct"], tokens),
+            "live_share": _interval(totals["options", "live"], tokens),
+            "mutual_information": _interval(totals["options", "mutual_information"], tokens),
+            "mode_coverage_live": _interval(totals["live_modes", "offered"], totals["live_modes", "all"]),
+            "mode_coverage_first": _interval(totals["first_modes", "offered"], totals["first_modes", "all"]),
+        },
         "ambiguity": _ambiguity(totals, entropies, top_two),
         "num_problems": len(sums),
         "num_tokens": int(tokens[0]),

@@ -1,49 +1,86 @@
 """Supervised fine-tuning on worked solutions with ``transformers.Trainer``.
 
-Of the options (OLLM, Sec. 2.3) or, before that, of the backbone itself.
+Of the options (OLLM, Sec. 2.3), before that of the backbone itself, and of a LoRA on it to compare the options with.
 """
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments, set_seed
+from peft import get_peft_model
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from ollm_rl.backbones import context_length, load_backbone
 from ollm_rl.devices import resolve_device
-from ollm_rl.model import CONFIG_FILE, OptionModel, OptionOutput
+from ollm_rl.diagnostics import collapse_warning, option_diagnostics, option_usage
+from ollm_rl.hub import CONFIG_FILE
+from ollm_rl.lora import lora_config
+from ollm_rl.model import CountedStates, OptionModel
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples
-from ollm_rl.problems import load_problems
+from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
+from ollm_rl.problems import Problem, load_problems, without
 from ollm_rl.runs import open_run, write_atomic
+
+SETTLED = 0.2  # share of the steps after which options that say the same are not merely young
+
+logger = logging.getLogger(__name__)
 
 
 class OptionTrainer(Trainer):
-    """``Trainer`` for an ``OptionModel``: logs every term, adapts the KL weight, saves the plug-in alone."""
+    """``Trainer`` for an ``OptionModel``: logs every term, adapts the KL weight, saves the plug-in alone.
+
+    Batches hold token ids, or hidden states that were computed before.
+    """
 
     model: OptionModel
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._pending: list[dict[str, float]] = []
+        self._pending: list[dict[str, torch.Tensor]] = []
+        self._states: CountedStates | None = None  # of the last batch
+        self._warned = False
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """The option loss of one batch; a scalar with gradient."""
-        output: OptionOutput = model(**inputs)
-        metrics = output.metrics()
-        self.model.adapter.kl_weight.update(metrics["kl"])
-        self._pending.append({**metrics, "kl_weight": float(self.model.adapter.kl_weight.weight)})
+        stream = "input_ids" in inputs
+        self._states = self.model.counted_states(**inputs) if stream else CountedStates(**inputs)
+        output = self.model.loss(self._states)
+        weight = self.model.adapter.kl_weight
+        weight.update(float(output.kl))
+        terms = {
+            "cross_entropy": output.cross_entropy,
+            "kl": output.kl,
+            "policy_loss": output.policy_loss,
+            "option_usage": option_usage(output.option_probs),
+            "kl_weight": weight.weight.clone(),
+        }
+        self._pending.append(terms)
         return output.loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the means since the last line of metrics."""
-        if self._pending and "loss" in logs:
+        """Add the means since the last line of metrics, and what the options say on the last batch."""
+        if self._pending and self._states is not None and "loss" in logs:
             for name in self._pending[0]:
-                logs[name] = sum(metrics[name] for metrics in self._pending) / len(self._pending)
+                logs[name] = float(torch.stack([terms[name] for terms in self._pending]).mean())
             self._pending.clear()
+            logs |= option_diagnostics(self.model, self._states)
+            if not self._warned and self.state.global_step > SETTLED * self.args.max_steps:
+                warning = collapse_warning(logs, self.model.option_config)
+                self._warned = warning is not None
+                if warning:
+                    logger.warning("step %d: %s", self.state.global_step, warning)
         super().log(logs, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -65,36 +102,66 @@ def run_sft(config: SFTConfig) -> Path:
     """Train, or go on from the last checkpoint, and write the result into ``config.out``.
 
     Returns:
-        The folder, which ``OptionModel.from_pretrained`` (stage options) or ``load_backbone`` (stage backbone) reads.
+        The folder, which ``OptionModel.from_pretrained`` (stage options), ``load_backbone`` (stage backbone) or peft
+        (stage lora) reads.
 
     Raises:
         ValueError: If a setting, the data or the folder does not fit; the message says what to change.
     """
     device = resolve_device(config.device)
-    problems = load_problems(config.data, limit=config.limit, seed=config.seed)
-    solved = [problem for problem in problems if problem.solution]
-    if not solved:
-        raise ValueError(f"data {config.data!r} holds no worked solutions to train on; give problems with solutions")
-    precision = torch.bfloat16 if config.stage == "options" and config.dtype == "bfloat16" else torch.float32
+    problems = solved_problems(config)
+    precision = torch.bfloat16 if config.stage != "backbone" and config.dtype == "bfloat16" else torch.float32
     backbone, tokenizer = load_backbone(config.backbone, dtype=precision, device=device)
     max_length = min(config.max_length, context_length(backbone))
-    examples = encode_examples(solved, tokenizer, max_length=max_length)
+    examples: Any = encode_examples(problems, tokenizer, max_length=max_length)
     set_seed(config.seed)
-    model = backbone.train() if config.stage == "backbone" else OptionModel.from_backbone(backbone, config.options)
+    model = trainable(backbone, config)
     result = config.out / ("config.json" if config.stage == "backbone" else CONFIG_FILE)
     if open_run(config.out, "sft", config) and result.exists():
         print(f"{config.out} is finished already")
         return config.out
-    trainer_class = Trainer if config.stage == "backbone" else OptionTrainer
+    collator: Any = PadRight(int(tokenizer.pad_token_id))
+    if config.cache is not None:
+        examples = open_hidden_cache(model, examples, config.cache, pad_token_id=collator.pad_token_id)
+        collator = collate_states
+    trainer_class = OptionTrainer if config.stage == "options" else Trainer
     trainer = trainer_class(
         model=model,
         args=training_arguments(config, device),
         train_dataset=examples,
-        data_collator=PadRight(int(tokenizer.pad_token_id)),
+        data_collator=collator,
         callbacks=[MetricsFile()],
     )
     train_and_save(trainer, tokenizer, config.out)
     return config.out
+
+
+def solved_problems(config: SFTConfig) -> list[Problem]:
+    """The problems to train on: those with a worked solution, without the questions that are held out.
+
+    Raises:
+        ValueError: If none are left.
+    """
+    problems = load_problems(config.data, limit=config.limit, seed=config.seed)
+    solved = [problem for problem in problems if problem.solution]
+    if not solved:
+        raise ValueError(f"data {config.data!r} holds no worked solutions to train on; give problems with solutions")
+    if config.held_out is None:
+        return solved
+    kept = without(solved, load_problems(config.held_out, split="test", seed=config.seed))
+    print(f"{len(solved) - len(kept)} of {len(solved)} problems are left out: {config.held_out} has their questions")
+    if not kept:
+        raise ValueError(f"held_out={config.held_out!r} has all questions of {config.data!r}; give other problems")
+    return kept
+
+
+def trainable(backbone: PreTrainedModel, config: SFTConfig) -> Any:
+    """The model of a stage, of which only what the stage trains has gradients."""
+    if config.stage == "backbone":
+        return backbone.train()
+    if config.stage == "lora":
+        return get_peft_model(backbone, lora_config(config.lora_rank))
+    return OptionModel.from_backbone(backbone, config.options)
 
 
 def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArguments:
@@ -107,7 +174,9 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
         lr_scheduler_type="cosine",
         warmup_steps=max(1, config.max_steps // 20),
         max_grad_norm=1.0,
-        bf16=config.stage == "backbone" and config.dtype == "bfloat16",
+        bf16=config.stage != "options" and config.dtype == "bfloat16",
+        # Options read rows of like length together by themselves.
+        train_sampling_strategy="random" if config.stage == "options" else "group_by_length",
         logging_steps=config.logging_steps,
         save_steps=config.save_steps,
         save_total_limit=2,

@@ -15,17 +15,23 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ollm_rl import losses
 from ollm_rl.backbones import context_length, load_tokenizer
 from ollm_rl.devices import resolve_device
-from ollm_rl.model import OptionModel
+from ollm_rl.lora import load_lora
+from ollm_rl.model import IGNORED, CountedStates, OptionModel
 from ollm_rl.pretrain.answer_span import answer_tokens
-from ollm_rl.pretrain.data import IGNORED, PadRight, completion_text, encode_examples
-from ollm_rl.pretrain.forced_scores import Scores, score_ambiguity, score_options, score_tokens
+from ollm_rl.pretrain.data import PadRight, completion_text, encode_examples
+from ollm_rl.pretrain.forced_scores import (
+    Scores,
+    score_ambiguity,
+    score_coverage,
+    score_options,
+    score_tokens,
+)
 from ollm_rl.pretrain.forced_summary import problem_sums, summarise
 from ollm_rl.pretrain.token_report import write_token_report
 from ollm_rl.problems import Problem, load_problems
@@ -118,33 +124,6 @@ def run_teacher_forced(
     return result
 
 
-def load_lora(backbone: PreTrainedModel, folder: str) -> PeftModel:
-    """Put the LoRA that peft's ``save_pretrained`` wrote into a backbone, where ``disable_adapter`` switches it off.
-
-    Raises:
-        FileNotFoundError: If the folder holds no LoRA.
-        ValueError: If the LoRA was trained on another backbone.
-    """
-    path = Path(folder) / "adapter_config.json"
-    description = json.loads(path.read_text()) if path.exists() else {}
-    if description.get("peft_type") != "LORA":  # an option plug-in has a file of this name, too
-        raise FileNotFoundError(f"lora={folder!r} holds no LoRA; give a folder written by peft's save_pretrained")
-    name, trained_on = backbone.config.name_or_path, description.get("base_model_name_or_path")
-    # ``name_or_path`` is where a backbone was loaded from, which peft notes of "tiny-arith".
-    if trained_on and Path(trained_on).resolve() not in (Path(name).resolve(), Path(backbone.name_or_path).resolve()):
-        raise ValueError(
-            f"lora={folder!r} was trained on {trained_on!r}, the options on {name!r}; give a LoRA of that backbone "
-            f"(or, if the two are one, correct base_model_name_or_path in {path})"
-        )
-    try:
-        return PeftModel.from_pretrained(backbone, folder).eval()
-    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"lora={folder!r} does not fit the backbone {name!r} ({reason}); give a LoRA that was trained on it"
-        ) from error
-
-
 def _score_batch(
     model: OptionModel, lora: PeftModel | None, batch: dict[str, torch.Tensor]
 ) -> Iterator[dict[tuple[str, str], np.ndarray]]:
@@ -153,26 +132,30 @@ def _score_batch(
         batch[name].to(model.backbone.device) for name in ("input_ids", "labels", "attention_mask")
     )
     counted = labels[:, 1:] != IGNORED
-    targets = labels[:, 1:][counted]
+    targets, offsets = labels[:, 1:][counted], (counted.cumsum(1) - 1)[counted]
     size = max(1, losses.MAX_LOGITS // (model.option_config.num_options * model.vocab_size))
 
-    def in_chunks(score: Callable[[torch.Tensor, torch.Tensor], Scores]) -> Scores:
+    def in_chunks(score: Callable[[CountedStates], Scores]) -> Scores:
         hidden = model.hidden_states(input_ids, attention_mask)[:, :-1][counted]
-        parts = [score(*part) for part in zip(hidden.split(size), targets.split(size), strict=True)]
+        chunks = zip(hidden.split(size), targets.split(size), offsets.split(size), strict=True)
+        parts = [score(CountedStates(*chunk)) for chunk in chunks]
         return {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
 
     scores: Scores = {}
     if lora is not None:
-        scores |= in_chunks(lambda hidden, true: score_tokens("lora", model.lm_logits(hidden).float(), true))
+        scores |= in_chunks(
+            lambda states: score_tokens("lora", model.lm_logits(states.hidden_states).float(), states.targets)
+        )
     with contextlib.nullcontext() if lora is None else lora.disable_adapter():
-        scores |= in_chunks(lambda hidden, true: _score_frozen(model, hidden, true))
+        scores |= in_chunks(lambda states: _score_frozen(model, states))
     lengths = counted.sum(1).tolist()
     for parts in zip(*(values.split(lengths) for values in scores.values()), strict=True):
         yield {key: part.numpy() for key, part in zip(scores, parts, strict=True)}
 
 
-def _score_frozen(model: OptionModel, hidden: torch.Tensor, targets: torch.Tensor) -> Scores:
-    """All columns but the LoRA's, and what the option tables list: (N, H), (N,)."""
+def _score_frozen(model: OptionModel, states: CountedStates) -> Scores:
+    """All columns but the LoRA's, and what the option tables list."""
+    hidden, targets, offsets = states
     backbone, options = model.lm_logits(hidden).float(), model.decode_options(hidden).float()
     log_policy = model.option_logits(hidden).log_softmax(-1)
     encoder_probs = model.adapter.encode(hidden, model.backbone.get_input_embeddings()(targets)).softmax(-1)
@@ -180,6 +163,7 @@ def _score_frozen(model: OptionModel, hidden: torch.Tensor, targets: torch.Tenso
         **score_tokens("backbone", backbone, targets),
         **score_ambiguity(backbone),
         **score_options(options, log_policy, encoder_probs, targets),
+        **score_coverage(options, backbone, log_policy, offsets),
         ("listed", "targets"): targets,
         ("listed", "options"): options.argmax(-1),
         ("listed", "policy"): log_policy.exp(),

@@ -18,8 +18,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from ollm_rl.arith import ArithProblem, SolutionMix, generate
 from ollm_rl.devices import resolve_device
+from ollm_rl.model import IGNORED
 from ollm_rl.pretrain.config import SFTConfig
-from ollm_rl.pretrain.data import IGNORED, PadRight
+from ollm_rl.pretrain.data import PadRight
 from ollm_rl.pretrain.sft import MetricsFile, train_and_save, training_arguments
 from ollm_rl.runs import open_run
 

@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from ollm_rl.diagnostics import FIRST_TOKENS, MODE_PROBABILITY
 from ollm_rl.pretrain.forced_scores import AMBIGUOUS, DETERMINISTIC
 from ollm_rl.report import MISSING, MUTED, SERIES, WIDTH, _canvas, _svg
 from ollm_rl.runs import write_atomic
@@ -19,6 +20,14 @@ MEASURES = (
     ("answer correct", "answer_correct", 1, " %"),
     ("revealed (nats)", "information", 3, ""),
     ("gain per nat", "gain_per_nat", 2, ""),
+)
+# What is said of the options themselves: name, decimals and unit.
+OPTIONS = (
+    ("distinct_tokens", 2, ""),
+    ("live_share", 1, " %"),
+    ("mutual_information", 3, ""),
+    ("mode_coverage_live", 1, " %"),
+    ("mode_coverage_first", 1, " %"),
 )
 HEADINGS = ("column", *(heading for heading, *_ in MEASURES))
 
@@ -53,6 +62,9 @@ def write_token_report(path: Path, result: dict[str, Any]) -> None:
         gain=_gain(result),
         shares={name: _cell(ambiguity[name], 1, " %") for name in ("deterministic", "ambiguous")},
         masses={name: _cell(ambiguity[name], 3) for name in ("top_two", "ambiguous_top_two")},
+        options={name: _cell(result["options"][name], decimals, unit) for name, decimals, unit in OPTIONS},
+        mode=f"{MODE_PROBABILITY:.0%}",
+        first=FIRST_TOKENS,
         thresholds=(DETERMINISTIC, AMBIGUOUS),
         entropy_plot=_histogram_plot(ambiguity["entropy_histogram"], "entropy (nats)", (DETERMINISTIC, AMBIGUOUS)),
         mass_plot=_histogram_plot(ambiguity["top_two_histogram"], "probability of the two most probable tokens"),

@@ -5,7 +5,7 @@ from math import log
 import pytest
 import torch
 
-from ollm_rl.pretrain.forced_scores import Scores, score_ambiguity, score_options, score_tokens
+from ollm_rl.pretrain.forced_scores import Scores, score_ambiguity, score_coverage, score_options, score_tokens
 
 POLICY = [0.3, 0.3, 0.4]
 DISAGREEING = [[0.5, 0.25, 0.25], [0.6, 0.2, 0.2], [0.1, 0.8, 0.1]]  # tokens 0, 0, 1
@@ -46,6 +46,20 @@ def test_every_column_has_the_numbers_worked_by_hand() -> None:
         },
         abs=1e-6,
     )
+
+
+def test_modes_count_where_options_differ_and_among_the_first_tokens() -> None:
+    logits = torch.tensor([DISAGREEING, AGREEING, DISAGREEING]).log()
+    backbone = torch.tensor([[0.5, 0.45, 0.05], [0.5, 0.3, 0.2], [0.12, 0.18, 0.7]]).log() - 1.0
+    found = score_coverage(logits, backbone, torch.tensor([POLICY] * 3).log(), torch.tensor([0, 7, 8]))
+    assert {" ".join(key): values.tolist() for key, values in found.items() if key[1] != "mutual_information"} == {
+        "options live": [True, False, True],
+        # Tokens 0 and 1 are offered at the first and last position, token 0 at the second.
+        "live_modes all": [2, 0, 3],
+        "live_modes offered": [2, 0, 2],
+        "first_modes all": [2, 3, 0],
+        "first_modes offered": [2, 1, 0],
+    }
 
 
 def test_options_that_agree_reveal_exactly_nothing() -> None:

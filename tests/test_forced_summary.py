@@ -7,6 +7,8 @@ import pytest
 
 from ollm_rl.pretrain.forced_summary import problem_sums, summarise
 
+MODES = {"all": 2.0, "offered": 1.5}
+
 
 def scores_of(*nll: float, oracle: float = 1.0, told: float = 0.5, right: bool = True) -> dict[Any, np.ndarray]:
     """A problem whose backbone needs ``nll`` nats a token, and whose other quantities are the same at each."""
@@ -21,6 +23,9 @@ def scores_of(*nll: float, oracle: float = 1.0, told: float = 0.5, right: bool =
         **{("ambiguity", name): np.zeros(size) for name in ("deterministic", "ambiguous", "top_two")},
         ("ambiguity", "ambiguous_top_two"): np.zeros(size),
         ("options", "distinct"): np.full(size, 2.0),
+        ("options", "live"): np.full(size, 1.0),
+        ("options", "mutual_information"): np.full(size, 0.25),
+        **{(kind, name): np.full(size, n) for kind in ("live_modes", "first_modes") for name, n in MODES.items()},
         ("listed", "options"): np.zeros((size, 3)),
     }
 
@@ -59,6 +64,18 @@ def test_a_ratio_is_that_of_the_totals_and_its_interval_resamples_problems() -> 
     # A draw of the first kind alone gives (3 - 1) / 0.5 = 4, of the second (2 - 1) / 0.5 = 2.
     assert value == pytest.approx(2.5) and 2 < low < value < high < 4
     assert (found["num_problems"], found["num_tokens"], found["num_answers"]) == (40, 80, 40)
+
+
+def test_what_options_offer_is_told_with_intervals_and_nothing_where_there_was_no_mode() -> None:
+    scores = scores_of(3.0, 2.0)
+    scores["first_modes", "all"] = scores["first_modes", "offered"] = np.zeros(2)
+    assert summary_of(problem_sums(scores, [0]))["options"] == {
+        "distinct_tokens": [2, 2, 2],
+        "live_share": [1, 1, 1],
+        "mutual_information": [0.25, 0.25, 0.25],
+        "mode_coverage_live": [0.75, 0.75, 0.75],
+        "mode_coverage_first": None,
+    }
 
 
 def test_nothing_told_leaves_no_gain_per_nat() -> None:

@@ -20,6 +20,7 @@ from transformers import (
 
 from ollm_rl.adapter import OptionAdapter, default_width
 from ollm_rl.config import OptionConfig
+from ollm_rl.diagnostics import option_diagnostics
 from ollm_rl.model import OptionModel
 from tests.tiny_models import VOCAB, save_backbone, tiny_config, tiny_model
 
@@ -111,12 +112,12 @@ def test_only_labelled_tokens_count() -> None:
     labels = torch.full_like(ids, -100)
     labels[0, 4], labels[1, 7], labels[1, 0] = ids[0, 4], ids[1, 7], ids[1, 0]  # nothing predicts the first token
     before = {int(ids[0, 4]): (0, 3), int(ids[1, 7]): (1, 6)}  # where the token before each target stands
-    output = model(ids, labels)
-    assert sorted(output.targets.tolist()) == sorted(before)
-    assert output.option_probs.shape == output.option_tokens.shape == (2, 4)
+    states, output = model.counted_states(ids, labels), model(ids, labels)
+    assert states.targets.tolist() == list(before)
+    hidden = torch.stack([model.hidden_states(ids)[place] for place in before.values()])
+    torch.testing.assert_close(states.hidden_states, hidden)
     with torch.no_grad():
-        hidden = torch.stack([model.hidden_states(ids)[before[target]] for target in output.targets.tolist()])
-        rows = -model.decode_options(hidden).log_softmax(-1)[torch.arange(2), :, output.targets]
+        rows = -model.decode_options(hidden).log_softmax(-1)[torch.arange(2), :, states.targets]
     expected = (output.option_probs * rows).sum(-1).mean()
     torch.testing.assert_close(output.cross_entropy, expected, rtol=1e-5, atol=1e-5)
 
@@ -129,8 +130,9 @@ def test_the_terms_of_a_padded_batch_are_the_means_over_its_rows_alone(backbone:
         mask[row, :length] = 1
         labels[row, 1 + row % 3 : length] = ids[row, 1 + row % 3 : length]
     counts = [max(0, length - 1 - row % 3) for row, length in enumerate(lengths)]
-    together = model(ids, labels, mask)
-    assert len(together.targets) == sum(counts)
+    together, states = model(ids, labels, mask), model.counted_states(ids, labels, mask)
+    assert states.targets.tolist() == labels[:, 1:][labels[:, 1:] != -100].tolist()  # row by row
+    assert states.offsets.tolist() == [place for count in counts for place in range(count)]
     for term in ("cross_entropy", "kl", "policy_loss"):
         alone = [
             count * float(getattr(model(ids[row : row + 1, :n], labels[row : row + 1, :n]), term).detach())
@@ -159,32 +161,20 @@ def test_the_options_come_to_offer_both_continuations_of_an_ambiguous_prefix() -
     labels = ids.clone()
     labels[:, :-1] = -100
     model = OptionModel(tiny_model("llama"), OptionConfig(num_options=4, width=32, kl_target=0.6))
-    before = model(ids, labels).metrics()
+    states = model.counted_states(ids, labels)
+    before = option_diagnostics(model, states)
     losses = train(model, ids, labels, steps=120, lr=3e-3)
-    after = model(ids, labels).metrics()
+    after = option_diagnostics(model, states)
 
     assert before["oracle_token_accuracy"] < 0.5
     assert losses[-1] < losses[0] / 2
     assert after["oracle_token_accuracy"] == 1
     assert after["distinct_tokens"] >= 2
     # One distribution for both cannot do better than log 2 = 0.69 nats; knowing the option can.
-    assert after["cross_entropy"] < 0.35
+    assert float(model(ids, labels).cross_entropy) < 0.35
     for row, pair in enumerate(continuations):
         offered = model.option_tokens(model.hidden_states(ids[2 * row : 2 * row + 1, :-1])[0, -1])
         assert set(pair) <= set(offered.tolist())
-
-
-def test_metrics_say_how_many_tokens_the_options_name_and_how_often_one_is_right() -> None:
-    model = OptionModel(tiny_model("llama"), OptionConfig(num_options=2, width=8))
-    output = model(random_ids(1, 3), random_ids(1, 3))
-    output.option_probs = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
-    output.option_tokens = torch.tensor([[3, 3], [3, 4]])
-    output.targets = torch.tensor([5, 4])
-    metrics = output.metrics()
-    assert metrics["distinct_tokens"] == 1.5
-    assert metrics["oracle_token_accuracy"] == 0.5
-    # Mean (3/4, 1/4): entropy 2 log 2 - 3/4 log 3 = 0.5623 nats of log 2 = 0.6931.
-    assert metrics["option_usage"] == pytest.approx(0.8113, abs=1e-4)
 
 
 def test_a_saved_plug_in_decodes_the_same_after_loading(backbone: PreTrainedModel, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.config import OptionConfig
 from ollm_rl.envs.text_gen import TextGenEnv
-from ollm_rl.model import OptionModel
-from ollm_rl.pretrain.data import IGNORED, encode_examples
+from ollm_rl.model import IGNORED, OptionModel
+from ollm_rl.pretrain.data import encode_examples
 from ollm_rl.problems import Problem
 from ollm_rl.prompts import encode_prompts
 from tests.tiny_models import EOS, tiny_model, tiny_tokenizer

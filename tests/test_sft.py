@@ -6,20 +6,28 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import ollm_rl.pretrain.sft as sft_module
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.loading import load_policy
+from ollm_rl.agents.policies import TokenPolicy
+from ollm_rl.agents.trainer import train
 from ollm_rl.backbones import load_backbone
 from ollm_rl.config import OptionConfig
-from ollm_rl.model import OptionModel
+from ollm_rl.model import IGNORED, OptionModel
 from ollm_rl.pretrain.config import SFTConfig
-from ollm_rl.pretrain.data import IGNORED, PadRight, completion_text, encode_examples
+from ollm_rl.pretrain.data import PadRight, completion_text, encode_examples
 from ollm_rl.pretrain.sft import last_checkpoint, run_sft
 from ollm_rl.problems import Problem
 from tests.tiny_models import EOS, save_backbone, tiny_tokenizer
 
-TERMS = {"cross_entropy", "kl", "kl_weight", "policy_loss", "option_usage", "distinct_tokens"}
+TERMS = {
+    *("cross_entropy", "kl", "kl_weight", "policy_loss", "option_usage", "distinct_tokens", "live_share"),
+    *("mutual_information", "oracle_token_accuracy", "mode_coverage_live", "mode_coverage_first"),
+}
 
 
 def problem(question: str, solution: str, answer: str) -> Problem:
@@ -143,12 +151,12 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(sft_module.MetricsFile, "on_log", on_log)
 
 
-@pytest.mark.parametrize("stage", ["options", "backbone"])
+@pytest.mark.parametrize("stage", ["options", "backbone", "lora"])
 @pytest.mark.parametrize("step", [2, 6, 8])  # before the first checkpoint, between two, at the end
 def test_a_killed_run_goes_on_and_ends_as_if_never_killed(
     tmp_path: Path, backbone: str, data: str, monkeypatch: pytest.MonkeyPatch, stage: str, step: int
 ) -> None:
-    name = "adapter_model.safetensors" if stage == "options" else "model.safetensors"
+    name = "model.safetensors" if stage == "backbone" else "adapter_model.safetensors"
     whole = run_sft(config(tmp_path / "whole", backbone, data, stage=stage))
     resumed = config(tmp_path / "resumed", backbone, data, stage=stage)
     with monkeypatch.context() as patch:
@@ -193,6 +201,82 @@ def test_the_backbone_stage_trains_all_weights_and_leaves_a_backbone(tmp_path: P
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_the_lora_stage_trains_a_lora_alone_which_peft_reads_and_eval_decodes(
+    tmp_path: Path, backbone: str, data: str
+) -> None:
+    out = run_sft(config(tmp_path / "run", backbone, data, stage="lora", lora_rank=4, max_steps=40, learning_rate=1e-2))
+    losses = [line["loss"] for line in history(out) if "loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+    plain, _ = load_backbone(backbone)
+    lora = PeftModel.from_pretrained(load_backbone(backbone)[0], str(out)).eval()
+    assert lora.peft_config["default"].r == 4
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        expected = lora(ids).logits
+        with lora.disable_adapter():
+            assert torch.equal(lora(ids).logits, plain(ids).logits)
+    policy, tokenizer = load_policy(str(out))
+    assert isinstance(policy, TokenPolicy) and tokenizer.eos_token_id == EOS
+    with torch.no_grad():
+        torch.testing.assert_close(policy.backbone(ids).logits, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="run' is a LoRA, and training over tokens starts one of its own"):
+        train(RLConfig(out=tmp_path / "rl", model=str(out), action_space="tokens", data=data))
+
+
+@pytest.mark.parametrize("estimator", ["exact", "gumbel"])
+def test_stored_hidden_states_give_the_losses_of_the_stream_within_bfloat16(
+    tmp_path: Path, backbone: str, data: str, estimator: str
+) -> None:
+    options = OptionConfig(num_options=4, width=8, estimator=estimator)  # type: ignore[arg-type]
+    streamed = run_sft(config(tmp_path / "stream", backbone, data, options=options))
+    cached = run_sft(config(tmp_path / "cached", backbone, data, options=options, cache=tmp_path / "cache"))
+    lines = zip(history(streamed), history(cached), strict=True)
+    pairs = [(one["loss"], other["loss"]) for one, other in lines if "loss" in one]
+    assert len(pairs) == 4
+    for one, other in pairs:
+        assert one == pytest.approx(other, rel=2e-2)
+    assert any(one != other for one, other in pairs), "bfloat16 differs from float32 somewhere"
+
+
+def test_the_frozen_backbone_is_run_once_for_all_epochs_and_runs(
+    tmp_path: Path, backbone: str, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    plain = OptionModel.hidden_states
+
+    def counting(self: OptionModel, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        passes.append(len(input_ids))
+        return plain(self, input_ids, *rest)
+
+    monkeypatch.setattr(OptionModel, "hidden_states", counting)
+    probes = 1  # rows by which a new model checks its head
+    run_sft(config(tmp_path / "first", backbone, data, cache=tmp_path / "cache"))  # 8 steps of 8: two epochs
+    assert sum(passes) == 36 + probes
+    run_sft(config(tmp_path / "second", backbone, data, cache=tmp_path / "cache", seed=1))
+    assert sum(passes) == 36 + 2 * probes
+
+
+def test_questions_of_the_evaluation_are_left_out_and_counted(
+    tmp_path: Path, backbone: str, data: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("\n".join(json.dumps({"question": q, "answer": 1}) for q in ("1+2", "3+3?", "9+9?")))
+    seen: list[int] = []
+    plain = sft_module.encode_examples
+
+    def noting(problems: list[Problem], *arguments: Any, **settings: Any) -> Any:
+        assert not {"1+2?", "3+3?"} & {problem.question for problem in problems}
+        seen.append(len(problems))
+        return plain(problems, *arguments, **settings)
+
+    monkeypatch.setattr(sft_module, "encode_examples", noting)
+    run_sft(config(tmp_path / "run", backbone, data, held_out=f"jsonl:{held_out}"))
+    assert seen == [34]
+    assert f"2 of 36 problems are left out: jsonl:{held_out} has their questions" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="has all questions of .*; give other problems"):
+        run_sft(config(tmp_path / "other", backbone, data, held_out=data))
+
+
 def test_problems_without_solutions_are_refused(tmp_path: Path, backbone: str) -> None:
     path = tmp_path / "bare.jsonl"
     path.write_text('{"question": "1+1?", "answer": 2}')
@@ -208,6 +292,8 @@ def test_problems_without_solutions_are_refused(tmp_path: Path, backbone: str) -
         ({"batch_size": -4}, "batch_size=-4 must be at least 1"),
         ({"save_steps": 25, "logging_steps": 10}, "save_steps=25 is no multiple of logging_steps=10; change one"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
+        ({"lora_rank": 0}, "lora_rank=0 must be at least 1"),
+        ({"stage": "lora", "cache": Path("kept")}, "cache='kept' serves stage options alone, not lora; leave it out"),
         ({"learning_rate": float("nan")}, "learning_rate=nan must be positive"),
     ],
 )

@@ -13,9 +13,10 @@ from ollm_rl import losses
 from ollm_rl.agents.config import EvalConfig
 from ollm_rl.backbones import load_backbone
 from ollm_rl.config import OptionConfig
+from ollm_rl.lora import load_lora
 from ollm_rl.model import OptionModel
 from ollm_rl.pretrain.data import encode_examples
-from ollm_rl.pretrain.teacher_forced import load_lora, run_teacher_forced, teacher_forced
+from ollm_rl.pretrain.teacher_forced import run_teacher_forced, teacher_forced
 from ollm_rl.problems import Problem
 from tests.tiny_models import VOCAB, save_backbone, tiny_model, tiny_tokenizer
 
@@ -91,7 +92,13 @@ def test_every_column_has_the_numbers_counted_by_hand(model: OptionModel) -> Non
     assert values["mixture"] == pytest.approx({"token_accuracy": 4 / 7, "nll": mixture, "answer_correct": 0})
     assert result["oracle_gain"] == pytest.approx([2 / 7] * 3)
     assert result["nll_gain"] == pytest.approx([4 * LN2 / 7] * 3)
-    assert result["distinct_tokens"] == 3
+    assert result["options"]["distinct_tokens"] == [3, 3, 3] and result["options"]["live_share"] == [1, 1, 1]
+    # The backbone gives all four tokens at least 1/8, of which options offer "#", " " and "1".
+    assert result["options"]["mode_coverage_live"] == result["options"]["mode_coverage_first"] == [0.75] * 3
+    # The mixture's entropy less 7/8 times that of three of the options and 1/8 that of the last.
+    mixed = [23 / 64, 21 / 64, 11 / 64, 9 / 64]
+    information = sum(-p * log(p) for p in mixed) - 7 / 4 * LN2
+    assert result["options"]["mutual_information"] == pytest.approx([information] * 3, abs=1e-5)
     assert (result["num_problems"], result["num_tokens"], result["num_answers"]) == (3, 21, 3)
     # Three of three, exactly: 0.025 ** (1 / 3) = 0.2924.
     assert result["columns"]["oracle"]["answer_correct"] == pytest.approx([1, 0.2924, 1], abs=1e-4)

@@ -33,7 +33,13 @@ def result_of(*rows: dict[str, Any]) -> dict[str, Any]:
         "columns": {"backbone": scores(), "oracle": scores(choice=True)},
         "oracle_gain": [0.09, 0.08, 0.1],
         "nll_gain": [0.1234, 0.1, 0.15],
-        "distinct_tokens": 1.625,
+        "options": {
+            "distinct_tokens": [1.625, 1.5, 1.75],
+            "live_share": [0.3, 0.25, 0.35],
+            "mutual_information": [0.0421, 0.04, 0.05],
+            "mode_coverage_live": [0.7, 0.6, 0.8],
+            "mode_coverage_first": None,
+        },
         "ambiguity": {
             "deterministic": [0.481, 0.4, 0.5],
             "ambiguous": [0.2, 0.1, 0.3],
@@ -76,7 +82,13 @@ def test_every_number_and_the_origin_is_on_the_page(tmp_path: Path) -> None:
     _, page = report(tmp_path, row(" She", [" Janet", " Janet", " She"]))
     for text in (
         *("77.8 % [75.0, 80.0]", "0.811 [0.700, 0.900]", "50.0 % [40.0, 60.0]", "0.600 [0.500, 0.700]"),
-        *("oracle 0.090 [0.080, 0.100] of the tokens, 0.123", "1.62 distinct tokens", "48.1 % [40.0, 50.0]"),
+        *(
+            "oracle 0.090 [0.080, 0.100] of the tokens, 0.123",
+            "1.62 [1.50, 1.75] distinct tokens",
+            "48.1 % [40.0, 50.0]",
+        ),
+        *("0.042 [0.040, 0.050] nats of the next token", "at least 10%, some option offers 70.0 % [60.0, 80.0] where"),
+        "– among the first 8 tokens",
         *("1,500 tokens of 1,319 solutions,\n1,300 of them", "3 < 4 & more?", "ollm-rl eval <x>", "0123abcd"),
     ):
         assert text in page.text, text
