@@ -1,6 +1,8 @@
 """The supervised stage: what counts in the loss, what is logged, and runs that go on after a kill."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -302,3 +304,35 @@ def test_settings_out_of_range_are_refused_by_name_and_value(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         config(tmp_path, "tiny-arith", "arith", **changes)
+
+
+KILLED_RUN = """
+import os, signal, sys
+import ollm_rl.pretrain.hidden_cache as cache, ollm_rl.pretrain.sft as sft
+from ollm_rl.cli import main
+
+where, *arguments = sys.argv[1:]
+die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+if where == "cache":
+    cache._compute = die
+elif where == "training":
+    sft.MetricsFile.on_log = lambda self, args, state, *_, **__: die() if state.global_step == 6 else None
+sys.exit(main(arguments))
+"""
+
+
+def test_kill_9_while_states_are_stored_and_while_training_changes_nothing_in_the_end(
+    tmp_path: Path, backbone: str, data: str
+) -> None:
+    def command(where: str, name: str) -> int:
+        arguments = ["sft", "--backbone", backbone, "--data", data, "--device", "cpu", "--options.width", "8"]
+        arguments += ["--max_steps", "8", "--save_steps", "4", "--logging_steps", "2", "--batch_size", "8"]
+        arguments += ["--out", str(tmp_path / name), "--cache", str(tmp_path / f"{name}-cache")]
+        return subprocess.run([sys.executable, "-c", KILLED_RUN, where, *arguments], capture_output=True).returncode
+
+    assert command("nowhere", "whole") == 0
+    assert [command(where, "killed") for where in ("cache", "training", "nowhere")] == [-9, -9, 0]
+    one, other = history(tmp_path / "whole"), history(tmp_path / "killed")
+    assert [line["loss"] for line in one if "loss" in line] == [line["loss"] for line in other if "loss" in line]
+    weights = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
