@@ -1,6 +1,6 @@
 """Time and memory of the loss under the output head, as tokens grow: ours, torch's chunked one, and whole logits.
 
-python experiments/bench_head.py [--device cuda] [--vocabulary 49152 --hidden 576 --options 10]
+python -m ollm_rl.experiments.bench_head [--device cuda] [--vocabulary 49152 --hidden 576 --options 10]
 
 Every position has one loss an option, each with a weight of its own, as the exact estimator wants them. Memory is what
 a forward and backward pass adds at its peak, without the inputs; time is the median over rounds (A B C A B C ...).

@@ -1,6 +1,6 @@
 """Speed and peak memory of option SFT beside a LoRA's, side by side in one run.
 
-python experiments/bench_sft.py --backbone tiny-arith|smollm2-135m|qwen2.5-1.5b --device cpu|cuda --json FILE
+python -m ollm_rl.experiments.bench_sft --backbone tiny-arith|smollm2-135m|qwen2.5-1.5b --device cpu|cuda --json FILE
 
 Every variant takes optimiser steps on the same batches of random tokens, in turn (A B C ... A B C ...), and is compared
 with the LoRA of the same round. ``qwen2.5-1.5b`` is that configuration with random weights: speed asks for no more.

@@ -1,6 +1,6 @@
 """Which options to train: KL targets x priors x identity option x seeds, each measured in every way we know.
 
-python experiments/option_grid.py --backbone B --train SOURCE --forced SOURCE --free SOURCE --out OUT [--seeds 0 1 2]
+python -m ollm_rl.experiments.option_grid --backbone B --train SOURCE --forced SOURCE --free SOURCE --out OUT
 
 Trains every setting on one cache of hidden states, and a LoRA a seed on the same data and steps. Then evaluates it:
 teacher-forced on ``--forced``, and free-running on ``--free`` (greedy by token vote, and pass@8 of uniformly drawn

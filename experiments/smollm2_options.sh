@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Which options to train on SmolLM2-135M and GSM8K: 4 KL targets x 2 priors x identity option on and off, 3 seeds.
+# Runs unattended on one CUDA GPU after smollm2_gsm8k.sh, whose backbone it takes, and goes on where it stopped.
+#
+#   experiments/smollm2_options.sh DATA OUT
+#
+# DATA and OUT as for smollm2_gsm8k.sh. The three seeds share the GPU. Speeds are measured alone, at the end.
+set -euo pipefail
+data=$1 out=$2
+mkdir -p "$out/logs"
+grid() { # seeds
+    python3 -m ollm_rl.experiments.option_grid --backbone "$out/backbone" --train "jsonl:$data/gsm8k_train.jsonl" \
+        --forced "jsonl:$data/gsm8k_dev.jsonl" --free "jsonl:$data/word_problems_dev.jsonl" \
+        --out "$out/grid" --dtype bfloat16 --seeds "$@"
+}
+for seed in 0 1 2; do grid "$seed" >"$out/logs/grid-$seed.log" 2>&1 & done
+for job in $(jobs -p); do wait "$job"; done
+grid 0 1 2 # all rows are there: prints the tables
+
+for backbone in smollm2-135m qwen2.5-1.5b; do
+    [ -f "$out/bench_sft-$backbone.json" ] || python3 -m ollm_rl.experiments.bench_sft --backbone "$backbone" --device cuda \
+        --json "$out/bench_sft-$backbone.json"
+done
+python3 -m ollm_rl.experiments.bench_head --device cuda --positions 1024 4096 16384
