@@ -291,6 +291,8 @@ class OptionModel(nn.Module):
         path = folder / CONFIG_FILE
         try:
             description = json.loads(path.read_text())
+            if "peft_type" in description:
+                raise FileNotFoundError(f"{folder} holds an adapter of peft, no option plug-in; give an option SFT run")
             name, trained_on = str(description["backbone"]), description["backbone_fingerprint"]
             config = OptionConfig(**{field.name: description[field.name] for field in dataclasses.fields(OptionConfig)})
         except (ValueError, KeyError, TypeError) as error:

@@ -48,7 +48,7 @@ def open_run(folder: Path, kind: str, config: Any) -> bool:
     Args:
         folder: The run's folder; made if it is missing.
         kind: What runs ("sft", "train", ...).
-        config: The dataclass of its settings. Its field ``out`` does not count: a folder may be moved.
+        config: The dataclass of its settings. Its fields ``out`` and ``cache`` do not count: folders may be moved.
 
     Returns:
         Whether the folder held this run already.
@@ -63,7 +63,7 @@ def open_run(folder: Path, kind: str, config: Any) -> bool:
         held = json.loads(path.read_text())
         wanted = {"kind": kind, **settings}
         found = {"kind": held["kind"], **held["config"]}
-        differing = [name for name in wanted if wanted[name] != found.get(name)]
+        differing = [name for name in wanted if name != "cache" and wanted[name] != found.get(name)]
         if differing:
             name = differing[0]
             raise ValueError(

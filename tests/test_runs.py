@@ -15,6 +15,7 @@ from ollm_rl.runs import open_run, read_run, write_atomic
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     out: Path
+    cache: Path | None = None
     steps: int = 3
     data: Path = Path("some/file")
     options: OptionConfig = field(default_factory=OptionConfig)
@@ -64,6 +65,11 @@ def test_a_new_folder_is_claimed_and_the_same_run_found_again(tmp_path: Path) ->
     assert open_run(folder, "sft", Settings(out=folder)) is True
     moved = folder.rename(tmp_path / "moved")
     assert open_run(moved, "sft", Settings(out=moved)) is True
+
+
+def test_a_run_goes_on_with_its_cache_in_another_folder(tmp_path: Path) -> None:
+    assert not open_run(tmp_path / "run", "sft", Settings(out=tmp_path / "run", cache=tmp_path / "full disk"))
+    assert open_run(tmp_path / "run", "sft", Settings(out=tmp_path / "run", cache=tmp_path / "larger disk"))
 
 
 def test_an_empty_folder_may_be_claimed(tmp_path: Path) -> None:

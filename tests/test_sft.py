@@ -223,6 +223,8 @@ def test_the_lora_stage_trains_a_lora_alone_which_peft_reads_and_eval_decodes(
         torch.testing.assert_close(policy.backbone(ids).logits, expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="run' is a LoRA, and training over tokens starts one of its own"):
         train(RLConfig(out=tmp_path / "rl", model=str(out), action_space="tokens", data=data))
+    with pytest.raises(FileNotFoundError, match="run holds an adapter of peft, no option plug-in"):
+        train(RLConfig(out=tmp_path / "rl", model=str(out), data=data))
 
 
 @pytest.mark.parametrize("estimator", ["exact", "gumbel"])
