@@ -117,9 +117,23 @@ class VerifierPool:
         if equal is not None:
             done.set_result(Verdict(equal, *found, "ok"))
             return done
-        self._start()
-        question = json.dumps([split_unit(answer)[0], split_unit(reference)[0]])
-        self._tasks.put(_Task(done, found, question.encode() + b"\n"))
+        self._ask(_Task(done, found, [split_unit(answer)[0], split_unit(reference)[0]]))
+        return done
+
+    def submit_whole(self, completion: str, gold: str) -> Future[Verdict]:
+        """Begin a check by math-verify alone, extraction included: a second opinion, of which we decide nothing.
+
+        The verdict names ``whole`` as its method. Completions of more than twenty times ``max_characters`` are too
+        long.
+
+        Raises:
+            RuntimeError: If the pool is closed.
+        """
+        done: Future[Verdict] = Future()
+        if len(completion) > 20 * self.max_characters or len(gold) > self.max_characters:
+            done.set_result(Verdict(False, None, "whole", "too_long"))
+        else:
+            self._ask(_Task(done, (None, "whole"), [completion, gold, "whole"]))
         return done
 
     def verify_batch(self, completions: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
@@ -164,7 +178,8 @@ class VerifierPool:
         self._children: list[_Child] = []
         self._closed = False
 
-    def _start(self) -> None:
+    def _ask(self, task: "_Task") -> None:
+        """Put a task in the queue of the children, which the first one starts."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("this VerifierPool is closed; make another")
@@ -176,13 +191,14 @@ class VerifierPool:
                 ]
                 for thread in self._threads:
                     thread.start()
+            self._tasks.put(task)
 
     def _serve(self, child: "_Child") -> None:
         """Life of a thread: keep its child ready, hand it one task after another."""
         child.start()
         while (task := self._tasks.get()) is not None:
             if task.done.set_running_or_notify_cancel():
-                correct, status = child.check(task.question)
+                correct, status = child.check(json.dumps(task.question).encode() + b"\n")
                 task.done.set_result(Verdict(correct, *task.found, status))
             if not self._closed:
                 child.renew()
@@ -203,8 +219,8 @@ class VerifierPool:
 @dataclass(frozen=True)
 class _Task:
     done: Future[Verdict]
-    found: tuple[str, str]
-    question: bytes
+    found: tuple[str | None, str]
+    question: list[str]
 
 
 class _Child:

@@ -1,8 +1,8 @@
 """The child process that runs math-verify for `ollm_rl.verify`; it is a script and imports nothing of ours.
 
 It answers each line ``["answer", "gold"]`` on standard input with one line: ``true``, ``false``, ``error`` (failed), or
-``spent`` (failed by running out of memory or stack, and better replaced). SymPy objects stay here: printing one can
-take for ever.
+``spent`` (failed by running out of memory or stack, and better replaced). After ``["completion", "gold", "whole"]``
+math-verify looks for the answer itself. SymPy objects stay here: printing one can take for ever.
 """
 
 import json
@@ -45,26 +45,24 @@ def main(time_limit: float, memory_limit: int) -> None:
             print(reply, file=replies, flush=True)
 
 
-def _check(answer: str, gold: str) -> str:
-    from math_verify import LatexExtractionConfig, parse, verify
+def _check(answer: str, gold: str, whole: str = "") -> str:
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
     from math_verify.parser import NormalizationConfig
 
     # Units are taken away before: math-verify would take the variables c and t for some.
     normalisation = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
     )
+    latex = LatexExtractionConfig(normalization_config=normalisation)
     # Their own time limits need SIGALRM, which is ours here; the parent's limit replaces them.
     try:
-        parsed_gold, parsed_answer = (
-            parse(
-                f"${text}$",
-                extraction_config=[LatexExtractionConfig(normalization_config=normalisation)],
-                fallback_mode="no_fallback",  # what it cannot parse it would compare as text, or parts of it
-                parsing_timeout=None,
-                raise_on_error=True,
-            )
-            for text in (gold, answer)
-        )
+        # Without a fallback: what it cannot parse it would compare as text, or parts of it.
+        settings = {"fallback_mode": "no_fallback", "parsing_timeout": None, "raise_on_error": True}
+        parsed_gold = parse(f"${gold}$", extraction_config=[latex], **settings)
+        if whole:
+            parsed_answer = parse(answer, extraction_config=[LatexExtractionConfig(), ExprExtractionConfig()], **settings)
+        else:
+            parsed_answer = parse(f"${answer}$", extraction_config=[latex], **settings)
         if not parsed_gold:
             return "error"  # without a meaning of the gold answer nothing is right or wrong
         equal = verify(
