@@ -61,7 +61,7 @@ def audit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for row, whole in zip(rows, second, strict=True):
         opinions = {"numeric": same_number(row["completion"], row["answer"]), "sympy": whole}
         decided = {name: opinion for name, opinion in opinions.items() if opinion is not None}
-        compared.update(decided)
+        compared.update(decided.keys())
         if row.get("status") not in ("timeout", "error") and any(v != row["correct"] for v in decided.values()):
             disagreements.append({**row, **opinions})
         flags = signs(row["question"], row["completion"])
@@ -155,7 +155,9 @@ def format_audit(result: dict[str, Any]) -> str:
             f"math-verify {row['sympy']}: ...{end}"
         )
     for name, count in sorted(result["signs"].items()):
-        lines.append(f"{name}: {count} completions ({count / total:.1%}), {result['signs_rewarded'].get(name, 0)} right")
+        lines.append(
+            f"{name}: {count} completions ({count / total:.1%}), {result['signs_rewarded'].get(name, 0)} right"
+        )
     if trend:
         lines.append(
             f"reward rose from {trend['reward_first']:.3f} to {trend['reward_last']:.3f} while completions went from "

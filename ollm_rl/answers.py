@@ -5,11 +5,13 @@ import re
 _BRACES = re.compile(r"\\f?box(?:ed)?\s*\{|\\[\\{}]|[{}]")
 _HASHES = re.compile(r"####[ \t]*(\S.*)")
 _PHRASE = re.compile(
-    r"(?:\b(?:the|la)[ ]+(?:final[ ]+|correct[ ]+)?(?:answer|respuesta)(?:[ ]+final)?[ ]+(?:is|es)\b(?:[ ]+(?:therefore|thus))?"
+    r"(?:\b(?:the|la)[ ]+(?:final[ ]+|correct[ ]+)?(?:answer|respuesta)(?:[ ]+final)?[ ]+(?:is|es)\b"
+    r"(?:[ ]+(?:therefore|thus))?"
     r"|\b(?:answer|respuesta)(?:[ ]+final)?[ *]*:)[\s:*]*(?=\S)",
     re.IGNORECASE,
 )
 _PHRASE_AFTER = re.compile(r"(\S{1,40}) is the (?:final |correct )?answer\b", re.IGNORECASE)
+_AFTERTHOUGHT = re.compile(r",?[ ](?:because|since|which|where|porque)\b|,[ ](?:so|as|but)\b")
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 
 # Groups of three after commas, after points with a decimal comma at the end, or after spaces that cannot be broken
@@ -34,8 +36,8 @@ def extract_answer(text: str) -> tuple[str, str] | None:
     r"""Find the final answer of a solution.
 
     The first of these that occurs: the last ``\boxed{x}`` or ``\fbox{x}``; the last ``#### x``; the last "the answer
-    is x", "Answer: x", "la respuesta es x" or "Respuesta: x", up to the end of its sentence, or where there is none "x is
-    the answer"; the final number.
+    is x", "Answer: x", "la respuesta es x" or "Respuesta: x", up to the end of its sentence or to a reason in it;
+    "x is the answer"; the final number.
 
     The final number is the last one of the last sentence that has one. What people write makes four exceptions: a
     reason ("because ...") is no answer; a sentence that rounds means what it rounds to; one with an equation means its
@@ -96,7 +98,8 @@ def _last_phrase(text: str) -> str | None:
         found = _PHRASE_AFTER.findall(text)
         return str(found[-1]) if found else None
     line = text[end:].split("\n", 1)[0]
-    return _SENTENCE_END.split(line, maxsplit=1)[0].strip(" \t*") or None
+    sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
+    return _AFTERTHOUGHT.split(sentence, maxsplit=1)[0].strip(" \t*") or None
 
 
 def _final_number(text: str) -> str | None:

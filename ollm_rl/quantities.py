@@ -1,13 +1,11 @@
-r"""Exact comparison of short answers: numbers in every usual spelling, with their units, and lists of them.
+r"""Numbers in every usual spelling, with their units, as exact fractions.
 
 How a number is read:
 
 - ``1,234`` is 1234: a comma before groups of exactly three digits groups thousands. ``1.234`` is the decimal 1.234.
 - What only one convention can mean is read in it: ``1,234.5``, ``1.234,5``, ``1.234.567``, ``1 234,5``.
-- ``2,5`` and ``0,75`` are decimals if they stand in an answer to a gold answer that is one number, else two numbers.
-- No tolerance: ``0.333`` is not 1/3, and ``3.14159`` is not pi.
-- A unit, currency or percent sign that one side leaves out does not count, and 25 % is also 0.25; two known units that
-  differ make two answers differ. Nothing is converted but percents and number words ("5 thousand", "2 dozen").
+- ``2,5`` is no number: it may be two.
+- Number words count ("5 thousand", "2 dozen"); units are named, and nothing is converted.
 """
 
 import re
@@ -30,8 +28,6 @@ _SPACING = re.compile(r"(?<!\\)\\[,;: ]|~|\\quad\b")
 _DROPPED = re.compile(r"(?<!\\)\\!|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle\b|\*\*")
 _SHORT_FRACTION = re.compile(r"\\frac ?(?:\{([^{}]*)\}|(\d)) ?(?:\{([^{}]*)\}|(\d))")
 _OVER = re.compile(r"\{? ?(\d+) ?\\over ?(\d+) ?\}?")
-_TEXT = re.compile(r"\\(?:text|mathrm|textbf|textrm|mathbf|mbox|operatorname)\{([^{}]*)\}")
-_CIRCLE = re.compile(r"\^ ?\{? ?\\circ ?\}?")
 
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?) ?\^ ?\{? ?\\circ ?\}?")
 _TRAILING_UNIT = re.compile(
@@ -44,21 +40,16 @@ _NUMBER = (
     r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}(?!\d)"
     r"|\d{1,3}(?: \d{3})+(?!\d)(?:[.,]\d+)?|\d+\.?\d*|\.\d+)"
 )
-_LONE_COMMA = re.compile(r"(?<![\d.,])(\d+),(\d{1,2}|\d{4,})(?![\d.,])")
 _MAGNITUDE = re.compile(
-    r"(?P<whole>\d+) ?(?:and ?)?(?:\\frac\{(?P<top>\d+)\}\{(?P<bottom>\d+)\}|(?<=[ d])(?P<top2>\d+) ?/ ?(?P<bottom2>\d+))"
+    r"(?P<whole>\d+) ?(?:and ?)?"
+    r"(?:\\frac\{(?P<top>\d+)\}\{(?P<bottom>\d+)\}|(?<=[ d])(?P<top2>\d+) ?/ ?(?P<bottom2>\d+))"
     rf"|\\frac\{{ ?(?P<above>-?{_NUMBER}) ?\}}\{{ ?(?P<below>-?{_NUMBER}) ?\}}"
     rf"|(?P<number>{_NUMBER})(?: ?/ ?(?P<divisor>-?{_NUMBER}))?"
 )
 _EXPONENT = re.compile(r"[eE]([+-]?\d{1,3})(?![\w.])| ?(?:\\times|\\cdot|\*|x) ?10 ?\^ ?\{?([+-]?\d{1,3})\}?(?!\d)")
 _POWER_OF_TEN = re.compile(r"10 ?\^ ?(?:\{([+-]?\d{1,3})\}|(\d))(?!\d)")
 _START = re.compile(r"([+-]?) ?(?:(?:US)?([$€£¥])|(USD|EUR|GBP) ?(?=[\d.+-]))? ?([+-]?) ?")
-_BASE = re.compile(r"(\w+)_ ?\{?(\d+)\}?")
-_RATIO = re.compile(r"\d+(?: ?: ?\d+)+")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]{3,}")
-_SPARE_SPACE = re.compile(r"(?<!\d) | (?!\d)")
 _INLINE = re.compile(r"(?<!\\)\$([^$]+)(?<!\\)\$(?=[\s.,]|$)")
-_SEQUENCE = re.compile(r"(\\\{|[\[({])?(.*?)(\\\}|[\])}])?", re.DOTALL)
 
 _SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
@@ -78,10 +69,11 @@ _UNIT_NAMES = {
 }  # fmt: skip
 _UNITS = {alias: name for name, aliases in _UNIT_NAMES.items() for alias in aliases.split()}
 # Words that change a number instead of giving it a unit.
-_NO_UNITS = frozenset(
-    "and or to ni pi sqrt not half halves third thirds quarter quarters fourths fifths tenth tenths hundredth hundredths "
-    "sin cos tan log ln exp mod plus minus times over squared cubed infinity percent".split()
-) | frozenset(_SCALES)
+_CHANGING = """
+    and or to ni pi sqrt not half halves third thirds quarter quarters fourths fifths tenth tenths hundredth hundredths
+    sin cos tan log ln exp mod plus minus times over squared cubed infinity percent
+"""
+_CHANGING_WORDS = frozenset([*_CHANGING.split(), *_SCALES])
 _UNKNOWN_UNIT = re.compile(r"[^\W\d_]{2,}(?:[ -][^\W\d_]{2,}){0,2}")
 _POWERED = re.compile(r"(square|sq|cubic|cu)\.? (.+)|(.+?) ?(?:\^ ?\{?([23])\}?| (squared|cubed))")
 
@@ -117,42 +109,6 @@ def clean(answer: str) -> str:
         text = re.sub(r"\\[dtc]frac(?![a-z])", r"\\frac", text)
         text = _OVER.sub(r"\\frac{\1}{\2}", _SHORT_FRACTION.sub(_long_fraction, text))
     return " ".join(text.split())
-
-
-def compare(answer: str, gold: str) -> bool | None:
-    """Decide between two cleaned answers exactly, as text, numbers or lists of numbers; None where these do not tell.
-
-    Args:
-        answer: What `clean` made of an answer.
-        gold: The same of the reference answer.
-    """
-    if answer == gold:
-        return True
-    answer, gold = _without_wrappers(answer), _without_wrappers(gold)
-    if _same_text(answer, gold):
-        return True
-    wanted = read_quantity(gold)
-    if wanted is not None:
-        found = read_quantity(answer)
-        if found is None:
-            found = read_quantity(_LONE_COMMA.sub(r"\1.\2", answer))
-        if found is not None:
-            return _same_quantity(found, wanted)
-        if "=" in answer:
-            return _compare_equation(answer, wanted)
-    based, gold_based = _BASE.fullmatch(answer), _BASE.fullmatch(gold)
-    if based and gold_based:
-        return based.groups() == gold_based.groups()
-    if (based and wanted) or (gold_based and read_quantity(answer)):
-        return False  # math-verify does not see a base
-    if _RATIO.fullmatch(answer) and _RATIO.fullmatch(gold):
-        return list(map(int, answer.split(":"))) == list(map(int, gold.split(":")))
-    if _WORDS.fullmatch(answer) and _WORDS.fullmatch(gold):
-        return False
-    units = split_unit(answer)[1], split_unit(gold)[1]
-    if all(units) and units[0] != units[1]:
-        return False
-    return _compare_sequences(answer, gold)
 
 
 def read_quantity(text: str) -> Quantity | None:
@@ -208,21 +164,6 @@ def _long_fraction(match: re.Match[str]) -> str:
     return rf"\frac{{{top_digit if top is None else top}}}{{{bottom_digit if bottom is None else bottom}}}"
 
 
-def _without_wrappers(text: str) -> str:
-    r"""Take away ``\text{}`` and round brackets around one thing."""
-    if "\\" in text:
-        text = " ".join(_CIRCLE.sub(" degrees ", _TEXT.sub(r" \1 ", text)).split())
-    if text[:1] == "(" and text[-1:] == ")" and not re.search(r"[(),]", text[1:-1]):
-        text = text[1:-1].strip()
-    return text
-
-
-def _same_text(answer: str, gold: str) -> bool:
-    answer, gold = _SPARE_SPACE.sub("", answer), _SPARE_SPACE.sub("", gold)
-    # "sunday" is Sunday, but the variable X is not x.
-    return answer == gold or (len(gold) > 1 and gold.isalpha() and answer.casefold() == gold.casefold())
-
-
 def _read_magnitude(text: str) -> tuple[Fraction, str] | None:
     """The number at the start of a text, without sign, and what follows it."""
     if match := _POWER_OF_TEN.match(text):
@@ -274,11 +215,9 @@ def _read_unit(text: str) -> tuple[int, str] | None:
     known = [_known_unit(part) for part in parts]
     if all(known):
         return scale, "/".join(str(name) for name in known)
-    if _UNKNOWN_UNIT.fullmatch(text) and not _NO_UNITS.intersection(re.split("[ -]", text)):
+    if _UNKNOWN_UNIT.fullmatch(text) and _CHANGING_WORDS.isdisjoint(re.split("[ -]", text)):
         return scale, ""
-    if len(parts) == 2 and all(
-        name or _UNKNOWN_UNIT.fullmatch(part) for name, part in zip(known, parts, strict=True)
-    ):
+    if len(parts) == 2 and all(name or _UNKNOWN_UNIT.fullmatch(part) for name, part in zip(known, parts, strict=True)):
         return scale, ""
     return None
 
@@ -293,59 +232,3 @@ def _known_unit(text: str) -> str | None:
     name = _UNITS.get(base or base2)
     cubed = power == "3" or before in ("cubic", "cu") or after == "cubed"
     return name and f"{name}^{3 if cubed else 2}"
-
-
-def _same_quantity(one: Quantity, other: Quantity) -> bool:
-    if one.unit and other.unit:
-        return one == other
-    if one.value == other.value:
-        return True
-    percents = [quantity.value / (100 if quantity.unit == "%" else 1) for quantity in (one, other)]
-    return percents[0] == percents[1]
-
-
-def _compare_equation(answer: str, wanted: Quantity) -> bool | None:
-    """An equation answers with its right side; one between numbers has to be true."""
-    *lefts, right = (part.strip() for part in answer.split("="))
-    found = read_quantity(right)
-    if found is None:
-        return None
-    for left in lefts:
-        number = read_quantity(left)
-        if number is not None and not _same_quantity(number, found):
-            return False
-        # "x + 5 = 7" answers nothing; "f(2) = 7" does: math-verify tells them apart as well as can be.
-        if number is None and re.search(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", left) and re.search(r"\d", left):
-            return None
-    return _same_quantity(found, wanted)
-
-
-def _compare_sequences(answer: str, gold: str) -> bool | None:
-    """Sets, lists, tuples and intervals of numbers; of anything else only their brackets are compared."""
-    brackets, items = _sequence(answer)
-    gold_brackets, gold_items = _sequence(gold)
-    if len(items) < 2:
-        return None
-    if brackets and gold_brackets and brackets != gold_brackets:
-        return False if len(items) == len(gold_items) else None
-    found, wanted = ([read_quantity(item) for item in part] for part in (items, gold_items))
-    values = [quantity.value for quantity in found if quantity]
-    gold_values = [quantity.value for quantity in wanted if quantity]
-    if len(values) < len(items) or not gold_values or len(gold_values) < len(gold_items):
-        return None
-    if brackets == gold_brackets and brackets not in ("", "{}"):
-        return values == gold_values
-    if {brackets, gold_brackets} <= {"", "{}"}:
-        return set(values) == set(gold_values)
-    return None
-
-
-def _sequence(text: str) -> tuple[str, list[str]]:
-    """Brackets, such as ``(]``, and comma-separated items; no items where the commas may mean something else."""
-    match = _SEQUENCE.fullmatch(text)
-    assert match is not None
-    opening, inner, closing = match.groups("")
-    brackets = (opening + closing).replace("\\", "")
-    if re.search(r"[()\[\]]|\\[{}]", inner) or (not brackets and re.search(r"\d,\d{3}(?!\d)", inner)):
-        return brackets, []
-    return brackets, [item.strip() for item in inner.split(",")]

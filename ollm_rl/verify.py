@@ -9,24 +9,18 @@ import atexit
 import json
 import os
 import queue
-import selectors
-import subprocess
-import sys
 import threading
-import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 
 from ollm_rl.answers import extract_answer
-from ollm_rl.quantities import clean, compare, split_unit
+from ollm_rl.comparison import compare
+from ollm_rl.quantities import clean, split_unit
+from ollm_rl.verify_child import Child
 
 __all__ = ["Verdict", "VerifierPool", "extract_answer", "verify"]
-
-START_LIMIT = 60.0  # seconds a child may take to import SymPy
-CHECKS_OF_A_CHILD = 1000  # then it is replaced, since SymPy's caches grow
 
 
 @dataclass(frozen=True)
@@ -123,14 +117,14 @@ class VerifierPool:
     def submit_whole(self, completion: str, gold: str) -> Future[Verdict]:
         """Begin a check by math-verify alone, extraction included: a second opinion, of which we decide nothing.
 
-        The verdict names ``whole`` as its method. Completions of more than twenty times ``max_characters`` are too
+        The verdict names ``whole`` as its method. Completions of more than ten times ``max_characters`` are too
         long.
 
         Raises:
             RuntimeError: If the pool is closed.
         """
         done: Future[Verdict] = Future()
-        if len(completion) > 20 * self.max_characters or len(gold) > self.max_characters:
+        if len(completion) > 10 * self.max_characters or len(gold) > self.max_characters:
             done.set_result(Verdict(False, None, "whole", "too_long"))
         else:
             self._ask(_Task(done, (None, "whole"), [completion, gold, "whole"]))
@@ -156,7 +150,8 @@ class VerifierPool:
             threads = self._threads
         try:
             while True:
-                self._tasks.get_nowait().done.cancel()
+                if task := self._tasks.get_nowait():
+                    task.done.cancel()
         except queue.Empty:
             pass
         for _ in threads:
@@ -175,7 +170,7 @@ class VerifierPool:
         self._lock = threading.Lock()
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._children: list[_Child] = []
+        self._children: list[Child] = []
         self._closed = False
 
     def _ask(self, task: "_Task") -> None:
@@ -184,7 +179,7 @@ class VerifierPool:
             if self._closed:
                 raise RuntimeError("this VerifierPool is closed; make another")
             if not self._threads:
-                self._children = [_Child(*self._limits) for _ in range(self.num_workers)]
+                self._children = [Child(*self._limits) for _ in range(self.num_workers)]
                 self._threads = [
                     threading.Thread(target=self._serve, args=(child,), name="verifier", daemon=True)
                     for child in self._children
@@ -193,7 +188,7 @@ class VerifierPool:
                     thread.start()
             self._tasks.put(task)
 
-    def _serve(self, child: "_Child") -> None:
+    def _serve(self, child: "Child") -> None:
         """Life of a thread: keep its child ready, hand it one task after another."""
         child.start()
         while (task := self._tasks.get()) is not None:
@@ -221,98 +216,6 @@ class _Task:
     done: Future[Verdict]
     found: tuple[str | None, str]
     question: list[str]
-
-
-class _Child:
-    """One child process and the pipes to it; used by one thread. No method raises: a child that fails is an outcome."""
-
-    def __init__(self, time_limit: float, memory_limit: int) -> None:
-        self.time_limit, self.memory_limit = time_limit, memory_limit
-        self.process: subprocess.Popen[bytes] | None = None
-        self._checks = 0  # since the start; beyond CHECKS_OF_A_CHILD it is spent
-
-    def start(self) -> None:
-        worker = Path(__file__).with_name("verify_worker.py")
-        # -P: the script's folder, with our module names, must not come before the standard library.
-        command = [sys.executable, "-P", str(worker), str(self.time_limit), str(self.memory_limit)]
-        try:
-            # Unbuffered, so that a forked process can close its copies without writing anything; a session of its own,
-            # so that Ctrl-C in a terminal does not reach it.
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
-            )
-            self._checks = 0
-            self._read_line(START_LIMIT)
-        except (OSError, EOFError, TimeoutError):
-            self.stop()
-
-    def check(self, question: bytes) -> tuple[bool, str]:
-        """Return whether the two are equal, and the status ``ok``, ``timeout`` or ``error``."""
-        if self.process is None or self.process.poll() is not None:
-            self.stop()
-            self.start()
-        if self.process is None:
-            return False, "error"
-        self._checks += 1
-        try:
-            assert self.process.stdin is not None
-            self.process.stdin.write(question)
-            reply = self._read_line(self.time_limit)
-        except TimeoutError:
-            self.stop()
-            return False, "timeout"
-        except (OSError, EOFError):
-            self.stop()
-            return False, "error"
-        if reply == b"spent\n":
-            self._checks = CHECKS_OF_A_CHILD
-        return reply == b"true\n", "ok" if reply in (b"true\n", b"false\n") else "error"
-
-    def renew(self) -> None:
-        """Start a process where there is none, or where it has done enough."""
-        if self.process is None or self._checks >= CHECKS_OF_A_CHILD:
-            self.stop()
-            self.start()
-
-    def stop(self) -> None:
-        process, self.process = self.process, None
-        if process is not None:
-            process.kill()
-            with process:  # closes the pipes and waits
-                pass
-
-    def kill(self) -> None:
-        """End the process from another thread; its own thread cleans up."""
-        if (process := self.process) is not None:
-            process.kill()
-
-    def abandon(self) -> None:
-        if (process := self.process) is not None:
-            for pipe in (process.stdin, process.stdout):
-                assert pipe is not None
-                pipe.close()
-
-    def _read_line(self, limit: float) -> bytes:
-        """The child's next line.
-
-        Raises:
-            TimeoutError: If it took longer than ``limit`` seconds.
-            OSError, EOFError: If the child has ended.
-        """
-        assert self.process is not None and self.process.stdout is not None
-        pipe = self.process.stdout
-        deadline = time.monotonic() + limit
-        line = b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(pipe, selectors.EVENT_READ)
-            while not line.endswith(b"\n"):
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError
-                part = os.read(pipe.fileno(), 64)
-                if not part:
-                    raise EOFError
-                line += part
-        return line
 
 
 _pools: weakref.WeakSet[VerifierPool] = weakref.WeakSet()

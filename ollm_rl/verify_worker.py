@@ -60,7 +60,9 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
         settings = {"fallback_mode": "no_fallback", "parsing_timeout": None, "raise_on_error": True}
         parsed_gold = parse(f"${gold}$", extraction_config=[latex], **settings)
         if whole:
-            parsed_answer = parse(answer, extraction_config=[LatexExtractionConfig(), ExprExtractionConfig()], **settings)
+            parsed_answer = parse(
+                answer, extraction_config=[LatexExtractionConfig(), ExprExtractionConfig()], **settings
+            )
         else:
             parsed_answer = parse(f"${answer}$", extraction_config=[latex], **settings)
         if not parsed_gold:
