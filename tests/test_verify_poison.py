@@ -2,42 +2,13 @@
 
 import multiprocessing
 import os
-import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from ollm_rl.experiments.poison import GOLD, GOOD, POISON, mixed_checks, zombies
 from ollm_rl.verify import VerifierPool
-from tests.poison import GOLD, POISON
-
-GOOD = [
-    (r"So it is \boxed{x + 31}.", "31 + x", True),
-    (r"So it is \boxed{x + 30}.", "31 + x", False),
-    (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}", True),
-    (r"\boxed{\frac{\sqrt{3}}{2}}", r"\frac{1}{\sqrt{2}}", False),
-    ("The answer is 1,200 dollars.", "1200", True),
-    ("#### 18", "81", False),
-]
-
-
-def mixed_checks(count: int, poisoned: float, seed: int) -> list[tuple[str, str, bool]]:
-    """Good checks with their verdicts, and a share of poisoned ones, whose verdict is never "correct"."""
-    draw = random.Random(seed)
-    poison = list(POISON.values())
-    return [(draw.choice(poison), GOLD, False) if draw.random() < poisoned else draw.choice(GOOD) for _ in range(count)]
-
-
-def zombies() -> list[int]:
-    """Ended children of this process that nobody has waited for."""
-    states = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it has ended since
-        states[int(path.parent.name)] = (fields[0], int(fields[1]))
-    return [pid for pid, (state, parent) in states.items() if state == "Z" and parent == os.getpid()]
 
 
 def assert_verdicts(pool: VerifierPool, cases: list[tuple[str, str, bool]]) -> None:

@@ -1,4 +1,11 @@
-"""Completions that hang, blow up the memory of, or crash parsers of answers. None of them answers ``GOLD``."""
+"""Completions that hang, blow up the memory of, or crash parsers of answers, and good ones to mix them with.
+
+For the tests of the verifier and for ``bench_verify.py``. None of the poisoned ones answers ``GOLD``.
+"""
+
+import os
+import random
+from pathlib import Path
 
 MEGABYTE = 1_000_000
 GOLD = "x + 31"  # no number, so that whatever is short enough goes to math-verify
@@ -75,3 +82,31 @@ _WHOLE = {
     "a million lines": "1\n" * (MEGABYTE // 2),
 }
 POISON = {name: rf"\boxed{{{answer}}}" for name, answer in _BOXED.items()} | _WHOLE
+# Completion, gold answer, whether it is right.
+GOOD = [
+    (r"So it is \boxed{x + 31}.", "31 + x", True),
+    (r"So it is \boxed{x + 30}.", "31 + x", False),
+    (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}", True),
+    (r"\boxed{\frac{\sqrt{3}}{2}}", r"\frac{1}{\sqrt{2}}", False),
+    ("The answer is 1,200 dollars.", "1200", True),
+    ("#### 18", "81", False),
+]
+
+
+def mixed_checks(count: int, poisoned: float, seed: int) -> list[tuple[str, str, bool]]:
+    """Good checks with their verdicts, and a share of poisoned ones, whose verdict is never "correct"."""
+    draw = random.Random(seed)
+    poison = list(POISON.values())
+    return [(draw.choice(poison), GOLD, False) if draw.random() < poisoned else draw.choice(GOOD) for _ in range(count)]
+
+
+def zombies() -> list[int]:
+    """Ended children of this process that nobody has waited for."""
+    states = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended since
+        states[int(path.parent.name)] = (fields[0], int(fields[1]))
+    return [pid for pid, (state, parent) in states.items() if state == "Z" and parent == os.getpid()]
