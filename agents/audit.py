@@ -19,7 +19,7 @@ from ollm_rl.agents.checks import read_completions
 from ollm_rl.agents.config import AuditConfig
 from ollm_rl.answers import boxes, extract_answer
 from ollm_rl.runs import write_atomic
-from ollm_rl.verify import Verdict, VerifierPool
+from ollm_rl.verify import FAILURES, Verdict, VerifierPool
 
 FEW_WORDS = 5  # fewer words beside the answer, and no number, are no working
 RISE, FALL = 0.02, 0.2  # of mean reward, and of the share of length lost, between a run's first and last third
@@ -62,7 +62,7 @@ def audit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         opinions = {"numeric": same_number(row["completion"], row["answer"]), "sympy": whole}
         decided = {name: opinion for name, opinion in opinions.items() if opinion is not None}
         compared.update(decided.keys())
-        if row.get("status") not in ("timeout", "error") and any(v != row["correct"] for v in decided.values()):
+        if row.get("status") not in FAILURES and any(v != row["correct"] for v in decided.values()):
             disagreements.append({**row, **opinions})
         flags = signs(row["question"], row["completion"])
         found.update(flags)
@@ -71,7 +71,7 @@ def audit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "num_completions": len(rows),
         "compared": dict(compared),
         "disagreements": disagreements,
-        "failures": sum(row.get("status") in ("timeout", "error") for row in rows),
+        "failures": sum(row.get("status") in FAILURES for row in rows),
         "signs": dict(found),
         "signs_rewarded": dict(rewarded),
         "shorter_for_reward": rises_while_shorter(rows),

@@ -20,7 +20,7 @@ from ollm_rl.metrics import bootstrap_interval, degeneracy, switches_language
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.prompts import encode_prompts
 from ollm_rl.runs import origin, write_atomic
-from ollm_rl.verify import Verdict, shared_pool
+from ollm_rl.verify import FAILURES, Verdict, shared_pool
 
 
 def run_eval(config: EvalConfig) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def evaluate(
         "high": high,
         "language_switching_rate": sum(row["switched"] for row in rows) / len(rows),
         "degeneracy_rate": sum(bool(row["flags"]) for row in rows) / len(rows),
-        "verifier_failures": sum(row["status"] in ("timeout", "error") for row in rows),
+        "verifier_failures": sum(row["status"] in FAILURES for row in rows),
         "completion_tokens": sum(lengths) / len(rows),
         "eval_seconds": time.perf_counter() - started,
         "num_problems": len(rows),

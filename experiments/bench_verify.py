@@ -172,7 +172,7 @@ def _in_actors(count: int) -> dict[str, Any]:
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        actors = [ray.remote(Checker).remote() for _ in range(2)]
+        actors: list[Any] = [ray.remote(Checker).remote() for _ in range(2)]
         return {"actors": ray.get([actor.check.remote(SEED + 2 + index) for index, actor in enumerate(actors)])}
     finally:
         ray.shutdown()

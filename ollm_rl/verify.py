@@ -20,7 +20,10 @@ from ollm_rl.comparison import compare
 from ollm_rl.quantities import clean, split_unit
 from ollm_rl.verify_child import Child
 
-__all__ = ["Verdict", "VerifierPool", "extract_answer", "verify"]
+__all__ = ["FAILURES", "Verdict", "VerifierPool", "extract_answer", "verify"]
+
+
+FAILURES = ("timeout", "error")  # statuses for which the checker, not the answer, is to blame
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Verdict:
 
     @property
     def failed(self) -> bool:
-        """Whether the checker, not the answer, is to blame: a failure says nothing about the answer."""
-        return self.status in ("timeout", "error")
+        """Whether the checker broke, which says nothing about the answer."""
+        return self.status in FAILURES
 
 
 def verify(completion: str, gold: str) -> Verdict:
