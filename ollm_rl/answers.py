@@ -6,7 +6,7 @@ _BRACES = re.compile(r"\\f?box(?:ed)?\s*\{|\\[\\{}]|[{}]")
 _HASHES = re.compile(r"####[ \t]*(\S.*)")
 _PHRASE = re.compile(
     r"(?:\b(?:the|la)[ ]+(?:final[ ]+|correct[ ]+)?(?:answer|respuesta)(?:[ ]+final)?[ ]+(?:is|es)\b"
-    r"(?:[ ]+(?:therefore|thus))?"
+    r"(?:[ ]+(?:therefore|thus|equal to|approximately))?"
     r"|\b(?:answer|respuesta)(?:[ ]+final)?[ *]*:)[\s:*]*(?=\S)",
     re.IGNORECASE,
 )

@@ -91,7 +91,7 @@ def clean(answer: str) -> str:
     Takes away the delimiters of mathematics, a full stop and spacing commands; writes signs as commands, all digits as
     ASCII, ``\dfrac12`` as ``\frac{1}{2}``, ``1{,}000`` as ``1,000``.
     """
-    text = answer.strip()
+    text = answer.strip().strip("`").removeprefix(r"\approx").lstrip()
     while text:  # delimiters may stand in each other; every round shortens the text
         inner = text[:-1].rstrip() if text[-1] == "." else text
         if match := _DELIMITERS.fullmatch(inner):
