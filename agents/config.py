@@ -1,8 +1,24 @@
 """Settings of training and evaluation. Imports nothing heavy, so that ``ollm-rl --help`` answers at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """Weights of the reward's terms (`ollm_rl.envs.rewards`). With correctness alone nothing else is computed."""
+
+    correctness: float = 1.0
+    """Of 1 for a right answer."""
+    format: float = 0.0
+    """Of 1 for an answer that is stated: boxed, after ####, or "the answer is"."""
+    length: float = 0.0
+    """Of 0 for an empty completion down to -1 for one at the token limit."""
+    language: float = 0.0
+    """Of 1 for a completion in the language of its question."""
+    repetition: float = 0.0
+    """Of minus the share of repeated sequences of four words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +69,10 @@ class RLConfig:
     """Rank of the LoRA (tokens)."""
     micro_batch: int = 64
     """Sequences in one forward and backward pass (tokens); bounds memory, not the result."""
+    rewards: RewardConfig = field(default_factory=RewardConfig)
+    """Weights of the reward's terms."""
+    failure_reward: float = 0.0
+    """Correctness of a completion whose check broke or ran out of time; such are counted as verifier_failures."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the backbone."""
     device: str = "auto"
@@ -109,3 +129,13 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.lora is not None and self.mode != "teacher-forced":
             raise ValueError(f"lora={self.lora!r} is compared under teacher forcing alone; add --mode teacher-forced")
+
+
+@dataclass(frozen=True)  # not by keyword alone: the run is a positional argument of the command line
+class AuditConfig:
+    """A second look at what a run was rewarded for."""
+
+    run: Path
+    """Folder of a training run, or a result file of ollm-rl eval."""
+    out: Path | None = None
+    """JSON file for everything found; a summary is printed in any case."""

@@ -16,11 +16,11 @@ from ollm_rl.agents.trainer import completion_texts
 from ollm_rl.backbones import context_length
 from ollm_rl.devices import resolve_device
 from ollm_rl.engine import DecodeEngine
-from ollm_rl.envs.rewards import correctness
 from ollm_rl.metrics import bootstrap_interval, degeneracy, switches_language
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.prompts import encode_prompts
 from ollm_rl.runs import origin, write_atomic
+from ollm_rl.verify import FAILURES, Verdict, shared_pool
 
 
 def run_eval(config: EvalConfig) -> dict[str, Any]:
@@ -72,8 +72,9 @@ def evaluate(
 
     Returns:
         ``accuracy`` with its 95 % bootstrap interval over problems ``low``, ``high``; ``language_switching_rate``,
-        ``degeneracy_rate``; ``completion_tokens``, ``eval_seconds``, ``num_problems``; and ``completions``, a row a
-        problem: ``question``, ``answer``, ``completion``, ``correct``, ``switched``, ``flags``.
+        ``degeneracy_rate``; ``verifier_failures``, the number of checks that broke (not correct, but not wrong either);
+        ``completion_tokens``, ``eval_seconds``, ``num_problems``; and ``completions``, a row a problem: ``question``,
+        ``answer``, ``completion``, ``correct``, ``status``, ``switched``, ``flags``.
     """
     context = context_length(policy.backbone)
     prompts = encode_prompts(problems, tokenizer, max_length=context, max_new_tokens=max_new_tokens)
@@ -93,7 +94,8 @@ def evaluate(
         )
         lengths += rollout.completion_mask.sum(1).tolist()
         texts, ended = completion_texts(rollout, tokenizer), rollout.terminated.tolist()
-        rows += [_judge(*case) for case in zip(part, texts, ended, strict=True)]
+        verdicts = shared_pool().verify_batch(texts, [problem.answer for problem in part])
+        rows += [_judge(*case) for case in zip(part, texts, ended, verdicts, strict=True)]
     correct = [row["correct"] for row in rows]
     low, high = bootstrap_interval(correct)
     return {
@@ -102,6 +104,7 @@ def evaluate(
         "high": high,
         "language_switching_rate": sum(row["switched"] for row in rows) / len(rows),
         "degeneracy_rate": sum(bool(row["flags"]) for row in rows) / len(rows),
+        "verifier_failures": sum(row["status"] in FAILURES for row in rows),
         "completion_tokens": sum(lengths) / len(rows),
         "eval_seconds": time.perf_counter() - started,
         "num_problems": len(rows),
@@ -109,12 +112,13 @@ def evaluate(
     }
 
 
-def _judge(problem: Problem, completion: str, ended: bool) -> dict[str, Any]:
+def _judge(problem: Problem, completion: str, ended: bool, verdict: Verdict) -> dict[str, Any]:
     return {
         "question": problem.question,
         "answer": problem.answer,
         "completion": completion,
-        "correct": correctness(completion, problem.answer) > 0.5,
+        "correct": verdict.correct,
+        "status": verdict.status,
         "switched": switches_language(problem.question, completion),
         "flags": sorted(degeneracy(completion, finished=ended)),
     }

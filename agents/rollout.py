@@ -3,7 +3,7 @@
 Letters: N episodes, T tokens of the longest completion, P tokens of the longest prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +12,7 @@ from ollm_rl.agents.policies import OptionPolicy, TokenPolicy
 from ollm_rl.engine import DecodeEngine
 
 Policy = OptionPolicy | TokenPolicy
+OnEnd = Callable[[list[int], list[list[int]]], None]  # indices of episodes that have ended, and their tokens
 
 
 @dataclass
@@ -86,6 +87,7 @@ def collect(
     max_new_tokens: int,
     end_token: int,
     generator: torch.Generator | None,
+    on_end: OnEnd | None = None,
 ) -> Rollout:
     """Write one completion a prompt.
 
@@ -97,6 +99,7 @@ def collect(
         end_token: Ends an episode; it is part of the completion.
         generator: A CPU generator to sample with; None decodes greedily. An episode's samples depend on its own
             row alone, not on the number of slots.
+        on_end: Called once with every episode, most of them while others go on.
 
     Returns:
         The rollout, in the order of the prompts.
@@ -107,7 +110,7 @@ def collect(
     for start in range(0, count, engine.num_slots):
         stop = min(count, start + engine.num_slots)
         drawn = None if uniforms is None else uniforms[start:stop]
-        parts.append(_wave(policy, engine, prompts[start:stop], drawn, max_new_tokens, end_token))
+        parts.append(_wave(policy, engine, prompts[start:stop], drawn, max_new_tokens, end_token, start, on_end))
     return parts[0] if len(parts) == 1 else _join(parts)
 
 
@@ -118,8 +121,10 @@ def _wave(
     uniforms: torch.Tensor | None,
     max_new_tokens: int,
     end_token: int,
+    first: int,
+    on_end: OnEnd | None,
 ) -> Rollout:
-    """Episodes side by side until all have ended; the engine shrinks as they do."""
+    """Episodes side by side until all have ended; the engine shrinks as they do. ``first`` is the first's index."""
     count = len(prompts)
     device = engine.device
     uniforms = None if uniforms is None else uniforms.to(device)
@@ -130,6 +135,7 @@ def _wave(
     kept: dict[str, torch.Tensor] = {}
     mask = torch.zeros(count, max_new_tokens, dtype=torch.bool, device=device)
     terminated = torch.zeros(count, dtype=torch.bool, device=device)
+    left = count
     for t in range(max_new_tokens):
         action = policy.act(hidden, None if uniforms is None else uniforms[episodes, t])
         columns = {
@@ -147,8 +153,12 @@ def _wave(
         ended = live & (action.tokens == end_token)
         terminated[episodes[ended]] = True
         live = live & ~ended
-        tokens, left = action.tokens, int(live.sum())
-        if left == 0 or t + 1 == max_new_tokens:
+        tokens, before, left = action.tokens, left, int(live.sum())
+        is_last = left == 0 or t + 1 == max_new_tokens
+        if on_end is not None and (left < before or is_last):
+            rows = episodes[ended | live] if is_last else episodes[ended]
+            on_end([first + row for row in rows.tolist()], kept["tokens"][rows, : t + 1].tolist())
+        if is_last:
             break
         if engine.enough(left) < len(live):
             going = live.logical_not().argsort(stable=True)[: engine.enough(left)]

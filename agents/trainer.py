@@ -4,7 +4,7 @@ import io
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,18 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.advantages import gae, group_advantages, ppo_loss, reinforce_loss
+from ollm_rl.agents.checks import Checked, Checks, write_completions
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.loading import CHECKPOINT_FILE, load_weights, new_policy, trained_weights
 from ollm_rl.agents.rollout import Policy, Rollout, collect
 from ollm_rl.backbones import context_length
 from ollm_rl.devices import resolve_device
 from ollm_rl.engine import DecodeEngine
-from ollm_rl.envs.rewards import correctness
 from ollm_rl.metrics import degeneracy_rate, language_switching_rate
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.prompts import encode_prompts
 from ollm_rl.runs import open_run, write_atomic
+from ollm_rl.verify import shared_pool
 
 # Streams of random numbers, apart so that runs of one seed see the same prompts whatever their policy draws.
 WEIGHTS, PROMPTS, SAMPLING, SHUFFLING = range(4)
@@ -53,12 +54,12 @@ def train(config: RLConfig) -> Path:
 
 @dataclass(frozen=True)
 class Batch:
-    """One iteration's episodes: rollout, rewards (N,), and what was written."""
+    """One iteration's episodes: rollout, rewards (N,), what was written, and what checking it added to the time."""
 
     rollout: Rollout
     rewards: torch.Tensor
-    problems: list[Problem]
-    completions: list[str]
+    checked: list[Checked]
+    seconds_verify: float
 
 
 class Trainer:
@@ -106,6 +107,7 @@ class Trainer:
         batch = self._rollout(iteration)
         generated = time.perf_counter()
         rollout, rewards = batch.rollout, batch.rewards
+        write_completions(config.out, iteration, batch.checked)
         if not rollout.decisions.any():
             raise ValueError(
                 "all options lead to the same token at every position, so there is nothing to choose; "
@@ -123,7 +125,9 @@ class Trainer:
             returns = advantages  # no value head is trained
         losses = self._update(rollout, advantages, returns, iteration)
         ended = time.perf_counter()
-        groups = rewards.view(-1, config.group_size)
+        completions = [row.text for row in batch.checked]
+        terms = {name: [row.terms[name] for row in batch.checked] for name in batch.checked[0].terms}
+        groups = torch.tensor(terms["correctness"]).view(-1, config.group_size)
         lengths = rollout.completion_mask.sum(1).float()
         before = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
         return {
@@ -131,16 +135,19 @@ class Trainer:
             "episodes": before["episodes"] + config.episodes,
             "seconds": before["seconds"] + ended - started,
             "seconds_rollout": generated - started,
+            "seconds_verify": batch.seconds_verify,
             "seconds_update": ended - generated,
             "reward": float(rewards.mean()),
+            **{f"reward_{name}": sum(values) / len(values) for name, values in terms.items()},
+            "verifier_failures": float(sum(row.verdict.failed for row in batch.checked)),
             "completion_tokens": float(lengths.mean()),
             "live_share": float(rollout.decisions.sum() / lengths.sum()),
             "mixed_groups": float((groups.std(1) > 0).float().mean()) if config.group_size > 1 else float("nan"),
             "pass_at_group": float((groups.max(1).values > 0.5).float().mean()),
             "language_switching_rate": language_switching_rate(
-                [problem.question for problem in batch.problems], batch.completions
+                [row.problem.question for row in batch.checked], completions
             ),
-            "degeneracy_rate": degeneracy_rate(batch.completions, rollout.terminated.tolist()),
+            "degeneracy_rate": degeneracy_rate(completions, rollout.terminated.tolist()),
             **losses,
         }
 
@@ -148,6 +155,7 @@ class Trainer:
         """Write a group of completions for each of the next prompts and check their answers."""
         config = self.config
         indices = np.repeat(self._next_problems(iteration), config.group_size)
+        checks = Checks([self.problems[index] for index in indices], self.tokenizer, shared_pool())
         rollout = collect(
             self.policy,
             self.engine,
@@ -155,11 +163,12 @@ class Trainer:
             max_new_tokens=config.max_new_tokens,
             end_token=int(self.tokenizer.eos_token_id),
             generator=torch.Generator().manual_seed(_seed(config.seed, SAMPLING, iteration)),
+            on_end=checks.begin,
         )
-        problems = [self.problems[index] for index in indices]
-        completions = completion_texts(rollout, self.tokenizer)
-        rewards = [correctness(text, problem.answer) for text, problem in zip(completions, problems, strict=True)]
-        return Batch(rollout, torch.tensor(rewards, device=self.device), problems, completions)
+        weights = asdict(config.rewards)
+        checked = checks.finish(weights, max_tokens=config.max_new_tokens, failure=config.failure_reward)
+        rewards = torch.tensor([row.reward for row in checked], device=self.device)
+        return Batch(rollout, rewards, checked, checks.seconds)
 
     def _next_problems(self, iteration: int) -> np.ndarray:
         """Indices of this iteration's prompts: epoch after epoch, each in an order of its own."""

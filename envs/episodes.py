@@ -3,7 +3,7 @@
 Letters: B slots, H hidden, K options, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,10 +14,11 @@ from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.backbones import context_length, load_tokenizer
 from ollm_rl.engine import DecodeEngine
-from ollm_rl.envs.rewards import correctness
+from ollm_rl.envs.rewards import CORRECTNESS_ALONE, check_weights, reward_terms, total
 from ollm_rl.model import OptionModel
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.prompts import encode_prompts
+from ollm_rl.verify import verify
 
 ActionSpace = Literal["options", "tokens"]
 
@@ -50,6 +51,7 @@ class Episodes:
         action_space: ``options`` takes an option z and appends its most probable token; ``tokens`` takes the token.
         max_new_tokens: Episodes are truncated at this many tokens.
         tokenizer: The backbone's; found by the backbone's name where left out.
+        reward_weights: By the names in `ollm_rl.envs.rewards.TERMS`.
 
     Raises:
         ValueError: If a setting does not fit, or a prompt leaves no room within the backbone's context.
@@ -65,7 +67,9 @@ class Episodes:
         action_space: ActionSpace,
         max_new_tokens: int,
         tokenizer: PreTrainedTokenizerBase | None,
+        reward_weights: Mapping[str, float] = CORRECTNESS_ALONE,
     ) -> None:
+        check_weights(reward_weights)
         if action_space not in ("options", "tokens"):
             raise ValueError(f"action_space={action_space!r} is unknown; give 'options' or 'tokens'")
         if max_new_tokens < 1:
@@ -76,6 +80,7 @@ class Episodes:
         if not self.problems:
             raise ValueError("problems is empty; give at least one problem")
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
+        self.reward_weights = dict(reward_weights)
         context = context_length(self.model.backbone)
         self.prompts = encode_prompts(self.problems, self.tokenizer, max_length=context, max_new_tokens=max_new_tokens)
         max_length = max(map(len, self.prompts)) + max_new_tokens
@@ -145,8 +150,17 @@ class Episodes:
         reward = 0.0
         if terminated or truncated:
             completion = self.tokenizer.decode(episode.tokens, skip_special_tokens=True)
-            reward = correctness(completion, episode.problem.answer)
-            info |= {"completion": completion, "correctness": reward}
+            verdict = verify(completion, episode.problem.answer)
+            terms = reward_terms(
+                episode.problem.question,
+                completion,
+                verdict,
+                tokens=len(episode.tokens),
+                max_tokens=self.max_new_tokens,
+                weights=self.reward_weights,
+            )
+            reward = total(terms, self.reward_weights)
+            info |= {"completion": completion, "verdict": verdict.status, **terms}
             self.running[slot] = None
             self.engine.release(slot)
         return Transition(reward, terminated, truncated, info)

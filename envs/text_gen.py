@@ -1,6 +1,6 @@
 """One episode of text generation as a ``gymnasium.Env``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -8,6 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.envs.episodes import ActionSpace, Episodes
+from ollm_rl.envs.rewards import CORRECTNESS_ALONE
 from ollm_rl.model import OptionModel
 from ollm_rl.problems import Problem
 
@@ -24,7 +25,8 @@ class TextGenEnv(gymnasium.Env[np.ndarray, np.int64]):
     step of an episode it is h_t at the last token.
 
     ## Rewards
-    0 until the end, then 1 if the final answer is right, else 0.
+    0 until the end, then 1 if the final answer is right, else 0. ``reward_weights`` weighs this and other terms of
+    `ollm_rl.envs.rewards` into a sum.
 
     ## Starting State
     The prompt of a problem that is drawn uniformly, or the one that ``reset(options={"problem": index})`` names.
@@ -34,11 +36,13 @@ class TextGenEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     ## Information
     ``reset`` gives ``problem`` (its id), ``question`` and ``answer``; ``step`` gives ``token``, and at the end
-    ``completion`` and ``correctness``.
+    ``completion``, ``verdict`` (the status of `ollm_rl.verify.Verdict`: a checker that broke shows here),
+    ``correctness`` and every other reward term with a weight, unweighted.
 
     ## Arguments
     ``model`` (an ``OptionModel`` or the folder of one), ``problems`` (a list, or a source such as ``"arith"``),
-    ``action_space``, ``max_new_tokens``, ``tokenizer`` (found by the backbone's name where left out), ``render_mode``.
+    ``action_space``, ``max_new_tokens``, ``tokenizer`` (found by the backbone's name where left out), ``render_mode``,
+    ``reward_weights`` (by term; correctness alone where left out).
     """
 
     metadata = {"render_modes": ["ansi"]}
@@ -52,10 +56,17 @@ class TextGenEnv(gymnasium.Env[np.ndarray, np.int64]):
         max_new_tokens: int = 128,
         tokenizer: PreTrainedTokenizerBase | None = None,
         render_mode: str | None = None,
+        reward_weights: Mapping[str, float] = CORRECTNESS_ALONE,
     ) -> None:
         self.render_mode = render_mode
         self.episodes = Episodes(
-            model, 1, problems, action_space=action_space, max_new_tokens=max_new_tokens, tokenizer=tokenizer
+            model,
+            1,
+            problems,
+            action_space=action_space,
+            max_new_tokens=max_new_tokens,
+            tokenizer=tokenizer,
+            reward_weights=reward_weights,
         )
         self.observation_space, self.action_space = self.episodes.spaces()
         self._tokens = list[int]()  # of prompt and completion

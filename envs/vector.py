@@ -3,7 +3,7 @@
 Letters: B environments, H hidden.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.envs.episodes import ActionSpace, Episodes
+from ollm_rl.envs.rewards import CORRECTNESS_ALONE
 from ollm_rl.model import OptionModel
 from ollm_rl.problems import Problem
 
@@ -36,10 +37,17 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         action_space: ActionSpace = "options",
         max_new_tokens: int = 128,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        reward_weights: Mapping[str, float] = CORRECTNESS_ALONE,
     ) -> None:
         self.num_envs = num_envs
         self.episodes = Episodes(
-            model, num_envs, problems, action_space=action_space, max_new_tokens=max_new_tokens, tokenizer=tokenizer
+            model,
+            num_envs,
+            problems,
+            action_space=action_space,
+            max_new_tokens=max_new_tokens,
+            tokenizer=tokenizer,
+            reward_weights=reward_weights,
         )
         self.single_observation_space, self.single_action_space = self.episodes.spaces()
         self.observation_space = batch_space(self.single_observation_space, num_envs)

@@ -23,14 +23,14 @@ def build_parser() -> ArgumentParser:
     for name, (config, text) in _commands().items():
         command = ArgumentParser(description=f"{text}.")
         command.add_argument("--config", action="config", help="YAML file of settings; flags after it override it.")
-        command.add_class_arguments(config)
+        command.add_class_arguments(config, as_positional=name == "audit")
         commands.add_subcommand(name, command, help=text)
     return parser
 
 
 def _commands() -> dict[str, tuple[type, str]]:
     """Every command's settings and what it does."""
-    from ollm_rl.agents.config import EvalConfig, RLConfig
+    from ollm_rl.agents.config import AuditConfig, EvalConfig, RLConfig
     from ollm_rl.experiments.config import DemoConfig
     from ollm_rl.pretrain.config import SFTConfig
 
@@ -39,6 +39,7 @@ def _commands() -> dict[str, tuple[type, str]]:
         "sft": (SFTConfig, "Fine-tune options, or a backbone, on worked solutions"),
         "train": (RLConfig, "Train a policy over options or over tokens by reinforcement learning"),
         "eval": (EvalConfig, "Measure accuracy, language switching and degeneracy"),
+        "audit": (AuditConfig, "Check a run's completions once more and look for signs of reward hacking"),
     }
 
 
@@ -56,6 +57,10 @@ def run(command: str, settings: Any) -> str:
         from ollm_rl.agents.trainer import train
 
         return f"written to {train(settings)}"
+    if command == "audit":
+        from ollm_rl.agents.audit import format_audit, run_audit
+
+        return format_audit(run_audit(settings))
     if settings.mode == "teacher-forced":
         from ollm_rl.pretrain.teacher_forced import run_teacher_forced
         from ollm_rl.pretrain.token_report import format_scores

@@ -1,47 +1,29 @@
 r"""Whether a completion's final answer equals the gold answer, in bounded time and memory.
 
-Text and exact fractions decide most answers at once. The rest goes to math-verify in one child process that is
-killed after a time limit and replaced: some answers keep SymPy busy for ever (``5^{5^{5^{5^5}}}``), and time-outs by
-signal work in the main thread only.
+Text and exact numbers decide most answers at once, in the caller. The rest goes to math-verify in child processes that
+are killed after a time limit and replaced: some answers keep SymPy busy for ever (``5^{5^{5^{5^5}}}``), and time-outs
+by signal work in the main thread only. Nothing but text and a word for the outcome crosses the pipes.
 """
 
 import atexit
 import json
 import os
-import re
-import selectors
-import subprocess
-import sys
+import queue
 import threading
-import time
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
 
-MAX_CHARACTERS = 1000
-TIME_LIMIT = 5.0  # seconds a check may take
-START_LIMIT = 60.0  # seconds the child may take to import SymPy
-MEMORY_LIMIT = 2 * 1024**3  # bytes of address space of the child
+from ollm_rl.answers import extract_answer
+from ollm_rl.comparison import compare
+from ollm_rl.quantities import clean, split_unit
+from ollm_rl.verify_child import Child
 
-_NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
-_BRACES = re.compile(r"\\boxed\s*\{|\\[\\{}]|[{}]")
-_HASHES = re.compile(r"####[ \t]*(\S.*)")
-_PHRASE = re.compile(
-    r"(?:\b(?:the|la)[ ]+(?:final[ ]+)?(?:answer|respuesta)(?:[ ]+final)?[ ]+(?:is|es)\b"
-    r"|\b(?:answer|respuesta)(?:[ ]+final)?[ *]*:)[\s:*]*(?=\S)",
-    re.IGNORECASE,
-)
-_SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
-_LAST_NUMBER = re.compile(rf"(?:(?<![\w)\]}}])[-−])?{_NUMBER}(?:/\d+)?%?")
-_FRACTION = re.compile(r"([+-]?)\\frac\{(\d+)\}\{(\d+)\}")
-_QUANTITY = re.compile(rf"([+-]?)\$?([+-]?)({_NUMBER})(?:/(\d+))?\s*(%|[^\W\d_]{{2,}}(?: [^\W\d_]{{2,}}){{0,2}})?")
-# Words that change a number instead of giving it a unit.
-_NO_UNITS = frozenset(
-    {"and", "or", "to", "ni", "pi", "sqrt"}
-    | {"dozen", "hundred", "thousand", "million", "billion", "docenas", "mil", "millones"}
-)
-_NOISE = re.compile(r"\\[,;:! ]|\\left\b|\\right\b|\\displaystyle\b|\*\*")
-_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox)\{([^{}]*)\}")
+__all__ = ["FAILURES", "Verdict", "VerifierPool", "extract_answer", "verify"]
+
+
+FAILURES = ("timeout", "error")  # statuses for which the checker, not the answer, is to blame
 
 
 @dataclass(frozen=True)
@@ -52,7 +34,7 @@ class Verdict:
         correct: Whether the answer equals the gold answer; False for every status but ``ok``.
         extracted: The answer as it stands in the completion, None without one.
         method: Where it stood: ``boxed``, ``hashes``, ``phrase`` or ``last_number``; None without an answer.
-        status: ``ok``, ``no_answer``, ``timeout``, ``error`` (the child failed) or ``too_long``.
+        status: ``ok``, ``no_answer``, ``timeout``, ``error`` (the checker broke) or ``too_long``.
     """
 
     correct: bool
@@ -60,186 +42,211 @@ class Verdict:
     method: str | None
     status: str
 
+    @property
+    def failed(self) -> bool:
+        """Whether the checker broke, which says nothing about the answer."""
+        return self.status in FAILURES
+
 
 def verify(completion: str, gold: str) -> Verdict:
-    r"""Check a completion's final answer against the gold answer; may be called from any thread.
+    r"""Check a completion's final answer against the gold answer.
 
-    Equal text and equal numbers (exact; thousands commas, a leading ``$``, a trailing ``%``, full stop or unit do not
-    count) decide first; two numbers never go further. A point is the decimal sign in every language.
+    May be called from any thread and any process, after fork and spawn, and in Ray actors. Answers that need
+    math-verify go to a pool of this process, made at first use; `VerifierPool` does the same with limits of your own,
+    and without waiting.
 
     Args:
         completion: Generated text.
         gold: The bare answer, such as ``72`` or ``\frac{1}{2}``.
     """
-    found = extract_answer(completion)
-    if found is None:
-        return Verdict(False, None, None, "no_answer")
-    answer, method = found
-    if max(len(answer), len(gold)) > MAX_CHARACTERS:
-        return Verdict(False, answer, method, "too_long")
-    equal = _compare_fast(_normalise(answer), _normalise(gold))
-    if equal is not None:
-        return Verdict(equal, answer, method, "ok")
-    correct, status = _child.check(_unwrap(answer), _unwrap(gold))
-    return Verdict(correct, answer, method, status)
+    return shared_pool().submit(completion, gold).result()
 
 
-def extract_answer(text: str) -> tuple[str, str] | None:
-    r"""Find the final answer of a solution.
+class VerifierPool:
+    """Child processes with math-verify, and the quick comparisons before them.
 
-    The first of these that occurs: the last ``\boxed{x}``; the last ``#### x``; the last "the answer is x",
-    "Answer: x", "la respuesta es x" or "Respuesta: x", up to the end of its sentence; the last number.
+    Children start when the first answer needs one, and end with `close`, with the ``with`` block or with the process.
 
-    Returns:
-        The answer and the method's name (see `Verdict`), or None.
+    Args:
+        num_workers: Child processes; each takes some 70 MB.
+        time_limit: Seconds one check may take in a child, of the wall and of the processor; the child is killed then.
+        memory_limit: Bytes of address space of a child.
+        max_characters: Longer answers, and answers to longer gold answers, are not looked at.
+
+    Raises:
+        ValueError: If a limit leaves nothing.
     """
-    boxed = _last_box(text)
-    if boxed:
-        return boxed, "boxed"
-    if hashes := _HASHES.findall(text):
-        return hashes[-1].strip(), "hashes"
-    if phrases := list(_PHRASE.finditer(text)):
-        line = text[phrases[-1].end() :].split("\n", 1)[0]
-        answer = _SENTENCE_END.split(line, maxsplit=1)[0].strip(" \t*")
-        if answer:
-            return answer, "phrase"
-    if numbers := _LAST_NUMBER.findall(text):
-        return numbers[-1], "last_number"
-    return None
 
+    def __init__(
+        self,
+        num_workers: int = min(4, os.cpu_count() or 1),
+        *,
+        time_limit: float = 5.0,
+        memory_limit: int = 1024**3,
+        max_characters: int = 1000,
+    ) -> None:
+        if num_workers < 1 or time_limit <= 0 or max_characters < 1:
+            raise ValueError(
+                f"num_workers={num_workers}, time_limit={time_limit} and max_characters={max_characters} must be "
+                "positive; leave them out for the usual values"
+            )
+        self.num_workers, self.max_characters = num_workers, max_characters
+        self._limits = (time_limit, memory_limit)
+        self._reset()
+        _pools.add(self)
 
-def _last_box(text: str) -> str | None:
-    """Content of the closed box that opens last, by one pass over the braces."""
-    open_braces: list[tuple[int, bool]] = []
-    last_start, content = -1, None
-    for match in _BRACES.finditer(text):
-        token = match.group()
-        if token.endswith("{") and token != r"\{":
-            open_braces.append((match.end(), token != "{"))
-        elif token == "}" and open_braces:
-            start, is_box = open_braces.pop()
-            if is_box and start > last_start:
-                last_start, content = start, text[start : match.start()].strip()
-    return content
-
-
-def _unwrap(answer: str) -> str:
-    """Take away a full stop and the delimiters of mathematics."""
-    return re.sub(r"^\$(.*)\$$|^\\[(\[](.*)\\[)\]]$", r"\1\2", answer.strip().rstrip(".")).strip().rstrip(".")
-
-
-def _normalise(answer: str) -> str:
-    """Take away all that carries no meaning: delimiters, spacing commands, text wrappers, spare spaces."""
-    text = _unwrap(answer).replace("{,}", ",").replace("−", "-").replace(r"\$", "$").replace(r"\%", "%")
-    text = re.sub(r"\\[dt]frac\b", r"\\frac", _TEXT.sub(r" \1 ", _NOISE.sub("", text)))
-    return " ".join(text.split())
-
-
-def _compare_fast(answer: str, gold: str) -> bool | None:
-    """Decide between normalised answers by text or number; None if neither decides."""
-    if answer == gold:
-        return True
-    answer_number, gold_number = _as_number(answer), _as_number(gold)
-    return None if answer_number is None or gold_number is None else answer_number == gold_number
-
-
-def _as_number(text: str) -> Fraction | None:
-    """Exact value of a number, with its unit if it has one, or None if the text is something else."""
-    if match := _FRACTION.fullmatch(text):
-        sign, numerator, denominator = match.groups()
-    elif match := _QUANTITY.fullmatch(text):
-        first_sign, second_sign, numerator, denominator, unit = match.groups("")
-        sign = first_sign or second_sign
-        if (first_sign and second_sign) or _NO_UNITS.intersection(unit.casefold().split()):
-            return None
-    else:
-        return None
-    divisor = int(denominator or 1)
-    if divisor == 0:
-        return None
-    value = Fraction(numerator.replace(",", "")) / divisor
-    return -value if sign == "-" else value
-
-
-class _Child:
-    """The child process with math-verify: started by the first check, replaced after a time-out or a crash."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def check(self, answer: str, gold: str) -> tuple[bool, str]:
-        """Return whether the two are equal, and the status ``ok``, ``timeout`` or ``error``."""
-        with self._lock:
-            try:
-                if self._process is None or self._process.poll() is not None:
-                    self._start()
-                reply = self._ask(json.dumps([answer, gold]), TIME_LIMIT)
-            except TimeoutError:
-                self._stop()
-                return False, "timeout"
-            except (OSError, EOFError):
-                self._stop()
-                return False, "error"
-            except BaseException:  # an interrupt: the reply still to come must not meet the next question
-                self._stop()
-                raise
-        return reply == b"true\n", "error" if reply == b"null\n" else "ok"
-
-    def close(self) -> None:
-        """End the child; the next check starts another."""
-        with self._lock:
-            self._stop()
-
-    def _start(self) -> None:
-        worker = Path(__file__).with_name("verify_worker.py")
-        # -P: the script's folder, with our module names, must not come before the standard library.
-        command = [sys.executable, "-P", str(worker), str(TIME_LIMIT), str(MEMORY_LIMIT)]
-        self._stop()
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._ask("", START_LIMIT)
-
-    def _ask(self, line: str, limit: float) -> bytes:
-        """Send a line, if any, and return the reply's line.
+    def submit(self, completion: str, gold: str) -> Future[Verdict]:
+        """Begin a check; most are finished on return.
 
         Raises:
-            TimeoutError: If it took longer than ``limit`` seconds.
-            OSError, EOFError: If the child has ended.
+            RuntimeError: If the pool is closed.
         """
-        process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
-        if line:
-            process.stdin.write(line.encode() + b"\n")
-            process.stdin.flush()
-        deadline = time.monotonic() + limit
-        reply = b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while not reply.endswith(b"\n"):
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError
-                part = os.read(process.stdout.fileno(), 64)
-                if not part:
-                    raise EOFError
-                reply += part
-        return reply
+        done: Future[Verdict] = Future()
+        found = extract_answer(completion)
+        if found is None:
+            done.set_result(Verdict(False, None, None, "no_answer"))
+            return done
+        if max(len(found[0]), len(gold)) > self.max_characters:
+            done.set_result(Verdict(False, *found, "too_long"))
+            return done
+        answer, reference = clean(found[0]), clean(gold)
+        equal = compare(answer, reference)
+        if equal is not None:
+            done.set_result(Verdict(equal, *found, "ok"))
+            return done
+        self._ask(_Task(done, found, [split_unit(answer)[0], split_unit(reference)[0]]))
+        return done
 
-    def _stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            with process:  # closes the pipes and waits
-                pass
+    def submit_whole(self, completion: str, gold: str) -> Future[Verdict]:
+        """Begin a check by math-verify alone, extraction included: a second opinion, of which we decide nothing.
+
+        The verdict names ``whole`` as its method. Completions of more than ten times ``max_characters`` are too
+        long.
+
+        Raises:
+            RuntimeError: If the pool is closed.
+        """
+        done: Future[Verdict] = Future()
+        if len(completion) > 10 * self.max_characters or len(gold) > self.max_characters:
+            done.set_result(Verdict(False, None, "whole", "too_long"))
+        else:
+            self._ask(_Task(done, (None, "whole"), [completion, gold, "whole"]))
+        return done
+
+    def verify_batch(self, completions: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
+        """Check many answers, as many at a time as there are workers.
+
+        Raises:
+            ValueError: If the two differ in length.
+        """
+        pending = [self.submit(completion, gold) for completion, gold in zip(completions, golds, strict=True)]
+        return [check.result() for check in pending]
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the children that live."""
+        return [child.process.pid for child in self._children if child.process and child.process.poll() is None]
+
+    def close(self) -> None:
+        """Cancel what waits, end the children and wait for them."""
+        with self._lock:
+            self._closed = True
+            threads = self._threads
+        try:
+            while True:
+                if task := self._tasks.get_nowait():
+                    task.done.cancel()
+        except queue.Empty:
+            pass
+        for _ in threads:
+            self._tasks.put(None)
+        for thread in threads:
+            thread.join()
+
+    def __enter__(self) -> "VerifierPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _reset(self) -> None:
+        """State without a child: of a new pool, and of a forked process, which has none of its parent's threads."""
+        self._lock = threading.Lock()
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._children: list[Child] = []
+        self._closed = False
+
+    def _ask(self, task: "_Task") -> None:
+        """Put a task in the queue of the children, which the first one starts."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("this VerifierPool is closed; make another")
+            if not self._threads:
+                self._children = [Child(*self._limits) for _ in range(self.num_workers)]
+                self._threads = [
+                    threading.Thread(target=self._serve, args=(child,), name="verifier", daemon=True)
+                    for child in self._children
+                ]
+                for thread in self._threads:
+                    thread.start()
+            self._tasks.put(task)
+
+    def _serve(self, child: "Child") -> None:
+        """Life of a thread: keep its child ready, hand it one task after another."""
+        child.start()
+        while (task := self._tasks.get()) is not None:
+            if task.done.set_running_or_notify_cancel():
+                correct, status = child.check(json.dumps(task.question).encode() + b"\n")
+                task.done.set_result(Verdict(correct, *task.found, status))
+            if not self._closed:
+                child.renew()
+        child.stop()
+
+    def _forget(self) -> None:
+        """In a forked process: let go of the parent's children without a word to them."""
+        for child in self._children:
+            child.abandon()
+        self._reset()
+
+    def _kill(self) -> None:
+        self._closed = True
+        for child in self._children:
+            child.kill()
 
 
-_child = _Child()
-atexit.register(lambda: _child.close())
+@dataclass(frozen=True)
+class _Task:
+    done: Future[Verdict]
+    found: tuple[str | None, str]
+    question: list[str]
 
 
-def _forget_child() -> None:
-    """A forked process must not write into its parent's pipes."""
-    global _child
-    _child = _Child()
+_pools: weakref.WeakSet[VerifierPool] = weakref.WeakSet()
+_shared: VerifierPool | None = None
+_shared_lock = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget_child)
+def shared_pool() -> VerifierPool:
+    """The pool of this process that `verify` uses."""
+    global _shared
+    if _shared is None:
+        with _shared_lock:
+            if _shared is None:
+                _shared = VerifierPool()
+    return _shared
+
+
+def _after_fork() -> None:
+    global _shared_lock
+    _shared_lock = threading.Lock()  # another thread of the parent may have held it
+    for pool in list(_pools):
+        pool._forget()
+
+
+def _at_exit() -> None:
+    for pool in list(_pools):
+        pool._kill()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)

@@ -50,7 +50,7 @@ def settings(*arguments: str) -> Any:
 
 @pytest.mark.parametrize(
     ("command", "flag"),
-    [("demo", "--iterations"), ("sft", "--options.kl_target"), ("train", "--action_space"), ("eval", "--mode")],
+    [("demo", "--iterations"), ("sft", "--options.kl_target"), ("train", "--rewards.format"), ("eval", "--mode")],
 )
 def test_every_command_explains_its_settings(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -68,7 +68,7 @@ def test_help_answers_without_importing_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "False"
-    for command in ("demo", "sft", "train", "eval"):
+    for command in ("demo", "sft", "train", "eval", "audit"):
         assert command in result.stdout
 
 
@@ -104,6 +104,7 @@ def test_every_preset_is_understood(path: Path) -> None:
         (["train", "--out", "x", "--model", "y", "--episodes", "9"], ["episodes=9", "group_size=8"]),
         (["eval", "--model", "no/such-model"], ["'no/such-model'", "cannot be loaded"]),
         (["eval", "--model", "x", "--mode", "teacher-forced"], ["x holds no option plug-in"]),
+        (["audit", "nowhere"], ["nowhere holds no completions", "ollm-rl train"]),
         (["demo", "--iterations", "0"], ["iterations=0", "at least 1"]),
     ],
 )

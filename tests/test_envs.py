@@ -140,7 +140,7 @@ def test_a_right_answer_is_rewarded_when_the_text_ends() -> None:
     env.reset(options={"problem": 0})
     _, reward, terminated, truncated, info = write(env, [*ids_of(RIGHT), EOS])
     assert (reward, terminated, truncated) == (1.0, True, False)
-    assert info == {"token": EOS, "completion": RIGHT, "correctness": 1.0}
+    assert info == {"token": EOS, "completion": RIGHT, "verdict": "ok", "correctness": 1.0}
 
 
 def test_a_wrong_answer_is_not_rewarded() -> None:

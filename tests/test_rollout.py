@@ -118,6 +118,26 @@ def test_masks_end_with_the_end_of_text_or_at_the_token_limit(kind: str) -> None
     assert not (rollout.decisions & ~rollout.completion_mask).any()
 
 
+@pytest.mark.parametrize("num_slots", [3, 8])
+def test_every_episode_is_handed_on_once_when_it_ends(num_slots: int) -> None:
+    policy = policy_over("tokens")
+    end = frequent_token(completions(sampled(policy, PROMPTS)))
+    calls: list[tuple[list[int], list[list[int]]]] = []
+    rollout = collect(
+        policy,
+        DecodeEngine(policy.backbone, num_slots, CONTEXT),
+        PROMPTS,
+        max_new_tokens=LIMIT,
+        end_token=end,
+        generator=torch.Generator().manual_seed(5),
+        on_end=lambda episodes, tokens: calls.append((episodes, tokens)),
+    )
+    assert len(calls) > 1  # some while others go on
+    handed = {episode: row for episodes, rows in calls for episode, row in zip(episodes, rows, strict=True)}
+    assert sum(len(episodes) for episodes, _ in calls) == len(handed) == len(PROMPTS)
+    assert [handed[episode] for episode in range(len(PROMPTS))] == completions(rollout)
+
+
 def test_an_end_of_text_at_the_token_limit_terminates() -> None:
     policy = policy_over("tokens")
     last = completions(sampled(policy, [[5, 6, 7]]))[0][-1]

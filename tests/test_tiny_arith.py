@@ -9,9 +9,9 @@ from ollm_rl.agents.evaluate import evaluate
 from ollm_rl.agents.loading import load_policy
 from ollm_rl.arith import generate
 from ollm_rl.backbones import load_backbone
-from ollm_rl.envs.rewards import correctness
 from ollm_rl.pretrain.tiny_arith import build_model, build_tokenizer, training_examples
 from ollm_rl.problems import load_problems
+from ollm_rl.verify import verify
 
 ASSETS = Path(__file__).parents[1] / "ollm_rl" / "assets" / "tiny-arith"
 
@@ -74,5 +74,5 @@ def test_samples_find_answers_that_greedy_decoding_does_not() -> None:
 def test_the_reward_of_the_generators_own_solutions_is_what_they_claim() -> None:
     finished = [problem for problem in generate(400, seed=11) if problem.style != "loop"]
     for problem in finished:
-        assert correctness(problem.solution, str(problem.answer)) == float(not problem.wrong)
+        assert verify(problem.solution, str(problem.answer)).correct == (not problem.wrong)
     assert 50 < sum(problem.wrong for problem in finished) < 200

@@ -10,7 +10,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import ollm_rl.agents.trainer as trainer_module
-from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.checks import read_completions
+from ollm_rl.agents.config import RewardConfig, RLConfig
 from ollm_rl.agents.loading import CHECKPOINT_FILE, load_policy, load_weights, trained_weights
 from ollm_rl.agents.policies import OptionPolicy, TokenPolicy
 from ollm_rl.agents.rollout import Policy, Rollout, collect
@@ -237,6 +238,10 @@ def test_a_run_stopped_in_the_middle_of_an_update_ends_as_an_undisturbed_one(
     assert history(stopped.out) == history(undisturbed)[:2]
     train(stopped)
     assert_equal_runs(stopped.out, undisturbed)
+    # The third iteration's completions were written before the stop, and are there once.
+    kept = [read_completions(out) for out in (stopped.out, undisturbed)]
+    assert kept[0] == kept[1]
+    assert [row["iteration"] for row in kept[0]] == [number for number in range(4) for _ in range(16)]
 
     before = (stopped.out / CHECKPOINT_FILE).read_bytes()
     train(stopped)  # the same command once more finds nothing to do
@@ -292,7 +297,8 @@ def test_metrics_are_those_of_the_episodes(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(trainer_module, "collect", recording)
     changes = {"episodes": 32, "group_size": 16, "max_new_tokens": 1, "iterations": 1}
-    (row,) = history(train(config(tmp_path / "run", model_folder, f"jsonl:{path}", **changes)))
+    out = train(config(tmp_path / "run", model_folder, f"jsonl:{path}", **changes))
+    (row,) = history(out)
     (rollout,) = seen
     asked = [tiny_tokenizer().decode(prompt) for prompt in rollout.prompts]
     right = sum(
@@ -303,6 +309,33 @@ def test_metrics_are_those_of_the_episodes(tmp_path: Path, monkeypatch: pytest.M
     assert (row["episodes"], row["completion_tokens"], row["live_share"]) == (32, 1, 1)
     assert (row["mixed_groups"], row["pass_at_group"]) == (0.5, 0.5)
     assert row["degeneracy_rate"] == 1  # none ends by itself
+    assert (row["reward_correctness"], row["verifier_failures"]) == (row["reward"], 0)
+    assert "reward_format" not in row
+    texts = [(line["question"], line["completion"], line["correct"], line["reward"]) for line in read_completions(out)]
+    assert len(texts) == 32
+    assert set(texts) == {
+        ("Give a?", "1", True, 1.0), ("Give a?", "2", False, 0.0), ("Give b?", "1", False, 0.0),
+        ("Give b?", "2", False, 0.0),
+    }  # fmt: skip
+
+
+def test_reward_terms_are_weighted_and_logged_apart_and_a_checker_that_breaks_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming("1234"))
+    path = tmp_path / "one.jsonl"
+    # Nobody understands the second answer, so its checks fail, each worth 0.25.
+    path.write_text('{"question": "Give a?", "answer": "1"}\n{"question": "Give b?", "answer": "\\\\text{(E)},"}')
+    changes = {"episodes": 32, "group_size": 16, "max_new_tokens": 2, "iterations": 1, "failure_reward": 0.25}
+    weights = RewardConfig(correctness=2.0, length=0.5)
+    (row,) = history(train(config(tmp_path / "run", model_folder, f"jsonl:{path}", rewards=weights, **changes)))
+    lines = read_completions(tmp_path / "run")
+    right = sum(line["correct"] for line in lines)
+    assert row["verifier_failures"] == 16
+    assert row["reward_correctness"] == pytest.approx((right + 16 * 0.25) / 32)
+    assert row["reward_length"] == -1.0  # two of two tokens
+    assert row["reward"] == pytest.approx(2 * row["reward_correctness"] - 0.5)
+    assert {line["status"] for line in lines if line["question"] == "Give b?"} == {"error"}
 
 
 @pytest.mark.parametrize(
