@@ -170,6 +170,11 @@ class DecodeEngine:
         self.lengths = [count + 1 if count else 0 for count in self.lengths]
         return hidden
 
+    def free(self) -> None:
+        """Give the memory of the cache back and forget what the slots hold; the next prefill takes memory anew."""
+        self.cache, self._graphs = None, {}
+        self.lengths = [0] * self.num_slots
+
     def release(self, slot: int) -> None:
         """Give a slot up; it costs time in every step until it is filled again or dropped by ``keep``."""
         self.lengths[slot] = 0
