@@ -17,6 +17,7 @@ from ollm_rl.backbones import context_length, load_tokenizer
 from ollm_rl.engine import DecodeEngine
 from ollm_rl.envs.rewards import correctness
 from ollm_rl.model import OptionModel
+from ollm_rl.prefill import PromptStore
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.prompts import encode_prompts
 
@@ -92,6 +93,7 @@ class Episodes:
         self.prompts = encode_prompts(self.problems, self.tokenizer, max_length=context, max_new_tokens=max_new_tokens)
         max_length = max(map(len, self.prompts)) + max_new_tokens
         self.engine = DecodeEngine(self.model.backbone, num_slots, max_length)
+        self._store = PromptStore(self.engine)
         self.running: list[Episode | None] = [None] * num_slots
         self.written: list[list[int]] = [[] for _ in range(num_slots)]  # prompt and completion, after the end too
         self.hidden = torch.zeros(num_slots, self.model.hidden_size, device=self.engine.device)
@@ -118,10 +120,14 @@ class Episodes:
             )
         return found
 
-    def start(self, slots: Sequence[int], indices: Sequence[int]) -> list[dict[str, str]]:
-        """Begin episodes on the problems with these indices; returns their infos."""
+    def start(self, slots: Sequence[int], indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[dict[str, str]]:
+        """Begin episodes on the problems with these indices; returns their infos.
+
+        Problems that come next may be named: their prompts are encoded in the same pass, for later.
+        """
         self._check_open()
-        self.hidden[list(slots)] = self.engine.prefill(slots, [self.prompts[i] for i in indices]).float()
+        prompts, later = ([self.prompts[i] for i in each] for each in (indices, upcoming))
+        self.hidden[list(slots)] = self._store.fill(slots, prompts, later).float()
         for slot, index in zip(slots, indices, strict=True):
             self.running[slot] = Episode(self.problems[index])
             self.written[slot] = list(self.prompts[index])
@@ -176,6 +182,7 @@ class Episodes:
         self.closed = True
         self.running = [None] * len(self.running)
         self.engine.free()
+        self._store = PromptStore(self.engine)
 
     def _check_open(self) -> None:
         if self.closed:

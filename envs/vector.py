@@ -16,6 +16,8 @@ from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, Observatio
 from ollm_rl.model import OptionModel
 from ollm_rl.problems import Problem
 
+AHEAD = 8  # for one in so many environments the next prompt is encoded before it is needed
+
 Step = tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
@@ -67,6 +69,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._streams: list[np.random.Generator] = []
+        self._next = [0] * num_envs  # problem of every environment's next episode, drawn one ahead
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -88,6 +91,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             self._streams = self._streams or fresh
             for slot in slots:
                 self._streams[slot] = fresh[slot]
+                self._draw(slot)
         infos = self._start(slots, {})
         return self.episodes.observation(), infos
 
@@ -153,11 +157,18 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     def _start(self, slots: Sequence[int], infos: dict[str, Any]) -> dict[str, Any]:
         """Begin episodes; returns ``infos`` with theirs."""
-        count = len(self.episodes.problems)
-        drawn = [int(self._streams[slot].integers(count)) for slot in slots]
-        for slot, info in zip(slots, self.episodes.start(slots, drawn), strict=True):
+        drawn = [self._next[slot] for slot in slots]
+        for slot in slots:
+            self._draw(slot)
+        # Encoded in the same pass: the next prompts of those that have written most.
+        running = [(len(episode.tokens), slot) for slot, episode in enumerate(self.episodes.running) if episode]
+        upcoming = [self._next[slot] for _, slot in sorted(running, reverse=True)[: -(-self.num_envs // AHEAD)]]
+        for slot, info in zip(slots, self.episodes.start(slots, drawn, upcoming), strict=True):
             infos = self._add_info(infos, dict(info), slot)
         return infos
+
+    def _draw(self, slot: int) -> None:
+        self._next[slot] = int(self._streams[slot].integers(len(self.episodes.problems)))
 
 
 def _row(observation: Observation, slot: int) -> Observation:
