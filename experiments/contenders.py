@@ -7,7 +7,6 @@ Letters: N episodes, B rows, T tokens, H hidden, V vocabulary.
 """
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,8 @@ from ollm_rl.engine import DecodeEngine
 from ollm_rl.envs.vector import TextGenVectorEnv
 from ollm_rl.model import OptionModel
 from ollm_rl.problems import load_problems
+
+Clock = Callable[[], float]  # seconds
 
 
 @dataclass
@@ -73,15 +74,15 @@ def wait(device: torch.device) -> None:
 class Engine:
     """Ours: ``collect`` with continuous batching; on CUDA the fused mode."""
 
-    def __init__(self, work: Workload) -> None:
-        self.work = work
+    def __init__(self, work: Workload, clock: Clock) -> None:
+        self.work, self.clock = work, clock
         self.engine = DecodeEngine(work.backbone, min(work.slots, len(work.prompts)), work.max_length)
         self.rollout: Rollout | None = None
 
     def __call__(self) -> float:
         """Write everything once."""
         wait(self.engine.device)
-        started = time.perf_counter()
+        started = self.clock()
         self.rollout = collect(
             self.work.policy,
             self.engine,
@@ -91,14 +92,14 @@ class Engine:
             generator=torch.Generator().manual_seed(self.work.seed),
         )
         wait(self.engine.device)
-        return time.perf_counter() - started
+        return self.clock() - started
 
 
 class EngineSteps:
     """The engine with the policy outside: ``step``, then ``act`` from Python, in waves; no refilling."""
 
-    def __init__(self, work: Workload) -> None:
-        self.work = work
+    def __init__(self, work: Workload, clock: Clock) -> None:
+        self.work, self.clock = work, clock
         self.engine = DecodeEngine(work.backbone, min(work.slots, len(work.prompts)), work.max_length)
 
     @torch.no_grad()
@@ -107,7 +108,7 @@ class EngineSteps:
         work, device = self.work, self.engine.device
         generator = torch.Generator(device).manual_seed(work.seed)
         wait(device)
-        started = time.perf_counter()
+        started = self.clock()
         for first in range(0, len(work.prompts), work.slots):
             lengths = work.lengths[first : first + work.slots]
             self.engine.restart(len(lengths))
@@ -118,7 +119,7 @@ class EngineSteps:
                 for slot in np.flatnonzero(np.array(lengths) == step).tolist():
                     self.engine.release(slot)
         wait(device)
-        return time.perf_counter() - started
+        return self.clock() - started
 
 
 class LatentHead(nn.Module):
@@ -150,8 +151,8 @@ class RowLengths(StoppingCriteria):
 class Generate:
     """Hugging Face's ``generate`` on padded batches, the policy in the place of the output head."""
 
-    def __init__(self, work: Workload, cache: str) -> None:
-        self.work, self.cache = work, cache
+    def __init__(self, work: Workload, clock: Clock, cache: str) -> None:
+        self.work, self.clock, self.cache = work, clock, cache
         self.model = copy.copy(work.backbone)  # the same weights with another head
         self.model._modules = dict(work.backbone._modules)
         self.model.lm_head = LatentHead(work.policy, work.model.vocab_size)
@@ -162,7 +163,7 @@ class Generate:
         work, device = self.work, self.work.backbone.device
         torch.manual_seed(work.seed)
         wait(device)
-        started = time.perf_counter()
+        started = self.clock()
         for first in range(0, len(work.prompts), work.slots):
             prompts = work.prompts[first : first + work.slots]
             lengths = torch.tensor(work.lengths[first : first + work.slots], device=device)
@@ -185,20 +186,20 @@ class Generate:
                 stopping_criteria=[RowLengths(lengths, width)],
             )
         wait(device)
-        return time.perf_counter() - started
+        return self.clock() - started
 
 
 class GenerateBatch:
     """transformers' continuous batching, greedily with the plain output head."""
 
-    def __init__(self, work: Workload) -> None:
-        self.work = work
+    def __init__(self, work: Workload, clock: Clock) -> None:
+        self.work, self.clock = work, clock
 
     def __call__(self) -> float:
         """Write everything once."""
         work = self.work
         wait(work.backbone.device)
-        started = time.perf_counter()
+        started = self.clock()
         settings = GenerationConfig(do_sample=False, max_new_tokens=max(work.lengths), eos_token_id=-1, pad_token_id=0)
         with work.backbone.continuous_batching_context_manager(generation_config=settings) as manager:
             for prompt, length in zip(work.prompts, work.lengths, strict=True):
@@ -209,7 +210,7 @@ class GenerateBatch:
                 if done >= work.tokens:
                     break
         wait(work.backbone.device)
-        return time.perf_counter() - started
+        return self.clock() - started
 
 
 class ContextEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
@@ -238,8 +239,8 @@ class GymLoop:
     from the contexts that our engine wrote, and counts for so many.
     """
 
-    def __init__(self, work: Workload, engine: Engine, every: int) -> None:
-        self.work, self.engine, self.every = work, engine, every
+    def __init__(self, work: Workload, clock: Clock, engine: Engine, every: int) -> None:
+        self.work, self.clock, self.engine, self.every = work, clock, engine, every
 
     @torch.no_grad()
     def __call__(self) -> float:
@@ -255,7 +256,7 @@ class GymLoop:
                 envs = [ContextEnv(work.prompts[row], written[row][:step], work.max_length) for row in left]
                 observations = [env.observation() for env in envs]
                 wait(device)
-                started = time.perf_counter()
+                started = self.clock()
                 ids = torch.from_numpy(np.stack([each["ids"] for each in observations])).to(device)
                 mask = torch.from_numpy(np.stack([each["mask"] for each in observations])).to(device)
                 longest = int(mask.sum(1).max())
@@ -264,7 +265,7 @@ class GymLoop:
                 actions = work.policy.act(last, torch.rand(len(left), device=device)).tokens.cpu().numpy()
                 for env, action in zip(envs, actions, strict=True):
                     env.step(action)
-                seconds += self.every * (time.perf_counter() - started)
+                seconds += self.every * (self.clock() - started)
         return seconds
 
 
@@ -274,9 +275,9 @@ class VectorEnvSteps:
     Its tokens are the actions, so that episodes end at lengths drawn as the workload's are.
     """
 
-    def __init__(self, work: Workload) -> None:
+    def __init__(self, work: Workload, clock: Clock) -> None:
         assert work.tokenizer is not None
-        self.work = work
+        self.work, self.clock = work, clock
         self.envs = TextGenVectorEnv(
             work.slots,
             work.model,
@@ -297,7 +298,7 @@ class VectorEnvSteps:
         low, high = min(work.lengths), max(work.lengths)
         lengths, written = draw.integers(low, high + 1, work.slots), np.zeros(work.slots, dtype=np.int64)
         tokens = 0
-        started = time.perf_counter()
+        started = self.clock()
         while tokens < work.tokens:
             hidden = torch.from_numpy(observations).to(device, work.backbone.dtype)
             uniforms = torch.rand(work.slots, generator=generator, device=device)
@@ -308,21 +309,21 @@ class VectorEnvSteps:
             over = terminations | truncations
             lengths[over], written[over] = draw.integers(low, high + 1, over.sum()), 0
             tokens += work.slots
-        return (time.perf_counter() - started) * work.tokens / tokens
+        return (self.clock() - started) * work.tokens / tokens
 
 
-def contenders(work: Workload, every: int) -> dict[str, Callable[[], float]]:
-    """The contenders that run on the workload's device, by name."""
-    engine = Engine(work)
+def contenders(work: Workload, every: int, clock: Clock) -> dict[str, Callable[[], float]]:
+    """The contenders that run on the workload's device, by name, each timed by the clock."""
+    engine = Engine(work, clock)
     found: dict[str, Callable[[], float]] = {
         "engine": engine,
-        "hf_generate dynamic": Generate(work, "dynamic"),
-        "hf_generate static": Generate(work, "static"),
-        "gym_loop": GymLoop(work, engine, every),
+        "hf_generate dynamic": Generate(work, clock, "dynamic"),
+        "hf_generate static": Generate(work, clock, "static"),
+        "gym_loop": GymLoop(work, clock, engine, every),
     }
     if work.backbone.device.type == "cuda":
-        found["engine, policy outside"] = EngineSteps(work)
-        found["generate_batch"] = GenerateBatch(work)
+        found["engine, policy outside"] = EngineSteps(work, clock)
+        found["generate_batch"] = GenerateBatch(work, clock)
         if work.tokenizer is not None:
-            found["TextGenVectorEnv.step"] = VectorEnvSteps(work)
+            found["TextGenVectorEnv.step"] = VectorEnvSteps(work, clock)
     return found
