@@ -98,7 +98,7 @@ class Slots:
             # Slots that end within a chunk stay where they are, so no position passes the longest slot's.
             length = engine.read_length(min(longest + turn, engine.max_length - 1))
             key = (self.policy, self.sampled, self.chunk, count, length)
-            moved = (engine.positions, self.times, self.live, self.turn)
+            moved = (engine.positions, engine.hidden, self.times, self.live, self.turn)
             engine.graphs.run(key, partial(self.take_turn, count, length), moved)
         written = {name: column[:, :count] for name, column in self.columns.items()}
         trajectories.add(episodes.where(written["written"], idle), times, written)

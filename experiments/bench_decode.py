@@ -260,9 +260,8 @@ def main() -> None:
             if args.json:
                 write_atomic(args.json, json.dumps(result, indent=1))
     cases = list(result["cases"].values())
-    print(
-        f"{args.backbone} on {result['machine']}, {dtype}, {result['bandwidth'] / 1e9:.0f} GB/s, {args.clock} time, seed {args.seed}\n"
-    )
+    where = f"{result['machine']}, {dtype}, {result['bandwidth'] / 1e9:.0f} GB/s"
+    print(f"{args.backbone} on {where}, {args.clock} time, seed {args.seed}\n")
     print(table(cases))
     print("\n" + ", ".join(f"{name} {value:.2f}" for name, value in result["ratios"].items()))
     for case in cases:

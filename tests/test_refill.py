@@ -1,5 +1,6 @@
 """Slots refilled while others run, chunks of turns, running out of memory: the rollout is the same in all of them."""
 
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from ollm_rl.agents.policies import TokenPolicy
 from ollm_rl.agents.rollout import Policy, Rollout, collect
 from ollm_rl.engine import DecodeEngine
+from ollm_rl.graphs import Graphs
 from tests.test_rollout import LIMIT, PROMPTS, completions, frequent_token, policy_over, sampled
 from tests.tiny_models import CONTEXT, VOCAB, greedy_generate, tiny_model
 
@@ -179,6 +181,25 @@ def test_log_probs_in_bfloat16_are_near_those_of_a_float32_pass(family: str) -> 
     # Eight bits of mantissa on logits of a few nats; the weights are scaled so that logits differ by whole nats.
     assert torch.stack(gaps).abs().median() < 0.05
     assert torch.stack(gaps).abs().max() < 0.6
+
+
+def test_the_turn_that_warms_a_recording_up_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def as_when_recording(
+        graphs: Graphs, key: Hashable, function: Callable[[], None], moved: Sequence[torch.Tensor] = ()
+    ) -> None:
+        before = [tensor.clone() for tensor in moved]
+        function()
+        for tensor, value in zip(moved, before, strict=True):
+            tensor.copy_(value)
+        function()
+
+    policy = policy_over("options")
+    end = frequent_token(completions(sampled(policy, PROMPTS)))
+    expected = sampled(policy, PROMPTS, end)
+    monkeypatch.setattr(Graphs, "run", as_when_recording)
+    found = rollout_of(policy, DecodeEngine(policy.backbone, 3, CONTEXT), PROMPTS, end_token=end, chunk=4)
+    assert completions(found) == completions(expected)
+    assert torch.equal(found.terminated, expected.terminated)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
