@@ -43,7 +43,7 @@ QWEN_1_5B = {  # Qwen2.5-1.5B's config.json
     "rope_theta": 1e6,
     "tie_word_embeddings": True,
 }
-GYM_EVERY = {"tiny-arith": 16, "smollm2-135m": 64, "qwen2.5-1.5b-random": 64}  # which steps of the Gym loop are run
+GYM_EVERY = {"tiny-arith": 64, "smollm2-135m": 64, "qwen2.5-1.5b-random": 64}  # which steps of the Gym loop are run
 
 
 def arguments() -> argparse.Namespace:

@@ -155,6 +155,7 @@ class Generate:
         self.work, self.clock, self.cache = work, clock, cache
         self.model = copy.copy(work.backbone)  # the same weights with another head
         self.model._modules = dict(work.backbone._modules)
+        self.model.generation_config = GenerationConfig()  # the model's own would end rows at its end of text
         self.model.lm_head = LatentHead(work.policy, work.model.vocab_size)
 
     @torch.no_grad()
@@ -173,7 +174,7 @@ class Generate:
             for row, prompt in enumerate(prompts):
                 ids[row, width - len(prompt) :] = torch.tensor(prompt)
                 mask[row, width - len(prompt) :] = 1
-            self.model.generate(
+            written = self.model.generate(
                 ids.to(device),
                 attention_mask=mask.to(device),
                 generation_config=GenerationConfig(
@@ -185,6 +186,7 @@ class Generate:
                 ),
                 stopping_criteria=[RowLengths(lengths, width)],
             )
+            assert written.shape[1] == width + int(lengths.max())
         wait(device)
         return self.clock() - started
 
