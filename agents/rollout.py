@@ -196,11 +196,11 @@ class _Run:
 
     def step_back(self) -> None:
         """After running out of memory: half of the slots, and the episodes that were running wait again."""
-        assert self.trajectories is not None
         before = self.engine.num_slots
         interrupted = [episode for episode in self.running if episode is not None]
         self.running = []
-        self.trajectories.forget(interrupted)
+        if self.trajectories is not None:
+            self.trajectories.forget(interrupted)
         self.waiting.extendleft(reversed(interrupted))
         self.engine.free(before // 2)
         warnings.warn(f"out of memory with {before} slots; going on with {before // 2}", RuntimeWarning, stacklevel=3)
@@ -231,11 +231,11 @@ class _Run:
         if not idle:
             return
         begun = [self.waiting.popleft() for _ in idle]
+        for slot, episode in zip(idle, begun, strict=True):  # at once: should memory run out, they wait again
+            self.running[slot] = episode
         upcoming = [self.prompts[episode] for episode in islice(self.waiting, -(-len(self.running) // AHEAD))]
         store.fill(idle, [self.prompts[episode] for episode in begun], upcoming)
         slots.begin(idle, begun, [self.limits[episode] for episode in begun])
-        for slot, episode in zip(idle, begun, strict=True):
-            self.running[slot] = episode
 
     def _shrink(self, slots: Slots) -> None:
         """Drop slots that are no longer needed; what stays keeps its place where it can."""

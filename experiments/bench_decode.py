@@ -12,6 +12,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,16 @@ from ollm_rl.agents.policies import OptionPolicy
 from ollm_rl.backbones import context_length, load_backbone
 from ollm_rl.config import OptionConfig
 from ollm_rl.devices import resolve_device
-from ollm_rl.experiments.contenders import Engine, Workload, contenders
+from ollm_rl.experiments.contenders import (
+    Clock,
+    Engine,
+    EngineSteps,
+    Generate,
+    GenerateBatch,
+    VectorEnvSteps,
+    Workload,
+)
+from ollm_rl.experiments.gym_loop import GymLoop
 from ollm_rl.model import OptionModel
 from ollm_rl.problems import load_problems
 from ollm_rl.prompts import encode_prompts
@@ -117,6 +127,23 @@ def bound(work: Workload, bytes_a_second: float) -> float:
     context = sum(n * (len(p) + n / 2) for n, p in zip(work.lengths, work.prompts, strict=True)) / work.tokens
     traffic = weights + work.slots * context * numbers * work.backbone.dtype.itemsize
     return work.slots * bytes_a_second / traffic
+
+
+def contenders(work: Workload, every: int, clock: Clock) -> dict[str, Callable[[], float]]:
+    """The contenders that run on the workload's device, by name, each timed by the clock."""
+    engine = Engine(work, clock)
+    found: dict[str, Callable[[], float]] = {
+        "engine": engine,
+        "hf_generate dynamic": Generate(work, clock, "dynamic"),
+        "hf_generate static": Generate(work, clock, "static"),
+        "gym_loop": GymLoop(work, clock, engine, every),
+    }
+    if work.backbone.device.type == "cuda":
+        found["engine, policy outside"] = EngineSteps(work, clock)
+        found["generate_batch"] = GenerateBatch(work, clock)
+        if work.tokenizer is not None:
+            found["TextGenVectorEnv.step"] = VectorEnvSteps(work, clock)
+    return found
 
 
 def measure(args: argparse.Namespace, work: Workload, bytes_a_second: float) -> dict[str, Any]:

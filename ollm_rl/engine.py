@@ -19,7 +19,7 @@ from ollm_rl.backbones import context_length
 from ollm_rl.graphs import Graphs
 from ollm_rl.memory import check_capacity
 from ollm_rl.prefill import PASS_TOKENS, encode
-from ollm_rl.row_cache import Place, RowCache, Snapshot, layer_shapes, step_masks
+from ollm_rl.row_cache import Place, RowCache, Snapshot, layer_shapes, step_masks, supported_layer_types
 
 BUCKET = 32  # a step reads the cache up to the longest slot, rounded up to this many tokens
 
@@ -47,7 +47,7 @@ class DecodeEngine:
     def __init__(
         self, backbone: PreTrainedModel, num_slots: int, max_length: int, *, pass_tokens: int = PASS_TOKENS
     ) -> None:
-        self.layer_types = _supported_layer_types(backbone)
+        self.layer_types = supported_layer_types(backbone)
         context = context_length(backbone)
         if max_length > context:
             raise ValueError(
@@ -302,23 +302,3 @@ class DecodeEngine:
                 f"token {int(tokens[slot])} of slot {slot} is out of range; tokens go from 0 to {self.vocab_size - 1}"
             )
         return tokens.where(occupied, 0)
-
-
-def _supported_layer_types(backbone: PreTrainedModel) -> list[str]:
-    """The model's types of layers, each once; refuses what takes no ready mask or masks by itself."""
-    config = backbone.config.get_text_config()
-    if config._attn_implementation not in ("sdpa", "eager"):
-        raise ValueError(
-            f"attention implementation {config._attn_implementation!r} takes no ready mask; load the model with "
-            "attn_implementation='sdpa' or 'eager'"
-        )
-    layer_types: list[str] = sorted(set(getattr(config, "layer_types", None) or ()))
-    unknown = set(layer_types) - {"full_attention", "sliding_attention"}
-    # GPT-Neo's local layers mask by the cache's length, which here is not the row's own.
-    unknown |= {"local"} & set(getattr(config, "attention_layers", None) or ())
-    if unknown:
-        raise ValueError(
-            f"{type(backbone).__name__} has layers of type {sorted(unknown)[0]!r}; only full and sliding-window "
-            "attention are supported"
-        )
-    return layer_types

@@ -117,6 +117,30 @@ class RowCache(Cache):
                 states[targets, :, :width] = states[sources, :, :width]
 
 
+def supported_layer_types(backbone: PreTrainedModel) -> list[str]:
+    """The model's types of layers, each once.
+
+    Raises:
+        ValueError: If its attention takes no ready mask, or masks by itself.
+    """
+    config = backbone.config.get_text_config()
+    if config._attn_implementation not in ("sdpa", "eager"):
+        raise ValueError(
+            f"attention implementation {config._attn_implementation!r} takes no ready mask; load the model with "
+            "attn_implementation='sdpa' or 'eager'"
+        )
+    layer_types: list[str] = sorted(set(getattr(config, "layer_types", None) or ()))
+    unknown = set(layer_types) - {"full_attention", "sliding_attention"}
+    # GPT-Neo's local layers mask by the cache's length, which here is not the row's own.
+    unknown |= {"local"} & set(getattr(config, "attention_layers", None) or ())
+    if unknown:
+        raise ValueError(
+            f"{type(backbone).__name__} has layers of type {sorted(unknown)[0]!r}; only full and sliding-window "
+            "attention are supported"
+        )
+    return layer_types
+
+
 def layer_shapes(backbone: PreTrainedModel) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Heads and head size of the keys and of the values of every layer, from a pass over one token.
 

@@ -106,6 +106,24 @@ def test_out_of_memory_halves_the_slots_says_so_and_changes_no_sample(monkeypatc
     assert engine.num_slots == 2, "the next rollout should not fail again"
 
 
+def test_episodes_whose_prompts_found_no_memory_wait_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = policy_over("options")
+    expected = sampled(policy, PROMPTS)
+    engine = DecodeEngine(policy.backbone, 3, CONTEXT)
+    begin = engine.begin
+
+    def stand_in(slots: Any, states: Any) -> torch.Tensor:
+        if engine.num_slots == 3 and any(engine.lengths):  # not at the first prompts: at those of a refill
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory (a stand-in)")
+        return begin(slots, states)
+
+    monkeypatch.setattr(engine, "begin", stand_in)
+    limits = [4, 8, 9, LIMIT, LIMIT, 3, 5, 6]
+    with pytest.warns(RuntimeWarning, match="out of memory with 3 slots; going on with 1"):
+        found = rollout_of(policy, engine, PROMPTS, max_new_tokens=limits)
+    assert completions(found) == [row[:limit] for row, limit in zip(completions(expected), limits, strict=True)]
+
+
 def test_out_of_memory_with_one_slot_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = policy_over("options")
     engine = DecodeEngine(policy.backbone, 2, CONTEXT)
