@@ -81,7 +81,7 @@ def evaluate(
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
     lengths: list[int] = []
-    together = 4 * num_slots  # so that slots are refilled while the progress bar still moves
+    together = 2 * num_slots  # so that slots are refilled while the progress bar still moves
     for start in tqdm(range(0, len(problems), together), desc=f"evaluate {name}"):
         part = problems[start : start + together]
         rollout = collect(

@@ -19,6 +19,7 @@ from ollm_rl.backbones import context_length
 from ollm_rl.graphs import Graphs
 from ollm_rl.memory import check_capacity
 from ollm_rl.prefill import PASS_TOKENS, encode
+from ollm_rl.row_attention import reading_once
 from ollm_rl.row_cache import Place, RowCache, Snapshot, layer_shapes, step_masks, supported_layer_types
 
 BUCKET = 32  # a step reads the cache up to the longest slot, rounded up to this many tokens
@@ -55,7 +56,7 @@ class DecodeEngine:
             )
         if num_slots < 1:
             raise ValueError(f"num_slots={num_slots} must be at least 1")
-        config = backbone.config.get_text_config()
+        self.config = config = backbone.config.get_text_config()
         self.backbone, self.device = backbone, backbone.device
         self.window: int | None = getattr(config, "sliding_window", None)
         self.vocab_size: int = backbone.get_input_embeddings().weight.shape[0]
@@ -241,13 +242,15 @@ class DecodeEngine:
         """
         assert self.cache is not None
         place = self.cache.place = Place(self._rows[:count], self.positions[:count], length)
-        output = self.backbone.base_model(
-            input_ids=self.tokens[:count, None],
-            attention_mask=step_masks(place, self.backbone.dtype, window=self.window, layer_types=self.layer_types),
-            position_ids=place.positions[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        )
+        masks = step_masks(place, self.backbone.dtype, window=self.window, layer_types=self.layer_types)
+        with reading_once(self.config):
+            output = self.backbone.base_model(
+                input_ids=self.tokens[:count, None],
+                attention_mask=masks,
+                position_ids=place.positions[:, None],
+                past_key_values=self.cache,
+                use_cache=True,
+            )
         self.hidden[:count] = output.last_hidden_state[:, 0]
 
     def release(self, slot: int) -> None:

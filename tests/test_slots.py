@@ -118,6 +118,24 @@ def test_a_prompt_is_encoded_once_for_all_that_begin_with_it_and_with_those_that
     torch.testing.assert_close(hidden[0], full_hidden_states(backbone, two)[-1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+def test_a_step_reads_keys_once_for_the_heads_that_share_them(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_model(family)
+    engine = DecodeEngine(backbone, 3, 32)
+    engine.prefill(range(3), random_ids(3, 5, 4))
+    seen = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        seen.append(tuple(key.shape))
+        return attention(query, key, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    engine.step(torch.tensor([5, 6, 7]))
+    assert seen == [(3, 2, 32, 8)] * 2  # 4 heads share 2; 2 layers
+    assert backbone.config._attn_implementation == "sdpa"
+
+
 def test_slots_that_are_not_occupied_cannot_be_saved_or_forked() -> None:
     engine = DecodeEngine(tiny_model("llama"), 2, 8)
     engine.prefill([0], random_ids(3))
