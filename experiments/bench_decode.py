@@ -259,6 +259,7 @@ def main() -> None:
         "backbone": args.backbone,
         "device": device.type,
         "dtype": dtype,
+        "new_tokens": list(args.new_tokens),
         "waves": args.waves,
         "repeats": args.repeats,
         "clock": args.clock,

@@ -40,7 +40,8 @@ class GymLoop:
     """
 
     def __init__(self, work: Workload, clock: Clock, engine: Engine, every: int) -> None:
-        self.work, self.clock, self.engine, self.every = work, clock, engine, every
+        self.work, self.clock, self.engine = work, clock, engine
+        self.every = min(every, min(work.lengths))
 
     @torch.no_grad()
     def __call__(self) -> float:
