@@ -82,12 +82,13 @@ def evaluate(
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
     lengths: list[int] = []
-    for start in tqdm(range(0, len(problems), num_slots), desc=f"evaluate {name}"):
-        part = problems[start : start + num_slots]
+    together = 2 * num_slots  # so that slots are refilled while the progress bar still moves
+    for start in tqdm(range(0, len(problems), together), desc=f"evaluate {name}"):
+        part = problems[start : start + together]
         rollout = collect(
             policy,
             engine,
-            prompts[start : start + num_slots],
+            prompts[start : start + together],
             max_new_tokens=max_new_tokens,
             end_token=int(tokenizer.eos_token_id),
             generator=generator,

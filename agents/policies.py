@@ -99,11 +99,9 @@ class OptionPolicy(nn.Module):
                 token, the options' probabilities added up by token.
         """
         option_tokens = self._model[0].option_tokens(hidden_states)
-        log_probs = token_log_probs(self.policy(hidden_states.float()), option_tokens)
-        if uniforms is None:
-            options = log_probs.argmax(-1)
-        else:
-            options = draw(self.policy(hidden_states.float()).softmax(-1), uniforms)
+        option_logits = self.policy(hidden_states.float())
+        log_probs = token_log_probs(option_logits, option_tokens)
+        options = log_probs.argmax(-1) if uniforms is None else draw(option_logits.softmax(-1), uniforms)
         return Action(
             tokens=option_tokens.gather(1, options[:, None])[:, 0],
             log_probs=log_probs.gather(1, options[:, None])[:, 0],

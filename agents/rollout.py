@@ -1,18 +1,26 @@
 """The one rollout loop: a policy writes completions on a decode engine; training and evaluation use it alike.
 
+A slot whose episode has ended is filled with the next one that waits, without stopping the others.
+
 Letters: N episodes, T tokens of the longest completion, P tokens of the longest prompt.
 """
 
+import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 
-from ollm_rl.agents.policies import OptionPolicy, TokenPolicy
+from ollm_rl.agents.slots import Policy, Slots, Trajectories
 from ollm_rl.engine import DecodeEngine
+from ollm_rl.prefill import PromptStore
 
-Policy = OptionPolicy | TokenPolicy
 OnEnd = Callable[[list[int], list[list[int]]], None]  # indices of episodes that have ended, and their tokens
+
+CHUNK = 8  # turns between two looks at a CUDA device: a look waits for it, and ended slots wait for a look
+AHEAD = 8  # for one in so many slots the next prompt is encoded before it is needed: few passes, little memory
 
 
 @dataclass
@@ -28,6 +36,7 @@ class Rollout:
         values: Value estimates at the time, (N, T).
         terminated: True where the end-of-text token came; the others reached the token limit, (N,).
         stored: What the policy keeps for its update, (N, T, ...).
+        slot_steps: Steps of all slots that it took, those of slots without an episode included.
     """
 
     prompts: list[list[int]]
@@ -38,6 +47,12 @@ class Rollout:
     values: torch.Tensor
     terminated: torch.Tensor
     stored: dict[str, torch.Tensor] = field(default_factory=dict)
+    slot_steps: int = 0
+
+    @property
+    def wasted_share(self) -> float:
+        """Share of a whole rollout's slot-steps that wrote no token of an episode."""
+        return 1 - int(self.completion_mask.sum()) / self.slot_steps
 
     def take(self, rows: torch.Tensor) -> "Rollout":
         """Some episodes, cut to the longest of their completions."""
@@ -84,9 +99,10 @@ def collect(
     engine: DecodeEngine,
     prompts: Sequence[list[int]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     end_token: int,
     generator: torch.Generator | None,
+    chunk: int | None = None,
     on_end: OnEnd | None = None,
 ) -> Rollout:
     """Write one completion a prompt.
@@ -95,106 +111,155 @@ def collect(
         policy: Chooses the tokens.
         engine: On the policy's backbone; as many episodes as it has slots are decoded side by side.
         prompts: N prompts; equal ones side by side are prefilled once.
-        max_new_tokens: Token limit.
+        max_new_tokens: Token limit, or one an episode.
         end_token: Ends an episode; it is part of the completion.
         generator: A CPU generator to sample with; None decodes greedily. An episode's samples depend on its own
             row alone, not on the number of slots.
+        chunk: Turns between two looks at which episodes have ended; the result does not depend on it. Left out it is 1
+            on a CPU and 8 on CUDA, where a look waits for the device.
         on_end: Called once with every episode, most of them while others go on.
 
     Returns:
         The rollout, in the order of the prompts.
+
+    Raises:
+        ValueError: If there are no prompts, or one does not fit the engine's slots.
+        torch.cuda.OutOfMemoryError: If not even one slot fits; before, the slots are halved with a warning.
     """
+    if not prompts:
+        raise ValueError("prompts is empty; give at least one")
     count = len(prompts)
-    uniforms = None if generator is None else torch.rand(count, max_new_tokens, generator=generator)
-    parts = []
-    for start in range(0, count, engine.num_slots):
-        stop = min(count, start + engine.num_slots)
-        drawn = None if uniforms is None else uniforms[start:stop]
-        parts.append(_wave(policy, engine, prompts[start:stop], drawn, max_new_tokens, end_token, start, on_end))
-    return parts[0] if len(parts) == 1 else _join(parts)
+    limits = [max_new_tokens] * count if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    for prompt, limit in zip(prompts, limits, strict=True):
+        if len(prompt) + limit > engine.max_length:
+            raise ValueError(
+                f"a prompt of {len(prompt)} tokens and max_new_tokens={limit} do not fit a slot of {engine.max_length} "
+                "tokens; shorten it, lower max_new_tokens or raise the engine's max_length"
+            )
+    uniforms = None
+    if generator is not None:
+        uniforms = torch.rand(count, max(limits), generator=generator)
+        uniforms = torch.nn.functional.pad(uniforms, (0, 0, 0, 1)).to(engine.device)  # a row for slots without episodes
+    if chunk is None:
+        chunk = CHUNK if engine.device.type == "cuda" else 1
+    run = _Run(policy, engine, prompts, limits, end_token, chunk, on_end)
+    while run.waiting:
+        failed = False
+        try:
+            run.go_on(uniforms)
+        except torch.cuda.OutOfMemoryError:
+            if engine.num_slots == 1:
+                raise
+            failed = True
+        if failed:  # out here the error no longer holds the tensors of where it rose
+            run.step_back()
+    return run.rollout()
 
 
-def _wave(
-    policy: Policy,
-    engine: DecodeEngine,
-    prompts: Sequence[list[int]],
-    uniforms: torch.Tensor | None,
-    max_new_tokens: int,
-    end_token: int,
-    first: int,
-    on_end: OnEnd | None,
-) -> Rollout:
-    """Episodes side by side until all have ended; the engine shrinks as they do. ``first`` is the first's index."""
-    count = len(prompts)
-    device = engine.device
-    uniforms = None if uniforms is None else uniforms.to(device)
-    engine.restart(count)
-    hidden = engine.prefill(range(count), prompts)
-    episodes = torch.arange(count, device=device)  # of every slot
-    live = torch.ones(count, dtype=torch.bool, device=device)  # slots whose episode goes on
-    kept: dict[str, torch.Tensor] = {}
-    mask = torch.zeros(count, max_new_tokens, dtype=torch.bool, device=device)
-    terminated = torch.zeros(count, dtype=torch.bool, device=device)
-    left = count
-    for t in range(max_new_tokens):
-        action = policy.act(hidden, None if uniforms is None else uniforms[episodes, t])
-        columns = {
-            "tokens": action.tokens,
-            "log_probs": action.log_probs,
-            "values": action.values,
-            "decisions": action.decisions,
-            **action.stored,
-        }
-        for name, column in columns.items():
-            if name not in kept:
-                kept[name] = column.new_zeros(count, max_new_tokens, *column.shape[1:])
-            kept[name][episodes, t] = column
-        mask[episodes, t] = live
-        ended = live & (action.tokens == end_token)
-        terminated[episodes[ended]] = True
-        live = live & ~ended
-        tokens, before, left = action.tokens, left, int(live.sum())
-        is_last = left == 0 or t + 1 == max_new_tokens
-        if on_end is not None and (left < before or is_last):
-            rows = episodes[ended | live] if is_last else episodes[ended]
-            on_end([first + row for row in rows.tolist()], kept["tokens"][rows, : t + 1].tolist())
-        if is_last:
-            break
-        if engine.enough(left) < len(live):
-            going = live.logical_not().argsort(stable=True)[: engine.enough(left)]
-            engine.keep(going.tolist())
-            episodes, tokens, live = episodes[going], tokens[going], live[going]
-        hidden = engine.step(tokens)
-    width = t + 1
-    kept = {name: column[:, :width] for name, column in kept.items()}
-    return Rollout(
-        prompts=list(prompts),
-        tokens=kept.pop("tokens"),
-        completion_mask=mask[:, :width],
-        decisions=kept.pop("decisions") & mask[:, :width],
-        log_probs=kept.pop("log_probs"),
-        values=kept.pop("values"),
-        terminated=terminated,
-        stored=kept,
-    )
+class _Run:
+    """One call of ``collect``: which episodes wait, run and have ended."""
 
+    def __init__(
+        self,
+        policy: Policy,
+        engine: DecodeEngine,
+        prompts: Sequence[list[int]],
+        limits: list[int],
+        end_token: int,
+        chunk: int,
+        on_end: OnEnd | None,
+    ) -> None:
+        self.policy, self.engine, self.prompts = policy, engine, prompts
+        self.limits, self.end_token, self.chunk, self.on_end = limits, end_token, chunk, on_end
+        self.waiting = deque(range(len(prompts)))
+        self.running: list[int | None] = []  # episode of every slot
+        self.trajectories: Trajectories | None = None
+        self.slot_steps = 0
 
-def _join(parts: list[Rollout]) -> Rollout:
-    """Waves one after another, padded to the longest."""
-    width = max(part.tokens.shape[1] for part in parts)
+    def go_on(self, uniforms: torch.Tensor | None) -> None:
+        """Run the episodes that wait to their end."""
+        engine = self.engine
+        key = (self.policy, uniforms is not None, self.chunk)
+        if key not in engine.kept:
+            engine.kept[key] = Slots(self.policy, engine, sampled=uniforms is not None, chunk=self.chunk)
+        slots: Slots = engine.kept[key]
+        slots.end_token.fill_(self.end_token)
+        slots.live.zero_()
+        if self.trajectories is None:
+            self.trajectories = Trajectories(slots.columns, len(self.prompts), max(self.limits))
+        store = PromptStore(engine)
+        engine.restart(min(engine.num_slots, len(self.waiting)))
+        self.running = [None] * len(engine.lengths)
+        self._fill(slots, store)
+        while any(episode is not None for episode in self.running):
+            self.slot_steps += slots.chunk * len(self.running)
+            going = slots.run(uniforms, self.trajectories)
+            self._hand_on(going)
+            self.running = [episode if goes else None for episode, goes in zip(self.running, going, strict=True)]
+            self._fill(slots, store)
+            if not self.waiting:
+                self._shrink(slots)
 
-    def padded(tensors: list[torch.Tensor]) -> torch.Tensor:
-        return torch.cat(
-            [torch.cat([x, x.new_zeros(x.shape[0], width - x.shape[1], *x.shape[2:])], 1) for x in tensors]
+    def _hand_on(self, going: Sequence[bool]) -> None:
+        """Tell of the episodes that have just ended."""
+        pairs = zip(self.running, going, strict=True)
+        ended = [episode for episode, goes in pairs if episode is not None and not goes]
+        if self.on_end is None or not ended:
+            return
+        assert self.trajectories is not None
+        tokens, written = (self.trajectories.columns[name][ended].tolist() for name in ("tokens", "written"))
+        self.on_end(ended, [row[: sum(mask)] for row, mask in zip(tokens, written, strict=True)])
+
+    def step_back(self) -> None:
+        """After running out of memory: half of the slots, and the episodes that were running wait again."""
+        before = self.engine.num_slots
+        interrupted = [episode for episode in self.running if episode is not None]
+        self.running = []
+        if self.trajectories is not None:
+            self.trajectories.forget(interrupted)
+        self.waiting.extendleft(reversed(interrupted))
+        self.engine.free(before // 2)
+        warnings.warn(f"out of memory with {before} slots; going on with {before // 2}", RuntimeWarning, stacklevel=3)
+
+    def rollout(self) -> Rollout:
+        """What was written, cut to the longest completion."""
+        assert self.trajectories is not None
+        columns = {name: column[:-1] for name, column in self.trajectories.columns.items()}
+        mask = columns.pop("written")
+        width = int(mask.sum(1).max())
+        columns = {name: column[:, :width] for name, column in columns.items()}
+        mask = mask[:, :width]
+        return Rollout(
+            prompts=list(self.prompts),
+            tokens=columns.pop("tokens"),
+            completion_mask=mask,
+            decisions=columns.pop("decisions") & mask,
+            log_probs=columns.pop("log_probs"),
+            values=columns.pop("values"),
+            terminated=(columns.pop("ended") & mask).any(1),
+            stored=columns,
+            slot_steps=self.slot_steps,
         )
 
-    return Rollout(
-        prompts=[prompt for part in parts for prompt in part.prompts],
-        tokens=padded([part.tokens for part in parts]),
-        completion_mask=padded([part.completion_mask for part in parts]),
-        decisions=padded([part.decisions for part in parts]),
-        log_probs=padded([part.log_probs for part in parts]),
-        values=padded([part.values for part in parts]),
-        terminated=torch.cat([part.terminated for part in parts]),
-        stored={name: padded([part.stored[name] for part in parts]) for name in parts[0].stored},
-    )
+    def _fill(self, slots: Slots, store: PromptStore) -> None:
+        """Begin waiting episodes in the slots that run none."""
+        idle = [slot for slot, episode in enumerate(self.running) if episode is None][: len(self.waiting)]
+        if not idle:
+            return
+        begun = [self.waiting.popleft() for _ in idle]
+        for slot, episode in zip(idle, begun, strict=True):  # at once: should memory run out, they wait again
+            self.running[slot] = episode
+        upcoming = [self.prompts[episode] for episode in islice(self.waiting, -(-len(self.running) // AHEAD))]
+        store.fill(idle, [self.prompts[episode] for episode in begun], upcoming)
+        slots.begin(idle, begun, [self.limits[episode] for episode in begun])
+
+    def _shrink(self, slots: Slots) -> None:
+        """Drop slots that are no longer needed; what stays keeps its place where it can."""
+        left = sum(episode is not None for episode in self.running)
+        enough = self.engine.enough(left)
+        if not left or enough == len(self.running):
+            return
+        tail = [slot for slot in range(enough, len(self.running)) if self.running[slot] is not None]
+        order = [slot if self.running[slot] is not None or not tail else tail.pop() for slot in range(enough)]
+        slots.keep(order)
+        self.running = [self.running[slot] for slot in order]

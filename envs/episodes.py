@@ -5,22 +5,29 @@ Letters: B slots, H hidden, K options, V vocabulary.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.error import ClosedEnvironmentError
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.backbones import context_length, load_tokenizer
 from ollm_rl.engine import DecodeEngine
 from ollm_rl.envs.rewards import CORRECTNESS_ALONE, check_weights, reward_terms, total
 from ollm_rl.model import OptionModel
+from ollm_rl.prefill import PromptStore
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.prompts import encode_prompts
 from ollm_rl.verify import verify
 
 ActionSpace = Literal["options", "tokens"]
+ObservationMode = Literal["hidden", "hidden+text"]
+Observation = Any  # an array, or in ``hidden+text`` a dictionary
+
+# What a text observation may be made of: Unicode's first plane without surrogates; U+FFFD stands for the rest.
+CHARACTERS = frozenset(map(chr, (*range(0xD800), *range(0xE000, 0x10000))))
 
 
 @dataclass
@@ -52,6 +59,7 @@ class Episodes:
         max_new_tokens: Episodes are truncated at this many tokens.
         tokenizer: The backbone's; found by the backbone's name where left out.
         reward_weights: By the names in `ollm_rl.envs.rewards.TERMS`.
+        observation_mode: ``hidden`` shows h_t, ``hidden+text`` a dictionary of h_t and the text so far.
 
     Raises:
         ValueError: If a setting does not fit, or a prompt leaves no room within the backbone's context.
@@ -67,9 +75,12 @@ class Episodes:
         action_space: ActionSpace,
         max_new_tokens: int,
         tokenizer: PreTrainedTokenizerBase | None,
+        observation_mode: ObservationMode,
         reward_weights: Mapping[str, float] = CORRECTNESS_ALONE,
     ) -> None:
         check_weights(reward_weights)
+        if observation_mode not in ("hidden", "hidden+text"):
+            raise ValueError(f"observation_mode={observation_mode!r} is unknown; give 'hidden' or 'hidden+text'")
         if action_space not in ("options", "tokens"):
             raise ValueError(f"action_space={action_space!r} is unknown; give 'options' or 'tokens'")
         if max_new_tokens < 1:
@@ -79,28 +90,52 @@ class Episodes:
         self.problems = load_problems(problems) if isinstance(problems, str) else list(problems)
         if not self.problems:
             raise ValueError("problems is empty; give at least one problem")
+        self._places = {problem.id: index for index, problem in enumerate(self.problems)}
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
         self.reward_weights = dict(reward_weights)
+        self.observation_mode, self.closed = observation_mode, False
         context = context_length(self.model.backbone)
         self.prompts = encode_prompts(self.problems, self.tokenizer, max_length=context, max_new_tokens=max_new_tokens)
         max_length = max(map(len, self.prompts)) + max_new_tokens
         self.engine = DecodeEngine(self.model.backbone, num_slots, max_length)
+        self._store = PromptStore(self.engine)
         self.running: list[Episode | None] = [None] * num_slots
+        self.written: list[list[int]] = [[] for _ in range(num_slots)]  # prompt and completion, after the end too
         self.hidden = torch.zeros(num_slots, self.model.hidden_size, device=self.engine.device)
 
-    def spaces(self) -> tuple[spaces.Box, spaces.Discrete]:
-        """Observation space Box(H,) in float32 and action space Discrete(K) or Discrete(V) of one slot."""
-        count = self.model.option_config.num_options if self.action_space_name == "options" else self.model.vocab_size
-        return spaces.Box(-np.inf, np.inf, (self.model.hidden_size,), np.float32), spaces.Discrete(count)
+    def spaces(self) -> tuple[spaces.Space[Any], spaces.Discrete]:
+        """Observation space and action space, Discrete(K) or Discrete(V), of one slot.
 
-    def start(self, slots: Sequence[int], indices: Sequence[int]) -> list[dict[str, str]]:
-        """Begin episodes on the problems with these indices; returns their infos."""
-        for index in indices:
-            if not 0 <= index < len(self.problems):
-                raise ValueError(f"problem {index} is unknown; there are {len(self.problems)}, counted from 0")
-        self.hidden[list(slots)] = self.engine.prefill(slots, [self.prompts[i] for i in indices]).float()
+        Observations are Box(H,) in float32, with the text so far Dict(hidden=Box(H,), text=Text).
+        """
+        count = self.model.option_config.num_options if self.action_space_name == "options" else self.model.vocab_size
+        hidden = spaces.Box(-np.inf, np.inf, (self.model.hidden_size,), np.float32)
+        if self.observation_mode == "hidden":
+            return hidden, spaces.Discrete(count)
+        longest = max(map(len, self.tokenizer.get_vocab())) * self.engine.max_length
+        text = spaces.Text(longest, min_length=0, charset=CHARACTERS)
+        return spaces.Dict({"hidden": hidden, "text": text}), spaces.Discrete(count)
+
+    def find(self, problem: str | int) -> int:
+        """Index of a problem given by its id or its index."""
+        found = self._places.get(problem, -1) if isinstance(problem, str) else int(problem)
+        if not 0 <= found < len(self.problems):
+            raise ValueError(
+                f"problem {problem!r} is unknown; there are {len(self.problems)}, counted from 0; give one or an id"
+            )
+        return found
+
+    def start(self, slots: Sequence[int], indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[dict[str, str]]:
+        """Begin episodes on the problems with these indices; returns their infos.
+
+        Problems that come next may be named: their prompts are encoded in the same pass, for later.
+        """
+        self._check_open()
+        prompts, later = ([self.prompts[i] for i in each] for each in (indices, upcoming))
+        self.hidden[list(slots)] = self._store.fill(slots, prompts, later).float()
         for slot, index in zip(slots, indices, strict=True):
             self.running[slot] = Episode(self.problems[index])
+            self.written[slot] = list(self.prompts[index])
         return [
             {"problem": self.problems[i].id, "question": self.problems[i].question, "answer": self.problems[i].answer}
             for i in indices
@@ -114,7 +149,9 @@ class Episodes:
 
         Raises:
             ValueError: If an action is out of range or their number is wrong; nothing has moved then.
+            gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
+        self._check_open()
         if np.shape(actions) != (len(self.running),):
             raise ValueError(f"got actions of shape {np.shape(actions)}; give {len(self.running)}, one a slot")
         count = int(self.spaces()[1].n)
@@ -132,10 +169,29 @@ class Episodes:
         tokens = chosen.tolist()
         return {slot: self._moved(slot, tokens[slot]) for slot in slots}
 
-    def observation(self) -> np.ndarray:
-        """h_t of every slot, (B, H) float32."""
-        observation: np.ndarray = self.hidden.cpu().numpy().copy()
-        return observation
+    def observation(self) -> Observation:
+        """Of every slot: h_t, (B, H) float32, in ``hidden+text`` with a tuple of B texts."""
+        hidden: np.ndarray = self.hidden.cpu().numpy().copy()
+        if self.observation_mode == "hidden":
+            return hidden
+        return {"hidden": hidden, "text": tuple(map(self.text, range(len(self.running))))}
+
+    def text(self, slot: int) -> str:
+        """Prompt and completion so far as the model reads them, of the last episode where none runs."""
+        # Decoded as a whole: one token may be a part of a character, or lose the space before it.
+        text: str = self.tokenizer.decode(self.written[slot])
+        return "".join(character if character in CHARACTERS else "\ufffd" for character in text)
+
+    def close(self) -> None:
+        """Give the memory of the slots back; nothing can be started or advanced any more."""
+        self.closed = True
+        self.running = [None] * len(self.running)
+        self.engine.free()
+        self._store = PromptStore(self.engine)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("the environment is closed; make a new one")
 
     def _idle(self) -> np.ndarray:
         return np.array([episode is None for episode in self.running])
@@ -144,6 +200,7 @@ class Episodes:
         episode = self.running[slot]
         assert episode is not None
         episode.tokens.append(token)
+        self.written[slot].append(token)
         terminated = token == self.tokenizer.eos_token_id
         truncated = not terminated and len(episode.tokens) >= self.max_new_tokens
         info: dict[str, str | int | float] = {"token": token}

@@ -7,13 +7,13 @@ import gymnasium
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.envs.episodes import ActionSpace, Episodes
+from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode
 from ollm_rl.envs.rewards import CORRECTNESS_ALONE
 from ollm_rl.model import OptionModel
 from ollm_rl.problems import Problem
 
 
-class TextGenEnv(gymnasium.Env[np.ndarray, np.int64]):
+class TextGenEnv(gymnasium.Env[Observation, np.int64]):
     """Write a worked solution token by token; the reward says whether its final answer is right.
 
     ## Action Space
@@ -22,14 +22,16 @@ class TextGenEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     ## Observation Space
     ``Box(-inf, inf, (H,), float32)``: h_t, the backbone's last hidden state after its final norm. After the last
-    step of an episode it is h_t at the last token.
+    step of an episode it is h_t at the last token. With ``observation_mode="hidden+text"``: ``Dict(hidden=Box(H,),
+    text=Text)``, with prompt and completion so far; characters beyond Unicode's first plane are U+FFFD there.
 
     ## Rewards
     0 until the end, then 1 if the final answer is right, else 0. ``reward_weights`` weighs this and other terms of
     `ollm_rl.envs.rewards` into a sum.
 
     ## Starting State
-    The prompt of a problem that is drawn uniformly, or the one that ``reset(options={"problem": index})`` names.
+    The prompt of a problem that is drawn uniformly, or the one that ``reset(options={"problem": ...})`` names by its
+    id or index.
 
     ## Episode End
     Terminated by the end-of-text token, truncated at ``max_new_tokens``.
@@ -41,8 +43,9 @@ class TextGenEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     ## Arguments
     ``model`` (an ``OptionModel`` or the folder of one), ``problems`` (a list, or a source such as ``"arith"``),
-    ``action_space``, ``max_new_tokens``, ``tokenizer`` (found by the backbone's name where left out), ``render_mode``,
-    ``reward_weights`` (by term; correctness alone where left out).
+    ``action_space``, ``max_new_tokens``, ``tokenizer`` (found by the backbone's name where left out),
+    ``observation_mode``, ``render_mode`` (``"ansi"``: prompt and completion so far), ``reward_weights`` (by term;
+    correctness alone where left out).
     """
 
     metadata = {"render_modes": ["ansi"]}
@@ -55,6 +58,7 @@ class TextGenEnv(gymnasium.Env[np.ndarray, np.int64]):
         action_space: ActionSpace = "options",
         max_new_tokens: int = 128,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        observation_mode: ObservationMode = "hidden",
         render_mode: str | None = None,
         reward_weights: Mapping[str, float] = CORRECTNESS_ALONE,
     ) -> None:
@@ -66,36 +70,50 @@ class TextGenEnv(gymnasium.Env[np.ndarray, np.int64]):
             action_space=action_space,
             max_new_tokens=max_new_tokens,
             tokenizer=tokenizer,
+            observation_mode=observation_mode,
             reward_weights=reward_weights,
         )
         self.observation_space, self.action_space = self.episodes.spaces()
-        self._tokens = list[int]()  # of prompt and completion
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode; ``options={"problem": index}`` chooses its problem."""
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode; ``options={"problem": ...}`` chooses its problem by id or index.
+
+        Raises:
+            ValueError: If the problem is unknown; the running episode goes on unharmed.
+            gymnasium.error.ClosedEnvironmentError: After ``close``.
+        """
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(len(self.episodes.problems)))
-        index = (options or {}).get("problem", drawn)
+        index = self.episodes.find((options or {}).get("problem", drawn))
         (info,) = self.episodes.start([0], [index])
-        self._tokens = list(self.episodes.prompts[index])
-        return self.episodes.observation()[0], dict(info)
+        return self._observation(), dict(info)
 
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Append one token.
 
         Raises:
-            ValueError: If the action is out of range.
+            ValueError: If the action is out of range; the episode has not moved then.
             gymnasium.error.ResetNeeded: If no episode runs.
+            gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
-        if self.episodes.running[0] is None:
+        if self.episodes.running[0] is None and not self.episodes.closed:
             raise gymnasium.error.ResetNeeded("no episode runs; call reset() first")
         moved = self.episodes.advance(np.array([action]))[0]
-        self._tokens.append(int(moved.info["token"]))
-        return self.episodes.observation()[0], moved.reward, moved.terminated, moved.truncated, dict(moved.info)
+        return self._observation(), moved.reward, moved.terminated, moved.truncated, dict(moved.info)
 
     def render(self) -> str | None:  # type: ignore[override]
         """Prompt and completion so far as the model reads them, with ``render_mode="ansi"``."""
-        # Decoded as a whole: one token may be a part of a character, or lose the space before it.
-        return self.episodes.tokenizer.decode(self._tokens) if self.render_mode == "ansi" else None
+        return self.episodes.text(0) if self.render_mode == "ansi" else None
+
+    def close(self) -> None:
+        """Give the memory of the engine back."""
+        self.episodes.close()
+
+    def _observation(self) -> Observation:
+        observation = self.episodes.observation()
+        if isinstance(observation, dict):
+            return {name: values[0] for name, values in observation.items()}
+        first: np.ndarray = observation[0]
+        return first

@@ -6,27 +6,39 @@ Letters: B environments, H hidden.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.envs.episodes import ActionSpace, Episodes
+from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode
 from ollm_rl.envs.rewards import CORRECTNESS_ALONE
 from ollm_rl.model import OptionModel
 from ollm_rl.problems import Problem
 
+AHEAD = 8  # for one in so many environments the next prompt is encoded before it is needed
 
-class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+Step = tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+
+
+class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     """B copies of ``TextGenEnv`` (its docstring is the manual) that share one decode engine.
 
-    Autoreset is NEXT_STEP, Gymnasium's default: the step after an episode's end ignores that environment's action,
-    gives reward 0 and returns the first observation of its next episode, whose prompt is prefilled without stopping
-    the others.
+    A prompt is prefilled without stopping the other episodes. When an environment begins again, Gymnasium's
+    ``autoreset_mode`` says:
+
+    - ``NEXT_STEP`` (the default): the step after an episode's end ignores that environment's action, gives reward 0 and
+      returns the first observation of its next episode.
+    - ``SAME_STEP``: the step that ends an episode returns the first observation of the next; the last one and its info
+      stand in ``infos["final_obs"]`` and ``infos["final_info"]``.
+    - ``DISABLED``: ``reset(options={"reset_mask": ...})`` begins the episodes of the masked environments, and a step
+      with an environment that has ended is refused.
+
+    Every environment draws its problems from a stream of its own, so they are the same in all three modes.
     """
 
-    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata = {"render_modes": ["ansi"], "autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(
         self,
@@ -37,9 +49,15 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         action_space: ActionSpace = "options",
         max_new_tokens: int = 128,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        observation_mode: ObservationMode = "hidden",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
         reward_weights: Mapping[str, float] = CORRECTNESS_ALONE,
     ) -> None:
         self.num_envs = num_envs
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.render_mode = render_mode
         self.episodes = Episodes(
             model,
             num_envs,
@@ -47,28 +65,40 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             action_space=action_space,
             max_new_tokens=max_new_tokens,
             tokenizer=tokenizer,
+            observation_mode=observation_mode,
             reward_weights=reward_weights,
         )
         self.single_observation_space, self.single_action_space = self.episodes.spaces()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._streams: list[np.random.Generator] = []
+        self._next = [0] * num_envs  # problem of every environment's next episode, drawn one ahead
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode in every environment; returns observations (B, H).
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode in every environment, or in those where ``options["reset_mask"]`` (B,) is true.
+
+        Returns:
+            Observations of all environments, (B, H), and infos of those that began.
 
         Raises:
-            ValueError: If ``options`` asks for anything; none are known here.
+            ValueError: If ``options`` asks for anything else, or the mask is no array of B truth values with a true
+                one; the episodes go on unharmed then.
+            gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
-        if options:
-            raise ValueError(f"reset got options={options!r}, but knows none; use TextGenEnv to choose a problem")
+        slots = self._to_reset(options or {})
         super().reset(seed=seed)
-        infos: dict[str, Any] = {}
-        self._start(range(self.num_envs), infos)
+        if seed is not None or not self._streams:
+            fresh = self.np_random.spawn(self.num_envs)
+            self._streams = self._streams or fresh
+            for slot in slots:
+                self._streams[slot] = fresh[slot]
+                self._draw(slot)
+        infos = self._start(slots, {})
         return self.episodes.observation(), infos
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> Step:
         """Append one token in every environment.
 
         Args:
@@ -79,24 +109,74 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         Raises:
             ValueError: If an action is out of range; no environment has moved then.
-            gymnasium.error.ResetNeeded: Before the first ``reset``.
+            gymnasium.error.ResetNeeded: Before the first ``reset``, and in mode DISABLED if an episode has ended.
+            gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
-        if self.episodes.engine.cache is None:
-            raise gymnasium.error.ResetNeeded("no episode runs; call reset() first")
         ended = [slot for slot, episode in enumerate(self.episodes.running) if episode is None]
+        if not self.episodes.closed:
+            if not self._streams:
+                raise ResetNeeded("no episode runs; call reset() first")
+            if ended and self.autoreset_mode == AutoresetMode.DISABLED:
+                raise ResetNeeded(f"environments {ended} have ended; reset them with options={{'reset_mask': ...}}")
         rewards = np.zeros(self.num_envs)
         terminations, truncations = np.zeros((2, self.num_envs), dtype=bool)
         infos: dict[str, Any] = {}
-        if len(ended) < self.num_envs:
-            for slot, moved in self.episodes.advance(np.asarray(actions)).items():
-                rewards[slot] = moved.reward
-                terminations[slot], truncations[slot] = moved.terminated, moved.truncated
-                infos = self._add_info(infos, dict(moved.info), slot)
-        if ended:
-            self._start(ended, infos)
+        moves = self.episodes.advance(np.asarray(actions)) if len(ended) < self.num_envs else {}
+        last = self.episodes.observation()
+        for slot, moved in moves.items():
+            rewards[slot] = moved.reward
+            terminations[slot], truncations[slot] = moved.terminated, moved.truncated
+            facts: dict[str, Any] = dict(moved.info)
+            if self.autoreset_mode == AutoresetMode.SAME_STEP and (moved.terminated or moved.truncated):
+                facts = {"final_obs": _row(last, slot), "final_info": facts}
+                ended.append(slot)
+            infos = self._add_info(infos, facts, slot)
+        if not ended:
+            return last, rewards, terminations, truncations, infos
+        infos = self._start(ended, infos)
         return self.episodes.observation(), rewards, terminations, truncations, infos
 
-    def _start(self, slots: Sequence[int], infos: dict[str, Any]) -> None:
-        drawn = self.np_random.integers(len(self.episodes.problems), size=len(slots))
-        for slot, info in zip(slots, self.episodes.start(slots, drawn.tolist()), strict=True):
-            infos.update(self._add_info(infos, dict(info), slot))
+    def render(self) -> tuple[str, ...] | None:
+        """Prompt and completion so far of every environment, with ``render_mode="ansi"``."""
+        return tuple(map(self.episodes.text, range(self.num_envs))) if self.render_mode == "ansi" else None
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Give the memory of the engine back."""
+        self.episodes.close()
+
+    def _to_reset(self, options: dict[str, Any]) -> list[int]:
+        """Environments that a reset with these options begins again."""
+        if unknown := options.keys() - {"reset_mask"}:
+            raise ValueError(f"reset option {sorted(unknown)[0]!r} is unknown; only 'reset_mask' is known here")
+        mask = options.get("reset_mask", np.ones(self.num_envs, dtype=bool))
+        if not (isinstance(mask, np.ndarray) and mask.shape == (self.num_envs,) and mask.dtype == bool and mask.any()):
+            raise ValueError(
+                f"reset_mask={mask!r} must be an array of {self.num_envs} truth values, at least one of them true"
+            )
+        if not self._streams and not mask.all():
+            raise ValueError("the first reset must begin all environments; leave reset_mask out")
+        slots: list[int] = np.flatnonzero(mask).tolist()
+        return slots
+
+    def _start(self, slots: Sequence[int], infos: dict[str, Any]) -> dict[str, Any]:
+        """Begin episodes; returns ``infos`` with theirs."""
+        drawn = [self._next[slot] for slot in slots]
+        for slot in slots:
+            self._draw(slot)
+        # Encoded in the same pass: the next prompts of those that have written most.
+        running = [(len(episode.tokens), slot) for slot, episode in enumerate(self.episodes.running) if episode]
+        upcoming = [self._next[slot] for _, slot in sorted(running, reverse=True)[: -(-self.num_envs // AHEAD)]]
+        for slot, info in zip(slots, self.episodes.start(slots, drawn, upcoming), strict=True):
+            infos = self._add_info(infos, dict(info), slot)
+        return infos
+
+    def _draw(self, slot: int) -> None:
+        self._next[slot] = int(self._streams[slot].integers(len(self.episodes.problems)))
+
+
+def _row(observation: Observation, slot: int) -> Observation:
+    """One environment's part of a batched observation, a copy."""
+    if isinstance(observation, dict):
+        return {name: values[slot] for name, values in observation.items()}
+    row: np.ndarray = observation[slot].copy()
+    return row

@@ -2,57 +2,27 @@
 
 A slot holds the keys and values of one sequence. ``prefill`` fills slots from prompts, ``step`` appends one token to
 every occupied slot and returns h_t, the tensor that the output head reads. A slot's result does not depend on the
-others beyond floating-point noise. On CUDA a step is a recorded graph, one for each number of slots and length: the
-Python of a transformers model costs ten times the run time of its kernels.
+others beyond floating-point noise. On CUDA a step is a recorded graph, one for each number of slots and length.
 
-Letters: S slots, B slots in use by a call, T tokens, H hidden, L length of the cache that a step reads.
+Letters: S slots, B slots in use by a call, H hidden, V vocabulary, L length of the cache that a step reads.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
 from ollm_rl.backbones import context_length
+from ollm_rl.graphs import Graphs
+from ollm_rl.memory import check_capacity
+from ollm_rl.prefill import PASS_TOKENS, encode
+from ollm_rl.row_attention import reading_once
+from ollm_rl.row_cache import Place, RowCache, Snapshot, layer_shapes, step_masks, supported_layer_types
 
 BUCKET = 32  # a step reads the cache up to the longest slot, rounded up to this many tokens
-KEEP_SHARE = 0.85  # on a CPU, slots are dropped once no more than this share is needed: each drop copies the cache
-
-
-class RowLayer(StaticLayer):
-    """Keys and values of one model layer; every row writes at its own position (``StaticLayer`` has one for all)."""
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__(keys.shape[2])
-        self.keys, self.values = keys, values  # (S, heads, max_length, head size)
-        self.is_initialized = True
-        self.positions = torch.empty(0)  # (B,), set by the engine before a step
-        self.length = 0  # L
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one token a row, (B, heads, 1, head size); return what the rows may read, (B, heads, L, head size)."""
-        rows = torch.arange(len(self.positions), device=self.positions.device)
-        self.keys[rows, :, self.positions] = key_states[:, :, 0]
-        self.values[rows, :, self.positions] = value_states[:, :, 0]
-        width = len(self.positions)
-        return self.keys[:width, :, : self.length], self.values[:width, :, : self.length]
-
-    def get_seq_length(self) -> int:
-        """Nothing: positions and masks are given outright."""
-        return 0
-
-
-class Graph(NamedTuple):
-    """A recorded step with the memory it reads, tokens and positions (S,), and writes, h_t (S, H)."""
-
-    recorded: torch.cuda.CUDAGraph
-    tokens: torch.Tensor
-    positions: torch.Tensor
-    hidden: torch.Tensor
 
 
 class DecodeEngine:
@@ -62,27 +32,23 @@ class DecodeEngine:
         backbone: The model; its weights are read at every call, so a policy that lives in it (a LoRA) may move.
         num_slots: S, at most; ``restart`` and ``keep`` go on with fewer.
         max_length: Tokens that a slot can hold, prompt and completion together.
+        pass_tokens: Most tokens that one pass over prompts reads; bounds memory, not the result.
+
+    Attributes:
+        lengths: Tokens in each slot; 0 where it is not occupied.
+        hidden: h_t of every slot, (S, H), written by ``advance``; and so ``tokens`` and ``positions``, (S,), which it
+            reads. They stay where they are, so that graphs may hold them.
+        kept: Tensors of callers that record graphs of their own here; forgotten with the graphs.
 
     Raises:
-        ValueError: If the architecture's attention or cache is not supported, or the model's context is shorter.
+        ValueError: If the architecture's attention or cache is not supported, the model's context is shorter, or the
+            memory that is free does not hold so many slots.
     """
 
-    def __init__(self, backbone: PreTrainedModel, num_slots: int, max_length: int) -> None:
-        config = backbone.config.get_text_config()
-        if config._attn_implementation not in ("sdpa", "eager"):
-            raise ValueError(
-                f"attention implementation {config._attn_implementation!r} takes no ready mask; load the model with "
-                "attn_implementation='sdpa' or 'eager'"
-            )
-        self.layer_types: list[str] = sorted(set(getattr(config, "layer_types", None) or ()))
-        unknown = set(self.layer_types) - {"full_attention", "sliding_attention"}
-        # GPT-Neo's local layers mask by the cache's length, which here is not the row's own.
-        unknown |= {"local"} & set(getattr(config, "attention_layers", None) or ())
-        if unknown:
-            raise ValueError(
-                f"{type(backbone).__name__} has layers of type {sorted(unknown)[0]!r}; only full and sliding-window "
-                "attention are supported"
-            )
+    def __init__(
+        self, backbone: PreTrainedModel, num_slots: int, max_length: int, *, pass_tokens: int = PASS_TOKENS
+    ) -> None:
+        self.layer_types = supported_layer_types(backbone)
         context = context_length(backbone)
         if max_length > context:
             raise ValueError(
@@ -90,14 +56,21 @@ class DecodeEngine:
             )
         if num_slots < 1:
             raise ValueError(f"num_slots={num_slots} must be at least 1")
-        self.backbone = backbone
+        self.config = config = backbone.config.get_text_config()
+        self.backbone, self.device = backbone, backbone.device
         self.window: int | None = getattr(config, "sliding_window", None)
-        self.eager = config._attn_implementation == "eager"
-        self.num_slots, self.max_length = num_slots, max_length
-        self.device = backbone.device
-        self.cache: Cache | None = None
-        self.lengths = [0] * num_slots  # tokens in each slot; 0: not occupied
-        self._graphs: dict[tuple[int, int], Graph] = {}
+        self.vocab_size: int = backbone.get_input_embeddings().weight.shape[0]
+        self.num_slots, self.max_length, self.pass_tokens = num_slots, max_length, pass_tokens
+        self._shapes = layer_shapes(backbone)
+        sizes = sum(heads * size for layer in self._shapes for heads, size in layer)
+        check_capacity(num_slots, sizes * max_length * backbone.dtype.itemsize, max_length, self.device)
+        self.cache: RowCache | None = None
+        self.graphs = Graphs(self.device)
+        self.kept: dict[Hashable, Any] = {}
+        self.lengths = [0] * num_slots
+        self._rows = torch.arange(num_slots, device=self.device)
+        self.tokens, self.positions = torch.zeros(2, num_slots, dtype=torch.long, device=self.device)
+        self.hidden = torch.zeros(num_slots, config.hidden_size, dtype=backbone.dtype, device=self.device)
 
     def restart(self, num_slots: int) -> None:
         """Forget what the slots hold and go on with this many of them, at most those the engine was made with."""
@@ -106,8 +79,39 @@ class DecodeEngine:
                 f"num_slots={num_slots} is not within 1 to {self.num_slots}, what the engine was made with"
             )
         self.lengths = [0] * num_slots
+        self.positions.zero_()
 
-    @torch.no_grad()
+    def free(self, num_slots: int | None = None) -> None:
+        """Give the memory of the cache and the graphs back and forget what the slots hold.
+
+        Args:
+            num_slots: From now on the most slots; as many as before where left out.
+        """
+        self.cache, self.graphs, self.kept = None, Graphs(self.device), {}
+        self.num_slots = num_slots or self.num_slots
+        self.restart(self.num_slots)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def encode(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[tuple[int, ...], Snapshot, int]]:
+        """Run the model over prompts, equal ones once; yields each with its snapshot and row, to ``begin`` from.
+
+        Raises:
+            ValueError: If a prompt is empty, fills a slot whole or holds an unknown token; nothing has run then.
+        """
+        for prompt in prompts:
+            if not 0 < len(prompt) < self.max_length:
+                raise ValueError(
+                    f"a prompt of {len(prompt)} tokens does not fit a slot of {self.max_length} with room to go on; "
+                    "shorten it or raise max_length"
+                )
+            for token in (min(prompt), max(prompt)):
+                if not 0 <= token < self.vocab_size:
+                    raise ValueError(
+                        f"a prompt's token {token} is out of range; tokens go from 0 to {self.vocab_size - 1}"
+                    )
+        return encode(self.backbone, list(map(tuple, prompts)), self.pass_tokens)
+
     def prefill(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Fill slots from prompts; equal prompts are computed once.
 
@@ -119,33 +123,81 @@ class DecodeEngine:
             h at every prompt's last token, (B, H).
 
         Raises:
-            ValueError: If a prompt is empty or fills a slot whole.
+            ValueError: As ``encode``; the slots are left as they were then.
         """
-        for prompt in prompts:
-            if not 0 < len(prompt) < self.max_length:
-                raise ValueError(
-                    f"a prompt of {len(prompt)} tokens does not fit a slot of {self.max_length} with room to go on; "
-                    "shorten it or raise max_length"
-                )
-        unique = {prompt: row for row, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-        source = torch.tensor([unique[tuple(prompt)] for prompt in prompts], device=self.device)
-        rows = [torch.tensor(prompt) for prompt in unique]
-        # Padding stands on the right: a slot's own tokens overwrite it before it could ever be visible.
-        input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        mask = torch.arange(input_ids.shape[1], device=self.device) < lengths[:, None]
-        # Without a config the cache keeps every key, also those that a sliding window would drop.
-        filled = DynamicCache()
-        output = self.backbone.base_model(
-            input_ids=input_ids, attention_mask=mask.long(), past_key_values=filled, use_cache=True
-        )
-        self._store(filled, torch.tensor(slots, device=self.device), source)
-        for slot, prompt in zip(slots, prompts, strict=True):
-            self.lengths[slot] = len(prompt)
-        last = output.last_hidden_state[torch.arange(len(rows), device=self.device), lengths - 1]
-        return last[source]
+        states = {prompt: (snapshot, row) for prompt, snapshot, row in self.encode(prompts)}
+        return self.begin(slots, [states[tuple(prompt)] for prompt in prompts])
 
-    @torch.no_grad()
+    def begin(self, slots: Sequence[int], states: Sequence[tuple[Snapshot, int]]) -> torch.Tensor:
+        """Fill slots from rows of snapshots, one a slot; returns h_t of these slots, (B, H)."""
+        groups: dict[int, list[int]] = defaultdict(list)
+        for place, (snapshot, _) in enumerate(states):
+            groups[id(snapshot)].append(place)
+        for places in groups.values():
+            self.restore(
+                states[places[0]][0], [slots[place] for place in places], [states[place][1] for place in places]
+            )
+        return self.hidden[self._index(slots)]
+
+    def snapshot(self, slots: Sequence[int]) -> Snapshot:
+        """Save occupied slots, to go on from them later or elsewhere; the slots themselves stay as they are.
+
+        Raises:
+            ValueError: If a slot is not occupied.
+        """
+        self._check_occupied(slots)
+        assert self.cache is not None
+        lengths, index = [self.lengths[slot] for slot in slots], self._index(slots)
+        return Snapshot(self.cache.read(index, max(lengths)), lengths, self.hidden[index])
+
+    def restore(self, snapshot: Snapshot, slots: Sequence[int], rows: Sequence[int] | None = None) -> torch.Tensor:
+        """Fill slots from a snapshot, exactly; what they held is forgotten.
+
+        Args:
+            snapshot: Of this engine or another on the same model.
+            slots: Their numbers, B of them.
+            rows: Rows of the snapshot, one a slot; its first B where left out.
+
+        Returns:
+            h_t of these slots, (B, H), as it was when they were saved.
+
+        Raises:
+            ValueError: If the numbers differ, or a row is longer than a slot.
+        """
+        rows = range(len(slots)) if rows is None else rows
+        if len(rows) != len(slots) or max(rows) >= len(snapshot.lengths):
+            raise ValueError(
+                f"{len(slots)} slots cannot be filled from {len(snapshot.lengths)} saved ones; name the rows"
+            )
+        longest = max(snapshot.lengths[row] for row in rows)
+        if longest > self.max_length:
+            raise ValueError(f"a saved slot of {longest} tokens does not fit slots of {self.max_length}")
+        if self.cache is None:
+            self.cache = RowCache(
+                self._shapes, self.num_slots, self.max_length, dtype=self.backbone.dtype, device=self.device
+            )
+        index, source = self._index(slots), torch.tensor(rows, device=self.device)
+        states = [(keys[:, :, :longest], values[:, :, :longest]) for keys, values in snapshot.states]
+        self.cache.write(index, states, source)
+        hidden = snapshot.hidden[source]
+        self.hidden[index] = hidden
+        self._occupy(slots, [snapshot.lengths[row] for row in rows])
+        return hidden
+
+    def fork(self, source: int, targets: Sequence[int]) -> torch.Tensor:
+        """Copy an occupied slot to others, exactly; what they held is forgotten. Returns h_t of the copies, (B, H).
+
+        Raises:
+            ValueError: If the source is not occupied.
+        """
+        self._check_occupied([source])
+        assert self.cache is not None
+        index = self._index(targets)
+        self.cache.copy(self._index([source]), index, self.lengths[source])
+        self.hidden[index] = self.hidden[source].clone()
+        self._occupy(targets, [self.lengths[source]] * len(targets))
+        return self.hidden[index]
+
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Append one token to every slot.
 
@@ -156,114 +208,100 @@ class DecodeEngine:
             h at the new tokens, (S, H); rows of unoccupied slots mean nothing.
 
         Raises:
-            ValueError: If an occupied slot is full.
+            ValueError: If an occupied slot is full, or (on a CPU) a token is out of range; nothing has moved then.
         """
-        if self.cache is None or len(tokens) != len(self.lengths):
-            raise ValueError(f"step got {len(tokens)} tokens for {len(self.lengths)} slots; prefill first, one a slot")
-        longest = max(self.lengths)
+        count = len(self.lengths)
+        if self.cache is None or len(tokens) != count:
+            raise ValueError(f"step got {len(tokens)} tokens for {count} slots; prefill first, one a slot")
+        if tokens.device.type == "cpu":  # elsewhere a look at the tokens would make the host wait for the device
+            tokens = self._checked(tokens)
+        length = self.read_length(max(self.lengths))
+        self.tokens[:count] = tokens
+        self.positions[:count] = torch.tensor(self.lengths, device=self.device)
+        self.graphs.run((count, length), partial(self.advance, count, length))
+        self.lengths = [length + 1 if length else 0 for length in self.lengths]
+        return self.hidden[:count].clone()
+
+    def read_length(self, longest: int) -> int:
+        """L of a step in which the longest slot holds this many tokens before it.
+
+        Raises:
+            ValueError: If that slot is full.
+        """
         if longest >= self.max_length:
             raise ValueError(f"slot {self.lengths.index(longest)} is full at {longest} tokens; release it")
-        positions = torch.tensor(self.lengths, device=self.device)
-        length = min(self.max_length, (longest // BUCKET + 1) * BUCKET)
-        run = self._replay if self.device.type == "cuda" else self._forward
-        hidden = run(tokens, positions, length)
-        self.lengths = [count + 1 if count else 0 for count in self.lengths]
-        return hidden
+        return min(self.max_length, (longest // BUCKET + 1) * BUCKET)
+
+    @torch.no_grad()
+    def advance(self, count: int, length: int) -> None:
+        """The model's part of a step, in place: reads ``tokens`` and ``positions``, writes ``hidden``.
+
+        Args:
+            count: Slots, the first of all.
+            length: L.
+        """
+        assert self.cache is not None
+        place = self.cache.place = Place(self._rows[:count], self.positions[:count], length)
+        masks = step_masks(place, self.backbone.dtype, window=self.window, layer_types=self.layer_types)
+        with reading_once(self.config):
+            output = self.backbone.base_model(
+                input_ids=self.tokens[:count, None],
+                attention_mask=masks,
+                position_ids=place.positions[:, None],
+                past_key_values=self.cache,
+                use_cache=True,
+            )
+        self.hidden[:count] = output.last_hidden_state[:, 0]
 
     def release(self, slot: int) -> None:
         """Give a slot up; it costs time in every step until it is filled again or dropped by ``keep``."""
         self.lengths[slot] = 0
 
     def keep(self, slots: Sequence[int]) -> None:
-        """Drop all slots but these, which become slots 0, 1, ... in this order; later steps are as small as they."""
-        index = torch.tensor(slots, device=self.device)
-        for layer in self.cache.layers if self.cache is not None else ():
-            for states in (layer.keys, layer.values):
-                states[: len(slots)] = states[index]
+        """Drop all slots but these, which become slots 0, 1, ... in this order; later steps are as small as they.
+
+        Only slots that move are copied, so those that can stay where they are should.
+        """
+        moves = [(source, target) for target, source in enumerate(slots) if source != target]
+        if moves and self.cache is not None:
+            sources, targets = (self._index(side) for side in zip(*moves, strict=True))
+            self.cache.copy(sources, targets, max(self.lengths[source] for source, _ in moves))
+            self.positions[targets] = self.positions[sources]
+            self.hidden[targets] = self.hidden[sources]
         self.lengths = [self.lengths[slot] for slot in slots]
 
     def enough(self, needed: int) -> int:
         """Number of slots worth going on with where so many are needed; at most as many as there are.
 
-        Dropping slots costs a copy of the cache on a CPU and a new graph on CUDA, so there it halves at the least.
+        On CUDA another number of slots takes another graph, so there it halves at the least.
         """
         slots = len(self.lengths)
         if self.device.type != "cuda":
-            return needed if needed <= KEEP_SHARE * slots else slots
+            return min(needed, slots)
         while slots > 1 and (slots + 1) // 2 >= needed:
             slots = (slots + 1) // 2
         return slots
 
-    def _forward(self, tokens: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
-        """One step of the model: tokens and their positions (S,) -> h_t (S, H)."""
-        assert self.cache is not None
-        for layer in self.cache.layers:
-            layer.positions, layer.length = positions, length
-        output = self.backbone.base_model(
-            input_ids=tokens[:, None],
-            attention_mask=self._masks(positions, length),
-            position_ids=positions[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        hidden: torch.Tensor = output.last_hidden_state[:, 0]
-        return hidden
+    def _index(self, slots: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(list(slots), dtype=torch.long, device=self.device)
 
-    def _replay(self, tokens: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
-        """``_forward`` as a CUDA graph."""
-        key = (len(tokens), length)
-        if key not in self._graphs:
-            self._graphs[key] = self._record(tokens.clone(), positions.clone(), length)
-        graph = self._graphs[key]
-        graph.tokens.copy_(tokens)
-        graph.positions.copy_(positions)
-        graph.recorded.replay()
-        return graph.hidden.clone()  # the next replay writes to the same memory
+    def _occupy(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
+        for slot, length in zip(slots, lengths, strict=True):
+            self.lengths[slot] = length
+        self.positions[self._index(slots)] = self._index(lengths)
 
-    def _record(self, tokens: torch.Tensor, positions: torch.Tensor, length: int) -> "Graph":
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries allocate at their first call, which a recording must not hold
-            self._forward(tokens, positions, length)
-        torch.cuda.current_stream().wait_stream(side)
-        recorded = torch.cuda.CUDAGraph()
-        shared = next(iter(self._graphs.values())).recorded.pool() if self._graphs else None
-        with torch.cuda.graph(recorded, pool=shared):
-            hidden = self._forward(tokens, positions, length)
-        return Graph(recorded, tokens, positions, hidden)
+    def _check_occupied(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            if not self.lengths[slot]:
+                raise ValueError(f"slot {slot} is not occupied; prefill it first")
 
-    def _store(self, filled: DynamicCache, slots: torch.Tensor, source: torch.Tensor) -> None:
-        """Copy prefilled keys and values into slots; on the first call allocate them."""
-        if any(type(layer) is not DynamicLayer for layer in filled.layers):
-            raise ValueError(f"{type(self.backbone).__name__} keeps more than keys and values; it is not supported")
-        if self.cache is None:
-            layers = []
-            for layer in filled.layers:
-                keys, values = (
-                    state.new_zeros(self.num_slots, state.shape[1], self.max_length, state.shape[3])
-                    for state in (layer.keys, layer.values)
-                )
-                layers.append(RowLayer(keys, values))
-            self.cache = Cache(layers=layers)
-        width = filled.layers[0].keys.shape[2]
-        for layer, new in zip(self.cache.layers, filled.layers, strict=True):
-            layer.keys[slots, :, :width] = new.keys[source]
-            layer.values[slots, :, :width] = new.values[source]
-
-    def _masks(self, positions: torch.Tensor, length: int) -> torch.Tensor | dict[str, torch.Tensor]:
-        """The ready mask of a step, (B, 1, 1, L), true or 0 where a key is visible; one for each type of layer."""
-        slots = torch.arange(length, device=self.device)
-        full = (slots <= positions[:, None])[:, None, None]
-        if self.window is None or self.layer_types == ["full_attention"]:
-            return self._as_added(full)
-        sliding = full & (slots > positions[:, None] - self.window)[:, None, None]
-        if not self.layer_types:
-            return self._as_added(sliding)
-        return {"full_attention": self._as_added(full), "sliding_attention": self._as_added(sliding)}
-
-    def _as_added(self, mask: torch.Tensor) -> torch.Tensor:
-        """A boolean mask for SDPA; for eager attention numbers that are added to the scores."""
-        if not self.eager:
-            return mask
-        dtype = self.backbone.dtype
-        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+    def _checked(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The tokens, those of unoccupied slots made harmless."""
+        occupied = torch.tensor([length > 0 for length in self.lengths])
+        wrong = occupied & ((tokens < 0) | (tokens >= self.vocab_size))
+        if wrong.any():
+            slot = int(wrong.long().argmax())
+            raise ValueError(
+                f"token {int(tokens[slot])} of slot {slot} is out of range; tokens go from 0 to {self.vocab_size - 1}"
+            )
+        return tokens.where(occupied, 0)

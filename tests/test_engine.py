@@ -173,18 +173,18 @@ def test_a_restart_forgets_the_slots_and_may_use_fewer(backbone: PreTrainedModel
         engine.restart(4)
 
 
-def test_slots_are_dropped_on_a_cpu_once_enough_of_them_have_ended() -> None:
+def test_on_a_cpu_every_slot_that_is_not_needed_is_dropped() -> None:
     engine = DecodeEngine(tiny_model("llama"), 20, 8)
-    assert [engine.enough(needed) for needed in (20, 18, 17, 1)] == [20, 20, 17, 1]
+    assert [engine.enough(needed) for needed in (20, 18, 1, 21)] == [20, 18, 1, 20]
 
 
 def test_equal_prompts_are_computed_once_and_give_equal_rows(backbone: PreTrainedModel) -> None:
     short, long = random_ids(4, 11)
+    engine = DecodeEngine(backbone, 5, 32)
     seen = []
     hook = backbone.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    engine = DecodeEngine(backbone, 5, 32)
     hidden = engine.prefill([4, 0, 1, 3, 2], [short, long, short, long, short])
     hook.remove()
     assert seen == [(2, 11)]

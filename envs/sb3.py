@@ -1,0 +1,91 @@
+"""The vector environment for stable-baselines3, whose agents take no ``gymnasium.vector.VectorEnv``.
+
+Letters: B environments, H hidden.
+"""
+
+from typing import Any, NoReturn
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+
+from ollm_rl.envs.vector import TextGenVectorEnv
+
+
+class TextGenVecEnv(VecEnv):
+    """``TextGenVectorEnv`` as SB3's ``VecEnv``.
+
+    Infos hold ``terminal_observation`` at an episode's end and ``TimeLimit.truncated``; with these SB3 adds the value
+    of the last observation to the reward of a truncated episode.
+
+    Args:
+        envs: In autoreset mode SAME_STEP, SB3's own; observation mode ``hidden``.
+
+    Raises:
+        ValueError: If the autoreset or observation mode is another.
+    """
+
+    def __init__(self, envs: TextGenVectorEnv) -> None:
+        if envs.autoreset_mode != AutoresetMode.SAME_STEP:
+            raise ValueError(f"autoreset_mode={envs.autoreset_mode.value!r} does not suit SB3; give 'SameStep'")
+        if envs.episodes.observation_mode != "hidden":
+            raise ValueError(
+                f"observation_mode={envs.episodes.observation_mode!r} does not suit SB3, which knows no texts; "
+                "give 'hidden'"
+            )
+        self.envs = envs
+        super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
+
+    def reset(self) -> np.ndarray:
+        """Begin an episode in every environment; returns observations (B, H). ``seed(number)`` counts once."""
+        observations, infos = self.envs.reset(seed=self._seeds[0])
+        self.reset_infos = [_of(infos, slot) for slot in range(self.num_envs)]
+        self._reset_seeds()
+        return np.asarray(observations)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions, (B,), for ``step_wait``."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Append one token in every environment; returns observations (B, H), rewards (B,), ends (B,), B infos."""
+        observations, rewards, terminations, truncations, infos = self.envs.step(self._actions)
+        rows = [_of(infos, slot) for slot in range(self.num_envs)]
+        for slot, ended in enumerate(terminations | truncations):
+            if ended:
+                last, final = rows[slot].pop("final_obs"), rows[slot].pop("final_info")
+                self.reset_infos[slot] = rows[slot]
+                rows[slot] = {**final, "terminal_observation": last}
+            rows[slot]["TimeLimit.truncated"] = bool(truncations[slot])
+        return np.asarray(observations), rewards.astype(np.float32), terminations | truncations, rows
+
+    def close(self) -> None:
+        """Give the memory of the engine back."""
+        self.envs.close()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute of the shared environment, once for each of the environments asked for."""
+        return [getattr(self.envs, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> NoReturn:
+        """Refused: the environments are one object."""
+        raise NotImplementedError(f"{attr_name!r} cannot be set for one environment: all share one engine")
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> NoReturn:
+        """Refused: the environments are one object."""
+        raise NotImplementedError(f"{method_name!r} cannot be called on one environment: all share one engine")
+
+    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """False for each: there are no single environments that could be wrapped."""
+        return [False for _ in self._get_indices(indices)]
+
+
+def _of(infos: dict[str, Any], slot: int) -> dict[str, Any]:
+    """One environment's facts out of Gymnasium's batched infos."""
+    return {
+        name: _of(values, slot) if isinstance(values, dict) else values[slot]
+        for name, values in infos.items()
+        if not name.startswith("_") and infos[f"_{name}"][slot]
+    }

@@ -1,0 +1,303 @@
+"""Decoding speed, side by side in one run: ``python experiments/bench_decode.py --backbone tiny-arith --slots 32 64``.
+
+The contenders (``contenders.py``) take turns, A B A B, and the medians are compared, in real tokens a second. New
+tokens are uniform in 32..256, cut to the backbone's context (``tiny-arith`` has 256 tokens for prompt and completion).
+Cases that ``--json`` already holds are not run again. The bound is memory traffic: the weights once a step and every
+slot's keys and values, at the bandwidth that a plain sum reaches.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from ollm_rl.agents.policies import OptionPolicy
+from ollm_rl.backbones import context_length, load_backbone
+from ollm_rl.config import OptionConfig
+from ollm_rl.devices import resolve_device
+from ollm_rl.experiments.contenders import (
+    Clock,
+    Engine,
+    EngineSteps,
+    Generate,
+    GenerateBatch,
+    VectorEnvSteps,
+    Workload,
+)
+from ollm_rl.experiments.gym_loop import GymLoop
+from ollm_rl.model import OptionModel
+from ollm_rl.problems import load_problems
+from ollm_rl.prompts import encode_prompts
+from ollm_rl.row_cache import layer_shapes
+from ollm_rl.runs import origin, write_atomic
+
+QWEN_1_5B = {  # Qwen2.5-1.5B's config.json
+    "vocab_size": 151936,
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+}
+GYM_EVERY = {"tiny-arith": 64, "smollm2-135m": 64, "qwen2.5-1.5b-random": 64}  # which steps of the Gym loop are run
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", choices=list(GYM_EVERY), default="tiny-arith")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="bfloat16 on CUDA where left out, else float32"
+    )
+    parser.add_argument("--slots", type=int, nargs="+", default=[32, 64], help="one case each")
+    parser.add_argument(
+        "--context", type=int, nargs="+", default=[0], help="tokens of random prompts; 0: arith problems"
+    )
+    parser.add_argument("--new-tokens", type=int, nargs=2, default=[32, 256], help="bounds of the uniform lengths")
+    parser.add_argument("--waves", type=int, default=4, help="episodes a slot")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of every contender")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="cpu: CPU seconds of the process, for a machine that others use; with OMP_NUM_THREADS=1",
+    )
+    parser.add_argument("--only", nargs="+", help="leave out all contenders but these")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="results; cases that stand there are not run again")
+    parser.add_argument("--plot", type=Path, help="SVG of growth with slots and context")
+    return parser.parse_args()
+
+
+def load(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    """A backbone and its tokenizer; the random one has none."""
+    if name != "qwen2.5-1.5b-random":
+        return load_backbone(name, dtype=dtype, device=device)
+    torch.manual_seed(0)
+    with torch.device(device):
+        return Qwen2ForCausalLM(Qwen2Config(**QWEN_1_5B)).to(dtype).eval(), None
+
+
+def workload(args: argparse.Namespace, model: OptionModel, tokenizer: Any, slots: int, context: int) -> Workload:
+    """The prompts and lengths of one case."""
+    count, draw = args.waves * slots, np.random.default_rng([args.seed, slots, context])
+    room = context_length(model.backbone)
+    if context or tokenizer is None:
+        # Ids that both ends of the vocabulary spare: the first and last are often special.
+        prompts = draw.integers(10, model.vocab_size - 300, (count, context or 40)).tolist()
+    else:
+        prompts = encode_prompts(load_problems("arith", limit=count, seed=args.seed), tokenizer, max_length=room)
+    low, high = args.new_tokens
+    high = min(high, room - max(map(len, prompts)))
+    lengths = draw.integers(min(low, high), high + 1, count).tolist()
+    torch.manual_seed(args.seed)
+    return Workload(model, OptionPolicy(model), tokenizer, prompts, lengths, slots, args.seed)
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second that a sum over 1 GiB reads, best of five."""
+    data, best = torch.ones(2**28, device=device), 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        data.sum().item()
+        best = max(best, data.numel() * data.element_size() / (time.perf_counter() - started))
+    return best
+
+
+def bound(work: Workload, bytes_a_second: float) -> float:
+    """Tokens a second at which memory traffic alone would fill the time."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in work.backbone.parameters())
+    numbers = sum(heads * size for layer in layer_shapes(work.backbone) for heads, size in layer)
+    # A token of a completion of length n has the prompt and half of n before it, longer completions have more tokens.
+    context = sum(n * (len(p) + n / 2) for n, p in zip(work.lengths, work.prompts, strict=True)) / work.tokens
+    traffic = weights + work.slots * context * numbers * work.backbone.dtype.itemsize
+    return work.slots * bytes_a_second / traffic
+
+
+def contenders(work: Workload, every: int, clock: Clock) -> dict[str, Callable[[], float]]:
+    """The contenders that run on the workload's device, by name, each timed by the clock."""
+    engine = Engine(work, clock)
+    found: dict[str, Callable[[], float]] = {
+        "engine": engine,
+        "hf_generate dynamic": Generate(work, clock, "dynamic"),
+        "hf_generate static": Generate(work, clock, "static"),
+        "gym_loop": GymLoop(work, clock, engine, every),
+    }
+    if work.backbone.device.type == "cuda":
+        found["engine, policy outside"] = EngineSteps(work, clock)
+        found["generate_batch"] = GenerateBatch(work, clock)
+        if work.tokenizer is not None:
+            found["TextGenVectorEnv.step"] = VectorEnvSteps(work, clock)
+    return found
+
+
+def measure(args: argparse.Namespace, work: Workload, bytes_a_second: float) -> dict[str, Any]:
+    """One case: every contender in turn, ``repeats`` times after a first that warms up."""
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
+    runs = contenders(work, GYM_EVERY[args.backbone], clock)
+    if args.only:
+        runs = {name: run for name, run in runs.items() if name in args.only or name == "engine"}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    failed: dict[str, str] = {}
+    cuda = work.backbone.device.type == "cuda"
+    with tqdm(total=(args.repeats + cuda) * len(runs), desc=f"{args.backbone} {work.slots} slots") as bar:
+        for turn in range(args.repeats + cuda):  # graphs are recorded and kernels chosen in a first turn on CUDA
+            for name, run in runs.items():
+                bar.set_postfix_str(name)
+                if name not in failed:
+                    try:
+                        took = run()
+                    except (RuntimeError, ValueError, TypeError, AttributeError, ImportError) as error:
+                        if name == "engine":
+                            raise
+                        failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                    else:
+                        seconds[name] += [took] if turn >= cuda else []
+                bar.update()
+    engine = runs["engine"]
+    assert isinstance(engine, Engine) and engine.rollout is not None
+    return {
+        "backbone": args.backbone,
+        "slots": work.slots,
+        "context": round(float(np.mean([len(prompt) for prompt in work.prompts])), 1),
+        "new_tokens": [min(work.lengths), max(work.lengths)],
+        "episodes": len(work.prompts),
+        "tokens": work.tokens,
+        "tokens_per_second": {name: work.tokens / statistics.median(took) for name, took in seconds.items() if took},
+        "seconds": seconds,
+        "failed": failed,
+        "wasted_share": engine.rollout.wasted_share,
+        "bound_tokens_per_second": bound(work, bytes_a_second),
+    }
+
+
+def ratios(cases: list[dict[str, Any]]) -> dict[str, float]:
+    """The engine's speed over each of the others', the lowest of all cases; of ``generate`` the better cache counts."""
+    lowest: dict[str, float] = {}
+    for case in cases:
+        speeds = case["tokens_per_second"]
+        caches = [speed for name, speed in speeds.items() if name.startswith("hf_generate")]
+        others = {name: speed for name, speed in speeds.items() if not name.startswith(("hf_generate", "engine"))}
+        if caches:
+            others["hf_generate"] = max(caches)
+        for name, speed in others.items():
+            key = f"engine/{name}"
+            lowest[key] = min(lowest.get(key, float("inf")), speeds["engine"] / speed)
+    return lowest
+
+
+def table(cases: list[dict[str, Any]]) -> str:
+    """Markdown: real tokens a second."""
+    names = list(dict.fromkeys(name for case in cases for name in case["tokens_per_second"]))
+    lines = [
+        f"| slots | prompt | new tokens | {' | '.join(names)} | bound | of it | wasted |",
+        "|" + "---|" * (6 + len(names)),
+    ]
+    for case in cases:
+        speeds, limit = case["tokens_per_second"], case["bound_tokens_per_second"]
+        cells = [f"{speeds[name]:,.0f}" if name in speeds else "–" for name in names]
+        low, high = case["new_tokens"]
+        lines.append(
+            f"| {case['slots']} | {case['context']:g} | {low}..{high} | {' | '.join(cells)} | {limit:,.0f} "
+            f"| {speeds['engine'] / limit:.0%} | {case['wasted_share']:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(cases: list[dict[str, Any]], path: Path) -> None:
+    """Milliseconds a step of all slots, by slots and by context, with the bound."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for axis, by, fixed in zip(figure.subplots(1, 2), ("slots", "context"), ("context", "slots"), strict=True):
+        for value in sorted({case[fixed] for case in cases}):
+            rows = sorted((case for case in cases if case[fixed] == value), key=lambda case: float(case[by]))
+            places = [row[by] for row in rows]
+            (line,) = axis.plot(
+                places,
+                [1e3 * row["slots"] / row["tokens_per_second"]["engine"] for row in rows],
+                marker="o",
+                label=f"{fixed} {value:g}",
+            )
+            bounds = [1e3 * row["slots"] / row["bound_tokens_per_second"] for row in rows]
+            axis.plot(places, bounds, linestyle="--", color=line.get_color())
+        axis.set_xlabel(by)
+        axis.grid(alpha=0.3)
+        axis.set_ylim(bottom=0)
+        axis.legend(frameon=False, fontsize="small")
+        axis.set_ylabel("ms a step; dashed: memory traffic")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def machine(device: torch.device) -> str:
+    """What ran it, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def main() -> None:
+    """Run the cases that are missing; print and write what there is."""
+    args = arguments()
+    device = resolve_device(args.device)
+    dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    settings = {
+        "backbone": args.backbone,
+        "device": device.type,
+        "dtype": dtype,
+        "new_tokens": list(args.new_tokens),
+        "waves": args.waves,
+        "repeats": args.repeats,
+        "clock": args.clock,
+        "seed": args.seed,
+    }
+    result: dict[str, Any] = {"settings": settings, "cases": {}}
+    if args.json and args.json.exists():
+        found = json.loads(args.json.read_text())
+        if found["settings"] != settings:
+            raise SystemExit(f"{args.json} holds other settings ({found['settings']}); give another file")
+        result = found
+    model = None
+    for slots in args.slots:
+        for context in args.context:
+            key = f"{slots} slots, context {context}"
+            if key in result["cases"]:
+                continue
+            if model is None:
+                backbone, tokenizer = load(args.backbone, getattr(torch, dtype), device)
+                torch.manual_seed(args.seed)
+                model, speed = OptionModel(backbone, OptionConfig()), bandwidth(device)
+                result |= {"machine": machine(device), "bandwidth": speed, "origin": origin()}
+            work = workload(args, model, tokenizer, slots, context)
+            result["cases"][key] = measure(args, work, speed)
+            result["ratios"] = ratios(list(result["cases"].values()))
+            if args.json:
+                write_atomic(args.json, json.dumps(result, indent=1))
+    cases = list(result["cases"].values())
+    where = f"{result['machine']}, {dtype}, {result['bandwidth'] / 1e9:.0f} GB/s"
+    print(f"{args.backbone} on {where}, {args.clock} time, seed {args.seed}\n")
+    print(table(cases))
+    print("\n" + ", ".join(f"{name} {value:.2f}" for name, value in result["ratios"].items()))
+    for case in cases:
+        for name, error in case["failed"].items():
+            print(f"{case['slots']} slots: {name} failed ({error})")
+    if args.plot:
+        plot(cases, args.plot)
+
+
+if __name__ == "__main__":
+    main()

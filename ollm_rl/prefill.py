@@ -1,0 +1,94 @@
+"""Prompts before their episodes: encoded in passes of bounded size, each prompt once, and kept until a slot is free.
+
+Letters: B prompts, R rows of a pass, T tokens, H hidden.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+
+from ollm_rl.row_cache import Snapshot
+
+if TYPE_CHECKING:
+    from ollm_rl.engine import DecodeEngine
+
+PASS_TOKENS = 16384  # of one pass, padding included: bounds the memory of its activations
+
+
+def encode(
+    backbone: PreTrainedModel, prompts: Sequence[tuple[int, ...]], pass_tokens: int = PASS_TOKENS
+) -> Iterator[tuple[tuple[int, ...], Snapshot, int]]:
+    """Run the model over prompts, equal ones once; yields each with the snapshot and the row of it that hold its state.
+
+    Prompts of like length share a pass; one longer than a pass is encoded piece by piece.
+    """
+    waiting = sorted(dict.fromkeys(prompts), key=len, reverse=True)
+    while waiting:
+        count = max(1, pass_tokens // len(waiting[0]))
+        together, waiting = waiting[:count], waiting[count:]
+        snapshot = _encode_together(backbone, together, pass_tokens)
+        for row, prompt in enumerate(together):
+            yield prompt, snapshot, row
+
+
+@torch.no_grad()
+def _encode_together(backbone: PreTrainedModel, prompts: Sequence[tuple[int, ...]], pass_tokens: int) -> Snapshot:
+    device = backbone.device
+    # Padding stands on the right: a slot's own tokens overwrite it before it could ever be visible.
+    input_ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in prompts], batch_first=True).to(device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    mask = (torch.arange(input_ids.shape[1], device=device) < lengths[:, None]).long()
+    # Without a config the cache keeps every key, also those that a sliding window would drop.
+    filled = DynamicCache()
+    last = lengths - 1
+    hidden = None
+    piece = max(1, pass_tokens // len(prompts))
+    for start in range(0, input_ids.shape[1], piece):
+        stop = min(start + piece, input_ids.shape[1])
+        output = backbone.base_model(
+            input_ids=input_ids[:, start:stop],
+            attention_mask=mask[:, :stop],
+            past_key_values=filled,
+            use_cache=True,
+        )
+        states = output.last_hidden_state
+        here = states[torch.arange(len(prompts), device=device), (last - start).clamp(0, stop - start - 1)]
+        hidden = here if hidden is None else torch.where((last >= start)[:, None], here, hidden)
+    assert hidden is not None
+    return Snapshot([(layer.keys, layer.values) for layer in filled.layers], lengths.tolist(), hidden)
+
+
+class PromptStore:
+    """Encoded prompts that wait for a slot of an engine.
+
+    One that is needed now is encoded in a pass with those that come next, and once for all episodes that begin with it.
+    """
+
+    def __init__(self, engine: "DecodeEngine") -> None:
+        self.engine = engine
+        self._held: dict[tuple[int, ...], tuple[Snapshot, int]] = {}
+
+    def fill(
+        self, slots: Sequence[int], prompts: Sequence[Sequence[int]], upcoming: Sequence[Sequence[int]] = ()
+    ) -> torch.Tensor:
+        """Begin in some slots, B of them, with their prompts.
+
+        Args:
+            slots: Their numbers; what they held is forgotten.
+            prompts: Token ids, one prompt a slot.
+            upcoming: Prompts that will be asked for next; what is neither these nor ``prompts`` is forgotten when
+                anything has to be encoded.
+
+        Returns:
+            h at the prompts' last tokens, (B, H).
+        """
+        needed = list(map(tuple, prompts))
+        if any(prompt not in self._held for prompt in needed):
+            wanted = dict.fromkeys([*needed, *map(tuple, upcoming)])
+            self._held = {prompt: self._held[prompt] for prompt in wanted if prompt in self._held}
+            missing = [prompt for prompt in wanted if prompt not in self._held]
+            self._held |= {prompt: (snapshot, row) for prompt, snapshot, row in self.engine.encode(missing)}
+        return self.engine.begin(slots, [self._held[prompt] for prompt in needed])

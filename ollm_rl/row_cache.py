@@ -1,0 +1,186 @@
+"""A key-value cache in which every row stands at a position of its own.
+
+transformers' ``StaticLayer`` keeps one length for all rows; this one scatters at per-row positions and returns the part
+of the cache that a step has to read. What a row has not written is hidden by a ready mask.
+
+Letters: S slots, B slots in use by a call, N saved slots, H hidden, L length of the cache that a step reads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
+
+
+class Snapshot(NamedTuple):
+    """Saved slots: all that it takes to go on from them in any slot of an engine on the same model.
+
+    Attributes:
+        states: Keys and values of every model layer, each (N, heads, width, head size).
+        lengths: Tokens of each, N of them, at most width.
+        hidden: h_t at their last tokens, (N, H).
+    """
+
+    states: list[tuple[torch.Tensor, torch.Tensor]]
+    lengths: list[int]
+    hidden: torch.Tensor
+
+
+@dataclass
+class Place:
+    """Where a step writes and what it reads; one object for all layers.
+
+    Attributes:
+        rows: 0, 1, ..., (B,).
+        positions: Of the rows' new tokens, (B,).
+        length: L.
+    """
+
+    rows: torch.Tensor
+    positions: torch.Tensor
+    length: int
+
+
+class RowLayer(StaticLayer):
+    """Keys and values of one model layer."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, cache: "RowCache") -> None:
+        super().__init__(keys.shape[2])
+        self.keys, self.values = keys, values  # (S, heads, max_length, head size)
+        self.is_initialized = True
+        self._cache = cache
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write one token a row, (B, heads, 1, head size); return what the rows may read, (B, heads, L, head size)."""
+        place = self._cache.place
+        self.keys[place.rows, :, place.positions] = key_states[:, :, 0]
+        self.values[place.rows, :, place.positions] = value_states[:, :, 0]
+        width = len(place.rows)
+        return self.keys[:width, :, : place.length], self.values[:width, :, : place.length]
+
+    def get_seq_length(self) -> int:
+        """Nothing: positions and masks are given outright."""
+        return 0
+
+
+class RowCache(Cache):
+    """The cache of S slots.
+
+    Args:
+        shapes: Heads and head size of the keys and of the values of every model layer.
+        num_slots: S.
+        max_length: Tokens of a slot.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[tuple[int, int], tuple[int, int]]],
+        num_slots: int,
+        max_length: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        def empty(heads: int, size: int) -> torch.Tensor:
+            return torch.zeros(num_slots, heads, max_length, size, dtype=dtype, device=device)
+
+        super().__init__(layers=[RowLayer(empty(*keys), empty(*values), self) for keys, values in shapes])
+        nowhere = torch.zeros(0, dtype=torch.long, device=device)
+        self.place = Place(nowhere, nowhere, 0)
+
+    def states(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of every layer, (S, heads, max_length, head size)."""
+        return [(layer.keys, layer.values) for layer in self.layers]
+
+    def read(self, slots: torch.Tensor, width: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Copies of the first ``width`` tokens of some slots."""
+        return [(keys[slots, :, :width], values[slots, :, :width]) for keys, values in self.states()]
+
+    def write(
+        self, slots: torch.Tensor, states: Sequence[tuple[torch.Tensor, torch.Tensor]], rows: torch.Tensor
+    ) -> None:
+        """Copy rows of saved states into slots."""
+        for (keys, values), (new_keys, new_values) in zip(self.states(), states, strict=True):
+            width = new_keys.shape[2]
+            keys[slots, :, :width] = new_keys[rows]
+            values[slots, :, :width] = new_values[rows]
+
+    def copy(self, sources: torch.Tensor, targets: torch.Tensor, width: int) -> None:
+        """Copy the first ``width`` tokens of slots to other slots."""
+        for tensors in self.states():
+            for states in tensors:
+                states[targets, :, :width] = states[sources, :, :width]
+
+
+def supported_layer_types(backbone: PreTrainedModel) -> list[str]:
+    """The model's types of layers, each once.
+
+    Raises:
+        ValueError: If its attention takes no ready mask, or masks by itself.
+    """
+    config = backbone.config.get_text_config()
+    if config._attn_implementation not in ("sdpa", "eager"):
+        raise ValueError(
+            f"attention implementation {config._attn_implementation!r} takes no ready mask; load the model with "
+            "attn_implementation='sdpa' or 'eager'"
+        )
+    layer_types: list[str] = sorted(set(getattr(config, "layer_types", None) or ()))
+    unknown = set(layer_types) - {"full_attention", "sliding_attention"}
+    # GPT-Neo's local layers mask by the cache's length, which here is not the row's own.
+    unknown |= {"local"} & set(getattr(config, "attention_layers", None) or ())
+    if unknown:
+        raise ValueError(
+            f"{type(backbone).__name__} has layers of type {sorted(unknown)[0]!r}; only full and sliding-window "
+            "attention are supported"
+        )
+    return layer_types
+
+
+def layer_shapes(backbone: PreTrainedModel) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Heads and head size of the keys and of the values of every layer, from a pass over one token.
+
+    Raises:
+        ValueError: If a layer keeps more than keys and values.
+    """
+    probe = DynamicCache()
+    token = torch.zeros(1, 1, dtype=torch.long, device=backbone.device)
+    with torch.no_grad():
+        backbone.base_model(input_ids=token, past_key_values=probe, use_cache=True)
+    if any(type(layer) is not DynamicLayer for layer in probe.layers):
+        raise ValueError(f"{type(backbone).__name__} keeps more than keys and values; it is not supported")
+    return [
+        ((layer.keys.shape[1], layer.keys.shape[3]), (layer.values.shape[1], layer.values.shape[3]))
+        for layer in probe.layers
+    ]
+
+
+def step_masks(
+    place: Place, dtype: torch.dtype, *, window: int | None, layer_types: Sequence[str]
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """The ready mask of a step, (B, 1, 1, L), added to the scores; one for each type of layer where they differ.
+
+    Args:
+        place: Of the step.
+        dtype: Of the scores.
+        window: Tokens that sliding layers see.
+        layer_types: The model's, each once; none named means that a window holds for all layers.
+    """
+    keys = torch.arange(place.length, device=place.positions.device)
+    last = place.positions[:, None]
+
+    def added(visible: torch.Tensor) -> torch.Tensor:
+        mask = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
+        return mask[:, None, None]
+
+    full = keys <= last
+    if window is None or list(layer_types) == ["full_attention"]:
+        return added(full)
+    sliding = full & (keys > last - window)
+    if not layer_types:
+        return added(sliding)
+    return {"full_attention": added(full), "sliding_attention": added(sliding)}
