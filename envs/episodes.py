@@ -90,6 +90,7 @@ class Episodes:
         self.problems = load_problems(problems) if isinstance(problems, str) else list(problems)
         if not self.problems:
             raise ValueError("problems is empty; give at least one problem")
+        self.end_token = int(self.tokenizer.eos_token_id)
         self._places = {problem.id: index for index, problem in enumerate(self.problems)}
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
         self.reward_weights = dict(reward_weights)
@@ -174,13 +175,14 @@ class Episodes:
         hidden: np.ndarray = self.hidden.cpu().numpy().copy()
         if self.observation_mode == "hidden":
             return hidden
-        return {"hidden": hidden, "text": tuple(map(self.text, range(len(self.running))))}
+        texts = map(self.text, range(len(self.running)))
+        return {"hidden": hidden, "text": tuple("".join(c if c in CHARACTERS else "\ufffd" for c in t) for t in texts)}
 
     def text(self, slot: int) -> str:
         """Prompt and completion so far as the model reads them, of the last episode where none runs."""
         # Decoded as a whole: one token may be a part of a character, or lose the space before it.
         text: str = self.tokenizer.decode(self.written[slot])
-        return "".join(character if character in CHARACTERS else "\ufffd" for character in text)
+        return text
 
     def close(self) -> None:
         """Give the memory of the slots back; nothing can be started or advanced any more."""
@@ -201,7 +203,7 @@ class Episodes:
         assert episode is not None
         episode.tokens.append(token)
         self.written[slot].append(token)
-        terminated = token == self.tokenizer.eos_token_id
+        terminated = token == self.end_token
         truncated = not terminated and len(episode.tokens) >= self.max_new_tokens
         info: dict[str, str | int | float] = {"token": token}
         reward = 0.0
