@@ -15,15 +15,10 @@ COLOURS = {"latent-ppo": "#0072b2", "latent-reinforce": "#009e73", "vocab-reinfo
 
 
 def history(run: Path, method: str) -> list[dict[str, Any]]:
-    """Metrics of one method of one demo; of the vocabulary's rates the one that did best on validation problems."""
-    if method == "vocab-reinforce":
-        rated = {
-            path.stem.removesuffix("-validation"): json.loads(path.read_text())["accuracy"]
-            for path in (run / "eval").glob("vocab-reinforce-*-validation.json")
-        }
-        method = max(rated, key=lambda name: rated[name])
-    rows: list[dict[str, Any]] = json.loads((run / method / "metrics.json").read_text())
-    return rows
+    """Metrics of one method of one demo; of the vocabulary's rates the one with the most reward over all episodes."""
+    paths = run.glob(f"{method}*/metrics.json")
+    histories: list[list[dict[str, Any]]] = [json.loads(path.read_text()) for path in paths]
+    return max(histories, key=lambda rows: sum(row["reward"] for row in rows))
 
 
 def main(out: Path, runs: list[Path]) -> None:
