@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import gc
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -225,9 +226,10 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for variant, row in figures.items():
         ratio, low, high = row["times_lora"]
+        share = row["share_of_bf16_peak"]
         print(
             f"| {variant} | {row['tokens_per_second']:,.0f} | {ratio:.2f} ({low:.2f}, {high:.2f}) "
-            f"| {row['peak_bytes'] / 1e9:.2f} | {row['share_of_bf16_peak']:.1%} |"
+            f"| {row['peak_bytes'] / 1e9:.2f} | {'–' if math.isnan(share) else f'{share:.1%}'} |"
         )
     if given.json:
         settings = {name: str(value) for name, value in vars(given).items()}
