@@ -53,13 +53,14 @@ QWEN_1_5B = {  # Qwen2.5-1.5B's config.json
     "rope_theta": 1e6,
     "tie_word_embeddings": True,
 }
-GYM_EVERY = {"tiny-arith": 64, "smollm2-135m": 64, "qwen2.5-1.5b-random": 64}  # which steps of the Gym loop are run
+BACKBONES = ("tiny-arith", "smollm2-135m", "qwen2.5-1.5b-random")
+GYM_EVERY = 64  # which steps of the Gym loop are run
 
 
 def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", choices=list(GYM_EVERY), default="tiny-arith")
+    parser.add_argument("--backbone", choices=BACKBONES, default="tiny-arith")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], help="bfloat16 on CUDA where left out, else float32"
@@ -149,7 +150,7 @@ def contenders(work: Workload, every: int, clock: Clock) -> dict[str, Callable[[
 def measure(args: argparse.Namespace, work: Workload, bytes_a_second: float) -> dict[str, Any]:
     """One case: every contender in turn, ``repeats`` times after a first that warms up."""
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
-    runs = contenders(work, GYM_EVERY[args.backbone], clock)
+    runs = contenders(work, GYM_EVERY, clock)
     if args.only:
         runs = {name: run for name, run in runs.items() if name in args.only or name == "engine"}
     seconds: dict[str, list[float]] = {name: [] for name in runs}

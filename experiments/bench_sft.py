@@ -1,9 +1,10 @@
 """Speed and peak memory of option SFT beside a LoRA's, side by side in one run.
 
-python -m ollm_rl.experiments.bench_sft --backbone tiny-arith|smollm2-135m|qwen2.5-1.5b --device cpu|cuda --json FILE
+python -m ollm_rl.experiments.bench_sft --backbone NAME --device cpu|cuda --json FILE
 
 Every variant takes optimiser steps on the same batches of random tokens, in turn (A B C ... A B C ...), and is compared
-with the LoRA of the same round. ``qwen2.5-1.5b`` is that configuration with random weights: speed asks for no more.
+with the LoRA of the same round. ``qwen2.5-1.5b-random`` is that configuration with random weights: speed asks for no
+more.
 """
 
 import argparse
@@ -24,10 +25,10 @@ from peft import get_peft_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
+from transformers import PreTrainedModel
 
-from ollm_rl.backbones import load_backbone
 from ollm_rl.config import OptionConfig
+from ollm_rl.experiments.bench_decode import BACKBONES, load
 from ollm_rl.lora import lora_config
 from ollm_rl.model import IGNORED, CountedStates, OptionModel
 from ollm_rl.pretrain.data import PadRight
@@ -38,17 +39,6 @@ VARIANTS = ("lora", "stream-gumbel", "stream-exact", "cache-build", "cached-gumb
 PROMPT, COMPLETION = (40, 120), (60, 180)  # tokens, uniform; about those of GSM8K
 BF16_PEAK = {"H100": 989e12, "H200": 989e12}  # dense operations a second, data sheet (SXM)
 WARM_UP = 2  # steps
-QWEN = {  # Qwen/Qwen2.5-1.5B
-    "vocab_size": 151936,
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 32768,
-    "tie_word_embeddings": True,
-}
-
 Batch = dict[str, torch.Tensor]
 Example = dict[str, list[int]]
 
@@ -71,11 +61,7 @@ class Case(NamedTuple):
 def make_case(name: str, device: str, batch_size: int, steps: int) -> Case:
     """Load the backbone and draw random tokens in solutions of varied length, at most the backbone's context."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    if name == "qwen2.5-1.5b":
-        with torch.device(device):
-            backbone = AutoModelForCausalLM.from_config(Qwen2Config(**QWEN), dtype=dtype).eval()
-    else:
-        backbone, _ = load_backbone(name, dtype=dtype, device=device)
+    backbone, _ = load(name, dtype, torch.device(device))
     rng, count = np.random.default_rng(0), batch_size * steps
     context, vocabulary = backbone.config.max_position_embeddings, backbone.config.vocab_size
     examples = []
@@ -213,7 +199,7 @@ def summarise(case: Case, measured: dict[str, list[dict[str, float]]]) -> dict[s
 def main() -> None:
     """Measure, print a Markdown table and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="tiny-arith", help="a backbone's name, or qwen2.5-1.5b")
+    parser.add_argument("--backbone", default="tiny-arith", choices=BACKBONES)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--batch-size", type=int, default=64, help="solutions in a step")
     parser.add_argument("--steps", type=int, default=8, help="steps of a variant in a round")

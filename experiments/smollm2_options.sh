@@ -17,7 +17,7 @@ for seed in 0 1 2; do grid "$seed" >"$out/logs/grid-$seed.log" 2>&1 & done
 for job in $(jobs -p); do wait "$job"; done
 grid 0 1 2 # all rows are there: prints the tables
 
-for backbone in smollm2-135m qwen2.5-1.5b; do
+for backbone in smollm2-135m qwen2.5-1.5b-random; do
     [ -f "$out/bench_sft-$backbone.json" ] || python3 -m ollm_rl.experiments.bench_sft --backbone "$backbone" --device cuda \
         --json "$out/bench_sft-$backbone.json"
 done
