@@ -127,7 +127,8 @@ class Trainer:
         ended = time.perf_counter()
         completions = [row.text for row in batch.checked]
         terms = {name: [row.terms[name] for row in batch.checked] for name in batch.checked[0].terms}
-        groups = torch.tensor(terms["correctness"]).view(-1, config.group_size)
+        groups = rewards.view(-1, config.group_size)
+        correct = torch.tensor(terms["correctness"]).view(-1, config.group_size)
         lengths = rollout.completion_mask.sum(1).float()
         before = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
         return {
@@ -143,7 +144,7 @@ class Trainer:
             "completion_tokens": float(lengths.mean()),
             "live_share": float(rollout.decisions.sum() / lengths.sum()),
             "mixed_groups": float((groups.std(1) > 0).float().mean()) if config.group_size > 1 else float("nan"),
-            "pass_at_group": float((groups.max(1).values > 0.5).float().mean()),
+            "pass_at_group": float((correct.max(1).values > 0.5).float().mean()),
             "language_switching_rate": language_switching_rate(
                 [row.problem.question for row in batch.checked], completions
             ),

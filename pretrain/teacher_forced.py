@@ -131,13 +131,11 @@ def _score_batch(
     input_ids, labels, attention_mask = (
         batch[name].to(model.backbone.device) for name in ("input_ids", "labels", "attention_mask")
     )
-    counted = labels[:, 1:] != IGNORED
-    targets, offsets = labels[:, 1:][counted], (counted.cumsum(1) - 1)[counted]
     size = max(1, losses.MAX_LOGITS // (model.option_config.num_options * model.vocab_size))
 
     def in_chunks(score: Callable[[CountedStates], Scores]) -> Scores:
-        hidden = model.hidden_states(input_ids, attention_mask)[:, :-1][counted]
-        chunks = zip(hidden.split(size), targets.split(size), offsets.split(size), strict=True)
+        states = model.counted_states(input_ids, labels, attention_mask)
+        chunks = zip(*(part.split(size) for part in states), strict=True)
         parts = [score(CountedStates(*chunk)) for chunk in chunks]
         return {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
 
@@ -148,7 +146,7 @@ def _score_batch(
         )
     with contextlib.nullcontext() if lora is None else lora.disable_adapter():
         scores |= in_chunks(lambda states: _score_frozen(model, states))
-    lengths = counted.sum(1).tolist()
+    lengths = (labels[:, 1:] != IGNORED).sum(1).tolist()
     for parts in zip(*(values.split(lengths) for values in scores.values()), strict=True):
         yield {key: part.numpy() for key, part in zip(scores, parts, strict=True)}
 

@@ -67,6 +67,8 @@ def test_every_mode_is_that_of_gymnasiums_own_vector_environment(mode: Autoreset
     ours = vector_env(mode, problems=PROBLEMS[:1])
     single = settings(action_space="tokens", max_new_tokens=8, problems=PROBLEMS[:1])
     theirs = SyncVectorEnv([lambda: TextGenEnv(**single)] * 3, autoreset_mode=mode)
+    assert theirs.metadata["autoreset_mode"] == ours.metadata["autoreset_mode"] == mode
+    assert (ours.action_space, ours.observation_space) == (theirs.action_space, theirs.observation_space)
     found, expected = ours.reset(seed=0)[0], theirs.reset(seed=0)[0]
     actions = random_actions(3, seed=1)
     ended = 0

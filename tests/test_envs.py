@@ -10,7 +10,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import RecordEpisodeStatistics
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordVectorStatistics
 
@@ -340,31 +340,6 @@ def test_every_copy_equals_a_single_environment_with_the_same_problem_and_action
         taken = next(actions)
         observations, rewards, terminations, truncations, infos = envs.step(taken)
     assert min(ends) > 1 and begun == set(names)
-
-
-def test_autoreset_is_that_of_gymnasiums_own_vector_environment() -> None:
-    # With one problem the two draw alike.
-    shared = settings(action_space="tokens", max_new_tokens=8, problems=PROBLEMS[:1])
-    ours = TextGenVectorEnv(3, **shared)
-    theirs = SyncVectorEnv([lambda: TextGenEnv(**shared)] * 3)
-    assert theirs.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
-    assert (ours.action_space, ours.observation_space) == (theirs.action_space, theirs.observation_space)
-    found, expected = ours.reset(seed=0)[0], theirs.reset(seed=0)[0]
-    actions = random_actions(3, seed=1)
-    ended = 0
-    for _ in range(30):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-        taken = next(actions)
-        found, *results, infos = ours.step(taken)
-        expected, *wanted, facts = theirs.step(taken)
-        for one, other in zip(results, wanted, strict=True):
-            assert one.dtype == other.dtype
-            np.testing.assert_array_equal(one, other)
-        assert infos.keys() == facts.keys()
-        for key in infos:
-            np.testing.assert_array_equal(infos[key], facts[key])
-        ended += (results[1] | results[2]).sum()
-    assert ended > 5
 
 
 def test_the_step_after_the_end_ignores_the_action_and_gives_no_reward() -> None:
