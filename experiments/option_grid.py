@@ -5,20 +5,22 @@ python -m ollm_rl.experiments.option_grid --backbone B --train SOURCE --forced S
 Trains every setting on one cache of hidden states, and a LoRA a seed on the same data and steps. Then evaluates it:
 teacher-forced on ``--forced``, and free-running on ``--free`` (greedy by token vote, and pass@8 of uniformly drawn
 options, the ceiling of what a policy can reach) beside the backbone (greedy, and pass@8 at temperature 1). A row a
-setting lies in OUT/rows; what is there is not done again. Processes with different seeds may share an OUT. Prints the
-tables of all rows.
+setting lies in OUT/rows; what is there is not done again, and several processes may share an OUT: each takes rows that
+no other works at. Prints the tables of all rows.
 """
 
 import argparse
 import itertools
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.evaluate import evaluate
@@ -97,21 +99,34 @@ def measure_setting(config: SFTConfig, lora: Path, given: argparse.Namespace) ->
 
 
 def measure_missing(given: argparse.Namespace) -> None:
-    """Every row that is not there yet."""
+    """Every row that is not there yet and that no other process works at."""
     rows = given.out / "rows"
+    rows.mkdir(parents=True, exist_ok=True)
     for seed in given.seeds:
-        lora = run_sft(sft_config(given, f"lora-seed{seed}", seed, stage="lora"))
+        with FileLock(given.out / f"lora-seed{seed}.lock"):
+            lora = run_sft(sft_config(given, f"lora-seed{seed}", seed, stage="lora"))
         for prior, identity, target in itertools.product(PRIORS, (False, True), KL_TARGETS):
             path = rows / f"{prior}{', identity' * identity}, KL {target}, seed {seed}.json"
+            options = OptionConfig(prior=prior, identity_option=identity, kl_target=target)
+            config = sft_config(given, path.stem, seed, options=options, cache=given.out / "cache")
+            take(path, partial(measure_setting, config, lora, given))
+        take(rows / f"backbone, seed {seed}.json", partial(measure_backbone, given, seed))
+
+
+def measure_backbone(given: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """The backbone, free-running."""
+    policy, tokenizer = load_policy(given.backbone, dtype=getattr(torch, given.dtype), device=given.device)
+    return {"seed": seed, "free": free_running(policy, tokenizer, given.free_problems, given, seed)}
+
+
+def take(path: Path, measure: Callable[[], dict[str, Any]]) -> None:
+    """Write a row, unless it is there or another process is at it."""
+    try:
+        with FileLock(path.with_suffix(".lock"), timeout=0):
             if not path.exists():
-                options = OptionConfig(prior=prior, identity_option=identity, kl_target=target)
-                config = sft_config(given, path.stem, seed, options=options, cache=given.out / "cache")
-                write_atomic(path, json.dumps({**measure_setting(config, lora, given), **origin()}, indent=1))
-        path = rows / f"backbone, seed {seed}.json"
-        if not path.exists():
-            policy, tokenizer = load_policy(given.backbone, dtype=getattr(torch, given.dtype), device=given.device)
-            free = free_running(policy, tokenizer, given.free_problems, given, seed)
-            write_atomic(path, json.dumps({"seed": seed, "free": free, **origin()}, indent=1))
+                write_atomic(path, json.dumps({**measure(), **origin()}, indent=1))
+    except Timeout:
+        return
 
 
 def tables(folder: Path) -> str:

@@ -166,7 +166,7 @@ def trainable(backbone: PreTrainedModel, config: SFTConfig) -> Any:
 
 def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArguments:
     """Our settings in the words of ``transformers``."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(config.out),
         max_steps=config.max_steps,
         per_device_train_batch_size=config.batch_size,
@@ -187,6 +187,8 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
         dataloader_pin_memory=device.type == "cuda",
         disable_tqdm=False,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # more that are visible would each get a batch of batch_size
+    return arguments
 
 
 def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:

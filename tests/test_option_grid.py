@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 import ollm_rl.experiments.option_grid as grid
 from ollm_rl.agents.policies import OptionPolicy
@@ -44,6 +45,14 @@ def test_every_setting_is_trained_and_measured_once(
     monkeypatch.setattr(grid, "measure_setting", lambda *_: pytest.fail("measured again"))
     grid.main()
     assert capsys.readouterr().out.splitlines()[-6:] == first.splitlines()[-6:]
+
+
+def test_a_row_that_another_process_works_at_is_left_to_it(tmp_path: Path) -> None:
+    with FileLock(tmp_path / "taken.lock"):
+        grid.take(tmp_path / "taken.json", lambda: pytest.fail("measured twice"))
+    grid.take(tmp_path / "free.json", lambda: {"seed": 3})
+    assert json.loads((tmp_path / "free.json").read_text())["seed"] == 3
+    assert not (tmp_path / "taken.json").exists()
 
 
 def test_options_are_drawn_uniformly_and_pass_at_8_needs_one_right_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
