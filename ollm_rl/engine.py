@@ -243,7 +243,7 @@ class DecodeEngine:
         assert self.cache is not None
         place = self.cache.place = Place(self._rows[:count], self.positions[:count], length)
         masks = step_masks(place, self.backbone.dtype, window=self.window, layer_types=self.layer_types)
-        with reading_once(self.config):
+        with reading_once(self.config, place.positions):
             output = self.backbone.base_model(
                 input_ids=self.tokens[:count, None],
                 attention_mask=masks,

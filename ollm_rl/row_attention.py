@@ -4,14 +4,18 @@ transformers' own repeats keys and values for the heads that share them where th
 too): three to six times the memory traffic that a step of decoding consists of.
 """
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedConfig
 
 NAME = "ollm_rl_rows"
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+_positions: ContextVar[torch.Tensor] = ContextVar("positions")  # of the step's tokens, (B,)
 
 
 def row_attention(
@@ -38,6 +42,11 @@ def row_attention(
         (B, 1, heads, head size), and no weights.
     """
     rows, heads, _, size = query.shape
+    if query.is_cuda and HAS_TRITON:
+        from ollm_rl.row_kernel import attend_live
+
+        scale = size**-0.5 if scaling is None else scaling
+        return attend_live(query, key, value, attention_mask, _positions.get(), scale), None
     shared = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
     mixed = F.scaled_dot_product_attention(shared, key, value, attn_mask=attention_mask, scale=scaling)
     return mixed.reshape(rows, 1, heads, value.shape[-1]), None
@@ -47,14 +56,19 @@ AttentionInterface.register(NAME, row_attention)
 
 
 @contextmanager
-def reading_once(config: PreTrainedConfig) -> Iterator[None]:
-    """Let a model whose attention is SDPA take ``row_attention``; another is left as it is."""
+def reading_once(config: PreTrainedConfig, positions: torch.Tensor) -> Iterator[None]:
+    """Let a model whose attention is SDPA take ``row_attention`` for tokens at these positions, (B,).
+
+    Another model is left as it is.
+    """
     before = config._attn_implementation
     if before != "sdpa":
         yield
         return
     config._attn_implementation = NAME
+    token = _positions.set(positions)
     try:
         yield
     finally:
         config._attn_implementation = before
+        _positions.reset(token)

@@ -1,0 +1,91 @@
+"""The attention of a decoding step as a Triton kernel: each row reads its own live part of the cache and no more."""
+
+import torch
+import triton
+import triton.language as tl
+
+BLOCK = 64  # keys that one turn of the loop reads
+
+
+@triton.jit
+def _attend(  # type: ignore[no-untyped-def]
+    query, key, value, mask, positions, out,
+    scale, group, size, value_size,
+    query_row, query_head, key_row, key_head, key_place, value_row, value_head, value_place, mask_row, out_row, out_head,
+    GROUP: tl.constexpr, SIZE: tl.constexpr, VALUE_SIZE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    live = tl.load(positions + row) + 1
+    heads, sizes, value_sizes = tl.arange(0, GROUP), tl.arange(0, SIZE), tl.arange(0, VALUE_SIZE)
+    mine = head * group + heads
+    queries = tl.load(
+        query + row * query_row + mine[:, None] * query_head + sizes[None, :],
+        mask=(heads[:, None] < group) & (sizes[None, :] < size),
+        other=0.0,
+    )
+    highest = tl.full([GROUP], float("-inf"), tl.float32)
+    total = tl.zeros([GROUP], tl.float32)
+    mixed = tl.zeros([GROUP, VALUE_SIZE], tl.float32)
+    for start in range(0, live, BLOCK):
+        places = start + tl.arange(0, BLOCK)
+        keys = tl.load(
+            key + row * key_row + head * key_head + places[None, :] * key_place + sizes[:, None],
+            mask=(places[None, :] < live) & (sizes[:, None] < size),
+            other=0.0,
+        )
+        scores = tl.dot(queries, keys, input_precision="ieee") * scale
+        added = tl.load(mask + row * mask_row + places, mask=places < live, other=float("-inf"))
+        scores += added[None, :].to(tl.float32)
+        new = tl.maximum(highest, tl.max(scores, 1))
+        weights, kept = tl.exp(scores - new[:, None]), tl.exp(highest - new)
+        values = tl.load(
+            value + row * value_row + head * value_head + places[:, None] * value_place + value_sizes[None, :],
+            mask=(places[:, None] < live) & (value_sizes[None, :] < value_size),
+            other=0.0,
+        )
+        mixed = mixed * kept[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+        total = total * kept + tl.sum(weights, 1)
+        highest = new
+    tl.store(
+        out + row * out_row + mine[:, None] * out_head + value_sizes[None, :],
+        (mixed / total[:, None]).to(out.dtype.element_ty),
+        mask=(heads[:, None] < group) & (value_sizes[None, :] < value_size),
+    )
+
+
+def attend_live(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """Scaled dot-product attention of one token a row.
+
+    Args:
+        query: (B, heads, 1, head size).
+        key: (B, key heads, L, head size).
+        value: (B, key heads, L, head size).
+        mask: Added to the scores, (B, 1, 1, L).
+        positions: Of the tokens, (B,); nothing behind them is read.
+        scale: Of the scores.
+
+    Returns:
+        (B, 1, heads, head size).
+    """
+    rows, heads, _, size = query.shape
+    groups, value_size = key.shape[1], value.shape[-1]
+    out = query.new_empty(rows, 1, heads, value_size)
+    assert query.stride(-1) == key.stride(-1) == value.stride(-1) == mask.stride(-1) == 1
+    _attend[(rows, groups)](
+        query, key, value, mask, positions, out,
+        scale, heads // groups, size, value_size,
+        query.stride(0), query.stride(1), *key.stride()[:3], *value.stride()[:3],
+        mask.stride(0), out.stride(0), out.stride(2),
+        GROUP=max(16, triton.next_power_of_2(heads // groups)),
+        SIZE=max(16, triton.next_power_of_2(size)),
+        VALUE_SIZE=max(16, triton.next_power_of_2(value_size)),
+        BLOCK=BLOCK,
+    )  # fmt: skip
+    return out
