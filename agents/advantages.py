@@ -3,22 +3,36 @@
 Letters: N episodes, T tokens, M decisions (positions where the choice matters, row by row).
 """
 
+from typing import Literal
+
 import torch
 
 
-def group_advantages(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Rewards normalised within each group of episodes of one prompt (GRPO; Shao et al. 2024, eq. of Sec. 4.1.2).
+def episode_advantages(
+    rewards: torch.Tensor, group_size: int, baseline: Literal["none", "mean", "leave-one-out", "group"]
+) -> torch.Tensor:
+    """Rewards less a baseline, one an episode, for REINFORCE (Williams 1992).
 
     Args:
         rewards: (N,), the episodes of a group side by side.
-        group_size: Divides N.
+        group_size: Divides N; at least 2 for ``leave-one-out`` and ``group``.
+        baseline: ``none``; ``mean`` of all rewards; ``leave-one-out``, the mean of the group's other rewards (RLOO;
+            Kool et al. 2019); ``group``, the group's mean, divided by its standard deviation (GRPO; Shao et al. 2024,
+            Sec. 4.1.2), 0 where all rewards of a group are equal.
 
     Returns:
-        (reward - mean) / standard deviation of the group, (N,); 0 where all rewards of a group are equal.
+        (N,).
     """
+    if baseline == "none":
+        return rewards
+    if baseline == "mean":
+        return rewards - rewards.mean()
     groups = rewards.view(-1, group_size)
-    centred = groups - groups.mean(1, keepdim=True)
-    return (centred / (groups.std(1, keepdim=True) + 1e-6)).flatten()
+    if baseline == "group":
+        centred = groups - groups.mean(1, keepdim=True)
+        return (centred / (groups.std(1, keepdim=True) + 1e-6)).flatten()
+    others = (groups.sum(1, keepdim=True) - groups) / (group_size - 1)
+    return (groups - others).flatten()
 
 
 def gae(
@@ -60,6 +74,15 @@ def reinforce_loss(log_ratio: torch.Tensor, advantages: torch.Tensor) -> torch.T
     an iteration, when the policy has moved since the rollout.
     """
     return -(log_ratio.exp() * advantages).mean()
+
+
+def reference_kl(log_probs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """KL(pi || reference) of (M,) decisions from the chosen actions' log-probabilities, in nats; unbiased, at least 0.
+
+    The estimator "k3" (Schulman 2020): exp(r) - 1 - r with r = log reference - log pi.
+    """
+    log_ratio = reference - log_probs
+    return log_ratio.exp() - 1 - log_ratio
 
 
 def ppo_loss(log_ratio: torch.Tensor, advantages: torch.Tensor, clip_range: float) -> torch.Tensor:

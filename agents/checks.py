@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from ollm_rl.agents.rollout import Rollout
 from ollm_rl.envs.rewards import reward_terms, total
 from ollm_rl.problems import Problem
 from ollm_rl.runs import write_atomic
@@ -69,6 +70,13 @@ class Checks:
             )
             checked.append(Checked(problem, text, tokens, verdict, total(terms, weights), terms))
         return checked
+
+
+def completion_texts(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What was written, without special tokens."""
+    rows = zip(rollout.tokens.tolist(), rollout.completion_mask.sum(1).tolist(), strict=True)
+    texts: list[str] = tokenizer.batch_decode([row[:length] for row, length in rows], skip_special_tokens=True)
+    return texts
 
 
 def write_completions(run: Path, iteration: int, checked: Sequence[Checked]) -> None:

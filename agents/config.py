@@ -32,7 +32,13 @@ class RLConfig:
     action_space: Literal["options", "tokens"] = "options"
     """Options: a policy over the K options on frozen hidden states. Tokens: a LoRA on the backbone."""
     algorithm: Literal["ppo", "reinforce"] = "reinforce"
-    """PPO: clipped ratio, GAE with a value head. REINFORCE: rewards normalised within each group of one prompt."""
+    """PPO: clipped ratio, GAE with a value head. REINFORCE: the whole reward less a baseline."""
+    baseline: Literal["none", "mean", "leave-one-out", "group"] = "group"
+    """Of REINFORCE: none, the mean of all rewards, the mean of the group's others (RLOO), or rewards normalised within
+    each group of one prompt (GRPO)."""
+    option_gradient: Literal["token", "option"] = "token"
+    """What counts as the choice (options): the token, the probabilities of options that lead to it added up, or the
+    option itself, plain log pi(z)."""
     data: str = "arith"
     """Problems: arith, rg:TASK, jsonl:PATH or hf:ID."""
     limit: int | None = None
@@ -62,17 +68,34 @@ class RLConfig:
     vf_coef: float = 0.5
     """Weight of the value loss (PPO)."""
     ent_coef: float = 0.0
-    """Weight of the entropy bonus."""
+    """Weight of the bonus for entropy over tokens at decisions; where it begins, if a target is given."""
+    target_entropy: float | None = None
+    """Entropy at decisions, in nats, below which ent_coef grows and above which it shrinks, iteration by iteration."""
+    kl_coef: float = 0.0
+    """Weight of the KL penalty to the policy before training: that of SFT, or the LoRA switched off."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     lora_rank: int = 16
     """Rank of the LoRA (tokens)."""
-    micro_batch: int = 64
-    """Sequences in one forward and backward pass (tokens); bounds memory, not the result."""
+    pass_tokens: int | None = None
+    """Tokens, padding counted, of one forward and backward pass; bounds memory, not the result. Left out it is 16,384
+    on a CPU, and on CUDA a whole minibatch, halved whenever memory runs out."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """Weights of the reward's terms."""
     failure_reward: float = 0.0
     """Correctness of a completion whose check broke or ran out of time; such are counted as verifier_failures."""
+    eval_every: int | None = None
+    """Evaluate greedily after every so many episodes; never where left out."""
+    eval_data: str | None = None
+    """Problems to evaluate on, the validation split of arith, rg: and hf: sources; a source as data, which it is where
+    left out."""
+    eval_limit: int = 256
+    """Evaluate on the first so many problems."""
+    stop_at: float | None = None
+    """Stop early once an evaluation reaches this accuracy."""
+    keep_checkpoints: int = 2
+    """Keep the checkpoints of the last so many iterations, beside the best one: that of the highest evaluated accuracy,
+    or of the highest reward where nothing is evaluated."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the backbone."""
     device: str = "auto"
@@ -81,17 +104,27 @@ class RLConfig:
     """Seed of every random stream; runs of one seed see the same prompts in the same order."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "episodes", "group_size", "max_new_tokens", "num_slots", "minibatches", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        counts = ("iterations", "episodes", "group_size", "max_new_tokens", "num_slots", "minibatches", "epochs")
+        for name in (*counts, "eval_limit", "keep_checkpoints", "pass_tokens", "eval_every"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
         if self.episodes % self.group_size:
             raise ValueError(f"episodes={self.episodes} is no multiple of group_size={self.group_size}; change one")
-        if self.algorithm == "reinforce" and self.group_size < 2:
-            raise ValueError("group_size=1 leaves REINFORCE no baseline; give at least 2, or use algorithm ppo")
+        if self.algorithm == "reinforce" and self.baseline in ("leave-one-out", "group") and self.group_size < 2:
+            raise ValueError(
+                f"group_size=1 leaves nothing for baseline={self.baseline!r}; give at least 2, or another baseline"
+            )
         if self.minibatches > self.episodes:
             raise ValueError(f"minibatches={self.minibatches} is more than episodes={self.episodes}; lower it")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be positive")
+        if self.target_entropy is not None and not (self.target_entropy > 0 and self.ent_coef > 0):
+            raise ValueError(
+                f"target_entropy={self.target_entropy} with ent_coef={self.ent_coef} cannot be steered to; both must "
+                "be positive"
+            )
+        if self.stop_at is not None and self.eval_every is None:
+            raise ValueError(f"stop_at={self.stop_at} needs evaluations; give eval_every, too")
 
 
 @dataclass(frozen=True, kw_only=True)

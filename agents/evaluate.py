@@ -9,10 +9,10 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ollm_rl.agents.checks import completion_texts
 from ollm_rl.agents.config import EvalConfig
 from ollm_rl.agents.loading import load_policy
 from ollm_rl.agents.rollout import Policy, collect
-from ollm_rl.agents.trainer import completion_texts
 from ollm_rl.backbones import context_length
 from ollm_rl.devices import resolve_device
 from ollm_rl.engine import DecodeEngine
@@ -57,6 +57,7 @@ def evaluate(
     max_new_tokens: int,
     num_slots: int,
     generator: torch.Generator | None = None,
+    engine: DecodeEngine | None = None,
     name: str = "evaluation",
 ) -> dict[str, Any]:
     """Let a policy write one completion a problem and measure it.
@@ -68,6 +69,7 @@ def evaluate(
         max_new_tokens: Token limit.
         num_slots: Episodes decoded side by side.
         generator: A CPU generator to sample with; None decodes greedily.
+        engine: To decode on, long enough for the prompts and limits; a new one where left out.
         name: Shown beside the progress bar.
 
     Returns:
@@ -78,7 +80,8 @@ def evaluate(
     """
     context = context_length(policy.backbone)
     prompts = encode_prompts(problems, tokenizer, max_length=context, max_new_tokens=max_new_tokens)
-    engine = DecodeEngine(policy.backbone, min(num_slots, len(problems)), max(map(len, prompts)) + max_new_tokens)
+    longest = max(map(len, prompts)) + max_new_tokens
+    engine = engine or DecodeEngine(policy.backbone, min(num_slots, len(problems)), longest)
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
     lengths: list[int] = []

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ollm_rl.agents.checkpoints import LAST_FOLDER, last_checkpoint
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies import OptionPolicy, TokenPolicy
 from ollm_rl.agents.rollout import Policy
@@ -14,8 +15,6 @@ from ollm_rl.hub import CONFIG_FILE
 from ollm_rl.lora import load_lora, lora_backbone
 from ollm_rl.model import OptionModel
 from ollm_rl.runs import read_run
-
-CHECKPOINT_FILE = "checkpoint.pt"
 
 
 def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrainedTokenizerBase]:
@@ -27,7 +26,8 @@ def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrain
     dtype = getattr(torch, config.dtype)
     if config.action_space == "options":
         model = OptionModel.from_pretrained(config.model, dtype=dtype, device=device)
-        return OptionPolicy(model), load_tokenizer(model.backbone.config.name_or_path)
+        policy = OptionPolicy(model, plain=config.option_gradient == "option")
+        return policy, load_tokenizer(model.backbone.config.name_or_path)
     backbone, tokenizer = load_backbone(_backbone_name(config.model), dtype=dtype, device=device)
     return TokenPolicy(backbone, rank=config.lora_rank), tokenizer
 
@@ -35,7 +35,7 @@ def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrain
 def load_policy(
     name: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> tuple[Policy, PreTrainedTokenizerBase]:
-    """The policy behind a training run (as last saved), an SFT run (as SFT left it), a LoRA of peft, or a backbone.
+    """The policy behind a training run (as last saved), one of its checkpoints, an SFT run, a LoRA, or a backbone.
 
     Raises:
         FileNotFoundError: If the training run has saved no checkpoint yet.
@@ -47,17 +47,24 @@ def load_policy(
     if (Path(name) / CONFIG_FILE).exists():
         model = OptionModel.from_pretrained(name, dtype=dtype, device=device)
         return OptionPolicy(model), load_tokenizer(model.backbone.config.name_or_path)
-    if (Path(name) / "run.json").exists() and not (Path(name) / "config.json").exists():
-        settings = read_run(Path(name), "train")
-        config = RLConfig(**{**settings, "out": Path(name), "dtype": str(dtype).removeprefix("torch.")})
+    if (run := _training_run(Path(name))) is not None:
+        settings = read_run(run, "train")
+        config = RLConfig(**{**settings, "out": run, "dtype": str(dtype).removeprefix("torch.")})
         policy, tokenizer = new_policy(config, torch.device(device))
-        path = Path(name) / CHECKPOINT_FILE
-        if not path.exists():
+        checkpoint = Path(name) if Path(name).is_file() else last_checkpoint(run)
+        if checkpoint is None:
             raise FileNotFoundError(f"{name} has saved no checkpoint yet; let ollm-rl train finish an iteration")
-        load_weights(policy, torch.load(path, map_location=device, weights_only=True)["policy"])
+        load_weights(policy, torch.load(checkpoint, map_location=device, weights_only=True)["policy"])
         return policy, tokenizer
     backbone, tokenizer = load_backbone(name, dtype=dtype, device=device)
     return TokenPolicy(backbone, rank=0), tokenizer
+
+
+def _training_run(path: Path) -> Path | None:
+    """The folder of a training run, of which the path names itself or a checkpoint."""
+    if path.is_file() and path.suffix == ".pt":
+        path = path.parent.parent if path.parent.name == LAST_FOLDER else path.parent
+    return path if (path / "run.json").exists() and not (path / "config.json").exists() else None
 
 
 def trained_weights(policy: Policy) -> dict[str, torch.Tensor]:

@@ -44,11 +44,19 @@ class Action:
 
 
 class Evaluation(NamedTuple):
-    """Log-probabilities of the chosen tokens, entropies (both in nats) and values, with gradient, each (M,)."""
+    """Of decisions, with gradient, each (M,).
+
+    Attributes:
+        log_probs: Of the choices made, in nats.
+        entropies: Over tokens, in nats.
+        values: Value estimates.
+        reference: Log-probabilities of the same choices before training, without gradient; where asked for.
+    """
 
     log_probs: torch.Tensor
     entropies: torch.Tensor
     values: torch.Tensor
+    reference: torch.Tensor | None
 
 
 def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
@@ -75,11 +83,14 @@ def token_log_probs(option_logits: torch.Tensor, option_tokens: torch.Tensor) ->
 class OptionPolicy(nn.Module):
     """pi(z | h_t) over K options, started from the policy that SFT trained, with a value head.
 
-    The backbone and the decoder stay as they are: an update never runs them.
+    The backbone and the decoder stay as they are: an update never runs them. A choice is a token, whose options'
+    probabilities are added up; with ``plain`` it is the option itself, which leaves the gradient's expectation as it is
+    and raises its variance.
     """
 
-    def __init__(self, model: OptionModel) -> None:
+    def __init__(self, model: OptionModel, *, plain: bool = False) -> None:
         super().__init__()
+        self.plain = plain
         self.policy = copy.deepcopy(model.adapter.policy).requires_grad_(True)
         self.value_head = mlp(model.hidden_size, VALUE_WIDTH, 1).to(model.backbone.device)
         self._model = [model]  # in a list, so that its parameters are not this policy's
@@ -100,25 +111,39 @@ class OptionPolicy(nn.Module):
         """
         option_tokens = self._model[0].option_tokens(hidden_states)
         option_logits = self.policy(hidden_states.float())
-        log_probs = token_log_probs(option_logits, option_tokens)
-        options = log_probs.argmax(-1) if uniforms is None else draw(option_logits.softmax(-1), uniforms)
+        by_token = token_log_probs(option_logits, option_tokens)
+        options = by_token.argmax(-1) if uniforms is None else draw(option_logits.softmax(-1), uniforms)
+        log_probs = option_logits.log_softmax(-1) if self.plain else by_token
         return Action(
             tokens=option_tokens.gather(1, options[:, None])[:, 0],
             log_probs=log_probs.gather(1, options[:, None])[:, 0],
             values=self.value_head(hidden_states.float())[:, 0],
             decisions=(option_tokens != option_tokens[:, :1]).any(-1),
-            stored={"hidden_states": hidden_states, "option_tokens": option_tokens},
+            stored={"hidden_states": hidden_states, "option_tokens": option_tokens, "options": options},
         )
 
-    def evaluate(self, rollout: "Rollout") -> Evaluation:
-        """Judge a rollout's decisions under the weights of now."""
+    def evaluate(self, rollout: "Rollout", *, reference: bool = False) -> Evaluation:
+        """Judge a rollout's decisions under the weights of now; the reference is the policy that SFT left."""
         hidden = rollout.stored["hidden_states"][rollout.decisions].float()
-        option_tokens = rollout.stored["option_tokens"][rollout.decisions]
-        tokens = rollout.tokens[rollout.decisions]
-        log_probs = self.policy(hidden).log_softmax(-1)
-        chosen = log_probs.masked_fill(option_tokens != tokens[:, None], -torch.inf).logsumexp(-1)
-        entropies = -(log_probs.exp() * token_log_probs(log_probs, option_tokens)).sum(-1)
-        return Evaluation(chosen, entropies, self.value_head(hidden)[:, 0])
+        option_tokens, options = (rollout.stored[name][rollout.decisions] for name in ("option_tokens", "options"))
+        before = None
+        if reference:
+            with torch.no_grad():
+                before = self._of_choice(self._model[0].adapter.policy(hidden), option_tokens, options)
+        option_logits = self.policy(hidden)
+        chosen = self._of_choice(option_logits, option_tokens, options)
+        entropies = -(option_logits.softmax(-1) * token_log_probs(option_logits, option_tokens)).sum(-1)
+        return Evaluation(chosen, entropies, self.value_head(hidden)[:, 0], before)
+
+    def _of_choice(
+        self, option_logits: torch.Tensor, option_tokens: torch.Tensor, options: torch.Tensor
+    ) -> torch.Tensor:
+        """Log-probabilities of what was chosen: (M, K), (M, K), (M,) -> (M,)."""
+        log_probs = option_logits.log_softmax(-1)
+        if self.plain:
+            return log_probs.gather(1, options[:, None])[:, 0]
+        tokens = option_tokens.gather(1, options[:, None])
+        return log_probs.masked_fill(option_tokens != tokens, -torch.inf).logsumexp(-1)
 
 
 class TokenPolicy(nn.Module):
@@ -129,7 +154,6 @@ class TokenPolicy(nn.Module):
     Args:
         backbone: Gets the LoRA; frozen otherwise.
         rank: Of the LoRA; 0 adds none (the backbone as it is, for evaluation).
-        micro_batch: Sequences of one forward pass in ``evaluate``.
     """
 
     def __init__(self, backbone: PreTrainedModel, *, rank: int) -> None:
@@ -146,7 +170,7 @@ class TokenPolicy(nn.Module):
     @torch.no_grad()
     def act(self, hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Action:
         """Choose a token; arguments and result as ``OptionPolicy.act``."""
-        log_probs = self.head(hidden_states).float().log_softmax(-1)
+        log_probs = self._log_probs(hidden_states)
         tokens = log_probs.argmax(-1) if uniforms is None else draw(log_probs.exp(), uniforms)
         return Action(
             tokens=tokens,
@@ -155,13 +179,34 @@ class TokenPolicy(nn.Module):
             decisions=torch.ones_like(tokens, dtype=torch.bool),
         )
 
-    def evaluate(self, rollout: "Rollout") -> Evaluation:
-        """Judge a rollout's decisions under the weights of now: one forward pass over the sequences."""
+    def evaluate(self, rollout: "Rollout", *, reference: bool = False) -> Evaluation:
+        """Judge a rollout's decisions under the weights of now, by a forward pass over the sequences.
+
+        The reference is the backbone with the LoRA switched off: a second pass, but no second model.
+        """
+        tokens = rollout.tokens[rollout.decisions][:, None]
+        before = None
+        if reference:
+            self.backbone.disable_adapters()
+            try:
+                with torch.no_grad():
+                    before = self._log_probs(self._hidden_states(rollout)).gather(1, tokens)[:, 0]
+            finally:
+                self.backbone.enable_adapters()
+        hidden = self._hidden_states(rollout)
+        log_probs = self._log_probs(hidden)
+        entropies = -(log_probs.exp() * log_probs).sum(-1)
+        values = self.value_head(hidden.detach().float())[:, 0]
+        return Evaluation(log_probs.gather(1, tokens)[:, 0], entropies, values, before)
+
+    def _hidden_states(self, rollout: "Rollout") -> torch.Tensor:
+        """h_t at the decisions, (M, H)."""
         input_ids, attention_mask, where = rollout.sequences()
         output = self.backbone.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         hidden = output.last_hidden_state.gather(1, where[..., None].expand(-1, -1, output.last_hidden_state.shape[-1]))
-        hidden = hidden[rollout.decisions]
-        log_probs = self.head(hidden).float().log_softmax(-1)
-        chosen = log_probs.gather(1, rollout.tokens[rollout.decisions][:, None])[:, 0]
-        entropies = -(log_probs.exp() * log_probs).sum(-1)
-        return Evaluation(chosen, entropies, self.value_head(hidden.detach().float())[:, 0])
+        decided: torch.Tensor = hidden[rollout.decisions]
+        return decided
+
+    def _log_probs(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Of all tokens, (M, V)."""
+        return self.head(hidden_states).float().log_softmax(-1)

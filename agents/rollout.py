@@ -54,9 +54,9 @@ class Rollout:
         """Share of a whole rollout's slot-steps that wrote no token of an episode."""
         return 1 - int(self.completion_mask.sum()) / self.slot_steps
 
-    def take(self, rows: torch.Tensor) -> "Rollout":
-        """Some episodes, cut to the longest of their completions."""
-        width = int(self.completion_mask[rows].sum(1).max())
+    def take(self, rows: torch.Tensor, width: int | None = None) -> "Rollout":
+        """Some episodes, cut to the longest of their completions; who knows its length saves a look at the device."""
+        width = width or int(self.completion_mask[rows].sum(1).max())
 
         def pick(tensor: torch.Tensor) -> torch.Tensor:
             return tensor[rows, :width]

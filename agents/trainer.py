@@ -1,9 +1,11 @@
 """The one trainer: rollouts, rewards, update, metrics and checkpoints, over options or over tokens alike."""
 
-import io
-import json
+import signal
+import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,26 +16,34 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.agents.advantages import gae, group_advantages, ppo_loss, reinforce_loss
+from ollm_rl.agents.checkpoints import last_checkpoint, save_checkpoint
 from ollm_rl.agents.checks import Checked, Checks, write_completions
 from ollm_rl.agents.config import RLConfig
-from ollm_rl.agents.loading import CHECKPOINT_FILE, load_weights, new_policy, trained_weights
+from ollm_rl.agents.evaluate import evaluate
+from ollm_rl.agents.loading import load_weights, new_policy, trained_weights
 from ollm_rl.agents.rollout import Policy, Rollout, collect
+from ollm_rl.agents.update import Updater, steered
 from ollm_rl.backbones import context_length
 from ollm_rl.devices import resolve_device
 from ollm_rl.engine import DecodeEngine
 from ollm_rl.metrics import degeneracy_rate, language_switching_rate
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.prompts import encode_prompts
-from ollm_rl.runs import open_run, write_atomic
+from ollm_rl.runs import open_run
 from ollm_rl.verify import shared_pool
 
 # Streams of random numbers, apart so that runs of one seed see the same prompts whatever their policy draws.
 WEIGHTS, PROMPTS, SAMPLING, SHUFFLING = range(4)
 
+OnIteration = Callable[[dict[str, float]], bool | None]  # gets an iteration's metrics; False stops the run
 
-def train(config: RLConfig) -> Path:
+
+def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
     """Train a policy, or go on from the checkpoint of the same run.
+
+    Args:
+        config: Of the run.
+        on_iteration: Called after every iteration, once it is saved; the run stops where it returns False.
 
     Returns:
         The folder of the run.
@@ -48,8 +58,22 @@ def train(config: RLConfig) -> Path:
     policy, tokenizer = new_policy(config, device)
     trainer = Trainer(config, policy, tokenizer, problems)
     open_run(config.out, "train", config)
-    trainer.run()
+    trainer.run(on_iteration)
     return config.out
+
+
+def evaluation_problems(config: RLConfig) -> list[Problem]:
+    """The problems that a run is evaluated on; none without ``eval_every``.
+
+    Raises:
+        ValueError: If they would be those it is trained on.
+    """
+    if config.eval_every is None:
+        return []
+    source = config.eval_data or config.data
+    if config.eval_data is None and source.startswith("jsonl:"):
+        raise ValueError(f"eval_every={config.eval_every} would evaluate on the training problems; give eval_data")
+    return load_problems(source, split="validation", limit=config.eval_limit, seed=config.seed)
 
 
 @dataclass(frozen=True)
@@ -60,6 +84,25 @@ class Batch:
     rewards: torch.Tensor
     checked: list[Checked]
     seconds_verify: float
+
+    def metrics(self, group_size: int) -> dict[str, float]:
+        """What the episodes say by themselves; of groups, the episodes of one prompt side by side."""
+        terms = {name: [row.terms[name] for row in self.checked] for name in self.checked[0].terms}
+        groups = self.rewards.view(-1, group_size)
+        correct = torch.tensor(terms["correctness"]).view(-1, group_size)
+        lengths = self.rollout.completion_mask.sum(1).float()
+        questions, texts = [row.problem.question for row in self.checked], [row.text for row in self.checked]
+        return {
+            "reward": float(self.rewards.mean()),
+            **{f"reward_{name}": sum(values) / len(values) for name, values in terms.items()},
+            "verifier_failures": float(sum(row.verdict.failed for row in self.checked)),
+            "completion_tokens": float(lengths.mean()),
+            "live_share": float(self.rollout.decisions.sum() / lengths.sum()),
+            "mixed_groups": float((groups.std(1) > 0).float().mean()) if group_size > 1 else float("nan"),
+            "pass_at_group": float((correct.max(1).values > 0.5).float().mean()),
+            "language_switching_rate": language_switching_rate(questions, texts),
+            "degeneracy_rate": degeneracy_rate(texts, self.rollout.terminated.tolist()),
+        }
 
 
 class Trainer:
@@ -72,85 +115,102 @@ class Trainer:
     def __init__(
         self, config: RLConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]
     ) -> None:
-        context = context_length(policy.backbone)
         self.config, self.policy, self.tokenizer, self.problems = config, policy, tokenizer, list(problems)
-        self.prompts = encode_prompts(
-            self.problems, tokenizer, max_length=context, max_new_tokens=config.max_new_tokens
-        )
-        longest = max(map(len, self.prompts)) + config.max_new_tokens
+        self.held_out = evaluation_problems(config)
+        self.prompts = self._encode(self.problems)
+        asked = self._encode(self.held_out) if self.held_out else []
+        longest = max(map(len, [*self.prompts, *asked])) + config.max_new_tokens
         self.engine = DecodeEngine(policy.backbone, min(config.num_slots, config.episodes), longest)
         self.device = policy.backbone.device
-        weights = [weight for weight in policy.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.Adam(weights, lr=config.learning_rate)
+        self.updater = Updater(policy, config)
         self.history: list[dict[str, float]] = []
 
-    def run(self) -> None:
-        """Iterate to the end; every iteration is saved before the next begins."""
+    def run(self, on_iteration: OnIteration | None = None) -> None:
+        """Iterate to the end; every iteration is saved before the next begins.
+
+        SIGTERM ends the run with exit code 143, once the iteration at hand is saved.
+        """
         self._resume()
         done = int(self.history[-1]["episodes"]) if self.history else 0
         writer = SummaryWriter(str(self.config.out), purge_step=done + 1)  # what a kill left beyond the checkpoint goes
-        with tqdm(total=self.config.iterations, initial=len(self.history), desc=self.config.out.name) as bar:
-            while len(self.history) < self.config.iterations:
+        bar = tqdm(total=self.config.iterations, initial=len(self.history), desc=self.config.out.name)
+        with terminable() as told, bar:
+            while len(self.history) < self.config.iterations and not self._good_enough():
                 row = self.iterate()
                 self.history.append(row)
                 self._save()
-                for name, value in row.items():
+                speed = self.config.episodes / (row["seconds_rollout"] + row["seconds_update"])
+                for name, value in (row | {"episodes_per_second": speed}).items():
                     writer.add_scalar(_group(name), value, int(row["episodes"]))
-                bar.set_postfix(reward=f"{row['reward']:.3f}", tokens=f"{row['completion_tokens']:.0f}")
+                shown = {"reward": "reward", "tokens": "completion_tokens", "entropy": "entropy"}
+                bar.set_postfix(
+                    {name: f"{row[key]:.3g}" for name, key in shown.items()} | {"episodes/s": f"{speed:.0f}"}
+                )
                 bar.update()
+                if told.is_set():
+                    print(f"stopped; iteration {len(self.history)} is saved, the same command goes on", file=sys.stderr)
+                    raise SystemExit(128 + signal.SIGTERM)
+                if on_iteration is not None and on_iteration(row) is False:
+                    break
         writer.close()
 
     def iterate(self) -> dict[str, float]:
-        """One round of rollout and update; returns its metrics."""
+        """One round of rollout, update and, where it is due, evaluation; returns its metrics."""
         config, iteration = self.config, len(self.history)
+        before = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
+        ent_coef = config.ent_coef
+        if self.history:
+            ent_coef = steered(before["ent_coef"], before["entropy"], config.target_entropy)
         started = time.perf_counter()
         batch = self._rollout(iteration)
         generated = time.perf_counter()
-        rollout, rewards = batch.rollout, batch.rewards
         write_completions(config.out, iteration, batch.checked)
-        if not rollout.decisions.any():
+        if not batch.rollout.decisions.any():
             raise ValueError(
                 "all options lead to the same token at every position, so there is nothing to choose; "
                 "train options with a higher kl_target or more steps"
             )
-        if config.algorithm == "ppo":
-            advantages = gae(
-                rewards, rollout.values, rollout.decisions, gamma=config.gamma, gae_lambda=config.gae_lambda
-            )
-            returns = advantages + rollout.values
-            decided = advantages[rollout.decisions]
-            advantages = (advantages - decided.mean()) / (decided.std() + 1e-6)
-        else:
-            advantages = group_advantages(rewards, config.group_size)[:, None].expand_as(rollout.values)
-            returns = advantages  # no value head is trained
-        losses = self._update(rollout, advantages, returns, iteration)
+        shuffler = torch.Generator().manual_seed(_seed(config.seed, SHUFFLING, iteration))
+        terms = self.updater.run(batch.rollout, batch.rewards, ent_coef=ent_coef, shuffler=shuffler)
         ended = time.perf_counter()
-        completions = [row.text for row in batch.checked]
-        terms = {name: [row.terms[name] for row in batch.checked] for name in batch.checked[0].terms}
-        groups = rewards.view(-1, config.group_size)
-        correct = torch.tensor(terms["correctness"]).view(-1, config.group_size)
-        lengths = rollout.completion_mask.sum(1).float()
-        before = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
-        return {
+        row = {
             "iteration": float(iteration),
             "episodes": before["episodes"] + config.episodes,
             "seconds": before["seconds"] + ended - started,
             "seconds_rollout": generated - started,
             "seconds_verify": batch.seconds_verify,
             "seconds_update": ended - generated,
-            "reward": float(rewards.mean()),
-            **{f"reward_{name}": sum(values) / len(values) for name, values in terms.items()},
-            "verifier_failures": float(sum(row.verdict.failed for row in batch.checked)),
-            "completion_tokens": float(lengths.mean()),
-            "live_share": float(rollout.decisions.sum() / lengths.sum()),
-            "mixed_groups": float((groups.std(1) > 0).float().mean()) if config.group_size > 1 else float("nan"),
-            "pass_at_group": float((correct.max(1).values > 0.5).float().mean()),
-            "language_switching_rate": language_switching_rate(
-                [row.problem.question for row in batch.checked], completions
-            ),
-            "degeneracy_rate": degeneracy_rate(completions, rollout.terminated.tolist()),
-            **losses,
+            **batch.metrics(config.group_size),
+            **terms,
+            "ent_coef": ent_coef,
         }
+        if config.eval_every and row["episodes"] // config.eval_every > before["episodes"] // config.eval_every:
+            row |= self._evaluate()
+        return row
+
+    def _evaluate(self) -> dict[str, float]:
+        """Greedy accuracy on the problems held out, with its interval, and the rates beside it."""
+        result = evaluate(
+            self.policy,
+            self.tokenizer,
+            self.held_out,
+            max_new_tokens=self.config.max_new_tokens,
+            num_slots=self.config.num_slots,
+            engine=self.engine,
+            name=f"{self.config.out.name}, {len(self.history) + 1} iterations",
+        )
+        names = ("accuracy", "low", "high", "language_switching_rate", "degeneracy_rate", "completion_tokens")
+        return {f"eval_{name}": result[name] for name in names}
+
+    def _good_enough(self) -> bool:
+        """Whether the last evaluation reached the accuracy to stop at."""
+        goal = self.config.stop_at
+        return goal is not None and any(row.get("eval_accuracy", -1.0) >= goal for row in self.history[-1:])
+
+    def _encode(self, problems: Sequence[Problem]) -> list[list[int]]:
+        limit = self.config.max_new_tokens
+        context = context_length(self.policy.backbone)
+        return encode_prompts(problems, self.tokenizer, max_length=context, max_new_tokens=limit)
 
     def _rollout(self, iteration: int) -> Batch:
         """Write a group of completions for each of the next prompts and check their answers."""
@@ -181,91 +241,40 @@ class Trainer:
         }
         return np.array([orders[place // total][place % total] for place in range(first, first + count)])
 
-    def _update(
-        self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor, iteration: int
-    ) -> dict[str, float]:
-        """Optimise over all episodes; returns the mean of every term."""
-        config = self.config
-        shuffler = torch.Generator().manual_seed(_seed(config.seed, SHUFFLING, iteration))
-        sums: dict[str, float] = {}
-        steps = 0
-        for _ in range(config.epochs):
-            order = torch.randperm(config.episodes, generator=shuffler)
-            for rows in order.tensor_split(config.minibatches):
-                terms = self._step(rollout, rows, advantages, returns)
-                sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
-                steps += 1
-        return {name: value / steps for name, value in sums.items()}
-
-    def _step(
-        self, rollout: Rollout, rows: torch.Tensor, advantages: torch.Tensor, returns: torch.Tensor
-    ) -> dict[str, float]:
-        """One optimiser step on some episodes, the gradient gathered over micro-batches of like length."""
-        config = self.config
-        rows = rows[rollout.completion_mask.sum(1).cpu()[rows].argsort()].to(self.device)
-        total = max(1, int(rollout.decisions[rows].sum()))
-        terms: dict[str, float] = dict.fromkeys(
-            ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction"), 0.0
-        )
-        self.optimizer.zero_grad()
-        for part in rows.split(config.micro_batch):
-            episodes = rollout.take(part)
-            count = int(episodes.decisions.sum())
-            if not count:
-                continue
-            width = episodes.tokens.shape[1]
-            decided = episodes.decisions
-            now = self.policy.evaluate(episodes)
-            log_ratio = now.log_probs - episodes.log_probs[decided]
-            gain = advantages[part, :width][decided]
-            value_loss = torch.zeros((), device=self.device)
-            if config.algorithm == "ppo":
-                policy_loss = ppo_loss(log_ratio, gain, config.clip_range)
-                value_loss = (now.values - returns[part, :width][decided]).square().mean()
-            else:
-                policy_loss = reinforce_loss(log_ratio, gain)
-            entropy = now.entropies.mean()
-            share = count / total
-            loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy
-            (share * loss).backward()
-            measured = {
-                "policy_loss": policy_loss,
-                "value_loss": value_loss,
-                "entropy": entropy,
-                "approx_kl": (log_ratio.exp() - 1 - log_ratio).mean(),
-                "clip_fraction": ((log_ratio.exp() - 1).abs() > config.clip_range).float().mean(),
-            }
-            terms = {name: terms[name] + share * float(value.detach()) for name, value in measured.items()}
-        torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], config.max_grad_norm)
-        self.optimizer.step()
-        return terms
-
     def _save(self) -> None:
-        """Write the checkpoint, then the history for people and reports, each atomically."""
-        buffer = io.BytesIO()
         state = {
             "policy": trained_weights(self.policy),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.updater.optimizer.state_dict(),
             "history": self.history,
         }
-        torch.save(state, buffer)
-        write_atomic(self.config.out / CHECKPOINT_FILE, buffer.getvalue())
-        write_atomic(self.config.out / "metrics.json", json.dumps(self.history, indent=1))
+        save_checkpoint(self.config.out, state, keep=self.config.keep_checkpoints)
 
     def _resume(self) -> None:
-        path = self.config.out / CHECKPOINT_FILE
-        if path.exists():
+        path = last_checkpoint(self.config.out)
+        if path is not None:
             state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
             load_weights(self.policy, state["policy"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.updater.optimizer.load_state_dict(state["optimizer"])
             self.history = state["history"]
 
 
-def completion_texts(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What was written, without special tokens."""
-    rows = zip(rollout.tokens.tolist(), rollout.completion_mask.sum(1).tolist(), strict=True)
-    texts: list[str] = tokenizer.batch_decode([row[:length] for row, length in rows], skip_special_tokens=True)
-    return texts
+@contextmanager
+def terminable() -> Iterator[threading.Event]:
+    """Set at the first SIGTERM; the second one kills, as it would have. In threads, which get no signals, never set."""
+    told = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+
+    def tell(*_: object) -> None:
+        told.set()
+        signal.signal(signal.SIGTERM, before)
+
+    before = signal.signal(signal.SIGTERM, tell)
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _seed(*parts: int) -> int:
@@ -274,7 +283,9 @@ def _seed(*parts: int) -> int:
 
 def _group(name: str) -> str:
     """TensorBoard's name of a metric, in SB3's groups."""
-    if name.startswith("seconds") or name in ("iteration", "episodes"):
+    if name.startswith("eval_"):
+        return f"eval/{name.removeprefix('eval_')}"
+    if name.startswith("seconds") or name in ("iteration", "episodes", "episodes_per_second"):
         return f"time/{name}"
-    train = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
+    train = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "kl", "ent_coef")
     return f"train/{name}" if name in train else f"rollout/{name}"

@@ -38,7 +38,7 @@ free_running frozen-option-model "$out/options"
 finish
 for seed in 0 1 2; do free_running "latent-reinforce-seed$seed" "$out/latent-reinforce-seed$seed" & done
 for rate in 3e-5 1e-4 3e-4; do
-    rl "vocab-reinforce-$rate" --action_space tokens --learning_rate "$rate" --micro_batch 16 &
+    rl "vocab-reinforce-$rate" --action_space tokens --learning_rate "$rate" &
 done
 finish
 for rate in 3e-5 1e-4 3e-4; do free_running "vocab-reinforce-$rate" "$out/vocab-reinforce-$rate" & done

@@ -11,7 +11,8 @@ BLOCK = 64  # keys that one turn of the loop reads
 def _attend(  # type: ignore[no-untyped-def]
     query, key, value, mask, positions, out,
     scale, group, size, value_size,
-    query_row, query_head, key_row, key_head, key_place, value_row, value_head, value_place, mask_row, out_row, out_head,
+    query_row, query_head, key_row, key_head, key_place, value_row, value_head, value_place,
+    mask_row, out_row, out_head,
     GROUP: tl.constexpr, SIZE: tl.constexpr, VALUE_SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)

@@ -1,6 +1,7 @@
 """Advantages and losses of the policy gradient against numbers worked by hand and stable-baselines3."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from ollm_rl.agents.advantages import gae, group_advantages, ppo_loss, reinforce_loss
+from ollm_rl.agents.advantages import episode_advantages, gae, ppo_loss, reference_kl, reinforce_loss
 
 
 def test_group_advantages_are_rewards_normalised_within_each_group() -> None:
@@ -16,12 +17,33 @@ def test_group_advantages_are_rewards_normalised_within_each_group() -> None:
     rewards = torch.tensor([1.0, 0, 0, 1, 1, 1, 1, 1, 0, 0, 1, 0])
     root = math.sqrt(3) / 2
     expected = [root, -root, -root, root, 0, 0, 0, 0, -0.5, -0.5, 1.5, -0.5]
-    torch.testing.assert_close(group_advantages(rewards, 4), torch.tensor(expected), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(episode_advantages(rewards, 4, "group"), torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("reward", [0.0, 1.0])
 def test_a_group_of_equal_rewards_has_no_advantage(reward: float) -> None:
-    assert group_advantages(torch.full((6,), reward), 3).tolist() == [0.0] * 6
+    assert episode_advantages(torch.full((6,), reward), 3, "group").tolist() == [0.0] * 6
+
+
+@pytest.mark.parametrize(
+    ("baseline", "expected"),
+    [
+        ("none", [1.0, 0.0, 0.25, 1.0, 1.0, 0.5]),
+        ("mean", [0.375, -0.625, -0.375, 0.375, 0.375, -0.125]),  # 3.75 / 6 = 0.625
+        ("leave-one-out", [0.875, -0.625, -0.25, 0.25, 0.25, -0.5]),  # 1 - (0 + 0.25) / 2, ...
+    ],
+)
+def test_baselines_by_hand(baseline: Any, expected: list[float]) -> None:
+    assert episode_advantages(torch.tensor([1, 0, 0.25, 1, 1, 0.5]), 3, baseline).tolist() == expected
+
+
+def test_the_kl_to_the_reference_is_unbiased_and_never_negative() -> None:
+    policy, reference = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.3, 0.3, 0.4])
+    each = reference_kl(policy.log(), reference.log())  # of every action once
+    assert float(each[0]) == pytest.approx(3 / 7 - 1 - math.log(3 / 7))
+    assert float((policy * each).sum()) == pytest.approx(float((policy * (policy / reference).log()).sum()))
+    assert (each >= 0).all()
+    assert reference_kl(policy.log(), policy.log()).tolist() == [0, 0, 0]
 
 
 def test_gae_by_hand_passes_over_positions_without_a_choice() -> None:

@@ -56,7 +56,8 @@ def feed(engine: DecodeEngine, slots: Sequence[int], sequences: Sequence[Sequenc
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    tolerance = 1e-4 if found.is_cuda else 1e-5  # matrix products there depend on the number of rows
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_ragged_prompts_decoded_together_give_the_tokens_of_generate(backbone: PreTrainedModel) -> None:

@@ -1,6 +1,9 @@
 """The one trainer: it learns, equal seeds give equal runs, a killed run goes on as if nothing had happened."""
 
+import io
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import ollm_rl.agents.trainer as trainer_module
+from ollm_rl.agents.checkpoints import is_best, last_checkpoint
 from ollm_rl.agents.checks import read_completions
 from ollm_rl.agents.config import RewardConfig, RLConfig
-from ollm_rl.agents.loading import CHECKPOINT_FILE, load_policy, load_weights, trained_weights
+from ollm_rl.agents.loading import load_policy, load_weights, trained_weights
 from ollm_rl.agents.policies import OptionPolicy, TokenPolicy
 from ollm_rl.agents.rollout import Policy, Rollout, collect
 from ollm_rl.agents.trainer import Trainer, train
+from ollm_rl.agents.update import Updater
 from ollm_rl.config import OptionConfig
 from ollm_rl.engine import DecodeEngine
 from ollm_rl.model import OptionModel
@@ -36,7 +41,7 @@ def ids_of(text: str) -> list[int]:
 def naming(text: str) -> Options:
     """``OptionModel.option_tokens`` of options that name one character each, in every state."""
     tokens = torch.tensor(ids_of(text))
-    return lambda model, hidden: tokens.expand(*hidden.shape[:-1], -1)
+    return lambda model, hidden: tokens.to(hidden.device).expand(*hidden.shape[:-1], -1)
 
 
 def bandit(question: str, answer: str) -> Problem:
@@ -99,8 +104,19 @@ def history(out: Path) -> list[dict[str, float]]:
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    saved: dict[str, torch.Tensor] = torch.load(out / CHECKPOINT_FILE, weights_only=True)["policy"]
+    saved: dict[str, torch.Tensor] = load(out)["policy"]
     return saved
+
+
+def checkpoint(out: Path) -> bytes:
+    path = last_checkpoint(out)
+    assert path is not None
+    return path.read_bytes()
+
+
+def load(out: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(checkpoint(out)), weights_only=True)
+    return state
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:
@@ -109,9 +125,7 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     first, second = weights(one), weights(other)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    moments, others = (
-        torch.load(out / CHECKPOINT_FILE, weights_only=True)["optimizer"]["state"] for out in (one, other)
-    )
+    moments, others = (load(out)["optimizer"]["state"] for out in (one, other))
     assert moments.keys() == others.keys()
     assert all(torch.equal(moments[index][name], others[index][name]) for index in moments for name in moments[index])
 
@@ -222,9 +236,9 @@ def test_a_run_stopped_in_the_middle_of_an_update_ends_as_an_undisturbed_one(
 
     stopped = config(tmp_path / "stopped", model_folder, data, **settings)
     steps = 0
-    whole_step = Trainer._step
+    whole_step = Updater.step
 
-    def step(self: Trainer, *arguments: Any) -> dict[str, float]:
+    def step(self: Updater, *arguments: Any) -> dict[str, torch.Tensor]:
         nonlocal steps
         steps += 1
         if steps == 6:  # the second of two in the third iteration
@@ -232,7 +246,7 @@ def test_a_run_stopped_in_the_middle_of_an_update_ends_as_an_undisturbed_one(
         return whole_step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", step)
+        patch.setattr(Updater, "step", step)
         with pytest.raises(KeyboardInterrupt):
             train(stopped)
     assert history(stopped.out) == history(undisturbed)[:2]
@@ -243,9 +257,9 @@ def test_a_run_stopped_in_the_middle_of_an_update_ends_as_an_undisturbed_one(
     assert kept[0] == kept[1]
     assert [row["iteration"] for row in kept[0]] == [number for number in range(4) for _ in range(16)]
 
-    before = (stopped.out / CHECKPOINT_FILE).read_bytes()
+    before = checkpoint(stopped.out)
     train(stopped)  # the same command once more finds nothing to do
-    assert (stopped.out / CHECKPOINT_FILE).read_bytes() == before
+    assert checkpoint(stopped.out) == before
 
 
 def test_tensorboard_shows_every_iteration_of_a_resumed_run(
@@ -343,9 +357,12 @@ def test_reward_terms_are_weighted_and_logged_apart_and_a_checker_that_breaks_is
     [
         ({"minibatches": 17}, "minibatches=17 is more than episodes=16"),
         ({"group_size": 3}, "episodes=16 is no multiple of group_size=3"),
-        ({"group_size": 1}, "group_size=1 leaves REINFORCE no baseline"),
+        ({"group_size": 1}, "group_size=1 leaves nothing for baseline='group'"),
         ({"iterations": 0}, "iterations=0 must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
+        ({"eval_every": 0}, "eval_every=0 must be at least 1"),
+        ({"stop_at": 0.5}, "stop_at=0.5 needs evaluations; give eval_every"),
+        ({"target_entropy": 0.5}, "target_entropy=0.5 with ent_coef=0.0 cannot be steered to"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -403,13 +420,110 @@ def test_a_folder_that_holds_a_different_run_is_refused(
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
     out = train(config(tmp_path / "run", model_folder, data, iterations=1))
-    before = (out / CHECKPOINT_FILE).read_bytes()
+    before = checkpoint(out)
     with pytest.raises(ValueError, match=r"holds a different run \(learning_rate is 0.01 there, 0.5 here\)"):
         train(config(out, model_folder, data, iterations=1, learning_rate=0.5))
-    assert (out / CHECKPOINT_FILE).read_bytes() == before
+    assert checkpoint(out) == before
 
 
 def test_options_of_a_folder_without_a_plug_in_are_refused(tmp_path: Path, data: str) -> None:
     with pytest.raises(FileNotFoundError, match="holds no option plug-in"):
         train(config(tmp_path / "run", tmp_path / "nowhere", data))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_baseline_without_groups_takes_single_episodes(tmp_path: Path) -> None:
+    assert config(tmp_path, tmp_path, "arith", group_size=1, baseline="mean").baseline == "mean"
+
+
+def test_a_run_is_evaluated_as_it_goes_and_keeps_its_last_and_its_best_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    accuracies = iter([0.5, 0.75])
+    asked: list[int] = []
+
+    def evaluate(*arguments: Any, **settings: Any) -> dict[str, float]:
+        asked.append(len(arguments[2]))
+        names = ("low", "high", "language_switching_rate", "degeneracy_rate", "completion_tokens")
+        return {"accuracy": next(accuracies), **dict.fromkeys(names, 0.0)}
+
+    monkeypatch.setattr(trainer_module, "evaluate", evaluate)
+    settings = {"iterations": 5, "eval_every": 32, "eval_data": data, "eval_limit": 3}
+    out = train(config(tmp_path / "run", model_folder, data, **settings))
+    assert [row.get("eval_accuracy") for row in history(out)] == [None, 0.5, None, 0.75, None]
+    assert asked == [3, 3]
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["000004.pt", "000005.pt"]
+    assert (out / "best.pt").read_bytes() == (out / "checkpoints" / "000004.pt").read_bytes()
+    events = EventAccumulator(str(out)).Reload()
+    assert [(point.step, point.value) for point in events.Scalars("eval/accuracy")] == [(32, 0.5), (64, 0.75)]
+    for name, number in ((out, 5), (out / "best.pt", 4), (out / "checkpoints" / "000004.pt", 4)):
+        policy, _ = load_policy(str(name))
+        saved = torch.load(out / "checkpoints" / f"{number:06d}.pt", weights_only=True)["policy"]
+        assert all(torch.equal(weight, saved[key]) for key, weight in trained_weights(policy).items())
+
+
+def test_without_evaluations_the_best_checkpoint_is_that_of_the_highest_reward() -> None:
+    rows = [{"reward": reward} for reward in (0.25, 0.5, 0.5)]
+    assert [is_best(rows[: count + 1]) for count in range(3)] == [True, True, False]
+    evaluated = [{"reward": 0.9}, {"reward": 0.1, "eval_accuracy": 0.3}, {"reward": 0.95}]
+    assert [is_best(evaluated[: count + 1]) for count in range(3)] == [True, True, False]
+
+
+def test_a_run_stops_once_it_is_good_enough_and_stays_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    settings = config(tmp_path / "run", model_folder, data, eval_every=16, eval_data=data, stop_at=0.0)
+    train(settings)
+    assert len(history(settings.out)) == 1
+    before = checkpoint(settings.out)
+    train(settings)
+    assert checkpoint(settings.out) == before
+
+
+def test_evaluating_on_the_training_problems_is_refused(tmp_path: Path, model_folder: Path, data: str) -> None:
+    with pytest.raises(ValueError, match="eval_every=16 would evaluate on the training problems; give eval_data"):
+        train(config(tmp_path / "run", model_folder, data, eval_every=16))
+
+
+def test_a_callback_sees_every_saved_iteration_and_may_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    settings = config(tmp_path / "run", model_folder, data)
+    seen: list[float] = []
+
+    def on_iteration(row: dict[str, float]) -> bool:
+        assert len(history(settings.out)) == len(seen) + 1
+        seen.append(row["episodes"])
+        return len(seen) < 2
+
+    train(settings, on_iteration)
+    assert seen == [16, 32]
+    train(settings)  # without it, to the end
+    assert len(history(settings.out)) == 4
+
+
+def test_sigterm_ends_a_run_once_the_iteration_at_hand_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    undisturbed = train(config(tmp_path / "undisturbed", model_folder, data))
+    settings = config(tmp_path / "stopped", model_folder, data)
+    whole = Updater.step
+
+    def step(self: Updater, *arguments: Any) -> dict[str, torch.Tensor]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        monkeypatch.setattr(Updater, "step", whole)
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Updater, "step", step)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        train(settings)
+    assert stop.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert history(settings.out) == history(undisturbed)[:1]
+    train(settings)
+    assert_equal_runs(settings.out, undisturbed)
