@@ -28,7 +28,7 @@ def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrain
         model = OptionModel.from_pretrained(config.model, dtype=dtype, device=device)
         policy = OptionPolicy(model, plain=config.option_gradient == "option")
         return policy, load_tokenizer(model.backbone.config.name_or_path)
-    backbone, tokenizer = load_backbone(_backbone_name(config.model), dtype=dtype, device=device)
+    backbone, tokenizer = load_backbone(backbone_name(config.model), dtype=dtype, device=device)
     return TokenPolicy(backbone, rank=config.lora_rank), tokenizer
 
 
@@ -86,7 +86,7 @@ def load_weights(policy: Policy, weights: dict[str, torch.Tensor]) -> None:
         weight.copy_(weights[name])
 
 
-def _backbone_name(model: str) -> str:
+def backbone_name(model: str) -> str:
     """The backbone's name, where ``model`` is the folder of an option SFT run; else ``model`` itself."""
     if lora_backbone(model) is not None:
         raise ValueError(f"model={model!r} is a LoRA, and training over tokens starts one of its own; give a backbone")

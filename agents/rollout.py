@@ -9,7 +9,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import torch
 
@@ -20,7 +19,6 @@ from ollm_rl.prefill import PromptStore
 OnEnd = Callable[[list[int], list[list[int]]], None]  # indices of episodes that have ended, and their tokens
 
 CHUNK = 8  # turns between two looks at a CUDA device: a look waits for it, and ended slots wait for a look
-AHEAD = 8  # for one in so many slots the next prompt is encoded before it is needed: few passes, little memory
 
 
 @dataclass
@@ -249,8 +247,7 @@ class _Run:
         begun = [self.waiting.popleft() for _ in idle]
         for slot, episode in zip(idle, begun, strict=True):  # at once: should memory run out, they wait again
             self.running[slot] = episode
-        upcoming = [self.prompts[episode] for episode in islice(self.waiting, -(-len(self.running) // AHEAD))]
-        store.fill(idle, [self.prompts[episode] for episode in begun], upcoming)
+        store.fill(idle, [self.prompts[episode] for episode in begun], (self.prompts[n] for n in self.waiting))
         slots.begin(idle, begun, [self.limits[episode] for episode in begun])
 
     def _shrink(self, slots: Slots) -> None:

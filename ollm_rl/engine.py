@@ -19,10 +19,10 @@ from ollm_rl.backbones import context_length
 from ollm_rl.graphs import Graphs
 from ollm_rl.memory import check_capacity
 from ollm_rl.prefill import PASS_TOKENS, encode
-from ollm_rl.row_attention import reading_once
+from ollm_rl.row_attention import reading_once, reads_live_part
 from ollm_rl.row_cache import Place, RowCache, Snapshot, layer_shapes, step_masks, supported_layer_types
 
-BUCKET = 32  # a step reads the cache up to the longest slot, rounded up to this many tokens
+BUCKET = 32  # a step reads the cache up to the longest slot, rounded up to this many tokens, where it must read it all
 
 
 class DecodeEngine:
@@ -33,6 +33,7 @@ class DecodeEngine:
         num_slots: S, at most; ``restart`` and ``keep`` go on with fewer.
         max_length: Tokens that a slot can hold, prompt and completion together.
         pass_tokens: Most tokens that one pass over prompts reads; bounds memory, not the result.
+        compiled: Compile the model's part of a step with torch.compile: half a minute when it first runs.
 
     Attributes:
         lengths: Tokens in each slot; 0 where it is not occupied.
@@ -46,7 +47,13 @@ class DecodeEngine:
     """
 
     def __init__(
-        self, backbone: PreTrainedModel, num_slots: int, max_length: int, *, pass_tokens: int = PASS_TOKENS
+        self,
+        backbone: PreTrainedModel,
+        num_slots: int,
+        max_length: int,
+        *,
+        pass_tokens: int = PASS_TOKENS,
+        compiled: bool = False,
     ) -> None:
         self.layer_types = supported_layer_types(backbone)
         context = context_length(backbone)
@@ -58,6 +65,8 @@ class DecodeEngine:
             raise ValueError(f"num_slots={num_slots} must be at least 1")
         self.config = config = backbone.config.get_text_config()
         self.backbone, self.device = backbone, backbone.device
+        self._model: Any = torch.compile(backbone.base_model) if compiled else backbone.base_model
+        self._bucket = max_length if reads_live_part(backbone) else BUCKET
         self.window: int | None = getattr(config, "sliding_window", None)
         self.vocab_size: int = backbone.get_input_embeddings().weight.shape[0]
         self.num_slots, self.max_length, self.pass_tokens = num_slots, max_length, pass_tokens
@@ -230,7 +239,7 @@ class DecodeEngine:
         """
         if longest >= self.max_length:
             raise ValueError(f"slot {self.lengths.index(longest)} is full at {longest} tokens; release it")
-        return min(self.max_length, (longest // BUCKET + 1) * BUCKET)
+        return min(self.max_length, (longest // self._bucket + 1) * self._bucket)
 
     @torch.no_grad()
     def advance(self, count: int, length: int) -> None:
@@ -244,7 +253,7 @@ class DecodeEngine:
         place = self.cache.place = Place(self._rows[:count], self.positions[:count], length)
         masks = step_masks(place, self.backbone.dtype, window=self.window, layer_types=self.layer_types)
         with reading_once(self.config, place.positions):
-            output = self.backbone.base_model(
+            output = self._model(
                 input_ids=self.tokens[:count, None],
                 attention_mask=masks,
                 position_ids=place.positions[:, None],
@@ -273,14 +282,14 @@ class DecodeEngine:
     def enough(self, needed: int) -> int:
         """Number of slots worth going on with where so many are needed; at most as many as there are.
 
-        On CUDA another number of slots takes another graph, so there it halves at the least.
+        On CUDA another number of slots takes another graph, so there it is rounded up to one of four sizes between two
+        powers of two; a step of fewer than 32 slots takes no less time.
         """
-        slots = len(self.lengths)
-        if self.device.type != "cuda":
-            return min(needed, slots)
-        while slots > 1 and (slots + 1) // 2 >= needed:
-            slots = (slots + 1) // 2
-        return slots
+        if self.device.type == "cuda":
+            needed = max(needed, 32)
+            unit = 1 << max(0, (needed - 1).bit_length() - 3)
+            needed = -(-needed // unit) * unit
+        return min(needed, len(self.lengths))
 
     def _index(self, slots: Sequence[int]) -> torch.Tensor:
         return torch.tensor(list(slots), dtype=torch.long, device=self.device)

@@ -3,7 +3,7 @@
 Letters: B prompts, R rows of a pass, T tokens, H hidden.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,22 +72,28 @@ class PromptStore:
         self._held: dict[tuple[int, ...], tuple[Snapshot, int]] = {}
 
     def fill(
-        self, slots: Sequence[int], prompts: Sequence[Sequence[int]], upcoming: Sequence[Sequence[int]] = ()
+        self, slots: Sequence[int], prompts: Sequence[Sequence[int]], upcoming: Iterable[Sequence[int]] = ()
     ) -> torch.Tensor:
         """Begin in some slots, B of them, with their prompts.
 
         Args:
             slots: Their numbers; what they held is forgotten.
             prompts: Token ids, one prompt a slot.
-            upcoming: Prompts that will be asked for next; what is neither these nor ``prompts`` is forgotten when
-                anything has to be encoded.
+            upcoming: Prompts that will be asked for next. When anything has to be encoded, so many of them are that a
+                pass is full, since a small one takes as long; all others are forgotten.
 
         Returns:
             h at the prompts' last tokens, (B, H).
         """
         needed = list(map(tuple, prompts))
         if any(prompt not in self._held for prompt in needed):
-            wanted = dict.fromkeys([*needed, *map(tuple, upcoming)])
+            wanted = dict.fromkeys(needed)
+            room = self.engine.pass_tokens - sum(map(len, wanted))
+            for prompt in map(tuple, upcoming):
+                room -= 0 if prompt in wanted else len(prompt)
+                if room < 0:
+                    break
+                wanted[prompt] = None
             self._held = {prompt: self._held[prompt] for prompt in wanted if prompt in self._held}
             missing = [prompt for prompt in wanted if prompt not in self._held]
             self._held |= {prompt: (snapshot, row) for prompt, snapshot, row in self.engine.encode(missing)}

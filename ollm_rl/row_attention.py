@@ -11,7 +11,7 @@ from contextvars import ContextVar
 
 import torch
 from torch.nn import functional as F
-from transformers import AttentionInterface, PreTrainedConfig
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 NAME = "ollm_rl_rows"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -53,6 +53,11 @@ def row_attention(
 
 
 AttentionInterface.register(NAME, row_attention)
+
+
+def reads_live_part(backbone: PreTrainedModel) -> bool:
+    """Whether a step's time depends on what the slots hold alone, however long the cache that it is given."""
+    return HAS_TRITON and backbone.device.type == "cuda" and backbone.config._attn_implementation == "sdpa"
 
 
 @contextmanager

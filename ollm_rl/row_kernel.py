@@ -10,10 +10,10 @@ BLOCK = 64  # keys that one turn of the loop reads
 @triton.jit
 def _attend(  # type: ignore[no-untyped-def]
     query, key, value, mask, positions, out,
-    scale, group, size, value_size,
+    group, size, value_size,
     query_row, query_head, key_row, key_head, key_place, value_row, value_head, value_place,
     mask_row, out_row, out_head,
-    GROUP: tl.constexpr, SIZE: tl.constexpr, VALUE_SIZE: tl.constexpr, BLOCK: tl.constexpr,
+    SCALE: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, VALUE_SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     live = tl.load(positions + row) + 1
@@ -34,7 +34,7 @@ def _attend(  # type: ignore[no-untyped-def]
             mask=(places[None, :] < live) & (sizes[:, None] < size),
             other=0.0,
         )
-        scores = tl.dot(queries, keys, input_precision="ieee") * scale
+        scores = tl.dot(queries, keys, input_precision="ieee") * SCALE
         added = tl.load(mask + row * mask_row + places, mask=places < live, other=float("-inf"))
         scores += added[None, :].to(tl.float32)
         new = tl.maximum(highest, tl.max(scores, 1))
@@ -81,9 +81,10 @@ def attend_live(
     assert query.stride(-1) == key.stride(-1) == value.stride(-1) == mask.stride(-1) == 1
     _attend[(rows, groups)](
         query, key, value, mask, positions, out,
-        scale, heads // groups, size, value_size,
+        heads // groups, size, value_size,
         query.stride(0), query.stride(1), *key.stride()[:3], *value.stride()[:3],
         mask.stride(0), out.stride(0), out.stride(2),
+        SCALE=scale,
         GROUP=max(16, triton.next_power_of_2(heads // groups)),
         SIZE=max(16, triton.next_power_of_2(size)),
         VALUE_SIZE=max(16, triton.next_power_of_2(value_size)),
