@@ -73,9 +73,10 @@ def wait(device: torch.device) -> None:
 class Engine:
     """Ours: ``collect`` with continuous batching; on CUDA the fused mode."""
 
-    def __init__(self, work: Workload, clock: Clock) -> None:
+    def __init__(self, work: Workload, clock: Clock, *, compiled: bool = False) -> None:
         self.work, self.clock = work, clock
-        self.engine = DecodeEngine(work.backbone, min(work.slots, len(work.prompts)), work.max_length)
+        slots = min(work.slots, len(work.prompts))
+        self.engine = DecodeEngine(work.backbone, slots, work.max_length, compiled=compiled)
         self.rollout: Rollout | None = None
 
     def __call__(self) -> float:
@@ -90,6 +91,15 @@ class Engine:
             end_token=-1,
             generator=torch.Generator().manual_seed(self.work.seed),
         )
+        wait(self.engine.device)
+        return self.clock() - started
+
+    def prefill(self) -> float:
+        """Seconds that the prompts alone take."""
+        wait(self.engine.device)
+        started = self.clock()
+        for _ in self.engine.encode(self.work.prompts):
+            pass
         wait(self.engine.device)
         return self.clock() - started
 

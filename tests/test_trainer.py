@@ -4,6 +4,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -527,3 +529,35 @@ def test_sigterm_ends_a_run_once_the_iteration_at_hand_is_saved(
     assert history(settings.out) == history(undisturbed)[:1]
     train(settings)
     assert_equal_runs(settings.out, undisturbed)
+
+
+KILLED = """
+import os, signal
+from tests.test_trainer import Updater, config, naming, train, OptionModel, Path
+OptionModel.option_tokens = naming("1234")
+whole, steps = Updater.step, 0
+def step(self, *arguments):
+    global steps
+    steps += 1
+    if steps == 6:  # the second of two in the third iteration
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(self, *arguments)
+Updater.step = step
+train(config(Path({out!r}), Path({model!r}), {data!r}))
+"""
+
+
+def test_a_run_killed_in_the_middle_of_an_iteration_ends_as_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    undisturbed = train(config(tmp_path / "undisturbed", model_folder, data))
+    killed = config(tmp_path / "killed", model_folder, data)
+    script = KILLED.format(out=str(killed.out), model=str(model_folder), data=data)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[1], capture_output=True, text=True
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert history(killed.out) == history(undisturbed)[:2]
+    train(killed)
+    assert_equal_runs(killed.out, undisturbed)
