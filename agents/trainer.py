@@ -4,32 +4,31 @@ import io
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.advantages import gae, group_advantages, ppo_loss, reinforce_loss
-from ollm_rl.agents.checks import Checked, Checks, write_completions
+from ollm_rl.agents.checks import write_completions
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.loading import CHECKPOINT_FILE, load_weights, new_policy, trained_weights
-from ollm_rl.agents.rollout import Policy, Rollout, collect
+from ollm_rl.agents.rollout import Policy, Rollout
+from ollm_rl.agents.streams import SHUFFLING, WEIGHTS, stream_seed
+from ollm_rl.agents.worker import Batch, RolloutWorker
 from ollm_rl.backbones import context_length
 from ollm_rl.devices import resolve_device
-from ollm_rl.engine import DecodeEngine
 from ollm_rl.metrics import degeneracy_rate, language_switching_rate
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.prompts import encode_prompts
 from ollm_rl.runs import open_run, write_atomic
-from ollm_rl.verify import shared_pool
 
-# Streams of random numbers, apart so that runs of one seed see the same prompts whatever their policy draws.
-WEIGHTS, PROMPTS, SAMPLING, SHUFFLING = range(4)
+if TYPE_CHECKING:
+    from ollm_rl.agents.ray_workers import RayWorkers
 
 
 def train(config: RLConfig) -> Path:
@@ -44,22 +43,15 @@ def train(config: RLConfig) -> Path:
     """
     device = resolve_device(config.device)
     problems = load_problems(config.data, limit=config.limit, seed=config.seed)
-    torch.manual_seed(_seed(config.seed, WEIGHTS))
+    torch.manual_seed(stream_seed(config.seed, WEIGHTS))
     policy, tokenizer = new_policy(config, device)
     trainer = Trainer(config, policy, tokenizer, problems)
-    open_run(config.out, "train", config)
-    trainer.run()
+    try:
+        open_run(config.out, "train", config)
+        trainer.run()
+    finally:
+        trainer.close()
     return config.out
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One iteration's episodes: rollout, rewards (N,), what was written, and what checking it added to the time."""
-
-    rollout: Rollout
-    rewards: torch.Tensor
-    checked: list[Checked]
-    seconds_verify: float
 
 
 class Trainer:
@@ -77,8 +69,7 @@ class Trainer:
         self.prompts = encode_prompts(
             self.problems, tokenizer, max_length=context, max_new_tokens=config.max_new_tokens
         )
-        longest = max(map(len, self.prompts)) + config.max_new_tokens
-        self.engine = DecodeEngine(policy.backbone, min(config.num_slots, config.episodes), longest)
+        self.workers = self._new_workers()
         self.device = policy.backbone.device
         weights = [weight for weight in policy.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(weights, lr=config.learning_rate)
@@ -99,6 +90,11 @@ class Trainer:
                 bar.set_postfix(reward=f"{row['reward']:.3f}", tokens=f"{row['completion_tokens']:.0f}")
                 bar.update()
         writer.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        if not isinstance(self.workers, RolloutWorker):
+            self.workers.close()
 
     def iterate(self) -> dict[str, float]:
         """One round of rollout and update; returns its metrics."""
@@ -137,6 +133,9 @@ class Trainer:
             "seconds": before["seconds"] + ended - started,
             "seconds_rollout": generated - started,
             "seconds_verify": batch.seconds_verify,
+            "seconds_communication": batch.seconds_communication,
+            "staleness": float(batch.staleness),
+            "worker_restarts": float(batch.restarts),
             "seconds_update": ended - generated,
             "reward": float(rewards.mean()),
             **{f"reward_{name}": sum(values) / len(values) for name, values in terms.items()},
@@ -152,41 +151,27 @@ class Trainer:
             **losses,
         }
 
+    def _new_workers(self) -> "RolloutWorker | RayWorkers":
+        config = self.config
+        if not config.workers:
+            return RolloutWorker(config, self.policy, self.tokenizer, self.problems, self.prompts, config.episodes)
+        from ollm_rl.agents.ray_workers import RayWorkers  # without workers nobody waits for this import
+
+        return RayWorkers(config, self.problems, self.prompts)
+
     def _rollout(self, iteration: int) -> Batch:
         """Write a group of completions for each of the next prompts and check their answers."""
-        config = self.config
-        indices = np.repeat(self._next_problems(iteration), config.group_size)
-        checks = Checks([self.problems[index] for index in indices], self.tokenizer, shared_pool())
-        rollout = collect(
-            self.policy,
-            self.engine,
-            [self.prompts[index] for index in indices],
-            max_new_tokens=config.max_new_tokens,
-            end_token=int(self.tokenizer.eos_token_id),
-            generator=torch.Generator().manual_seed(_seed(config.seed, SAMPLING, iteration)),
-            on_end=checks.begin,
-        )
-        weights = asdict(config.rewards)
-        checked = checks.finish(weights, max_tokens=config.max_new_tokens, failure=config.failure_reward)
-        rewards = torch.tensor([row.reward for row in checked], device=self.device)
-        return Batch(rollout, rewards, checked, checks.seconds)
-
-    def _next_problems(self, iteration: int) -> np.ndarray:
-        """Indices of this iteration's prompts: epoch after epoch, each in an order of its own."""
-        count, total = self.config.episodes // self.config.group_size, len(self.problems)
-        first = iteration * count
-        orders = {
-            epoch: np.random.default_rng(np.random.SeedSequence([self.config.seed, PROMPTS, epoch])).permutation(total)
-            for epoch in range(first // total, (first + count - 1) // total + 1)
-        }
-        return np.array([orders[place // total][place % total] for place in range(first, first + count)])
+        if isinstance(self.workers, RolloutWorker):
+            return self.workers.collect(iteration, range(self.config.episodes))
+        batch = self.workers.collect(iteration, trained_weights(self.policy))
+        return replace(batch, rollout=batch.rollout.to(self.device))
 
     def _update(
         self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor, iteration: int
     ) -> dict[str, float]:
         """Optimise over all episodes; returns the mean of every term."""
         config = self.config
-        shuffler = torch.Generator().manual_seed(_seed(config.seed, SHUFFLING, iteration))
+        shuffler = torch.Generator().manual_seed(stream_seed(config.seed, SHUFFLING, iteration))
         sums: dict[str, float] = {}
         steps = 0
         for _ in range(config.epochs):
@@ -266,10 +251,6 @@ def completion_texts(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> li
     rows = zip(rollout.tokens.tolist(), rollout.completion_mask.sum(1).tolist(), strict=True)
     texts: list[str] = tokenizer.batch_decode([row[:length] for row, length in rows], skip_special_tokens=True)
     return texts
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _group(name: str) -> str:
