@@ -22,14 +22,10 @@ from ollm_rl.agents.cluster import check_resources, connect
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.loading import load_weights, new_policy
 from ollm_rl.agents.rollout import Rollout
-from ollm_rl.agents.worker import Batch, RolloutWorker
+from ollm_rl.agents.worker import Batch, RolloutWorker, WorkerError
 from ollm_rl.problems import Problem
 
 ATTEMPTS = 3  # at the same episodes, by one worker after another
-
-
-class WorkerError(RuntimeError):
-    """Rollouts cannot go on: an exception within a worker, with its traceback, or workers that die at one place."""
 
 
 @dataclass(frozen=True)

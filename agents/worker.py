@@ -16,6 +16,10 @@ from ollm_rl.problems import Problem
 from ollm_rl.verify import shared_pool
 
 
+class WorkerError(RuntimeError):
+    """Rollouts cannot go on: an exception within a worker, with its traceback, or workers that die at one place."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Episodes of one iteration and what they cost.
