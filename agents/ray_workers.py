@@ -25,7 +25,7 @@ from ollm_rl.agents.rollout import Rollout
 from ollm_rl.agents.worker import Batch, RolloutWorker, WorkerError
 from ollm_rl.problems import Problem
 
-ATTEMPTS = 3  # at the same episodes, by one worker after another
+ATTEMPTS = 5  # at the same episodes, by one worker after another
 
 
 @dataclass(frozen=True)
