@@ -8,6 +8,7 @@ staleness of N the learner asks for N iterations ahead, and so iteration i comes
 import os
 import time
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -111,7 +112,7 @@ class _Seat:
         except ray.exceptions.RayTaskError as error:
             outcome = Failure(f"{type(error.cause).__name__}: {error.cause}", str(error), False)
         except ray.exceptions.RayError as error:
-            self.replace(f"{type(error).__name__}: {error}")
+            self.replace(f"{type(error).__name__}: {str(error).splitlines()[0]}")
             return None
         if isinstance(outcome, Batch):
             self.tasks.popleft()
@@ -133,9 +134,11 @@ class _Seat:
         if self.losses == ATTEMPTS:
             raise WorkerError(
                 f"worker {self.number} was lost {ATTEMPTS} times in a row over episodes {self.episodes.start} to "
-                f"{self.episodes.stop - 1} of iteration {self.tasks[0].iteration}; the last time: "
-                f"{' '.join(reason.split())}"
+                f"{self.episodes.stop - 1} of iteration {self.tasks[0].iteration}; the last time: {reason}"
             )
+        warnings.warn(
+            f"worker {self.number} was lost ({reason}); another takes its place", RuntimeWarning, stacklevel=3
+        )
         self.actor = self._start()
         missing = list(self.tasks)
         self.tasks.clear()

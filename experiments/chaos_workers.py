@@ -44,9 +44,7 @@ def main() -> None:
     if learner.returncode or other.returncode:
         sys.exit(f"a run ended with {learner.returncode or other.returncode}")
     rows, expected = _metrics(args.out / "disturbed"), _metrics(args.out / "undisturbed")
-    restarts = sum(
-        int(row.pop("worker_restarts")) - int(same.pop("worker_restarts")) for row, same in zip(rows, expected)
-    )
+    restarts, _ = (sum(int(row.pop("worker_restarts")) for row in run) for run in (rows, expected))
     written = Counter(row["iteration"] for row in read_completions(args.out / "disturbed"))
     wrong = [iteration for iteration in range(args.iterations) if written[iteration] != args.episodes]
     print(f"{kills} workers killed, {restarts} replaced, {int(rows[-1]['episodes'])} episodes counted")

@@ -21,7 +21,7 @@ from ollm_rl.agents.checks import read_completions
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.loading import CHECKPOINT_FILE, new_policy
 from ollm_rl.agents.policies import Action
-from ollm_rl.agents.ray_workers import build_worker
+from ollm_rl.agents.ray_workers import Failure, RolloutActor, _Seat, build_worker
 from ollm_rl.agents.rollout import Rollout
 from ollm_rl.agents.trainer import train
 from ollm_rl.agents.worker import RolloutWorker, WorkerError
@@ -146,7 +146,8 @@ def test_a_run_that_loses_a_worker_in_the_middle_of_a_rollout_ends_as_an_undistu
     folder: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_workers, "build_worker", build_dying)
-    out = train(config(folder, "dying"))
+    with pytest.warns(RuntimeWarning, match="worker 1 was lost .ActorDiedError: .*; another takes its place"):
+        out = train(config(folder, "dying"))
     assert (out / "died").exists()
     assert metric(out, "worker_restarts") == [0, 1, 0, 0]
     assert_equal_runs(out, undisturbed)
@@ -222,6 +223,59 @@ def test_an_exception_within_a_worker_is_told_once_with_its_traceback(
     assert "Traceback" not in "".join(capsys.readouterr())
 
 
+class Recorder:
+    """A worker's actor that keeps what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self.collect = self  # Ray's way to call it is actor.collect.remote(...)
+
+    def remote(self, weights: str, iteration: int, episodes: range) -> str:
+        self.asked.append((weights, iteration))
+        return f"result {iteration}"
+
+
+def test_a_worker_out_of_memory_is_replaced_and_the_next_one_asked_for_all_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spent: list[Failure] = []
+    for error in (
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        ValueError("wrong"),
+    ):
+
+        def build(*_: object, error: Exception = error) -> RolloutWorker:
+            raise error
+
+        outcome = RolloutActor(build, (), 1, "/nowhere").collect({}, 0, range(1))
+        assert isinstance(outcome, Failure)
+        spent.append(outcome)
+    assert [failure.out_of_memory for failure in spent] == [True, True, True, False]
+
+    actors: list[Recorder] = []
+
+    def start() -> Recorder:
+        actors.append(Recorder())
+        return actors[-1]
+
+    seat = _Seat(0, range(4), start)
+    seat.ask(5, 5, "old")  # type: ignore[arg-type]
+    seat.ask(6, 5, "old")  # type: ignore[arg-type]
+    seat.ask(7, 6, "new")  # type: ignore[arg-type]
+    killed: list[Recorder] = []
+    monkeypatch.setattr(ray, "kill", killed.append)
+    monkeypatch.setattr(ray, "get", lambda result: spent[0])
+    with pytest.warns(RuntimeWarning, match=r"worker 0 was lost \(MemoryError\); another takes its place"):
+        assert seat.take() is None
+    assert killed == actors[:1]
+    assert actors[1].asked == [("old", 5), ("old", 6), ("new", 7)]
+    monkeypatch.setattr(ray, "get", lambda result: spent[3])
+    with pytest.raises(WorkerError, match="worker 0 failed in iteration 5: ValueError: wrong"):
+        seat.take()
+
+
 def build_hanging(*arguments: Any) -> RolloutWorker:
     os.kill(os.getpid(), signal.SIGSTOP)
     raise AssertionError
@@ -235,7 +289,7 @@ def test_workers_that_hang_are_replaced_a_few_times_and_then_named(
         "worker 0 was lost 5 times in a row over episodes 0 to 31 of iteration 0; "
         "the last time: no answer within worker_timeout=1 seconds"
     )
-    with pytest.raises(WorkerError, match=message):
+    with pytest.warns(RuntimeWarning, match="no answer within"), pytest.raises(WorkerError, match=message):
         train(config(folder, "hanging", workers=1, worker_timeout=1.0))
 
 
