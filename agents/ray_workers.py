@@ -200,7 +200,8 @@ class RayWorkers:
             patience = min(waiting.values()) + self.config.worker_timeout - time.monotonic()
             ready, _ = ray.wait(list(results), timeout=max(0.0, patience))
             started = time.perf_counter()
-            for seat in [results[result] for result in ready]:
+            for result in ready:
+                seat = results[result]
                 part = seat.take()
                 if part is None:
                     waiting[seat] = time.monotonic()
