@@ -100,6 +100,16 @@ class RLConfig:
     """Precision of the backbone."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
+    workers: int = 0
+    """Ray workers that make the rollouts, each with an engine and a processor core; 0 makes them in this process."""
+    gpus_per_worker: float = 0.0
+    """Share of a GPU that each worker gets, such as 0.5; with 0 they decode on the CPU."""
+    ray_address: str | None = None
+    """Ray cluster that holds the workers, host:port or auto; left out, one is started on this machine."""
+    async_staleness: int = 0
+    """0: workers wait for the update. N: they go on, and rollouts come from weights up to N updates old."""
+    worker_timeout: float = 600.0
+    """Seconds that the learner waits for a worker, its start included, before it takes it to hang and replaces it."""
     seed: int = 0
     """Seed of every random stream; runs of one seed see the same prompts in the same order."""
 
@@ -114,6 +124,20 @@ class RLConfig:
             raise ValueError(
                 f"group_size=1 leaves nothing for baseline={self.baseline!r}; give at least 2, or another baseline"
             )
+        groups = self.episodes // self.group_size
+        if not 0 <= self.workers <= groups:
+            raise ValueError(
+                f"workers={self.workers} must be between 0 and the {groups} groups of an iteration's episodes"
+            )
+        if not 0 <= self.gpus_per_worker <= 1:
+            raise ValueError(f"gpus_per_worker={self.gpus_per_worker} must be between 0 and 1; a worker uses one GPU")
+        if self.async_staleness < 0 or (self.async_staleness and not self.workers):
+            raise ValueError(
+                f"async_staleness={self.async_staleness} must be 0, or positive with workers that go on by themselves; "
+                "set workers too"
+            )
+        if not self.worker_timeout > 0:
+            raise ValueError(f"worker_timeout={self.worker_timeout} must be positive, in seconds")
         if self.minibatches > self.episodes:
             raise ValueError(f"minibatches={self.minibatches} is more than episodes={self.episodes}; lower it")
         if not self.learning_rate > 0:

@@ -8,7 +8,8 @@ Letters: N episodes, T tokens of the longest completion, P tokens of the longest
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -70,6 +71,32 @@ class Rollout:
             stored={name: pick(tensor) for name, tensor in self.stored.items()},
         )
 
+    def to(self, device: torch.device | str) -> "Rollout":
+        """The same on another device."""
+        tensors = ("tokens", "completion_mask", "decisions", "log_probs", "values", "terminated")
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in tensors}
+        return replace(self, **moved, stored={name: tensor.to(device) for name, tensor in self.stored.items()})
+
+    @staticmethod
+    def join(parts: Sequence["Rollout"]) -> "Rollout":
+        """The episodes of all parts, one part after the other."""
+        width = max(part.tokens.shape[1] for part in parts)
+
+        def joined(columns: Sequence[torch.Tensor]) -> torch.Tensor:
+            whole = columns[0].new_zeros(sum(map(len, columns)), width, *columns[0].shape[2:])
+            for rows, column in zip(whole.split([len(column) for column in columns]), columns, strict=True):
+                rows[:, : column.shape[1]] = column
+            return whole
+
+        names = ("tokens", "completion_mask", "decisions", "log_probs", "values")
+        return Rollout(
+            prompts=[prompt for part in parts for prompt in part.prompts],
+            **{name: joined([getattr(part, name) for part in parts]) for name in names},
+            terminated=torch.cat([part.terminated for part in parts]),
+            stored={name: joined([part.stored[name] for part in parts]) for name in parts[0].stored},
+            slot_steps=sum(part.slot_steps for part in parts),
+        )
+
     def sequences(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Prompt and completion side by side, padded on the right.
 
@@ -100,6 +127,7 @@ def collect(
     max_new_tokens: int | Sequence[int],
     end_token: int,
     generator: torch.Generator | None,
+    uniforms: torch.Tensor | None = None,
     chunk: int | None = None,
     on_end: OnEnd | None = None,
 ) -> Rollout:
@@ -111,8 +139,9 @@ def collect(
         prompts: N prompts; equal ones side by side are prefilled once.
         max_new_tokens: Token limit, or one an episode.
         end_token: Ends an episode; it is part of the completion.
-        generator: A CPU generator to sample with; None decodes greedily. An episode's samples depend on its own
-            row alone, not on the number of slots.
+        generator: A CPU generator to sample with. An episode's samples depend on its own row alone, not on the
+            number of slots.
+        uniforms: Numbers in [0, 1) in place of a generator, (N, T); with neither, decoding is greedy.
         chunk: Turns between two looks at which episodes have ended; the result does not depend on it. Left out it is 1
             on a CPU and 8 on CUDA, where a look waits for the device.
         on_end: Called once with every episode, most of them while others go on.
@@ -134,9 +163,9 @@ def collect(
                 f"a prompt of {len(prompt)} tokens and max_new_tokens={limit} do not fit a slot of {engine.max_length} "
                 "tokens; shorten it, lower max_new_tokens or raise the engine's max_length"
             )
-    uniforms = None
     if generator is not None:
         uniforms = torch.rand(count, max(limits), generator=generator)
+    if uniforms is not None:
         uniforms = torch.nn.functional.pad(uniforms, (0, 0, 0, 1)).to(engine.device)  # a row for slots without episodes
     if chunk is None:
         chunk = CHUNK if engine.device.type == "cuda" else 1

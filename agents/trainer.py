@@ -6,34 +6,33 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.checkpoints import last_checkpoint, save_checkpoint
-from ollm_rl.agents.checks import Checked, Checks, write_completions
+from ollm_rl.agents.checks import write_completions
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluate import evaluate
 from ollm_rl.agents.loading import load_weights, new_policy, trained_weights
-from ollm_rl.agents.rollout import Policy, Rollout, collect
+from ollm_rl.agents.rollout import Policy
+from ollm_rl.agents.streams import SHUFFLING, WEIGHTS, stream_seed
 from ollm_rl.agents.update import Updater, steered
+from ollm_rl.agents.worker import Batch, RolloutWorker
 from ollm_rl.backbones import context_length
 from ollm_rl.devices import resolve_device
-from ollm_rl.engine import DecodeEngine
 from ollm_rl.metrics import degeneracy_rate, language_switching_rate
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.prompts import encode_prompts
 from ollm_rl.runs import open_run
-from ollm_rl.verify import shared_pool
 
-# Streams of random numbers, apart so that runs of one seed see the same prompts whatever their policy draws.
-WEIGHTS, PROMPTS, SAMPLING, SHUFFLING = range(4)
+if TYPE_CHECKING:
+    from ollm_rl.agents.ray_workers import RayWorkers
 
 OnIteration = Callable[[dict[str, float]], bool | None]  # gets an iteration's metrics; False stops the run
 
@@ -54,11 +53,14 @@ def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
     """
     device = resolve_device(config.device)
     problems = load_problems(config.data, limit=config.limit, seed=config.seed)
-    torch.manual_seed(_seed(config.seed, WEIGHTS))
+    torch.manual_seed(stream_seed(config.seed, WEIGHTS))
     policy, tokenizer = new_policy(config, device)
     trainer = Trainer(config, policy, tokenizer, problems)
-    open_run(config.out, "train", config)
-    trainer.run(on_iteration)
+    try:
+        open_run(config.out, "train", config)
+        trainer.run(on_iteration)
+    finally:
+        trainer.close()
     return config.out
 
 
@@ -76,35 +78,6 @@ def evaluation_problems(config: RLConfig) -> list[Problem]:
     return load_problems(source, split="validation", limit=config.eval_limit, seed=config.seed)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One iteration's episodes: rollout, rewards (N,), what was written, and what checking it added to the time."""
-
-    rollout: Rollout
-    rewards: torch.Tensor
-    checked: list[Checked]
-    seconds_verify: float
-
-    def metrics(self, group_size: int) -> dict[str, float]:
-        """What the episodes say by themselves; of groups, the episodes of one prompt side by side."""
-        terms = {name: [row.terms[name] for row in self.checked] for name in self.checked[0].terms}
-        groups = self.rewards.view(-1, group_size)
-        correct = torch.tensor(terms["correctness"]).view(-1, group_size)
-        lengths = self.rollout.completion_mask.sum(1).float()
-        questions, texts = [row.problem.question for row in self.checked], [row.text for row in self.checked]
-        return {
-            "reward": float(self.rewards.mean()),
-            **{f"reward_{name}": sum(values) / len(values) for name, values in terms.items()},
-            "verifier_failures": float(sum(row.verdict.failed for row in self.checked)),
-            "completion_tokens": float(lengths.mean()),
-            "live_share": float(self.rollout.decisions.sum() / lengths.sum()),
-            "mixed_groups": float((groups.std(1) > 0).float().mean()) if group_size > 1 else float("nan"),
-            "pass_at_group": float((correct.max(1).values > 0.5).float().mean()),
-            "language_switching_rate": language_switching_rate(questions, texts),
-            "degeneracy_rate": degeneracy_rate(texts, self.rollout.terminated.tolist()),
-        }
-
-
 class Trainer:
     """State of one run: policy, optimiser, iteration and history.
 
@@ -119,8 +92,8 @@ class Trainer:
         self.held_out = evaluation_problems(config)
         self.prompts = self._encode(self.problems)
         asked = self._encode(self.held_out) if self.held_out else []
-        longest = max(map(len, [*self.prompts, *asked])) + config.max_new_tokens
-        self.engine = DecodeEngine(policy.backbone, min(config.num_slots, config.episodes), longest)
+        self.longest = max(map(len, [*self.prompts, *asked])) + config.max_new_tokens
+        self.workers = self._new_workers()
         self.device = policy.backbone.device
         self.updater = Updater(policy, config)
         self.history: list[dict[str, float]] = []
@@ -154,6 +127,11 @@ class Trainer:
                     break
         writer.close()
 
+    def close(self) -> None:
+        """End the workers."""
+        if not isinstance(self.workers, RolloutWorker):
+            self.workers.close()
+
     def iterate(self) -> dict[str, float]:
         """One round of rollout, update and, where it is due, evaluation; returns its metrics."""
         config, iteration = self.config, len(self.history)
@@ -170,7 +148,7 @@ class Trainer:
                 "all options lead to the same token at every position, so there is nothing to choose; "
                 "train options with a higher kl_target or more steps"
             )
-        shuffler = torch.Generator().manual_seed(_seed(config.seed, SHUFFLING, iteration))
+        shuffler = torch.Generator().manual_seed(stream_seed(config.seed, SHUFFLING, iteration))
         terms = self.updater.run(batch.rollout, batch.rewards, ent_coef=ent_coef, shuffler=shuffler)
         ended = time.perf_counter()
         row = {
@@ -179,8 +157,11 @@ class Trainer:
             "seconds": before["seconds"] + ended - started,
             "seconds_rollout": generated - started,
             "seconds_verify": batch.seconds_verify,
+            "seconds_communication": batch.seconds_communication,
+            "staleness": float(batch.staleness),
+            "worker_restarts": float(batch.restarts),
             "seconds_update": ended - generated,
-            **batch.metrics(config.group_size),
+            **episode_metrics(batch, config.group_size),
             **terms,
             "ent_coef": ent_coef,
         }
@@ -196,7 +177,7 @@ class Trainer:
             self.held_out,
             max_new_tokens=self.config.max_new_tokens,
             num_slots=self.config.num_slots,
-            engine=self.engine,
+            engine=self.workers.engine if isinstance(self.workers, RolloutWorker) else None,
             name=f"{self.config.out.name}, {len(self.history) + 1} iterations",
         )
         names = ("accuracy", "low", "high", "language_switching_rate", "degeneracy_rate", "completion_tokens")
@@ -212,34 +193,21 @@ class Trainer:
         context = context_length(self.policy.backbone)
         return encode_prompts(problems, self.tokenizer, max_length=context, max_new_tokens=limit)
 
+    def _new_workers(self) -> "RolloutWorker | RayWorkers":
+        config = self.config
+        if not config.workers:
+            data = (self.policy, self.tokenizer, self.problems, self.prompts)
+            return RolloutWorker(config, *data, config.episodes, max_length=self.longest)
+        from ollm_rl.agents.ray_workers import RayWorkers  # without workers nobody waits for this import
+
+        return RayWorkers(config, self.problems, self.prompts)
+
     def _rollout(self, iteration: int) -> Batch:
         """Write a group of completions for each of the next prompts and check their answers."""
-        config = self.config
-        indices = np.repeat(self._next_problems(iteration), config.group_size)
-        checks = Checks([self.problems[index] for index in indices], self.tokenizer, shared_pool())
-        rollout = collect(
-            self.policy,
-            self.engine,
-            [self.prompts[index] for index in indices],
-            max_new_tokens=config.max_new_tokens,
-            end_token=int(self.tokenizer.eos_token_id),
-            generator=torch.Generator().manual_seed(_seed(config.seed, SAMPLING, iteration)),
-            on_end=checks.begin,
-        )
-        weights = asdict(config.rewards)
-        checked = checks.finish(weights, max_tokens=config.max_new_tokens, failure=config.failure_reward)
-        rewards = torch.tensor([row.reward for row in checked], device=self.device)
-        return Batch(rollout, rewards, checked, checks.seconds)
-
-    def _next_problems(self, iteration: int) -> np.ndarray:
-        """Indices of this iteration's prompts: epoch after epoch, each in an order of its own."""
-        count, total = self.config.episodes // self.config.group_size, len(self.problems)
-        first = iteration * count
-        orders = {
-            epoch: np.random.default_rng(np.random.SeedSequence([self.config.seed, PROMPTS, epoch])).permutation(total)
-            for epoch in range(first // total, (first + count - 1) // total + 1)
-        }
-        return np.array([orders[place // total][place % total] for place in range(first, first + count)])
+        if isinstance(self.workers, RolloutWorker):
+            return self.workers.collect(iteration, range(self.config.episodes))
+        batch = self.workers.collect(iteration, trained_weights(self.policy))
+        return replace(batch, rollout=batch.rollout.to(self.device))
 
     def _save(self) -> None:
         state = {
@@ -256,6 +224,26 @@ class Trainer:
             load_weights(self.policy, state["policy"])
             self.updater.optimizer.load_state_dict(state["optimizer"])
             self.history = state["history"]
+
+
+def episode_metrics(batch: Batch, group_size: int) -> dict[str, float]:
+    """What the episodes say by themselves; of groups, the episodes of one prompt side by side."""
+    terms = {name: [row.terms[name] for row in batch.checked] for name in batch.checked[0].terms}
+    groups = batch.rewards.view(-1, group_size)
+    correct = torch.tensor(terms["correctness"]).view(-1, group_size)
+    lengths = batch.rollout.completion_mask.sum(1).float()
+    questions, texts = [row.problem.question for row in batch.checked], [row.text for row in batch.checked]
+    return {
+        "reward": float(batch.rewards.mean()),
+        **{f"reward_{name}": sum(values) / len(values) for name, values in terms.items()},
+        "verifier_failures": float(sum(row.verdict.failed for row in batch.checked)),
+        "completion_tokens": float(lengths.mean()),
+        "live_share": float(batch.rollout.decisions.sum() / lengths.sum()),
+        "mixed_groups": float((groups.std(1) > 0).float().mean()) if group_size > 1 else float("nan"),
+        "pass_at_group": float((correct.max(1).values > 0.5).float().mean()),
+        "language_switching_rate": language_switching_rate(questions, texts),
+        "degeneracy_rate": degeneracy_rate(texts, batch.rollout.terminated.tolist()),
+    }
 
 
 @contextmanager
@@ -277,15 +265,11 @@ def terminable() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
 def _group(name: str) -> str:
     """TensorBoard's name of a metric, in SB3's groups."""
     if name.startswith("eval_"):
         return f"eval/{name.removeprefix('eval_')}"
-    if name.startswith("seconds") or name in ("iteration", "episodes", "episodes_per_second"):
+    if name.startswith("seconds") or name in ("iteration", "episodes", "episodes_per_second", "worker_restarts"):
         return f"time/{name}"
     train = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "kl", "ent_coef")
     return f"train/{name}" if name in train else f"rollout/{name}"

@@ -55,8 +55,12 @@ def run(command: str, settings: Any) -> str:
         return f"written to {run_sft(settings)}"
     if command == "train":
         from ollm_rl.agents.trainer import train
+        from ollm_rl.agents.worker import WorkerError
 
-        return f"written to {train(settings)}"
+        try:
+            return f"written to {train(settings)}"
+        except WorkerError as error:  # it carries the traceback that matters
+            raise SystemExit(f"ollm-rl: {error}") from None
     if command == "audit":
         from ollm_rl.agents.audit import format_audit, run_audit
 

@@ -11,7 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("ollm-rl", "torch", "transformers", "peft", "gymnasium", "math-verify", "datasets", "numpy")
+PACKAGES = ("ollm-rl", "torch", "transformers", "peft", "gymnasium", "math-verify", "datasets", "numpy", "ray")
+# Where a run computes, not what: it may go on with others, a cluster with another address or fewer workers.
+PLACES = ("cache", "workers", "gpus_per_worker", "ray_address", "worker_timeout")
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -48,7 +50,7 @@ def open_run(folder: Path, kind: str, config: Any) -> bool:
     Args:
         folder: The run's folder; made if it is missing.
         kind: What runs ("sft", "train", ...).
-        config: The dataclass of its settings. Its fields ``out`` and ``cache`` do not count: folders may be moved.
+        config: The dataclass of its settings. Its fields ``out`` and those in ``PLACES`` do not count.
 
     Returns:
         Whether the folder held this run already.
@@ -63,7 +65,7 @@ def open_run(folder: Path, kind: str, config: Any) -> bool:
         held = json.loads(path.read_text())
         wanted = {"kind": kind, **settings}
         found = {"kind": held["kind"], **held["config"]}
-        differing = [name for name in wanted if name != "cache" and wanted[name] != found.get(name)]
+        differing = [name for name in wanted if name not in PLACES and wanted[name] != found.get(name)]
         if differing:
             name = differing[0]
             raise ValueError(

@@ -193,3 +193,37 @@ def test_episodes_are_taken_in_the_order_asked_for() -> None:
     assert taken.prompts == [[6], [1, 2, 3]]
     assert taken.tokens.tolist() == [[7, 8, 9], [4, 5, 99]]
     assert taken.terminated.tolist() == [False, True]
+
+
+def part(tokens: list[list[int]], lengths: list[int]) -> Rollout:
+    """Of hand-made numbers: log-probabilities are minus the tokens, values ten times them, states (token, 1)."""
+    written = torch.tensor(tokens)
+    mask = torch.arange(written.shape[1]) < torch.tensor(lengths)[:, None]
+    numbers = written.float()
+    return Rollout(
+        prompts=[[7] * length for length in lengths],
+        tokens=written,
+        completion_mask=mask,
+        decisions=mask & (written > 2),
+        log_probs=-numbers,
+        values=10 * numbers,
+        terminated=torch.tensor([length == 1 for length in lengths]),
+        stored={"hidden_states": torch.stack([numbers, torch.ones_like(numbers)], -1).bfloat16()},
+        slot_steps=len(tokens),
+    )
+
+
+def test_joined_parts_are_padded_to_the_longest_completion() -> None:
+    whole = Rollout.join([part([[1], [2]], [1, 1]), part([[3, 4, 5], [6, 0, 0]], [3, 1])])
+    assert whole.prompts == [[7], [7], [7, 7, 7], [7]]
+    assert whole.tokens.tolist() == [[1, 0, 0], [2, 0, 0], [3, 4, 5], [6, 0, 0]]
+    assert whole.completion_mask.sum(1).tolist() == [1, 1, 3, 1]
+    assert whole.decisions.tolist() == [[False] * 3, [False] * 3, [True] * 3, [True, False, False]]
+    assert whole.log_probs[2].tolist() == [-3, -4, -5]
+    assert whole.values[:, 0].tolist() == [10, 20, 30, 60]
+    assert whole.terminated.tolist() == [True, True, False, True]
+    hidden = whole.stored["hidden_states"]
+    assert hidden.dtype == torch.bfloat16
+    assert hidden[0].tolist() == [[1, 1], [0, 0], [0, 0]]
+    assert hidden[2].tolist() == [[3, 1], [4, 1], [5, 1]]
+    assert whole.slot_steps == 4

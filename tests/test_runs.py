@@ -16,6 +16,8 @@ from ollm_rl.runs import open_run, read_run, write_atomic
 class Settings:
     out: Path
     cache: Path | None = None
+    workers: int = 0
+    ray_address: str | None = None
     steps: int = 3
     data: Path = Path("some/file")
     options: OptionConfig = field(default_factory=OptionConfig)
@@ -70,6 +72,12 @@ def test_a_new_folder_is_claimed_and_the_same_run_found_again(tmp_path: Path) ->
 def test_a_run_goes_on_with_its_cache_in_another_folder(tmp_path: Path) -> None:
     assert not open_run(tmp_path / "run", "sft", Settings(out=tmp_path / "run", cache=tmp_path / "full disk"))
     assert open_run(tmp_path / "run", "sft", Settings(out=tmp_path / "run", cache=tmp_path / "larger disk"))
+
+
+def test_a_run_goes_on_with_fewer_workers_on_another_cluster(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert not open_run(out, "train", Settings(out=out, workers=8, ray_address="10.0.0.1:6379"))
+    assert open_run(out, "train", Settings(out=out, workers=4))
 
 
 def test_an_empty_folder_may_be_claimed(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import ollm_rl.agents.trainer as trainer_module
+import ollm_rl.agents.worker as worker_module
 from ollm_rl.agents.checkpoints import is_best, last_checkpoint
 from ollm_rl.agents.checks import read_completions
 from ollm_rl.agents.config import RewardConfig, RLConfig
@@ -212,7 +213,7 @@ def test_runs_over_options_and_over_tokens_see_the_same_prompts_in_the_same_orde
         seen.extend(prompts)
         return collect(policy, engine, prompts, **settings)
 
-    monkeypatch.setattr(trainer_module, "collect", recording)
+    monkeypatch.setattr(worker_module, "collect", recording)
     records = []
     for action_space, seed in (("options", 3), ("tokens", 3), ("options", 4)):
         train(config(tmp_path / f"{action_space}-{seed}", model_folder, data, action_space=action_space, seed=seed))
@@ -311,7 +312,7 @@ def test_metrics_are_those_of_the_episodes(tmp_path: Path, monkeypatch: pytest.M
         seen.append(collect(policy, engine, prompts, **settings))
         return seen[-1]
 
-    monkeypatch.setattr(trainer_module, "collect", recording)
+    monkeypatch.setattr(worker_module, "collect", recording)
     changes = {"episodes": 32, "group_size": 16, "max_new_tokens": 1, "iterations": 1}
     out = train(config(tmp_path / "run", model_folder, f"jsonl:{path}", **changes))
     (row,) = history(out)
@@ -395,7 +396,7 @@ def test_minibatches_without_a_decision_do_no_harm(
         return rollout
 
     monkeypatch.setattr(OptionModel, "option_tokens", options)
-    monkeypatch.setattr(trainer_module, "collect", one_decides)
+    monkeypatch.setattr(worker_module, "collect", one_decides)
     for algorithm in ("ppo", "reinforce"):
         changes = {"algorithm": algorithm, "iterations": 2, "max_new_tokens": 2}
         out = train(config(tmp_path / algorithm, model_folder, data, **changes))
