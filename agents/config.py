@@ -29,6 +29,8 @@ class RLConfig:
     """Folder of the run: checkpoint, metrics, TensorBoard files. The same command goes on where it stopped."""
     model: str
     """Folder of an option SFT run. Over tokens its backbone is trained; a backbone's name does there, too."""
+    agent: Literal["ollm-rl", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-recurrent-ppo"] = "ollm-rl"
+    """Ours (algorithm says which), or an agent of stable-baselines3 or sb3-contrib over options (`agents/sb3.py`)."""
     action_space: Literal["options", "tokens"] = "options"
     """Options: a policy over the K options on frozen hidden states. Tokens: a LoRA on the backbone."""
     algorithm: Literal["ppo", "reinforce"] = "reinforce"
@@ -47,6 +49,8 @@ class RLConfig:
     """Token limit of a completion."""
     num_slots: int = 256
     """Episodes decoded side by side."""
+    n_steps: int = 32
+    """Steps of each of these episodes between two updates (SB3's agents)."""
     learning_rate: float = 1e-3
     """Step size of Adam."""
     minibatches: int = 4
@@ -81,7 +85,17 @@ class RLConfig:
     """Seed of every random stream; runs of one seed see the same prompts in the same order."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "episodes", "group_size", "max_new_tokens", "num_slots", "minibatches", "epochs"):
+        counts = (
+            "iterations",
+            "episodes",
+            "group_size",
+            "max_new_tokens",
+            "num_slots",
+            "n_steps",
+            "minibatches",
+            "epochs",
+        )
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.episodes % self.group_size:
@@ -92,6 +106,10 @@ class RLConfig:
             raise ValueError(f"minibatches={self.minibatches} is more than episodes={self.episodes}; lower it")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be positive")
+        if self.agent != "ollm-rl" and self.action_space != "options":
+            raise ValueError(f"agent={self.agent!r} acts over options; leave action_space={self.action_space!r} out")
+        if self.agent != "ollm-rl" and self.failure_reward:
+            raise ValueError(f"agent={self.agent!r} knows no failure_reward={self.failure_reward}; leave it at 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,12 @@ from ollm_rl.verify import shared_pool
 WEIGHTS, PROMPTS, SAMPLING, SHUFFLING = range(4)
 
 
-def train(config: RLConfig) -> Path:
+def train(config: RLConfig, on_iteration: Callable[[dict[str, float]], None] | None = None) -> Path:
     """Train a policy, or go on from the checkpoint of the same run.
+
+    Args:
+        config: Settings of the run.
+        on_iteration: Called with the metrics of every iteration once it is saved.
 
     Returns:
         The folder of the run.
@@ -48,7 +52,7 @@ def train(config: RLConfig) -> Path:
     policy, tokenizer = new_policy(config, device)
     trainer = Trainer(config, policy, tokenizer, problems)
     open_run(config.out, "train", config)
-    trainer.run()
+    trainer.run(on_iteration)
     return config.out
 
 
@@ -84,8 +88,8 @@ class Trainer:
         self.optimizer = torch.optim.Adam(weights, lr=config.learning_rate)
         self.history: list[dict[str, float]] = []
 
-    def run(self) -> None:
-        """Iterate to the end; every iteration is saved before the next begins."""
+    def run(self, on_iteration: Callable[[dict[str, float]], None] | None = None) -> None:
+        """Iterate to the end; every iteration is saved, and told to ``on_iteration``, before the next begins."""
         self._resume()
         done = int(self.history[-1]["episodes"]) if self.history else 0
         writer = SummaryWriter(str(self.config.out), purge_step=done + 1)  # what a kill left beyond the checkpoint goes
@@ -98,6 +102,8 @@ class Trainer:
                     writer.add_scalar(_group(name), value, int(row["episodes"]))
                 bar.set_postfix(reward=f"{row['reward']:.3f}", tokens=f"{row['completion_tokens']:.0f}")
                 bar.update()
+                if on_iteration is not None:
+                    on_iteration(row)
         writer.close()
 
     def iterate(self) -> dict[str, float]:

@@ -54,9 +54,9 @@ def run(command: str, settings: Any) -> str:
 
         return f"written to {run_sft(settings)}"
     if command == "train":
-        from ollm_rl.agents.trainer import train
+        from ollm_rl.agents.run import train_agent
 
-        return f"written to {train(settings)}"
+        return f"written to {train_agent(settings)}"
     if command == "audit":
         from ollm_rl.agents.audit import format_audit, run_audit
 
