@@ -187,7 +187,8 @@ def test_our_ppo_makes_the_update_that_sb3s_makes_of_the_same_episodes(
         policy_kwargs={"net_arch": []}, **{name: getattr(settings, name) for name in same},
     )  # fmt: skip
     # Our networks in the place of theirs, and Adam as torch has it.
-    theirs.policy.action_net, theirs.policy.value_net = copy.deepcopy((policy.policy, policy.value_head))
+    networks: Any = theirs.policy
+    networks.action_net, networks.value_net = copy.deepcopy((policy.policy, policy.value_head))
     theirs.policy.optimizer = torch.optim.Adam(theirs.policy.parameters(), lr=settings.learning_rate)
     theirs.set_logger(configure(None, []))
 
