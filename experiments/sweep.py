@@ -230,12 +230,12 @@ def _report(config: SweepConfig, trials: Mapping[str, Trial], table: pd.DataFram
         half = stats.t.ppf(0.975, len(rows) - 1) * accuracy.sem() if len(rows) > 1 else float("nan")
         means = rows[["episodes", "seconds", "language_switching_rate", "degeneracy_rate"]].mean().to_dict()
         mean = accuracy.mean()
-        methods.append({"method": setting, "accuracy": mean, "low": mean - half, "high": mean + half, **means})
+        interval = {"accuracy": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
+        methods.append({"method": setting, **interval, **means})
         histories = [pd.DataFrame(_history(trials[name].config)) for name in rows["trial"]]
         average = pd.concat(histories).groupby("iteration", as_index=False).mean()
         curves[str(setting)] = average.to_dict("records")
-    episodes = max(trial.config.episodes for trial in trials.values())
-    summary = {"methods": methods, "seed": ", ".join(map(str, config.seeds)), "num_problems": episodes, **origin()}
+    summary = {"methods": methods, "seed": ", ".join(map(str, config.seeds)), "num_problems": 0, **origin()}
     path = config.out / "report.html"
     write_report(path, summary, curves, [])
     return path

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pandas as pd
 import psutil
 import pytest
@@ -19,7 +20,7 @@ from filelock import FileLock
 import ollm_rl.experiments.sweep as sweep_module
 from ollm_rl.agents.config import RewardConfig, RLConfig
 from ollm_rl.agents.trainer import train
-from ollm_rl.cli import main
+from ollm_rl.cli import build_parser, main
 from ollm_rl.config import OptionConfig
 from ollm_rl.experiments.config import SweepConfig
 from ollm_rl.experiments.sweep import ray_running, run_sweep, setting_table
@@ -55,7 +56,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "group_size": 4,
         "max_new_tokens": 8,
         "num_slots": 8,
-        "rewards": {"repetition": 1.0, "length": 0.5},
+        "rewards": {"language": 1.0, "length": 0.5},
     }
     return {"train": run, "grid": {"algorithm": ["ppo", "reinforce"]}, "seeds": [0, 5]}
 
@@ -97,8 +98,6 @@ class FakeTraining:
 
 def fake_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: dict[float, int], **changes: Any) -> Path:
     """Run a sweep over learning rates with `FakeTraining`."""
-    import cloudpickle
-
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers do not know this file
     monkeypatch.setattr(sweep_module, "train_agent", FakeTraining(tmp_path / "attempts", failures))
     run_sweep(SweepConfig(out=tmp_path / "sweep", train={"model": "m", "iterations": 3}, **changes))
@@ -113,16 +112,18 @@ def test_every_trial_is_the_run_that_its_settings_give_alone(
         ("ppo", 0), ("ppo", 5), ("reinforce", 0), ("reinforce", 5)
     ]  # fmt: skip
     assert set(table["status"]) == {"finished"}
-    run = {**settings["train"], "rewards": RewardConfig(repetition=1.0, length=0.5)}
+    run = {**settings["train"], "rewards": RewardConfig(language=1.0, length=0.5)}
     for place, algorithm, seed in ((1, "ppo", 5), (2, "reinforce", 0)):
         out = train(RLConfig(out=tmp_path / algorithm, algorithm=algorithm, seed=seed, **run))
         alone = json.loads((out / "metrics.json").read_text())[-1]
         row = table.iloc[place]
-        assert {"reward", "reward_repetition", "entropy", "policy_loss", "completion_tokens"} <= alone.keys()
+        assert {"reward", "reward_language", "entropy", "policy_loss", "completion_tokens"} <= alone.keys()
         for name, value in alone.items():
             if not name.startswith("seconds"):
                 assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
-    pd.testing.assert_frame_equal(pd.read_csv(undisturbed / "table.csv"), table, check_dtype=False)
+    written = pd.read_csv(undisturbed / "table.csv")
+    assert written.pop("error").isna().all() and table.pop("error").isna().all()
+    pd.testing.assert_frame_equal(written, table, check_dtype=False)
 
 
 def test_the_table_has_mean_and_spread_over_seeds_and_the_report_every_setting(undisturbed: Path) -> None:
@@ -168,11 +169,11 @@ def test_a_failed_trial_is_tried_again_and_then_reported_without_stopping_the_ot
     assert sorted((tmp_path / "attempts").read_text().split()) == ["0.25", "0.25", "0.5", "0.5", "0.5", "0.75"]
 
 
-def test_when_every_trial_fails_the_first_error_is_told(
-    ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(ValueError, match=r"all 1 trials failed; 000-learning_rate=0.5,seed=0: .*is full"):
-        fake_sweep(tmp_path, monkeypatch, {0.5: 9}, grid={"learning_rate": [0.5]}, max_failures=0)
+def test_when_every_trial_fails_the_first_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_module, "_run_trials", lambda config, trials: dict.fromkeys(trials, "OSError: full"))
+    config = SweepConfig(out=tmp_path / "sweep", train={"model": "m"}, grid={"learning_rate": [0.5, 0.25]})
+    with pytest.raises(ValueError, match=r"all 2 trials failed; 000-learning_rate=0.5,seed=0: OSError: full"):
+        run_sweep(config)
 
 
 def test_asha_ends_the_worse_trials_early(ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,8 +264,6 @@ def test_random_settings_are_drawn_once_for_all_seeds_and_equal_in_equal_sweeps(
 
 def test_the_shipped_preset_is_two_algorithms_three_rates_and_three_seeds(tmp_path: Path) -> None:
     preset = ROOT / "experiments" / "presets" / "tiny_arith_sweep.yaml"
-    from ollm_rl.cli import build_parser
-
     arguments = ["sweep", "--config", str(preset), "--out", str(tmp_path), "--train.model", "elsewhere"]
     parser = build_parser()
     found = parser.instantiate(parser.parse_args(arguments))["sweep"].as_dict()
