@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import pandas as pd
 import psutil
 import pytest
 import torch
 from filelock import FileLock
+from ray import cloudpickle
 
 import ollm_rl.experiments.sweep as sweep_module
 from ollm_rl.agents.config import RewardConfig, RLConfig
@@ -112,9 +112,9 @@ def test_every_trial_is_the_run_that_its_settings_give_alone(
         ("ppo", 0), ("ppo", 5), ("reinforce", 0), ("reinforce", 5)
     ]  # fmt: skip
     assert set(table["status"]) == {"finished"}
-    run = {**settings["train"], "rewards": RewardConfig(language=1.0, length=0.5)}
+    run: dict[str, Any] = {**settings["train"], "rewards": RewardConfig(language=1.0, length=0.5)}
     for place, algorithm, seed in ((1, "ppo", 5), (2, "reinforce", 0)):
-        out = train(RLConfig(out=tmp_path / algorithm, algorithm=algorithm, seed=seed, **run))
+        out = train(RLConfig(out=tmp_path / algorithm, seed=seed, **{**run, "algorithm": algorithm}))
         alone = json.loads((out / "metrics.json").read_text())[-1]
         row = table.iloc[place]
         assert {"reward", "reward_language", "entropy", "policy_loss", "completion_tokens"} <= alone.keys()
@@ -133,10 +133,11 @@ def test_the_table_has_mean_and_spread_over_seeds_and_the_report_every_setting(u
             json.loads((undisturbed / "trials" / name / "metrics.json").read_text())[-1]["reward"]
             for name in rows["trial"]
         ]
-        assert set(rows["reward_mean"]) == {pytest.approx(statistics.mean(rewards))}
-        assert set(rows["reward_std"]) == {pytest.approx(statistics.stdev(rewards))}
-        assert set(rows["num_seeds"]) == {2}
+        assert list(rows["reward_mean"]) == pytest.approx([statistics.mean(rewards)] * 2)
+        assert list(rows["reward_std"]) == pytest.approx([statistics.stdev(rewards)] * 2)
+        assert list(rows["num_seeds"]) == [2, 2]
         assert str(setting) in (undisturbed / "report.html").read_text()
+    assert (table["reward_std"] > 0).any()
 
 
 def test_settings_are_ranked_by_the_mean_of_what_finished() -> None:
