@@ -186,7 +186,7 @@ def _write_results(config: SweepConfig, trials: Mapping[str, Trial], errors: Map
 
 
 def trial_table(trials: Mapping[str, Trial], errors: Mapping[str, str], metric: str) -> pd.DataFrame:
-    """One row a trial: what varies, seed, status, metrics of its last iteration, mean and spread over its seeds.
+    """One row a trial: what varies (``train.NAME``), seed, status, last metrics, mean and spread over its seeds.
 
     Args:
         trials: By name.
@@ -199,7 +199,8 @@ def trial_table(trials: Mapping[str, Trial], errors: Mapping[str, str], metric: 
     """
     rows = []
     for name, trial in trials.items():
-        row: dict[str, Any] = {"trial": name, "setting": trial.setting, **trial.varied, "seed": trial.config.seed}
+        varied = {f"train.{key}": _cell(value) for key, value in trial.varied.items()}
+        row: dict[str, Any] = {"trial": name, "setting": trial.setting, **varied, "seed": trial.config.seed}
         history = [] if name in errors else _history(trial.config)
         finished = len(history) == trial.config.iterations
         row["status"] = "failed" if name in errors else "finished" if finished else "stopped"
@@ -213,6 +214,11 @@ def trial_table(trials: Mapping[str, Trial], errors: Mapping[str, str], metric: 
     table = table.join(spread, on="setting")
     table["num_seeds"] = table["num_seeds"].fillna(0).astype(int)
     return table
+
+
+def _cell(value: Any) -> Any:
+    """A setting as a table can hold it."""
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 
 def setting_table(table: pd.DataFrame, metric: str, mode: str) -> pd.DataFrame:

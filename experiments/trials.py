@@ -66,7 +66,7 @@ def _settings(config: SweepConfig) -> Iterator[dict[str, Any]]:
     domains = {name: _domain(name, given) for name, given in config.random.items()}
     generator = np.random.default_rng(np.random.SeedSequence([config.sample_seed]))
     for _ in range(config.num_samples if domains else 1):
-        drawn = {name: domain.sample(random_state=generator) for name, domain in domains.items()}
+        drawn = {name: _plain(domain.sample(random_state=generator)) for name, domain in domains.items()}
         for values in itertools.product(*config.grid.values()):
             yield {**dict(zip(config.grid, values, strict=True)), **drawn}
 
@@ -83,6 +83,11 @@ def _domain(name: str, given: dict[str, list[Any]]) -> Any:
     if len(values) != 2 or not values[0] < values[1] or (kind == "loguniform" and not values[0] > 0):
         raise ValueError(f"random setting {name!r} is {kind}: {values}; give [low, high], above 0 for loguniform")
     return tune.uniform(*values) if kind == "uniform" else tune.loguniform(*values)
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python's own."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _text(value: Any) -> str:

@@ -108,7 +108,7 @@ def test_every_trial_is_the_run_that_its_settings_give_alone(
     undisturbed: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     table = pd.read_parquet(undisturbed / "table.parquet")
-    assert list(zip(table["algorithm"], table["seed"], strict=True)) == [
+    assert list(zip(table["train.algorithm"], table["seed"], strict=True)) == [
         ("ppo", 0), ("ppo", 5), ("reinforce", 0), ("reinforce", 5)
     ]  # fmt: skip
     assert set(table["status"]) == {"finished"}
@@ -154,7 +154,7 @@ def test_a_failed_trial_is_tried_again_and_then_reported_without_stopping_the_ot
     failures = {0.25: 1, 0.5: 9}  # the first recovers
     changes: dict[str, Any] = {"grid": {"learning_rate": [0.25, 0.5, 0.75]}, "max_failures": 1}
     out = fake_sweep(tmp_path, monkeypatch, failures, **changes)
-    table = pd.read_parquet(out / "table.parquet").set_index("learning_rate")
+    table = pd.read_parquet(out / "table.parquet").set_index("train.learning_rate")
     assert table["status"].to_dict() == {0.25: "finished", 0.5: "failed", 0.75: "finished"}
     assert sorted((tmp_path / "attempts").read_text().split()) == ["0.25", "0.25", "0.5", "0.5", "0.75"]
     assert table["reward"].to_dict() == {0.25: 0.25, 0.5: pytest.approx(float("nan"), nan_ok=True), 0.75: 0.75}
@@ -165,7 +165,7 @@ def test_a_failed_trial_is_tried_again_and_then_reported_without_stopping_the_ot
 
     # The same command goes on: what failed is tried once more, the others are left alone.
     fake_sweep(tmp_path, monkeypatch, {}, **changes)
-    again = pd.read_parquet(out / "table.parquet").set_index("learning_rate")
+    again = pd.read_parquet(out / "table.parquet").set_index("train.learning_rate")
     assert set(again["status"]) == {"finished"}
     assert sorted((tmp_path / "attempts").read_text().split()) == ["0.25", "0.25", "0.5", "0.5", "0.5", "0.75"]
 
@@ -258,6 +258,7 @@ def test_random_settings_are_drawn_once_for_all_seeds_and_equal_in_equal_sweeps(
     assert len(set(drawn)) == 20 and all(1e-4 <= rate <= 1e-2 for rate in drawn)
     assert 4 <= sum(rate < 1e-3 for rate in drawn) <= 16  # half of them, in the mean, where the logarithm is uniform
     assert all(0.5 <= trial.config.gamma <= 1 and trial.config.minibatches in (2, 4) for trial in trials.values())
+    assert {type(trial.varied["minibatches"]) for trial in trials.values()} == {int}  # not numpy's, which JSON refuses
     assert [trial.config.seed for trial in trials.values()] == [3, 4] * 40
     other = plan(SweepConfig(**{**vars(config), "sample_seed": 1}))
     assert {trial.config.learning_rate for trial in other.values()}.isdisjoint(drawn)
