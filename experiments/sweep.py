@@ -7,6 +7,7 @@ same trial again after a failure or a kill; its own state is in ``out/tune``.
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,10 +71,17 @@ def _run_trials(config: SweepConfig, trials: Mapping[str, Trial]) -> dict[str, s
     with ray_running():
         grid = _tuner(config, trials).fit()
     return {
-        result.config["trial"]: str(result.error).strip().splitlines()[-1]
+        result.config["trial"]: one_line(str(result.error))
         for result in map(grid.__getitem__, range(len(grid)))
         if result.error is not None and result.config is not None
     }
+
+
+def one_line(traceback: str) -> str:
+    """Name and message of the exception at the end of a traceback."""
+    lines = traceback.strip().splitlines()
+    starts = [place for place, line in enumerate(lines) if re.match(r"[\w.]+(: |$)", line)]
+    return " ".join(" ".join(lines[starts[-1] if starts else -1 :]).split())
 
 
 @contextmanager
