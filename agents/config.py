@@ -85,17 +85,7 @@ class RLConfig:
     """Seed of every random stream; runs of one seed see the same prompts in the same order."""
 
     def __post_init__(self) -> None:
-        counts = (
-            "iterations",
-            "episodes",
-            "group_size",
-            "max_new_tokens",
-            "num_slots",
-            "n_steps",
-            "minibatches",
-            "epochs",
-        )
-        for name in counts:
+        for name in ("iterations", "episodes", "group_size", "max_new_tokens", "num_slots", "minibatches", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.episodes % self.group_size:
@@ -106,6 +96,8 @@ class RLConfig:
             raise ValueError(f"minibatches={self.minibatches} is more than episodes={self.episodes}; lower it")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be positive")
+        if self.n_steps < 1:
+            raise ValueError(f"n_steps={self.n_steps} must be at least 1")
         if self.agent != "ollm-rl" and self.action_space != "options":
             raise ValueError(f"agent={self.agent!r} acts over options; leave action_space={self.action_space!r} out")
         if self.agent != "ollm-rl" and self.failure_reward:
