@@ -11,7 +11,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("ollm-rl", "torch", "transformers", "peft", "gymnasium", "math-verify", "datasets", "numpy")
+PACKAGES = (
+    "ollm-rl",
+    "torch",
+    "transformers",
+    "peft",
+    "gymnasium",
+    "stable-baselines3",
+    "ray",
+    "math-verify",
+    "datasets",
+    "numpy",
+)
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
