@@ -104,6 +104,7 @@ def fake_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: dict[f
     return tmp_path / "sweep"
 
 
+@pytest.mark.slow
 def test_every_trial_is_the_run_that_its_settings_give_alone(
     undisturbed: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -187,6 +188,7 @@ def test_asha_ends_the_worse_trials_early(ray: None, tmp_path: Path, monkeypatch
     assert list(table["num_seeds"]) == [1, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_in_the_middle_goes_on_and_gives_the_same_table(
     undisturbed: Path, settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
