@@ -29,6 +29,8 @@ class RLConfig:
     """Folder of the run: checkpoint, metrics, TensorBoard files. The same command goes on where it stopped."""
     model: str
     """Folder of an option SFT run. Over tokens its backbone is trained; a backbone's name does there, too."""
+    agent: Literal["ollm-rl", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-recurrent-ppo"] = "ollm-rl"
+    """Ours (algorithm says which), or an agent of stable-baselines3 or sb3-contrib over options (`agents/sb3.py`)."""
     action_space: Literal["options", "tokens"] = "options"
     """Options: a policy over the K options on frozen hidden states. Tokens: a LoRA on the backbone."""
     algorithm: Literal["ppo", "reinforce"] = "reinforce"
@@ -53,6 +55,8 @@ class RLConfig:
     """Token limit of a completion."""
     num_slots: int = 256
     """Episodes decoded side by side."""
+    n_steps: int = 32
+    """Steps of each of these episodes between two updates (SB3's agents)."""
     learning_rate: float = 1e-3
     """Step size of Adam."""
     minibatches: int = 4
@@ -149,6 +153,12 @@ class RLConfig:
             )
         if self.stop_at is not None and self.eval_every is None:
             raise ValueError(f"stop_at={self.stop_at} needs evaluations; give eval_every, too")
+        if self.n_steps < 1:
+            raise ValueError(f"n_steps={self.n_steps} must be at least 1")
+        if self.agent != "ollm-rl" and self.action_space != "options":
+            raise ValueError(f"agent={self.agent!r} acts over options; leave action_space={self.action_space!r} out")
+        if self.agent != "ollm-rl" and self.failure_reward:
+            raise ValueError(f"agent={self.agent!r} knows no failure_reward={self.failure_reward}; leave it at 0")
 
 
 @dataclass(frozen=True, kw_only=True)

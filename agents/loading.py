@@ -39,7 +39,7 @@ def load_policy(
 
     Raises:
         FileNotFoundError: If the training run has saved no checkpoint yet.
-        ValueError: If the name is none of these.
+        ValueError: If the name is none of these, or the training run is one of SB3's agents.
     """
     if (base := lora_backbone(name)) is not None:
         backbone, tokenizer = load_backbone(base, dtype=dtype, device=device)
@@ -49,6 +49,11 @@ def load_policy(
         return OptionPolicy(model), load_tokenizer(model.backbone.config.name_or_path)
     if (run := _training_run(Path(name))) is not None:
         settings = read_run(run, "train")
+        if (agent := settings.get("agent", "ollm-rl")) != "ollm-rl":
+            raise ValueError(
+                f"{name} holds an agent of stable-baselines3 ({agent}), which is evaluated there: "
+                f"PPO.load('{run / 'model.zip'}') and so on"
+            )
         config = RLConfig(**{**settings, "out": run, "dtype": str(dtype).removeprefix("torch.")})
         policy, tokenizer = new_policy(config, torch.device(device))
         checkpoint = Path(name) if Path(name).is_file() else last_checkpoint(run)

@@ -31,13 +31,14 @@ def build_parser() -> ArgumentParser:
 def _commands() -> dict[str, tuple[type, str]]:
     """Every command's settings and what it does."""
     from ollm_rl.agents.config import AuditConfig, EvalConfig, RLConfig
-    from ollm_rl.experiments.config import DemoConfig
+    from ollm_rl.experiments.config import DemoConfig, SweepConfig
     from ollm_rl.pretrain.config import SFTConfig
 
     return {
         "demo": (DemoConfig, "Run the whole pipeline on the embedded default and write a report"),
         "sft": (SFTConfig, "Fine-tune options, or a backbone, on worked solutions"),
         "train": (RLConfig, "Train a policy over options or over tokens by reinforcement learning"),
+        "sweep": (SweepConfig, "Train over a grid of settings, random draws and seeds, and compare them"),
         "eval": (EvalConfig, "Measure accuracy, language switching and degeneracy"),
         "audit": (AuditConfig, "Check a run's completions once more and look for signs of reward hacking"),
     }
@@ -54,13 +55,17 @@ def run(command: str, settings: Any) -> str:
 
         return f"written to {run_sft(settings)}"
     if command == "train":
-        from ollm_rl.agents.trainer import train
+        from ollm_rl.agents.run import train_agent
         from ollm_rl.agents.worker import WorkerError
 
         try:
-            return f"written to {train(settings)}"
+            return f"written to {train_agent(settings)}"
         except WorkerError as error:  # it carries the traceback that matters
             raise SystemExit(f"ollm-rl: {error}") from None
+    if command == "sweep":
+        from ollm_rl.experiments.sweep import run_sweep
+
+        return f"report: {run_sweep(settings)}"
     if command == "audit":
         from ollm_rl.agents.audit import format_audit, run_audit
 

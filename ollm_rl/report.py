@@ -64,8 +64,9 @@ def write_report(
     Args:
         path: The HTML file.
         summary: ``methods`` (rows with ``method``, ``accuracy``, ``low``, ``high``, ``episodes``, ``seconds``,
-            ``language_switching_rate``, ``degeneracy_rate``; rates are shares), ``num_problems``, ``commit``, ``seed``,
-            ``versions``, ``machine`` and ``command``.
+            ``language_switching_rate``, ``degeneracy_rate``; rates are shares), ``num_problems`` (0 where the accuracy
+            is that of the last iteration of training, over seeds), ``commit``, ``seed``, ``versions``, ``machine``
+            and ``command``.
         curves: By method, one row an iteration with ``iteration``, ``episodes``, ``seconds``, ``reward`` and any of
             ``QUANTITIES``. None and NaN leave a gap.
         samples: Rows with ``method``, ``question``, ``answer``, ``completion``, ``correct``, ``switched``, ``flags``.
@@ -192,7 +193,7 @@ def _accuracy_plot(methods: Sequence[Row], styles: Mapping[str, Style]) -> Marku
     axes.set_ylim(-0.5, len(methods) - 0.2)
     axes.set_xlim(left=0)
     axes.set_yticks([])
-    axes.set_xlabel("accuracy (% of the test problems)", color=MUTED)
+    axes.set_xlabel("accuracy (%)", color=MUTED)
     return _svg(figure, "accuracy with 95 % intervals; the table below has the numbers")
 
 

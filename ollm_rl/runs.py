@@ -11,7 +11,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("ollm-rl", "torch", "transformers", "peft", "gymnasium", "math-verify", "datasets", "numpy", "ray")
+PACKAGES = (
+    "ollm-rl",
+    "torch",
+    "transformers",
+    "peft",
+    "gymnasium",
+    "stable-baselines3",
+    "ray",
+    "math-verify",
+    "datasets",
+    "numpy",
+)
 # Where a run computes, not what: it may go on with others, a cluster with another address or fewer workers.
 PLACES = ("cache", "workers", "gpus_per_worker", "ray_address", "worker_timeout")
 

@@ -50,7 +50,13 @@ def settings(*arguments: str) -> Any:
 
 @pytest.mark.parametrize(
     ("command", "flag"),
-    [("demo", "--iterations"), ("sft", "--options.kl_target"), ("train", "--rewards.format"), ("eval", "--mode")],
+    [
+        ("demo", "--iterations"),
+        ("sft", "--options.kl_target"),
+        ("train", "--rewards.format"),
+        ("sweep", "--scheduler"),
+        ("eval", "--mode"),
+    ],
 )
 def test_every_command_explains_its_settings(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -68,7 +74,7 @@ def test_help_answers_without_importing_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "False"
-    for command in ("demo", "sft", "train", "eval", "audit"):
+    for command in ("demo", "sft", "train", "sweep", "eval", "audit"):
         assert command in result.stdout
 
 
@@ -81,7 +87,7 @@ def test_flags_override_the_yaml_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "experiments" / "presets").glob("*.yaml")))
 def test_every_preset_is_understood(path: Path) -> None:
-    command = "train" if path.stem.endswith("_rl") else "sft"
+    command = {"rl": "train", "sweep": "sweep"}.get(path.stem.rpartition("_")[2], "sft")
     found = settings(command, "--config", str(path), "--out", "x", *(["--model", "y"] if command == "train" else []))
     assert str(found.out) == "x"
 

@@ -1,0 +1,261 @@
+"""Sweeps on Ray Tune: a grid of settings, random draws and seeds; one table and one report.
+
+Every trial is a training run of its own below ``out/trials``, which checkpoints by itself. So Tune only has to run the
+same trial again after a failure or a kill; its own state is in ``out/tune``.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import ray
+import torch
+from filelock import FileLock, Timeout
+from ray import tune
+from scipy import stats
+from tqdm import tqdm
+
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.run import train_agent
+from ollm_rl.experiments.config import SweepConfig
+from ollm_rl.experiments.trials import Trial, plan
+from ollm_rl.report import write_report
+from ollm_rl.runs import open_run, origin, write_atomic
+
+OBJECT_STORE = 100 * 2**20  # bytes; trials share files, not objects
+SYNC_PERIOD = 10  # seconds between two writes of Tune's state; what a kill undoes of it is found in the runs' folders
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints at every verbosity
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs write their own metrics
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stops the sweep instead of the trials one by one
+}
+
+
+def run_sweep(config: SweepConfig) -> Path:
+    """Run all trials, or what is left of them, print the settings from best to worst, and return the report's path.
+
+    Raises:
+        ValueError: If a setting does not fit, the machine lacks cores or GPUs, the folder holds another sweep or one
+            that is running, or every trial failed.
+    """
+    trials = plan(config)
+    _check_resources(config)
+    open_run(config.out, "sweep", config)
+    try:
+        with FileLock(config.out / "sweep.lock", timeout=0):
+            errors = _run_trials(config, trials)
+            return _write_results(config, trials, errors)
+    except Timeout as error:
+        raise ValueError(f"a sweep is running in {config.out}; wait for it or give another out folder") from error
+
+
+def _check_resources(config: SweepConfig) -> None:
+    """Tune would wait for ever for what the machine does not have."""
+    for name, wanted, present in (
+        ("cpus", config.cpus, os.cpu_count() or 1),
+        ("gpus", config.gpus, torch.cuda.device_count()),
+    ):
+        if wanted > present:
+            raise ValueError(f"{name}={wanted:g} for every trial, but this machine has {present}; lower it")
+
+
+def _run_trials(config: SweepConfig, trials: Mapping[str, Trial]) -> dict[str, str]:
+    """Run what has not ended yet; returns the errors of the trials that failed for good."""
+    with ray_running():
+        grid = _tuner(config, trials).fit()
+    return {
+        result.config["trial"]: one_line(str(result.error))
+        for result in map(grid.__getitem__, range(len(grid)))
+        if result.error is not None and result.config is not None
+    }
+
+
+def one_line(traceback: str) -> str:
+    """Name and message of the exception at the end of a traceback."""
+    lines = traceback.strip().splitlines()
+    starts = [place for place, line in enumerate(lines) if re.match(r"[\w.]+(: |$)", line)]
+    return " ".join(" ".join(lines[starts[-1] if starts else -1 :]).split())
+
+
+@contextmanager
+def ray_running() -> Iterator[None]:
+    """Ray on this machine, quiet: the one that runs already, or one that ends with the block."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE,
+    )
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _tuner(config: SweepConfig, trials: Mapping[str, Trial]) -> tune.Tuner:
+    """A new tuner, or the one of a sweep that was killed."""
+    trainable = tune.with_resources(
+        _trainable({name: trial.config for name, trial in trials.items()}, config.metric, config.cpus),
+        {"cpu": config.cpus, "gpu": config.gpus},
+    )
+    state = config.out.absolute() / "tune"
+    if any(state.glob("experiment_state-*.json")):
+        return tune.Tuner.restore(str(state), trainable, resume_unfinished=True, restart_errored=True)
+    scheduler = None
+    if config.scheduler == "asha":
+        longest = max(trial.config.iterations for trial in trials.values())
+        scheduler = tune.schedulers.ASHAScheduler(time_attr="iterations", max_t=longest, reduction_factor=2)
+    return tune.Tuner(
+        trainable,
+        param_space={"trial": tune.grid_search(list(trials))},
+        tune_config=tune.TuneConfig(
+            metric=config.metric,
+            mode=config.mode,
+            scheduler=scheduler,
+            max_concurrent_trials=config.max_concurrent,
+            reuse_actors=True,  # importing torch takes longer than a short trial
+            trial_dirname_creator=lambda trial: str(trial.config["trial"]),
+        ),
+        run_config=tune.RunConfig(
+            name=state.name,
+            storage_path=str(state.parent),
+            failure_config=tune.FailureConfig(max_failures=config.max_failures),
+            sync_config=tune.SyncConfig(sync_period=SYNC_PERIOD),
+            callbacks=[_Progress()],
+            verbose=0,
+        ),
+    )
+
+
+def _trainable(configs: dict[str, RLConfig], metric: str, threads: int) -> Callable[[dict[str, Any]], None]:
+    """What Tune runs: one trial by its name."""
+    here = Path.cwd()
+
+    def run_trial(chosen: dict[str, Any]) -> None:
+        os.chdir(here)  # Tune has moved to a folder of its own, and settings may hold relative paths
+        torch.set_num_threads(threads)
+        config = configs[chosen["trial"]]
+
+        def report(row: dict[str, float]) -> None:
+            tune.report({"iterations": int(row["iteration"]) + 1, metric: row[metric]})
+
+        path = config.out / "metrics.json"
+        for row in json.loads(path.read_text()) if path.exists() else []:
+            report(row)  # of a start before this one: the scheduler may not have seen them
+        train_agent(config, report)
+
+    return run_trial
+
+
+class _Progress(tune.Callback):
+    """A bar of the trials that have ended."""
+
+    def setup(self, *arguments: Any, total_num_samples: int | None = None, **info: Any) -> None:
+        self.bar = tqdm(total=total_num_samples, desc="trials")
+        self.ended: set[str] = set()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.ended.add(trial.trial_id)
+        self.bar.update(len(self.ended) - self.bar.n)
+
+    on_trial_error = on_trial_complete
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        self.bar.close()
+
+
+def _write_results(config: SweepConfig, trials: Mapping[str, Trial], errors: Mapping[str, str]) -> Path:
+    """Write table and report, print the settings, and return the report's path."""
+    table = trial_table(trials, errors, config.metric)
+    if (table["status"] == "failed").all():
+        name, message = next(iter(errors.items()))
+        raise ValueError(f"all {len(table)} trials failed; {name}: {message}")
+    write_atomic(config.out / "table.csv", table.to_csv(index=False))
+    write_atomic(config.out / "table.parquet", table.to_parquet(index=False))
+    ranked = setting_table(table, config.metric, config.mode)
+    print(ranked.to_string(index=False, float_format="{:.4g}".format, na_rep="–"))
+    for name, message in errors.items():
+        print(f"failed: {name}: {message}")
+    return _report(config, trials, table)
+
+
+def trial_table(trials: Mapping[str, Trial], errors: Mapping[str, str], metric: str) -> pd.DataFrame:
+    """One row a trial: what varies (``train.NAME``), seed, status, last metrics, mean and spread over its seeds.
+
+    Args:
+        trials: By name.
+        errors: Messages of those that failed, by name.
+        metric: Gets the columns ``METRIC_mean`` and ``METRIC_std`` (sample standard deviation) over the ``num_seeds``
+            finished trials that differ in their seed alone.
+
+    Returns:
+        Status ``finished``, ``stopped`` (early, by the scheduler) or ``failed``, whose metrics are empty.
+    """
+    rows = []
+    for name, trial in trials.items():
+        varied = {f"train.{key}": _cell(value) for key, value in trial.varied.items()}
+        row: dict[str, Any] = {"trial": name, "setting": trial.setting, **varied, "seed": trial.config.seed}
+        history = [] if name in errors else _history(trial.config)
+        finished = len(history) == trial.config.iterations
+        row["status"] = "failed" if name in errors else "finished" if finished else "stopped"
+        row["error"] = errors.get(name)
+        rows.append({**row, **(history[-1] if history else {})})
+    table = pd.DataFrame(rows)
+    if metric not in table:
+        table[metric] = float("nan")
+    groups = table[table["status"] == "finished"].groupby("setting")[metric]
+    spread = groups.agg(["mean", "std", "count"]).set_axis([f"{metric}_mean", f"{metric}_std", "num_seeds"], axis=1)
+    table = table.join(spread, on="setting")
+    table["num_seeds"] = table["num_seeds"].fillna(0).astype(int)
+    return table
+
+
+def _cell(value: Any) -> Any:
+    """A setting as a table can hold it."""
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+
+def setting_table(table: pd.DataFrame, metric: str, mode: str) -> pd.DataFrame:
+    """One row a setting, from best to worst."""
+    columns = ["setting", f"{metric}_mean", f"{metric}_std", "num_seeds"]
+    return table[columns].drop_duplicates("setting").sort_values(f"{metric}_mean", ascending=mode == "min")
+
+
+def _report(config: SweepConfig, trials: Mapping[str, Trial], table: pd.DataFrame) -> Path:
+    """Write the report: settings in place of methods, means over their seeds with a 95 % interval of Student's t."""
+    finished = table[table["status"] == "finished"]
+    methods, curves = [], {}
+    for setting, rows in finished.groupby("setting", sort=False):
+        accuracy = rows["reward_correctness"]
+        half = stats.t.ppf(0.975, len(rows) - 1) * accuracy.sem() if len(rows) > 1 else float("nan")
+        means = rows[["episodes", "seconds", "language_switching_rate", "degeneracy_rate"]].mean().to_dict()
+        mean = accuracy.mean()
+        interval = {"accuracy": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
+        methods.append({"method": setting, **interval, **means})
+        histories = [pd.DataFrame(_history(trials[name].config)) for name in rows["trial"]]
+        average = pd.concat(histories).groupby("iteration", as_index=False).mean()
+        curves[str(setting)] = average.to_dict("records")
+    summary = {"methods": methods, "seed": ", ".join(map(str, config.seeds)), "num_problems": 0, **origin()}
+    path = config.out / "report.html"
+    write_report(path, summary, curves, [])
+    return path
+
+
+def _history(config: RLConfig) -> list[dict[str, float]]:
+    path = config.out / "metrics.json"
+    rows: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
+    return rows

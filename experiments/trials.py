@@ -1,0 +1,101 @@
+"""The trials of a sweep: every combination of the grid, with every random draw and every seed, as settings of a run."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from jsonargparse import ArgumentParser
+from ray import tune
+
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.experiments.config import SweepConfig
+
+DISTRIBUTIONS = ("uniform", "loguniform", "choice")
+NAME_LENGTH = 120  # characters of a trial's folder
+
+
+class Trial(NamedTuple):
+    """One run: its settings, what of them varies within the sweep, and this as text, which its seeds share."""
+
+    config: RLConfig
+    varied: dict[str, Any]
+    setting: str
+
+
+def plan(config: SweepConfig) -> dict[str, Trial]:
+    """All trials by name, the seeds of a setting side by side; equal sweeps give equal trials.
+
+    Raises:
+        ValueError: If a setting is unknown, given twice, or has a value that ``ollm-rl train`` would refuse.
+    """
+    _check_names(config)
+    out = config.out.absolute() / "trials"
+    shared = {"device": "auto" if config.gpus else "cpu", **config.train}  # without a GPU a trial may still see them
+    trials: dict[str, Trial] = {}
+    for varied in _settings(config):
+        setting = ", ".join(f"{name}={_text(value)}" for name, value in varied.items()) or "all settings fixed"
+        for seed in config.seeds:
+            label = re.sub(r"[^\w=.,+-]", "_", f"{setting}, seed={seed}".replace(", ", ","))
+            name = f"{len(trials):03d}-{label}"[:NAME_LENGTH]
+            trials[name] = Trial(_parsed({**shared, **varied, "seed": seed, "out": str(out / name)}), varied, setting)
+    return trials
+
+
+def _check_names(config: SweepConfig) -> None:
+    known = {field.name for field in dataclasses.fields(RLConfig)}
+    given = [*config.train, *config.grid, *config.random]
+    for name in given:
+        if name in ("seed", "out"):
+            raise ValueError(f"{name!r} cannot be a setting of the sweep's runs; give seeds and out of the sweep")
+        if name not in known:
+            raise ValueError(f"setting {name!r} is unknown; ollm-rl train --help lists those there are")
+        if given.count(name) > 1:
+            raise ValueError(f"setting {name!r} is given twice; leave it in one of train, grid and random")
+    if "model" not in given:
+        raise ValueError("model is missing among the settings in train; give the folder of an ollm-rl sft")
+    for name, values in config.grid.items():
+        if not values:
+            raise ValueError(f"grid has no values for {name!r}; give at least one")
+
+
+def _settings(config: SweepConfig) -> Iterator[dict[str, Any]]:
+    """What varies: each random draw with each combination of the grid."""
+    domains = {name: _domain(name, given) for name, given in config.random.items()}
+    generator = np.random.default_rng(np.random.SeedSequence([config.sample_seed]))
+    for _ in range(config.num_samples if domains else 1):
+        drawn = {name: _plain(domain.sample(random_state=generator)) for name, domain in domains.items()}
+        for values in itertools.product(*config.grid.values()):
+            yield {**dict(zip(config.grid, values, strict=True)), **drawn}
+
+
+def _domain(name: str, given: dict[str, list[Any]]) -> Any:
+    """Tune's domain of a random setting."""
+    (kind, values), *others = [*given.items()] or [("nothing", [])]
+    if others or kind not in DISTRIBUTIONS:
+        raise ValueError(f"random setting {name!r} is {given}; give one of {', '.join(DISTRIBUTIONS)} with a list")
+    if kind == "choice":
+        if not values:
+            raise ValueError(f"random setting {name!r} has nothing to choose from; give at least one value")
+        return tune.choice(values)
+    if len(values) != 2 or not values[0] < values[1] or (kind == "loguniform" and not values[0] > 0):
+        raise ValueError(f"random setting {name!r} is {kind}: {values}; give [low, high], above 0 for loguniform")
+    return tune.uniform(*values) if kind == "uniform" else tune.loguniform(*values)
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python's own."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _parsed(settings: dict[str, Any]) -> RLConfig:
+    """Settings of a run, checked as the command line checks them."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(RLConfig)
+    return RLConfig(**parser.instantiate(parser.parse_object(settings)).as_dict())
