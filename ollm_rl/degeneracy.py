@@ -21,8 +21,7 @@ RUN_REPEATS = 4
 RUN_TOKENS, RUN_SHARE = 12, 0.5
 END_RUN_TOKENS = 8
 NGRAM = 8  # tokens
-NGRAM_SHARE = 0.75  # of the tokens, in n-grams that stood before
-NGRAM_TOKENS = 40  # of a text
+NGRAM_TOKENS, NGRAM_SHARE = 60, 0.95  # the last tokens, and how many of them are in n-grams that stood before
 
 MAX_LETTER_BITS = 4.5  # a letter pair
 LETTER_PAIRS = 40  # needed to judge
@@ -55,9 +54,9 @@ def degeneracy(text: str, *, finished: bool = True, log_probs: Sequence[float] |
     """Name what is degenerate about a completion.
 
     - ``loop``: some sequence of tokens stands at least 4 times in a row, and this run is of at least 8 tokens and ends
-      the text (but for one token that may be cut off), or is of at least 12 and covers at least half of it; or the text
-      has at least 40 tokens and at least 75 % of them are in sequences of 8 that stood in it before. A token is a word,
-      a whole number, a sign, or a character of a script without spaces.
+      the text (but for one token that may be cut off), or is of at least 12 and covers at least half of it; or at least
+      95 % of the last 60 tokens are in sequences of 8 that stood in the text before. A token is a word, a whole number,
+      a sign, or a character of a script without spaces.
     - ``no_end``: generation reached its token limit.
     - ``gibberish``: letter pairs of the languages with Latin script are those of no such language (`letter_bits` above
       4.5), letters of more than 3 scripts, a text that deflate hardly shortens, or perplexity above 20.
@@ -94,10 +93,10 @@ def is_improbable(log_probs: Sequence[float]) -> bool:
 def letter_bits(text: str) -> float:
     """How strange the letters of a text's words are: mean bits of a letter given the one before, in Latin script.
 
-    Of every 60 letter pairs in a row, the strangest; every word once, words as `ollm_rl.language` has them, accents
-    taken off. About 3.5 in English; 0 where there are fewer than 40 pairs to judge.
+    Of every 60 letter pairs in a row, the strangest; every word once, words as `ollm_rl.language` has them but for
+    those in capitals (points of a figure), accents taken off. About 3.5 in English; 0 where there are fewer than 40 pairs.
     """
-    pairs = letter_pairs(dict.fromkeys(word.lower() for word in latin_words(text)))
+    pairs = letter_pairs(dict.fromkeys(word.lower() for word in latin_words(text) if not word.isupper()))
     if len(pairs) < LETTER_PAIRS:
         return 0.0
     window = min(LETTER_WINDOW, len(pairs))
@@ -142,7 +141,7 @@ def _script(letter: str) -> str:
 def _is_loop(text: str) -> bool:
     codes: dict[str, int] = {}
     tokens = np.array([codes.setdefault(token, len(codes)) for token in _TOKEN.findall(text)])
-    return _has_run(tokens) or _repeated_share(tokens) >= NGRAM_SHARE
+    return _has_run(tokens) or _says_nothing_new(tokens)
 
 
 def _has_run(tokens: np.ndarray) -> bool:
@@ -160,14 +159,12 @@ def _has_run(tokens: np.ndarray) -> bool:
     return False
 
 
-def _repeated_share(tokens: np.ndarray) -> float:
-    """Share of tokens in n-grams that stood before; 0 of a short text."""
+def _says_nothing_new(tokens: np.ndarray) -> bool:
+    """Whether the last tokens are nearly all in n-grams that stood before, tokens: (T,)."""
     if len(tokens) < NGRAM_TOKENS:
-        return 0.0
-    windows = np.lib.stride_tricks.sliding_window_view(tokens, NGRAM)
-    _, first, inverse = np.unique(windows, axis=0, return_index=True, return_inverse=True)
-    starts = np.flatnonzero(first[inverse.ravel()] < np.arange(len(windows)))
-    covered = np.zeros(len(tokens), dtype=bool)
-    for offset in range(NGRAM):
-        covered[starts + offset] = True
-    return float(covered.mean())
+        return False
+    ngrams = np.lib.stride_tricks.sliding_window_view(tokens, NGRAM)
+    _, first, inverse = np.unique(ngrams, axis=0, return_index=True, return_inverse=True)
+    known = first[inverse.ravel()] < np.arange(len(ngrams))
+    covered = np.convolve(known, np.ones(NGRAM)) > 0  # an n-gram covers its tokens
+    return bool(covered[-NGRAM_TOKENS:].mean() >= NGRAM_SHARE)
