@@ -18,10 +18,10 @@ from ollm_rl.degeneracy import FLAGS, degeneracy
 from ollm_rl.devices import resolve_device
 from ollm_rl.engine import DecodeEngine
 from ollm_rl.language import measure_switching
-from ollm_rl.metrics import bootstrap_interval
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.prompts import encode_prompts
 from ollm_rl.runs import origin, write_atomic
+from ollm_rl.statistics import bootstrap_interval
 from ollm_rl.verify import FAILURES, Verdict, shared_pool
 
 

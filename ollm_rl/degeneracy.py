@@ -94,7 +94,7 @@ def letter_bits(text: str) -> float:
     """How strange the letters of a text's words are: mean bits of a letter given the one before, in Latin script.
 
     Of every 60 letter pairs in a row, the strangest; every word once, words as `ollm_rl.language` has them but for
-    those in capitals (points of a figure), accents taken off. About 3.5 in English; 0 where there are fewer than 40 pairs.
+    those in capitals (points of a figure), accents taken off. About 3.5 in English; 0 with fewer than 40 pairs.
     """
     pairs = letter_pairs(dict.fromkeys(word.lower() for word in latin_words(text) if not word.isupper()))
     if len(pairs) < LETTER_PAIRS:

@@ -1,4 +1,7 @@
-"""Language switching, degeneracy and intervals; expectations are worked by hand."""
+"""Language switching and degeneracy; expectations are worked by hand."""
+
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +9,6 @@ import pytest
 from ollm_rl.degeneracy import is_improbable, letter_bits
 from ollm_rl.language import Switching, measure_switching
 from ollm_rl.metrics import (
-    bootstrap_interval,
     degeneracy,
     degeneracy_rate,
     detect_language,
@@ -208,32 +210,21 @@ def test_rates_ask_for_pairs(rate) -> None:  # type: ignore[no-untyped-def]
         rate([], [])
 
 
-def test_the_interval_of_a_fair_coin_is_that_of_the_normal_distribution() -> None:
-    # 400 tosses, standard error 0.5 / 20 = 0.025, so 0.5 -+ 1.96 * 0.025 = 0.451, 0.549.
-    lower, upper = bootstrap_interval([0, 1] * 200)
-    assert lower == pytest.approx(0.451, abs=0.006)
-    assert upper == pytest.approx(0.549, abs=0.006)
-
-
-def test_data_without_spread_get_the_exact_binomial_interval() -> None:
-    # 0.025 ** (1 / 500) = exp(-3.688879 / 500) = 0.9926494
-    assert bootstrap_interval([0] * 500) == pytest.approx((0.0, 0.0073506), abs=1e-6)
-    assert bootstrap_interval([1] * 500) == pytest.approx((0.9926494, 1.0), abs=1e-6)
-
-
-def test_equal_seeds_give_equal_intervals() -> None:
-    values = np.random.default_rng(7).normal(size=50)
-    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
-    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
-
-
-def test_more_confidence_means_a_wider_interval() -> None:
-    values = np.arange(30.0)
-    narrow, wide = bootstrap_interval(values, confidence=0.5), bootstrap_interval(values, confidence=0.99)
-    assert wide[0] < narrow[0] < 14.5 < narrow[1] < wide[1]
-
-
-@pytest.mark.parametrize(("values", "confidence"), [([], 0.95), ([1.0, float("nan")], 0.95), ([1.0], 95)])
-def test_an_interval_of_no_numbers_is_refused(values: list[float], confidence: float) -> None:
-    with pytest.raises(ValueError, match="must"):
-        bootstrap_interval(values, confidence=confidence)
+def test_the_examples_of_the_documentation_hold() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    imports, examples = snippet.split("\n\n")
+    names: dict[str, object] = {}
+    exec(imports, names)
+    for line in examples.strip().splitlines():
+        call, _, expected = line.partition("  # ")
+        assert eval(call, names) == eval(expected)
+    rows = re.findall(r"^\| (How many.*?) \| (.*?) \| (\d+), (\d+), (\d+) \| (yes|no) \|$", text, re.MULTILINE)
+    assert len(rows) == 3
+    for prompt, completion, words, foreign, switches, verdict in rows:
+        assert measure_switching(prompt, completion) == (int(words), int(foreign), int(switches))
+        assert switches_language(prompt, completion) == (verdict == "yes")
+    flagged = dict(re.findall(r"^\| `(\w+)` \| .* \| `(.*)` \|$", text, re.MULTILINE))
+    assert flagged.keys() == {"loop", "no_end", "gibberish", "no_answer"}
+    for flag, example in flagged.items():
+        assert degeneracy(example, finished=flag != "no_end") == {flag}
