@@ -14,12 +14,14 @@ from ollm_rl.agents.config import EvalConfig
 from ollm_rl.agents.loading import load_policy
 from ollm_rl.agents.rollout import Policy, collect
 from ollm_rl.backbones import context_length
+from ollm_rl.degeneracy import FLAGS, degeneracy
 from ollm_rl.devices import resolve_device
 from ollm_rl.engine import DecodeEngine
-from ollm_rl.metrics import bootstrap_interval, degeneracy, switches_language
+from ollm_rl.language import measure_switching
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.prompts import encode_prompts
 from ollm_rl.runs import origin, write_atomic
+from ollm_rl.statistics import bootstrap_interval
 from ollm_rl.verify import FAILURES, Verdict, shared_pool
 
 
@@ -74,9 +76,11 @@ def evaluate(
 
     Returns:
         ``accuracy`` with its 95 % bootstrap interval over problems ``low``, ``high``; ``language_switching_rate``,
-        ``degeneracy_rate``; ``verifier_failures``, the number of checks that broke (not correct, but not wrong either);
-        ``completion_tokens``, ``eval_seconds``, ``num_problems``; and ``completions``, a row a problem: ``question``,
-        ``answer``, ``completion``, ``correct``, ``status``, ``switched``, ``flags``.
+        ``switches_per_1000_words``; ``degeneracy_rate``, the share of completions with a flag of `ollm_rl.degeneracy`,
+        and the rate of each flag, ``loop_rate`` and so on; ``verifier_failures``, the number of checks that broke (not
+        correct, but not wrong either); ``completion_tokens``, ``eval_seconds``, ``num_problems``; and ``completions``,
+        a row a problem: ``question``, ``answer``, ``completion``, ``correct``, ``status``, ``switched``, ``words``,
+        ``switches``, ``flags``.
     """
     context = context_length(policy.backbone)
     prompts = encode_prompts(problems, tokenizer, max_length=context, max_new_tokens=max_new_tokens)
@@ -102,12 +106,15 @@ def evaluate(
         rows += [_judge(*case) for case in zip(part, texts, ended, verdicts, strict=True)]
     correct = [row["correct"] for row in rows]
     low, high = bootstrap_interval(correct)
+    num_words = sum(row["words"] for row in rows)
     return {
         "accuracy": sum(correct) / len(rows),
         "low": low,
         "high": high,
         "language_switching_rate": sum(row["switched"] for row in rows) / len(rows),
+        "switches_per_1000_words": 1000 * sum(row["switches"] for row in rows) / max(1, num_words),
         "degeneracy_rate": sum(bool(row["flags"]) for row in rows) / len(rows),
+        **{f"{flag}_rate": sum(flag in row["flags"] for row in rows) / len(rows) for flag in FLAGS},
         "verifier_failures": sum(row["status"] in FAILURES for row in rows),
         "completion_tokens": sum(lengths) / len(rows),
         "eval_seconds": time.perf_counter() - started,
@@ -117,12 +124,15 @@ def evaluate(
 
 
 def _judge(problem: Problem, completion: str, ended: bool, verdict: Verdict) -> dict[str, Any]:
+    switching = measure_switching(problem.question, completion)
     return {
         "question": problem.question,
         "answer": problem.answer,
         "completion": completion,
         "correct": verdict.correct,
         "status": verdict.status,
-        "switched": switches_language(problem.question, completion),
+        "switched": switching.switched,
+        "words": switching.words,
+        "switches": switching.switches,
         "flags": sorted(degeneracy(completion, finished=ended)),
     }

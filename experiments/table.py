@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ollm_rl.statistics import rank
+
 
 def read(path: Path) -> Any:
     """A JSON file's content, None if there is no such file."""
@@ -37,10 +39,12 @@ def main(out: Path) -> None:
         "| method | accuracy | 95 % interval | tokens | switching | degeneracy | reward, first and last 3 iterations |"
     )
     print("|---|---|---|---|---|---|---|")
+    intervals = {}
     for path in sorted((out / "eval").glob("*.json")):
         if path.stem == "teacher_forced":
             continue
         result, history = read(path), read(out / path.stem / "metrics.json")
+        intervals[path.stem] = (result["low"], result["high"])
         trained = "reward" in (history or [{}])[0]
         means = (
             [statistics.mean(row["reward"] for row in rows) for rows in (history[:3], history[-3:])] if trained else []
@@ -50,6 +54,7 @@ def main(out: Path) -> None:
             f"| {result['completion_tokens']:.0f} | {result['language_switching_rate']:.3f} "
             f"| {result['degeneracy_rate']:.3f} | {', '.join(f'{mean:.3f}' for mean in means)} |"
         )
+    print(f"\nOrder that the intervals allow: {' > '.join(', '.join(group) for group in rank(intervals))}")
     print("\n| alone on the machine | seconds an iteration | of these rollout | update |\n|---|---|---|---|")
     for path in sorted(out.glob("timing-*")):
         rows = read(path / "metrics.json")[1:]  # the first iteration warms up

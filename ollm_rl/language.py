@@ -7,25 +7,45 @@ sentence is judged for itself by `lingua` (n-gram models that hold for a single 
 import functools
 import re
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from lingua import LanguageDetector
 
 LANGUAGES = ("ar", "bn", "de", "en", "es", "fr", "hi", "ja", "ko", "ru", "sw", "te", "th", "zh")
-SWITCH_SHARE = 0.2
+SWITCH_SHARE = 0.05
 # A sentence keeps the prompt's language at the first confidence and leaves it at the second; else neighbours decide.
 STAY_CONFIDENCE = 0.25
 LEAVE_CONFIDENCE = 0.6
+PROMPT_CONFIDENCE = 0.1  # a prompt may be in each language of at least this; a long one is sure of its own
+# The halves of a long sentence are judged apart where one of them leaves the prompt's language at this confidence.
+HALF_CONFIDENCE = 0.9
+HALF_WORDS = 4
 MAX_JUDGED_CHARACTERS = 200  # more of one text tells no more and costs time
 
 # Combining vowel signs of the Indic scripts and Thai are no letters to `re`, yet they stand inside words.
 _LETTER = r"(?:(?!\d)(?:[^\W_]|[\u0900-\u0963\u0981-\u0d7f\u0e31-\u0e4e]))"
 _WORD = re.compile(rf"{_LETTER}(?:{_LETTER}|['’](?={_LETTER}))*")
-_MARKUP = re.compile(r"\[asy\](?:(?!\[asy\]).)*?\[/asy\]|\\(?:begin|end)\{[^}]*\}|\\[a-zA-Z]+", re.DOTALL)
+_MARKUP = re.compile(
+    r"\[asy\](?:(?!\[asy\]).)*?\[/asy\]|```(?:(?!```).)*```|\\(?:begin|end)\{[^}]*\}|\\[a-zA-Z]+", re.DOTALL
+)
 _SENTENCE_END = re.compile(r"[.!?:;\n।。！？：；]+")
-_SYMBOL = re.compile(r"[a-z]|[b-df-hj-np-tv-z]{2,3}", re.IGNORECASE)
-_UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")
+_SYMBOL = re.compile(r"[a-z]|[b-df-hj-np-tv-z]{2,3}|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|cis|log|sqrt", re.IGNORECASE)
+_THAI = re.compile(r"[\u0e00-\u0e7f]")
+_CHINESE_OR_JAPANESE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+
+
+class Switching(NamedTuple):
+    """Words of a completion, those in another language than its prompt's, and how often it goes there or back."""
+
+    words: int
+    foreign_words: int
+    switches: int
+
+    @property
+    def switched(self) -> bool:
+        """Whether at least SWITCH_SHARE of the words are in another language than the prompt's."""
+        return 0 < self.foreign_words >= SWITCH_SHARE * self.words
 
 
 def detect_language(text: str) -> str | None:
@@ -39,33 +59,52 @@ def detect_language(text: str) -> str | None:
 
 
 def switches_language(prompt: str, completion: str) -> bool:
-    """Say whether at least 20 % of a completion's words are in another language than its prompt's.
+    """Say whether at least 5 % of a completion's words are in another language than its prompt's.
 
-    Words are what is left without numbers, LaTeX commands, labels of up to four capitals ("LCM") and, in Latin
-    script, single letters and up to three without a vowel ("x", "km"); in scripts without spaces two characters count
-    as one word. All words of a sentence in one script take that sentence's language. A sentence that does not tell
-    ("Total: 5", names known from the prompt) goes with the one before it, at the start with the next one that tells.
-    A prompt too short to tell ("Compute 3 + 4") allows each language that it may well be in.
+    `measure_switching` says what words are and how their language is told.
 
     Returns:
         The verdict; False if the prompt or the completion has no words to judge.
     """
+    return measure_switching(prompt, completion).switched
+
+
+def measure_switching(prompt: str, completion: str) -> Switching:
+    """Count a completion's words, those in another language than its prompt's, and the switches between the two.
+
+    Words are what is left without numbers, code (between ``` or [asy] marks), LaTeX commands, labels of up to four
+    capitals ("LCM") and, in Latin script, names of functions ("cos"), single letters and up to three without a vowel
+    ("x", "km"); in Chinese and Japanese two characters count as one word, in Thai four. All words of a sentence in one
+    script take that sentence's language, or that of its half where it changes in the middle. A sentence that does not
+    tell ("Total: 5", names known from the prompt) goes with the one before it, at the start with the next one that
+    tells. A prompt too short to tell ("Compute 3 + 4") is in that of its likely languages in which the completion
+    begins.
+
+    A switch is a change from the prompt's language to another or back, from the prompt on: a completion that is
+    foreign throughout has one. From one foreign language to the next is none.
+
+    Returns:
+        The counts; all 0 if the prompt or the completion has no words to judge.
+    """
     prompt_confidences = _confidences(_all_words(prompt))
     pieces = _pieces(completion)
     if not prompt_confidences or not pieces:
-        return False
-    allowed = frozenset(code for code, value in prompt_confidences.items() if value >= STAY_CONFIDENCE)
-    allowed |= {_likeliest(prompt_confidences)}
+        return Switching(0, 0, 0)
+    language = _prompt_language(prompt_confidences, pieces)
     prompt_words = frozenset(_all_words(prompt).casefold().split())
-    foreign = [_is_foreign(piece, allowed, prompt_words) for piece in pieces]
+    pieces = [part for piece in pieces for part in _cut_where_it_changes(piece, language)]
+    foreign = [_is_foreign(piece, language, prompt_words) for piece in pieces]
     current = next((verdict for verdict in foreign if verdict is not None), False)
-    foreign_words = total_words = 0
+    words = foreign_words = 0
+    switches = int(current)
     for piece, verdict in zip(pieces, foreign, strict=True):
-        current = current if verdict is None else verdict
+        if verdict is not None:
+            switches += verdict != current
+            current = verdict
         num_words = sum(_word_length(word) for word in piece)
-        total_words += num_words
+        words += num_words
         foreign_words += num_words * current
-    return foreign_words >= SWITCH_SHARE * total_words
+    return Switching(words, foreign_words, switches)
 
 
 @functools.cache
@@ -88,16 +127,41 @@ def _likeliest(confidences: dict[str, float]) -> str:
     return max(confidences, key=lambda code: confidences[code])
 
 
-def _is_foreign(words: list[str], allowed: frozenset[str], prompt_words: frozenset[str]) -> bool | None:
-    """Whether a sentence is in none of the allowed languages; None where that cannot be told."""
+def _prompt_language(confidences: dict[str, float], pieces: list[list[str]]) -> str:
+    """The language of a prompt; of several that it may well be in, the one that the completion begins in."""
+    possible = {code: value for code, value in confidences.items() if value >= PROMPT_CONFIDENCE}
+    begins = next(filter(None, (_confidences(" ".join(piece)) for piece in pieces)), {})
+    return _likeliest({code: value * begins.get(code, 1.0) for code, value in possible.items()})
+
+
+def _cut_where_it_changes(words: list[str], language: str) -> list[list[str]]:
+    """A sentence as it is, or its two halves if one of them is in the prompt's language and the other surely not."""
+    middle = len(words) // 2
+    if middle < HALF_WORDS:
+        return [words]
+    halves = [words[:middle], words[middle:]]
+    first, second = (_confidences(" ".join(half)) for half in halves)
+    if not first or not second or (_likeliest(first) == language) == (_likeliest(second) == language):
+        return [words]
+    other = second if _likeliest(first) == language else first
+    return halves if other[_likeliest(other)] >= HALF_CONFIDENCE else [words]
+
+
+def _is_foreign(words: list[str], language: str, prompt_words: frozenset[str]) -> bool | None:
+    """Whether a sentence is in another language; None where that cannot be told."""
     confidences = _confidences(" ".join(words))
     if not confidences:
         return None
     likeliest = _likeliest(confidences)
-    if likeliest in allowed or any(confidences[code] >= STAY_CONFIDENCE for code in confidences.keys() & allowed):
+    if likeliest == language or confidences[language] >= STAY_CONFIDENCE:
         return False
     known = all(word.casefold() in prompt_words for word in words)
     return True if confidences[likeliest] >= LEAVE_CONFIDENCE and not known else None
+
+
+def latin_words(text: str) -> list[str]:
+    """Words of a text in Latin script, without code, LaTeX commands, variables, units and labels."""
+    return [word for piece in _pieces(text) if _is_latin(piece[0]) for word in piece]
 
 
 def _all_words(text: str) -> str:
@@ -125,4 +189,6 @@ def _is_latin(word: str) -> bool:
 
 def _word_length(word: str) -> int:
     """Number of words that an unbroken run of letters stands for."""
-    return (len(word) + 1) // 2 if _UNSPACED.match(word) else 1
+    if _CHINESE_OR_JAPANESE.match(word):
+        return (len(word) + 1) // 2
+    return (len(word) + 3) // 4 if _THAI.match(word) else 1

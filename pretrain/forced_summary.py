@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ollm_rl.metrics import bootstrap_interval
+from ollm_rl.statistics import bootstrap_interval
 
 COLUMNS = ("backbone", "lora", "oracle", "encoder", "policy", "mixture")
 CHOICES = ("oracle", "encoder")  # columns whose choice of an option reveals something

@@ -1,0 +1,227 @@
+"""What can be said of measured numbers: bootstrap intervals, paired comparisons, learning curves, honest rankings.
+
+Letters: S seeds (runs), P problems.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import integrate, stats
+
+NUM_RESAMPLES = 2000
+NUM_PERMUTATIONS = 9999
+_VALUES_AT_ONCE = 1_000_000  # that resampling holds in memory
+
+Values = Sequence[float] | Sequence[Sequence[float]] | np.ndarray
+
+
+class Comparison(NamedTuple):
+    """Mean of first minus second, its interval, and the probability of one as large if the two were alike."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def bootstrap_interval(
+    values: Values, *, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean (Efron 1979).
+
+    Of one row, its values are drawn with replacement (`scipy.stats.bootstrap`). Of a row a seed, seeds and problems are
+    drawn, each with replacement (the product bootstrap of Owen 2007), so the interval holds for other seeds and other
+    problems; that asks for several seeds: from 2 or 3 it comes out too narrow.
+
+    Values that are all 0 or all 1 would give an interval of width zero; they get the exact binomial interval instead
+    (Clopper and Pearson 1934), which for no success in n trials is ``[0, 1 - (alpha / 2) ** (1 / n)]``, n the problems.
+
+    Args:
+        values: (P,), such as one 0 or 1 per completion, or (S, P) with the same problems in the same order in each row.
+        confidence: Share of such intervals that hold the mean, between 0 and 1.
+        num_resamples: Number of times that values are drawn.
+        seed: Seed of the draws.
+
+    Returns:
+        Lower and upper end.
+
+    Raises:
+        ValueError: If there are no values, one is not finite, or ``confidence`` is not between 0 and 1.
+    """
+    data = _checked(values, confidence)
+    if (data == data.flat[0]).all() and data.flat[0] in (0.0, 1.0):
+        num_problems = data.shape[-1]
+        exact = stats.binomtest(int(data.flat[0]) * num_problems, num_problems).proportion_ci(confidence)
+        return float(exact.low), float(exact.high)
+    generator = np.random.default_rng(np.random.SeedSequence([seed]))
+    if len(data) > 1:
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(_means_over_seeds_and_problems(data, num_resamples, generator), [tail, 1 - tail])
+        return float(low), float(high)
+    if data.size == 1:
+        return float(data[0, 0]), float(data[0, 0])
+    interval = stats.bootstrap(
+        (data[0],),
+        np.mean,
+        n_resamples=num_resamples,
+        batch=max(1, _VALUES_AT_ONCE // data.size),
+        confidence_level=confidence,
+        method="percentile",
+        random_state=generator,
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def compare_paired(first: Values, second: Values, *, confidence: float = 0.95, seed: int = 0) -> Comparison:
+    """Compare two methods on the same problems, such as their right answers.
+
+    The interval is that of the mean difference, by `bootstrap_interval`. The p-value is two-sided, from random flips of
+    the signs of the problems' differences (`scipy.stats.permutation_test`; all of them where there are few), each a
+    mean over seeds: it speaks of other problems, with these seeds.
+
+    Args:
+        first: (P,) or (S, P).
+        second: Of the same shape; value by value on the same problem.
+        confidence: Share of such intervals that hold the difference.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: If the shapes differ, or as `bootstrap_interval`.
+    """
+    one, other = _checked(first, confidence), _checked(second, confidence)
+    if one.shape != other.shape:
+        raise ValueError(
+            f"first has shape {one.shape} and second {other.shape} (seeds, problems); a paired comparison needs both "
+            "methods on the same problems with as many seeds"
+        )
+    differences = one - other
+    constant = float(differences.flat[0])
+    if constant in (-1.0, 0.0, 1.0) and (differences == constant).all():
+        # No spread to draw from: as many problems may differ as in the exact binomial interval of none.
+        unseen = bootstrap_interval(np.zeros(differences.shape[1]), confidence=confidence)[1]
+        low, high = max(-1.0, constant - unseen), min(1.0, constant + unseen)
+    else:
+        low, high = bootstrap_interval(differences, confidence=confidence, seed=seed)
+    by_problem = differences.mean(0)
+    p_value = stats.permutation_test(
+        (by_problem,),
+        lambda values, axis: np.mean(values, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=NUM_PERMUTATIONS,
+        batch=max(1, _VALUES_AT_ONCE // by_problem.size),
+        random_state=np.random.default_rng(np.random.SeedSequence([seed])),
+    ).pvalue
+    return Comparison(float(differences.mean()), low, high, float(p_value))
+
+
+def area_under_curve(times: Sequence[float], rewards: Sequence[float], *, until: float | None = None) -> float:
+    """Mean height of a learning curve: its area by the trapezoid rule over the time it takes.
+
+    Curves are to be compared over the same stretch: give them one ``until``, the shortest one's end.
+
+    Args:
+        times: Episodes or seconds, growing; two at least.
+        rewards: Reward, or accuracy, at each.
+        until: Where to end, within the curve; the value there is interpolated. None means at its end.
+
+    Returns:
+        A reward: that of a flat curve is its height.
+
+    Raises:
+        ValueError: If the lengths differ, times do not grow, or ``until`` is outside the curve.
+    """
+    moments, heights = _curve(times, rewards)
+    end = moments[-1] if until is None else until
+    if not moments[0] < end <= moments[-1]:
+        raise ValueError(f"until={end:g} is not within the curve, which goes from {moments[0]:g} to {moments[-1]:g}")
+    kept = moments < end
+    heights = np.append(heights[kept], np.interp(end, moments, heights))
+    moments = np.append(moments[kept], end)
+    return float(integrate.trapezoid(heights, moments) / (end - moments[0]))
+
+
+def time_to_threshold(times: Sequence[float], rewards: Sequence[float], threshold: float) -> float | None:
+    """Episodes or seconds until a learning curve first reaches a threshold; None if it never does.
+
+    The time is that of the first measurement at or above the threshold, none in between. A noisy curve reaches it by
+    luck earlier than its mean does: average the seeds first, or smooth.
+
+    Args:
+        times: Episodes or seconds, growing; two at least.
+        rewards: Reward, or accuracy, at each.
+        threshold: The reward to reach.
+
+    Raises:
+        ValueError: If the lengths differ or times do not grow.
+    """
+    moments, heights = _curve(times, rewards)
+    reached = np.flatnonzero(heights >= threshold)
+    return float(moments[reached[0]]) if reached.size else None
+
+
+def rank(intervals: Mapping[str, tuple[float, float]]) -> list[list[str]]:
+    """Order methods as far as their intervals tell: groups from the highest to the lowest, none ranked within one.
+
+    Methods whose intervals overlap or touch are in one group, and so are those that a third one's interval connects:
+    between them no order can be stated from these data. (Two methods may still differ for sure where they were measured
+    on the same problems: `compare_paired` is the sharper test.)
+
+    Args:
+        intervals: Lower and upper end by method.
+
+    Returns:
+        Groups of names; names in a group in the mapping's order. One group if nothing can be said.
+
+    Raises:
+        ValueError: If an interval is not finite or its ends are reversed.
+    """
+    for name, (low, high) in intervals.items():
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise ValueError(f"interval of {name!r} is ({low}, {high}); give its lower and upper end, both finite")
+    groups: list[list[str]] = []
+    lowest = math.inf
+    for name in sorted(intervals, key=lambda name: intervals[name][1], reverse=True):
+        low, high = intervals[name]
+        if high < lowest:
+            groups.append([])
+        groups[-1].append(name)
+        lowest = min(lowest, low)
+    order = list(intervals)
+    return [sorted(group, key=order.index) for group in groups]
+
+
+def _checked(values: Values, confidence: float) -> np.ndarray:
+    """Finite values as (S, P)."""
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim not in (1, 2) or data.size == 0 or not np.isfinite(data).all():
+        raise ValueError(
+            f"values must be finite numbers, a row of them or a row a seed, but have shape {data.shape}: {data}"
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} must lie between 0 and 1, for example 0.95")
+    return np.atleast_2d(data)
+
+
+def _means_over_seeds_and_problems(data: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Means of ``count`` draws of S seeds and P problems of (S, P) values."""
+    num_seeds, num_problems = data.shape
+    means = []
+    for start in range(0, count, rows := max(1, _VALUES_AT_ONCE // num_problems)):
+        size = min(rows, count - start)
+        seeds = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size)
+        problems = generator.multinomial(num_problems, np.full(num_problems, 1 / num_problems), size=size)
+        means.append(((seeds @ data) * problems).sum(1) / data.size)
+    return np.concatenate(means)
+
+
+def _curve(times: Sequence[float], rewards: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    moments, heights = np.asarray(times, dtype=np.float64), np.asarray(rewards, dtype=np.float64)
+    if moments.shape != heights.shape or moments.ndim != 1 or len(moments) < 2 or not (np.diff(moments) > 0).all():
+        raise ValueError(
+            f"times ({len(moments)}) and rewards ({len(heights)}) must be two rows of one length, two values at least, "
+            "and times must grow"
+        )
+    return moments, heights
