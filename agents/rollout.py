@@ -13,7 +13,8 @@ from itertools import islice
 
 import torch
 
-from ollm_rl.agents.slots import Policy, Slots, Trajectories
+from ollm_rl.agents.slots import Actor, Slots, Trajectories
+from ollm_rl.agents.slots import Policy as Policy
 from ollm_rl.engine import DecodeEngine
 from ollm_rl.prefill import PromptStore
 
@@ -95,7 +96,7 @@ class Rollout:
 
 @torch.no_grad()
 def collect(
-    policy: Policy,
+    policy: Actor,
     engine: DecodeEngine,
     prompts: Sequence[list[int]],
     *,
@@ -161,7 +162,7 @@ class _Run:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Actor,
         engine: DecodeEngine,
         prompts: Sequence[list[int]],
         limits: list[int],
