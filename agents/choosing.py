@@ -83,8 +83,3 @@ def correct_at(found: Sequence[Candidate], choice: str, budget: float = math.inf
     """Whether the choice among what was finished within so many tokens is right; nothing finished is not."""
     there = [candidate for candidate in found if candidate.spent <= budget]
     return bool(there) and CHOOSERS[choice](there).verdict.correct
-
-
-def accuracy_at(found: Sequence[Sequence[Candidate]], choice: str, budget: float) -> float:
-    """Share of the problems of which ``correct_at`` holds."""
-    return sum(correct_at(candidates, choice, budget) for candidates in found) / len(found)

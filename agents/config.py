@@ -153,8 +153,9 @@ class SearchConfig:
     """Weight of the policy's probabilities in mcts (c of PUCT)."""
     temperature: float = 1.0
     """Sampling temperature of best-of-n."""
-    leaves: int = 4
-    """Branches of a tree that are decoded side by side."""
+    leaves: int = 1
+    """Branches of a tree that are decoded side by side. More are faster with few problems, but share a small budget
+    out."""
     num_slots: int = 256
     """Sequences decoded side by side, of all problems together."""
     out: Path | None = None
@@ -170,7 +171,7 @@ class SearchConfig:
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
     seed: int = 0
-    """Seed of the problems (arith, rg:), of samples and of rollouts."""
+    """Seed of the problems (arith, rg:) and of samples; beam and mcts draw nothing."""
 
 
 @dataclass(frozen=True)  # not by keyword alone: the run is a positional argument of the command line

@@ -1,13 +1,12 @@
 """Monte-Carlo tree search with PUCT (Silver et al. 2017, Methods, "Select") over the nodes of a tree.
 
 Decoding is deterministic, so a completion that is known teaches nothing new: subtrees of which all is known are not
-entered again, and all nodes that a simulation meets join the tree. So no token is generated twice.
+entered again, and all nodes that a simulation meets join the tree. So no token is generated twice. Rollouts take the
+most probable move: with nothing drawn, the tree begins with the policy's greedy completion and grows from there.
 """
 
 import math
 from collections.abc import Callable
-
-import numpy as np
 
 from ollm_rl.agents.tree import Node, Search, Tree
 
@@ -58,7 +57,6 @@ def _is_open(node: Node, move: int, busy: set[Node]) -> bool:
 def simulations(
     tree: Tree,
     judge: Judge,
-    generator: np.random.Generator,
     *,
     exploration: float,
     rollouts: bool,
@@ -72,7 +70,6 @@ def simulations(
     Args:
         tree: Grows.
         judge: Value of a leaf, in [0, 1]: of a finished completion where there are rollouts, else of a node too.
-        generator: For the moves of rollouts, drawn from the policy.
         exploration: c.
         rollouts: Whether a simulation goes on to the end of a completion, or stops at the first new node.
         solved: The value that ends the search of the tree.
@@ -98,8 +95,7 @@ def simulations(
             # Without rollouts the first simulation still goes on to an end: there has to be an answer.
             if not child.moves or not (rollouts or not tree.ends):
                 break
-            probs = np.exp(child.log_probs)
-            leaf, move = child, child.moves[int(generator.choice(len(probs), p=probs / probs.sum()))]
+            leaf, move = child, child.moves[0]
             path.append((leaf, move))
         value = judge(tree, child)
         _back_up(path, child, value)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.beam import beam_search
-from ollm_rl.agents.choosing import CHOOSERS, Candidate, accuracy_at, correct_at
+from ollm_rl.agents.choosing import CHOOSERS, Candidate, correct_at
 from ollm_rl.agents.config import LeafValue, SearchConfig, SearchMethod
 from ollm_rl.agents.loading import load_policy
 from ollm_rl.agents.mcts import simulations
@@ -81,7 +81,7 @@ def search(
     leaf_value: LeafValue = "likelihood",
     exploration: float = 1.0,
     temperature: float = 1.0,
-    leaves: int = 4,
+    leaves: int = 1,
     num_slots: int = 256,
     fork: bool = True,
 ) -> dict[str, Any]:
@@ -93,14 +93,14 @@ def search(
         problems: At least one.
         method: ``best-of-n`` (independent samples), ``beam`` or ``mcts``.
         budget_tokens: For each problem; at least ``max_new_tokens``, so that one completion is sure to fit.
-        seed: Of samples and rollouts.
+        seed: Of samples; beam and mcts draw nothing.
         max_new_tokens: Token limit of a completion.
         leaf_value: What a leaf of mcts is worth: ``likelihood`` (a rollout's geometric mean probability a decision),
             ``value_head``, or ``verifier`` (whether a rollout is right: the search itself knows the reference answer,
             so that all it can report is an oracle).
         exploration: The constant of PUCT.
         temperature: Of best-of-n.
-        leaves: Slots of a tree.
+        leaves: Slots of a tree. More keep an engine busy with few problems, but share a small budget out.
         num_slots: Of the engine.
         fork: Whether branches begin from copied states; if not, their prefixes are run again. For comparison.
 
@@ -113,12 +113,13 @@ def search(
         ``generated_tokens`` and ``recomputed_tokens`` (of prefixes) of all problems together, ``verifier_failures``,
         ``num_problems``; and ``problems``, a row each: ``question``, ``answer``, ``tokens_spent``, ``completion``,
         ``correct`` and ``chosen_by`` (majority, or oracle where it is alone), ``choices`` (``completion`` and
-        ``correct`` by choice), and ``completions`` with ``completion``, ``correct``, ``log_prob``, ``tokens_spent``.
+        ``correct`` by choice), ``correct_at`` (by choice, after every one of ``budgets``: false before the first
+        completion), and ``completions`` with ``completion``, ``correct``, ``log_prob``, ``tokens_spent``.
 
     Raises:
         ValueError: If a setting is unknown or does not fit the others, or a prompt is too long.
     """
-    _check(method, budget_tokens, max_new_tokens, leaf_value, temperature, leaves, num_slots)
+    _check(method, budget_tokens, max_new_tokens, leaf_value, exploration, temperature, leaves, num_slots)
     prompts = encode_prompts(
         problems, tokenizer, max_length=context_length(policy.backbone), max_new_tokens=max_new_tokens
     )
@@ -140,31 +141,39 @@ def search(
             fork=fork,
         )
         trees = [Tree(prompt, budget_tokens) for prompt in prompts]
-        forest.grow(trees, _planter(method, trees, problems, tokenizer, leaf_value, exploration, leaves, seed))
+        forest.grow(trees, _planter(method, trees, problems, tokenizer, leaf_value, exploration, leaves))
         found = [[Sample(node.tokens, node.log_prob, node.value, cost) for node, cost in tree.ends] for tree in trees]
         spent, recomputed = [tree.spent for tree in trees], forest.recomputed
     names = ["oracle"] if method == "mcts" and leaf_value == "verifier" else ["majority", "likelihood", "oracle"]
     names += ["value"] if leaf_value == "value_head" else []
     candidates = _judge(found, problems, tokenizer, equal_votes=method == "best-of-n")
     budgets = [budget_tokens // 2**halvings for halvings in range(HALVINGS, -1, -1)]
+    rows = [_row(*case, names, budgets) for case in zip(problems, candidates, spent, strict=True)]
     verdicts = [candidate.verdict for row in candidates for candidate in row]
     return {
         "method": method,
         "budget_tokens": budget_tokens,
         "accuracy": {name: _share([correct_at(row, name) for row in candidates]) for name in names},
         "budgets": budgets,
-        "curves": {name: [accuracy_at(candidates, name, budget) for budget in budgets] for name in names},
+        "curves": {name: np.mean([row["correct_at"][name] for row in rows], 0).tolist() for name in names},
         "pass_at_k": _pass_at_k(candidates, found, budget_tokens - max_new_tokens) if method == "best-of-n" else {},
         "generated_tokens": sum(spent),
         "recomputed_tokens": recomputed,
         "verifier_failures": sum(verdict.status in FAILURES for verdict in verdicts),
         "num_problems": len(problems),
-        "problems": [_row(*case, names) for case in zip(problems, candidates, spent, strict=True)],
+        "problems": rows,
     }
 
 
 def _check(
-    method: str, budget_tokens: int, max_new_tokens: int, leaf_value: str, temperature: float, leaves: int, slots: int
+    method: str,
+    budget_tokens: int,
+    max_new_tokens: int,
+    leaf_value: str,
+    exploration: float,
+    temperature: float,
+    leaves: int,
+    slots: int,
 ) -> None:
     for name, value, known in (("method", method, SearchMethod), ("leaf_value", leaf_value, LeafValue)):
         if value not in get_args(known):
@@ -176,6 +185,8 @@ def _check(
             f"budget_tokens={budget_tokens} may not pay for one completion of max_new_tokens={max_new_tokens}; raise "
             "the budget or lower the limit"
         )
+    if not exploration >= 0:
+        raise ValueError(f"exploration={exploration} must be at least 0; 1 is a good start")
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} must be positive; 1 is the policy as it is")
     if leaves < 1 or slots < leaves:
@@ -220,12 +231,11 @@ def _planter(
     leaf_value: LeafValue,
     exploration: float,
     leaves: int,
-    seed: int,
 ) -> Callable[[Tree], list[Search]]:
     """The searches that begin in a tree."""
     if method == "beam":
         return lambda tree: [beam_search(tree)]
-    index = {tree: number for number, tree in enumerate(trees)}
+    asked = dict(zip(trees, problems, strict=True))
 
     def judge(tree: Tree, leaf: Node) -> float:
         if leaf_value == "value_head":
@@ -233,14 +243,13 @@ def _planter(
         if leaf_value == "likelihood":
             return math.exp(leaf.log_prob / max(1, leaf.decisions))
         text = tokenizer.decode(leaf.tokens, skip_special_tokens=True)
-        return float(shared_pool().submit(text, problems[index[tree]].answer).result().correct)
+        return float(shared_pool().submit(text, asked[tree].answer).result().correct)
 
     def plant(tree: Tree) -> list[Search]:
         return [
             simulations(
                 tree,
                 judge,
-                np.random.default_rng(np.random.SeedSequence([seed, index[tree], leaf])),
                 exploration=exploration,
                 rollouts=leaf_value != "value_head",
                 solved=1.0 if leaf_value == "verifier" else math.inf,
@@ -296,7 +305,7 @@ def _share(solved: list[bool]) -> dict[str, float]:
     return {"mean": sum(solved) / len(solved), "low": low, "high": high}
 
 
-def _row(problem: Problem, found: list[Candidate], spent: int, names: list[str]) -> dict[str, Any]:
+def _row(problem: Problem, found: list[Candidate], spent: int, names: list[str], budgets: list[int]) -> dict[str, Any]:
     chosen = {name: CHOOSERS[name](found) for name in names}
     return {
         "question": problem.question,
@@ -306,6 +315,7 @@ def _row(problem: Problem, found: list[Candidate], spent: int, names: list[str])
         "correct": chosen[names[0]].verdict.correct,
         "chosen_by": names[0],
         "choices": {name: {"completion": one.text, "correct": one.verdict.correct} for name, one in chosen.items()},
+        "correct_at": {name: [correct_at(found, name, budget) for budget in budgets] for name in names},
         "completions": [
             {
                 "completion": one.text,
