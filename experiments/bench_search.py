@@ -108,7 +108,7 @@ def time_forking(given: argparse.Namespace) -> list[dict[str, Any]]:
     policy, tokenizer = load_policy(str(options(given, given.seeds[0])))
     problems = load_problems("arith", split="test", limit=given.timed_problems, seed=given.seeds[0])
     cases: dict[str, tuple[dict[str, Any], list[Problem]]] = {}
-    for length, asked in (("short", problems), ("long", long_prompts(problems, 110, tokenizer))):
+    for length, asked in (("short", problems), ("long", long_prompts(problems, 180, tokenizer))):
         for method in ("mcts", "beam"):
             cases[f"{method}, {length} prompts"] = ({"method": method}, asked)
         # One stretch a branch: the most branches for the tokens. What the untrained value head says does not matter.
@@ -122,7 +122,13 @@ def _time_case(
     def run(fork: bool) -> dict[str, Any]:
         started = time.process_time()
         result = search(
-            policy, tokenizer, problems, budget_tokens=given.budget, max_new_tokens=TIMED_LIMIT, fork=fork, **changes
+            policy,
+            tokenizer,
+            problems,
+            budget_tokens=given.timed_budget,
+            max_new_tokens=TIMED_LIMIT,
+            fork=fork,
+            **changes,
         )
         return {**result, "seconds": time.process_time() - started}
 
@@ -230,7 +236,8 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=128, help="of each seed")
     parser.add_argument("--budget", type=int, default=192, help="generated tokens a problem")
     parser.add_argument("--timed-problems", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3, help="turns of both searches")
+    parser.add_argument("--timed-budget", type=int, default=96)
+    parser.add_argument("--repeats", type=int, default=2, help="turns of both searches")
     given = parser.parse_args()
     rows = [
         take(given.out / f"seed-{seed}.json", lambda seed=seed: compare_methods(given, seed)) for seed in given.seeds
