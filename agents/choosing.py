@@ -1,13 +1,19 @@
-"""Which of a problem's completions is the answer, with the verifier (oracle) and without."""
+"""Which of a problem's completions is the answer, with the verifier (oracle) and without, and how often it is right."""
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from ollm_rl.agents.samples import Sample, pass_at_k
 from ollm_rl.comparison import compare
+from ollm_rl.metrics import bootstrap_interval
+from ollm_rl.problems import Problem
 from ollm_rl.quantities import clean
-from ollm_rl.verify import Verdict
+from ollm_rl.verify import Verdict, shared_pool
 
 
 @dataclass(frozen=True)
@@ -83,3 +89,74 @@ def correct_at(found: Sequence[Candidate], choice: str, budget: float = math.inf
     """Whether the choice among what was finished within so many tokens is right; nothing finished is not."""
     there = [candidate for candidate in found if candidate.spent <= budget]
     return bool(there) and CHOOSERS[choice](there).verdict.correct
+
+
+def judge_all(
+    found: list[list[Sample]], problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, equal_votes: bool
+) -> list[list[Candidate]]:
+    """The completions of every problem with the verifier's verdicts, equal texts checked once."""
+    candidates = []
+    for samples, problem in zip(found, problems, strict=True):
+        texts = tokenizer.batch_decode([sample.tokens for sample in samples], skip_special_tokens=True)
+        checks = {text: shared_pool().submit(text, problem.answer) for text in dict.fromkeys(texts)}
+        candidates.append(
+            [
+                Candidate(
+                    text=text,
+                    log_prob=sample.log_prob,
+                    value=sample.value,
+                    spent=sample.spent,
+                    vote=1.0 if equal_votes else math.exp(sample.log_prob),
+                    verdict=checks[text].result(),
+                )
+                for text, sample in zip(texts, samples, strict=True)
+            ]
+        )
+    return candidates
+
+
+def shares_at_k(candidates: list[list[Candidate]], found: list[list[Sample]], latest: int) -> dict[int, float]:
+    """pass@k for k = 1, 2, 4, ... from the same number of samples of every problem.
+
+    Those count that began within ``latest`` tokens, where the whole token limit still fitted the budget: one that
+    began later is known only if it is short.
+    """
+    begun = [[sample.spent - len(sample.tokens) <= latest for sample in samples] for samples in found]
+    count = min(map(sum, begun))
+    correct = [sum(candidate.verdict.correct for candidate in row[:count]) for row in candidates]
+    return {
+        2**power: sum(pass_at_k(count, right, 2**power) for right in correct) / len(correct)
+        for power in range(count.bit_length())
+    }
+
+
+def share(solved: list[bool]) -> dict[str, float]:
+    """Share of the problems solved and its 95 % bootstrap interval: ``mean``, ``low``, ``high``."""
+    low, high = bootstrap_interval(solved)
+    return {"mean": sum(solved) / len(solved), "low": low, "high": high}
+
+
+def result_row(
+    problem: Problem, found: list[Candidate], spent: int, names: list[str], budgets: list[int]
+) -> dict[str, Any]:
+    """What ``search`` returns of a problem; the first of the choices ``names`` is its answer."""
+    chosen = {name: CHOOSERS[name](found) for name in names}
+    return {
+        "question": problem.question,
+        "answer": problem.answer,
+        "tokens_spent": spent,
+        "completion": chosen[names[0]].text,
+        "correct": chosen[names[0]].verdict.correct,
+        "chosen_by": names[0],
+        "choices": {name: {"completion": one.text, "correct": one.verdict.correct} for name, one in chosen.items()},
+        "correct_at": {name: [correct_at(found, name, budget) for budget in budgets] for name in names},
+        "completions": [
+            {
+                "completion": one.text,
+                "correct": one.verdict.correct,
+                "log_prob": one.log_prob,
+                "tokens_spent": one.spent,
+            }
+            for one in found
+        ],
+    }

@@ -17,17 +17,17 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.beam import beam_search
-from ollm_rl.agents.choosing import CHOOSERS, Candidate, correct_at
+from ollm_rl.agents.choosing import correct_at, judge_all, result_row, share, shares_at_k
 from ollm_rl.agents.config import LeafValue, SearchConfig, SearchMethod
+from ollm_rl.agents.forest import Forest
 from ollm_rl.agents.loading import load_policy
 from ollm_rl.agents.mcts import simulations
 from ollm_rl.agents.rollout import Policy
-from ollm_rl.agents.samples import Sample, Tempered, draw_samples, pass_at_k
-from ollm_rl.agents.tree import Forest, Node, Search, Tree
+from ollm_rl.agents.samples import Sample, Tempered, draw_samples
+from ollm_rl.agents.tree import Node, Search, Tree
 from ollm_rl.backbones import context_length
 from ollm_rl.devices import resolve_device
 from ollm_rl.engine import DecodeEngine
-from ollm_rl.metrics import bootstrap_interval
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.prompts import encode_prompts
 from ollm_rl.runs import origin, read_run, write_atomic
@@ -146,17 +146,17 @@ def search(
         spent, recomputed = [tree.spent for tree in trees], forest.recomputed
     names = ["oracle"] if method == "mcts" and leaf_value == "verifier" else ["majority", "likelihood", "oracle"]
     names += ["value"] if leaf_value == "value_head" else []
-    candidates = _judge(found, problems, tokenizer, equal_votes=method == "best-of-n")
+    candidates = judge_all(found, problems, tokenizer, equal_votes=method == "best-of-n")
     budgets = [budget_tokens // 2**halvings for halvings in range(HALVINGS, -1, -1)]
-    rows = [_row(*case, names, budgets) for case in zip(problems, candidates, spent, strict=True)]
+    rows = [result_row(*case, names, budgets) for case in zip(problems, candidates, spent, strict=True)]
     verdicts = [candidate.verdict for row in candidates for candidate in row]
     return {
         "method": method,
         "budget_tokens": budget_tokens,
-        "accuracy": {name: _share([correct_at(row, name) for row in candidates]) for name in names},
+        "accuracy": {name: share([correct_at(row, name) for row in candidates]) for name in names},
         "budgets": budgets,
         "curves": {name: np.mean([row["correct_at"][name] for row in rows], 0).tolist() for name in names},
-        "pass_at_k": _pass_at_k(candidates, found, budget_tokens - max_new_tokens) if method == "best-of-n" else {},
+        "pass_at_k": shares_at_k(candidates, found, budget_tokens - max_new_tokens) if method == "best-of-n" else {},
         "generated_tokens": sum(spent),
         "recomputed_tokens": recomputed,
         "verifier_failures": sum(verdict.status in FAILURES for verdict in verdicts),
@@ -259,73 +259,6 @@ def _planter(
         ]
 
     return plant
-
-
-def _judge(
-    found: list[list[Sample]], problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, equal_votes: bool
-) -> list[list[Candidate]]:
-    """The completions of every problem with the verifier's verdicts, equal texts checked once."""
-    candidates = []
-    for samples, problem in zip(found, problems, strict=True):
-        texts = tokenizer.batch_decode([sample.tokens for sample in samples], skip_special_tokens=True)
-        checks = {text: shared_pool().submit(text, problem.answer) for text in dict.fromkeys(texts)}
-        candidates.append(
-            [
-                Candidate(
-                    text=text,
-                    log_prob=sample.log_prob,
-                    value=sample.value,
-                    spent=sample.spent,
-                    vote=1.0 if equal_votes else math.exp(sample.log_prob),
-                    verdict=checks[text].result(),
-                )
-                for text, sample in zip(texts, samples, strict=True)
-            ]
-        )
-    return candidates
-
-
-def _pass_at_k(candidates: list[list[Candidate]], found: list[list[Sample]], latest: int) -> dict[int, float]:
-    """pass@k for k = 1, 2, 4, ... from the same number of samples of every problem.
-
-    Those count that began within ``latest`` tokens, where the whole token limit still fitted the budget: one that
-    began later is known only if it is short.
-    """
-    begun = [[sample.spent - len(sample.tokens) <= latest for sample in samples] for samples in found]
-    count = min(map(sum, begun))
-    correct = [sum(candidate.verdict.correct for candidate in row[:count]) for row in candidates]
-    return {
-        2**power: sum(pass_at_k(count, right, 2**power) for right in correct) / len(correct)
-        for power in range(count.bit_length())
-    }
-
-
-def _share(solved: list[bool]) -> dict[str, float]:
-    low, high = bootstrap_interval(solved)
-    return {"mean": sum(solved) / len(solved), "low": low, "high": high}
-
-
-def _row(problem: Problem, found: list[Candidate], spent: int, names: list[str], budgets: list[int]) -> dict[str, Any]:
-    chosen = {name: CHOOSERS[name](found) for name in names}
-    return {
-        "question": problem.question,
-        "answer": problem.answer,
-        "tokens_spent": spent,
-        "completion": chosen[names[0]].text,
-        "correct": chosen[names[0]].verdict.correct,
-        "chosen_by": names[0],
-        "choices": {name: {"completion": one.text, "correct": one.verdict.correct} for name, one in chosen.items()},
-        "correct_at": {name: [correct_at(found, name, budget) for budget in budgets] for name in names},
-        "completions": [
-            {
-                "completion": one.text,
-                "correct": one.verdict.correct,
-                "log_prob": one.log_prob,
-                "tokens_spent": one.spent,
-            }
-            for one in found
-        ],
-    }
 
 
 def format_search(result: dict[str, Any]) -> str:

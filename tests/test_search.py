@@ -12,11 +12,12 @@ import torch
 
 from ollm_rl.agents.beam import best_moves
 from ollm_rl.agents.choosing import Candidate, by_likelihood, by_majority, by_oracle, correct_at
+from ollm_rl.agents.forest import Forest
 from ollm_rl.agents.mcts import puct_scores, select
 from ollm_rl.agents.policies import Choices, OptionPolicy, TokenPolicy
 from ollm_rl.agents.samples import pass_at_k
 from ollm_rl.agents.search import _check_value_head, search
-from ollm_rl.agents.tree import Forest, Node, Search, Tree
+from ollm_rl.agents.tree import Node, Search, Tree
 from ollm_rl.config import OptionConfig
 from ollm_rl.engine import DecodeEngine
 from ollm_rl.model import OptionModel
