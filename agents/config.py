@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+SearchMethod = Literal["best-of-n", "beam", "mcts"]
+LeafValue = Literal["likelihood", "value_head", "verifier"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
@@ -196,6 +199,46 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.lora is not None and self.mode != "teacher-forced":
             raise ValueError(f"lora={self.lora!r} is compared under teacher forcing alone; add --mode teacher-forced")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Search over options or tokens at a stated number of generated tokens a problem."""
+
+    model: str
+    """Folder of a training run or of an option SFT run, or a backbone's name."""
+    method: SearchMethod = "mcts"
+    """Best-of-n: independent samples. Beam: beams of 1, 2, 4, ... completions. Mcts: tree search with PUCT."""
+    budget_tokens: int = 768
+    """Tokens that may be generated for a problem, ends of text included; at least max_new_tokens."""
+    max_new_tokens: int = 96
+    """Token limit of a completion."""
+    leaf_value: LeafValue = "likelihood"
+    """What a leaf of mcts is worth. Likelihood: of a rollout under the policy. Value_head: no rollout (PPO runs alone).
+    Verifier: whether a rollout is right, so that the search knows the reference answer and reports an oracle alone."""
+    exploration: float = 1.0
+    """Weight of the policy's probabilities in mcts (c of PUCT)."""
+    temperature: float = 1.0
+    """Sampling temperature of best-of-n."""
+    leaves: int = 1
+    """Branches of a tree that are decoded side by side. More are faster with few problems, but share a small budget
+    out."""
+    num_slots: int = 256
+    """Sequences decoded side by side, of all problems together."""
+    out: Path | None = None
+    """JSON file for the result with all completions; a summary is printed in any case."""
+    data: str = "arith"
+    """Problems: arith, rg:TASK, jsonl:PATH or hf:ID."""
+    split: str = "test"
+    """Split of arith, rg: and hf: sources."""
+    limit: int | None = 128
+    """Use the first so many problems."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the backbone."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    seed: int = 0
+    """Seed of the problems (arith, rg:) and of samples; beam and mcts draw nothing."""
 
 
 @dataclass(frozen=True)  # not by keyword alone: the run is a positional argument of the command line

@@ -43,6 +43,16 @@ class Action:
     stored: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
+class Choices(NamedTuple):
+    """The tokens a policy can lead to, C a row, each once: token ids and log-probabilities in nats, both (B, C).
+
+    Columns that say a token again have log-probability minus infinity.
+    """
+
+    tokens: torch.Tensor
+    log_probs: torch.Tensor
+
+
 class Evaluation(NamedTuple):
     """Of decisions, with gradient, each (M,).
 
@@ -122,6 +132,15 @@ class OptionPolicy(nn.Module):
             stored={"hidden_states": hidden_states, "option_tokens": option_tokens, "options": options},
         )
 
+    @torch.no_grad()
+    def choices(self, hidden_states: torch.Tensor) -> Choices:
+        """The options' tokens at h_t, (B, H), with the probabilities of options of one token added up; C = K."""
+        tokens = self._model[0].option_tokens(hidden_states)
+        log_probs = token_log_probs(self.policy(hidden_states.float()), tokens)
+        first = (tokens[:, :, None] == tokens[:, None, :]).int().argmax(-1)
+        repeated = first != torch.arange(tokens.shape[1], device=tokens.device)
+        return Choices(tokens, log_probs.masked_fill(repeated, -torch.inf))
+
     def evaluate(self, rollout: "Rollout", *, reference: bool = False) -> Evaluation:
         """Judge a rollout's decisions under the weights of now; the reference is the policy that SFT left."""
         hidden = rollout.stored["hidden_states"][rollout.decisions].float()
@@ -178,6 +197,12 @@ class TokenPolicy(nn.Module):
             values=self.value_head(hidden_states.float())[:, 0],
             decisions=torch.ones_like(tokens, dtype=torch.bool),
         )
+
+    @torch.no_grad()
+    def choices(self, hidden_states: torch.Tensor) -> Choices:
+        """The whole vocabulary at h_t, (B, H); C = V."""
+        log_probs = self._log_probs(hidden_states)
+        return Choices(torch.arange(log_probs.shape[1], device=log_probs.device).expand_as(log_probs), log_probs)
 
     def evaluate(self, rollout: "Rollout", *, reference: bool = False) -> Evaluation:
         """Judge a rollout's decisions under the weights of now, by a forward pass over the sequences.

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from ollm_rl.agents.slots import Policy, Slots, Trajectories
+from ollm_rl.agents.slots import Actor, Slots, Trajectories
+from ollm_rl.agents.slots import Policy as Policy
 from ollm_rl.engine import DecodeEngine
 from ollm_rl.prefill import PromptStore
 
@@ -120,7 +121,7 @@ class Rollout:
 
 @torch.no_grad()
 def collect(
-    policy: Policy,
+    policy: Actor,
     engine: DecodeEngine,
     prompts: Sequence[list[int]],
     *,
@@ -188,7 +189,7 @@ class _Run:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Actor,
         engine: DecodeEngine,
         prompts: Sequence[list[int]],
         limits: list[int],

@@ -8,6 +8,7 @@ Letters: S slots, B slots in use, C turns of a chunk, N episodes, T tokens, H hi
 """
 
 from functools import partial
+from typing import Protocol
 
 import torch
 
@@ -15,6 +16,14 @@ from ollm_rl.agents.policies import Action, OptionPolicy, TokenPolicy
 from ollm_rl.engine import DecodeEngine
 
 Policy = OptionPolicy | TokenPolicy
+
+
+class Actor(Protocol):
+    """What chooses tokens: a policy, or one that is sampled otherwise."""
+
+    def act(self, hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Action:
+        """As ``OptionPolicy.act``."""
+        ...
 
 
 class Trajectories:
@@ -49,7 +58,7 @@ class Slots:
         chunk: C.
     """
 
-    def __init__(self, policy: Policy, engine: DecodeEngine, *, sampled: bool, chunk: int) -> None:
+    def __init__(self, policy: Actor, engine: DecodeEngine, *, sampled: bool, chunk: int) -> None:
         self.policy, self.engine, self.sampled, self.chunk = policy, engine, sampled, chunk
         slots, device = engine.num_slots, engine.device
         # Of every slot: the episode it runs, the tokens written for it, and the most there may be.

@@ -30,7 +30,7 @@ def build_parser() -> ArgumentParser:
 
 def _commands() -> dict[str, tuple[type, str]]:
     """Every command's settings and what it does."""
-    from ollm_rl.agents.config import AuditConfig, EvalConfig, RLConfig
+    from ollm_rl.agents.config import AuditConfig, EvalConfig, RLConfig, SearchConfig
     from ollm_rl.experiments.config import DemoConfig, SweepConfig
     from ollm_rl.pretrain.config import SFTConfig
 
@@ -40,6 +40,7 @@ def _commands() -> dict[str, tuple[type, str]]:
         "train": (RLConfig, "Train a policy over options or over tokens by reinforcement learning"),
         "sweep": (SweepConfig, "Train over a grid of settings, random draws and seeds, and compare them"),
         "eval": (EvalConfig, "Measure accuracy, language switching and degeneracy"),
+        "search": (SearchConfig, "Search for answers over options or tokens at a budget of generated tokens"),
         "audit": (AuditConfig, "Check a run's completions once more and look for signs of reward hacking"),
     }
 
@@ -70,6 +71,10 @@ def run(command: str, settings: Any) -> str:
         from ollm_rl.agents.audit import format_audit, run_audit
 
         return format_audit(run_audit(settings))
+    if command == "search":
+        from ollm_rl.agents.search import format_search, run_search
+
+        return format_search(run_search(settings))
     if settings.mode == "teacher-forced":
         from ollm_rl.pretrain.teacher_forced import run_teacher_forced
         from ollm_rl.pretrain.token_report import format_scores

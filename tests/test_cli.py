@@ -56,6 +56,7 @@ def settings(*arguments: str) -> Any:
         ("train", "--rewards.format"),
         ("sweep", "--scheduler"),
         ("eval", "--mode"),
+        ("search", "--leaf_value"),
     ],
 )
 def test_every_command_explains_its_settings(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +75,7 @@ def test_help_answers_without_importing_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "False"
-    for command in ("demo", "sft", "train", "sweep", "eval", "audit"):
+    for command in ("demo", "sft", "train", "sweep", "eval", "search", "audit"):
         assert command in result.stdout
 
 
@@ -110,6 +111,10 @@ def test_every_preset_is_understood(path: Path) -> None:
         (["train", "--out", "x", "--model", "y", "--episodes", "9"], ["episodes=9", "group_size=8"]),
         (["eval", "--model", "no/such-model"], ["'no/such-model'", "cannot be loaded"]),
         (["eval", "--model", "x", "--mode", "teacher-forced"], ["x holds no option plug-in"]),
+        (["search", "--model", "no/such-model"], ["'no/such-model'", "cannot be loaded"]),
+        (["search", "--model", "x", "--method", "dfs"], ["method", "best-of-n", "beam", "mcts"]),
+        (["search", "--model", "tiny-arith", "--budget_tokens", "9", "--limit", "2"], ["budget_tokens=9", "96"]),
+        (["search", "--model", "x", "--leaf_value", "value_head"], ["'x' is no PPO run", "--algorithm ppo"]),
         (["audit", "nowhere"], ["nowhere holds no completions", "ollm-rl train"]),
         (["demo", "--iterations", "0"], ["iterations=0", "at least 1"]),
     ],
@@ -211,6 +216,11 @@ def test_the_four_stages_run_one_after_the_other(
     forced = ["--mode", "teacher-forced", "--model", str(options), *common]
     assert main(["eval", *forced]) == 0
     assert "oracle 0." in capsys.readouterr().out
+    budget = ["--budget_tokens", "12", "--max_new_tokens", "6"]
+    assert main(["search", "--model", str(options), "--out", str(result), *budget, *common]) == 0
+    printed = capsys.readouterr().out
+    assert "oracle (knows the answer)" in printed and "96 tokens generated, 0 of prefixes run again" in printed
+    assert len(json.loads(result.read_text())["problems"]) == 8
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from stable_baselines3.common.logger import configure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import ollm_rl.agents.sb3 as sb3_module
-import ollm_rl.agents.trainer as trainer_module
+import ollm_rl.agents.worker as worker_module
 from ollm_rl.agents.checks import read_completions
 from ollm_rl.agents.config import RewardConfig, RLConfig
 from ollm_rl.agents.loading import load_policy
@@ -198,7 +198,7 @@ def test_our_ppo_makes_the_update_that_sb3s_makes_of_the_same_episodes(
         rollouts.append(collect(*arguments, **named))
         return rollouts[-1]
 
-    monkeypatch.setattr(trainer_module, "collect", recording)
+    monkeypatch.setattr(worker_module, "collect", recording)
     trainer = Trainer(settings, policy, tiny_tokenizer(), problems)
     trainer.run()
     (rollout,) = rollouts

@@ -221,7 +221,7 @@ sweep.run_sweep(sweep.SweepConfig(out=Path(sys.argv[1]), **json.loads(sys.argv[2
     assert not alive
     run_sweep(SweepConfig(out=out, **settings))
     pd.testing.assert_frame_equal(table_of(out), table_of(undisturbed))
-    before = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/checkpoint.pt")}
+    before = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/checkpoints/*.pt")}
     assert len(before) == 4
     # The same command once more trains nothing.
     run_sweep(SweepConfig(out=out, **settings))
