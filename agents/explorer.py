@@ -25,7 +25,6 @@ MAX_LIVE = 24  # live positions of a completion, the first, whose alternatives a
 CONTINUATION = 64  # tokens of an alternative at most
 NUM_SLOTS = 32  # alternatives, or completions of a map, side by side
 CONTEXT = 8  # tokens before one that its text may depend on
-MIN_SHARE = 0.25  # of the completions that have to reach a position of the usage map
 
 
 class Trace(NamedTuple):
@@ -97,7 +96,7 @@ def option_maps(
     """Usage and entropy along greedy completions.
 
     Returns:
-        ``usage``: mean of pi(z | h) over the completions, (K, T), up to the last place that MIN_SHARE of them reach.
+        ``usage``: mean of pi(z | h) over the completions that are live at a place, (K, T), NaN where none is.
         ``entropy``: of the policy over tokens in nats, one row a completion, as long as it is.
     """
     prompts = _prompts(policy, tokenizer, problems, max_new_tokens)
@@ -105,12 +104,11 @@ def option_maps(
     end_token = int(tokenizer.eos_token_id)
     rollout = collect(policy, engine, prompts, max_new_tokens=max_new_tokens, end_token=end_token, generator=None)
     probs, entropies = _policy_at(policy, rollout.stored["hidden_states"], rollout.stored["option_tokens"])
-    mask = rollout.completion_mask
-    usage = (probs * mask[..., None]).sum(0) / mask.sum(0)[:, None]
-    reached = int((mask.float().mean(0) >= MIN_SHARE).sum())
-    lengths = mask.sum(1).tolist()
+    live = rollout.decisions
+    usage = (probs * live[..., None]).sum(0) / live.sum(0)[:, None]
+    lengths = rollout.completion_mask.sum(1).tolist()
     return {
-        "usage": usage[:reached].T.tolist(),
+        "usage": usage.T.tolist(),
         "entropy": [row[:length].tolist() for row, length in zip(entropies, lengths, strict=True)],
     }
 

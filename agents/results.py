@@ -49,8 +49,8 @@ def format_results(results: Sequence[dict[str, Any]]) -> str:
             for name in ("accuracy", "low", "high", "language_switching_rate", "degeneracy_rate")
         )
         cells = (
-            result["model"],
-            f"{result['num_problems']:,} of {result['data']}",
+            result["model"].replace("|", r"\|"),
+            f"{result['num_problems']:,} of {result['data']}".replace("|", r"\|"),
             f"{accuracy} [{low}, {high}]",
             switching,
             degenerate,

@@ -29,6 +29,7 @@ PAINTS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"} | {
     colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
 }
 WIDTH, SMALL_WIDTH = 4.4, 3.6  # inches; the page scales a plot to its card, and its letters with it
+LETTERS = 11  # points; on a telephone a plot is about as wide as WIDTH
 MAX_POINTS = 200  # a line
 SHADES = 16  # of a map
 
@@ -116,7 +117,10 @@ def interval_plot(rows: Sequence[tuple[str, Sequence[float], str]], label: str) 
     for height, (name, (value, low, high), colour) in enumerate(order):
         axes.plot([low, high], [height, height], color=colour, linewidth=3, solid_capstyle="round")
         axes.plot([value], [height], "o", color=colour, markersize=8)
-        axes.annotate(name, (0, height), (2, 9), textcoords="offset points", color=INK, size=10, parse_math=False)
+        text = axes.annotate(
+            name, (0, height), (2, 9), textcoords="offset points", color=INK, size=LETTERS, parse_math=False
+        )
+        text.set_in_layout(False)  # a long name would leave the plot no width
     axes.set_ylim(-0.5, len(rows) - 0.2)
     axes.set_xlim(left=0)
     axes.set_yticks([])
@@ -124,14 +128,15 @@ def interval_plot(rows: Sequence[tuple[str, Sequence[float], str]], label: str) 
     return svg(figure, f"{label} with 95 % intervals; the table below has the numbers")
 
 
-def heat_map(values: Sequence[Sequence[float]], *, x: str, y: str, top: float, label: str) -> Markup:
+def heat_map(values: Sequence[Sequence[float]], *, x: str, y: str, first: int, top: float, label: str) -> Markup:
     """Shades of values from 0 to ``top``, (R, C), the first row at the top; NaN and 0 stay empty.
 
     Args:
         values: Rows may differ in length.
-        x: What the columns are.
+        x: What the columns are; they are counted from 1.
         y: What the rows are.
-        top: Value of the darkest shade.
+        first: Number of the first row.
+        top: Value of the full shade.
         label: What a screen reader says.
     """
     columns = max(map(len, values))
@@ -140,25 +145,28 @@ def heat_map(values: Sequence[Sequence[float]], *, x: str, y: str, top: float, l
         row[: len(found)] = found
     figure, axes = canvas(WIDTH, height=0.9 + min(2.6, 0.22 * len(values)))
     axes.grid(False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(8, integer=True))
     paint = to_rgb(SERIES[0])
     colours = LinearSegmentedColormap.from_list("shades", [(*paint, 0.0), (*paint, 1.0)], N=SHADES)
     rows, places = np.nonzero(np.nan_to_num(grid) > 0)
     shades = colours(np.minimum(grid[rows, places] / top, 1.0))
     for shade in np.unique(shades, axis=0):
         cells = (shades == shade).all(1)
-        squares = [_square(row, place) for row, place in zip(rows[cells], places[cells], strict=True)]
+        squares = [_square(row + first, place + 1) for row, place in zip(rows[cells], places[cells], strict=True)]
         # One path a shade keeps a page with several maps small.
         axes.add_patch(PathPatch(MplPath.make_compound_path(*squares), facecolor=tuple(shade), linewidth=0))
-    axes.set_xlim(0, columns)
-    axes.set_ylim(len(values), 0)
+    axes.set_xlim(0.5, columns + 0.5)
+    axes.set_ylim(first + len(values) - 0.5, first - 0.5)
     axes.set_xlabel(x, color=MUTED)
     axes.set_ylabel(y, color=MUTED)
     return svg(figure, label)
 
 
 def _square(row: int, column: int) -> MplPath:
-    right, below = column + 1, row + 1
-    return MplPath([(column, row), (right, row), (right, below), (column, below), (column, row)], closed=True)
+    """Of side 1 around a point."""
+    left, right, top, bottom = column - 0.5, column + 0.5, row - 0.5, row + 0.5
+    return MplPath([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], closed=True)
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -170,9 +178,9 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     axes.spines[:].set_visible(False)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, length=0, labelsize=10)
-    axes.xaxis.label.set_fontsize(10)
+    axes.tick_params(colors=MUTED, length=0, labelsize=LETTERS)
     for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_fontsize(LETTERS)
         axis.set_major_locator(MaxNLocator(5))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     return figure, axes

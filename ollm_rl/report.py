@@ -169,26 +169,27 @@ def _accuracy_plot(methods: Sequence[Row], styles: Mapping[str, Style]) -> Marku
     return interval_plot(rows, "accuracy (% of the problems)")
 
 
-def _option_maps(row: Row) -> list[tuple[str, Markup]]:
-    """Usage and entropy of one method, each with its title."""
-    method, count = row["method"], len(row["usage"])
-    top = max(max(map(max, row["entropy"])), 1e-6)
-    usage = max(map(max, row["usage"]))
+def _option_maps(row: Row) -> list[tuple[str, str, Markup]]:
+    """Usage and entropy of one method, each with title and note."""
+    method, x = row["method"], "token of the completion"
+    usage = max((share for shares in row["usage"] for share in shares if not math.isnan(share)), default=1.0)
+    top = max(map(max, row["entropy"])) or 1.0
+    alike = 100 / len(row["usage"])
+    usage_map = heat_map(row["usage"], x=x, y="option", first=0, top=usage, label=f"{method}: option usage")
+    entropy_map = heat_map(row["entropy"], x=x, y="completion", first=1, top=top, label=f"{method}: entropy")
     return [
         (
-            f"{method}: option usage, full shade {usage:.0%} (alike: {1 / count:.0%})",
-            heat_map(row["usage"], x="token of the completion", y="option", top=usage, label=f"{method}: option usage"),
+            f"{method}: usage",
+            f"Full shade {100 * usage:.0f} %; {alike:.0f} % if all options were used alike.",
+            usage_map,
         ),
-        (
-            f"{method}: entropy, full shade {top:.2f} nats",
-            heat_map(row["entropy"], x="token of the completion", y="completion", top=top, label=f"{method}: entropy"),
-        ),
+        (f"{method}: entropy", f"Full shade {top:.2f} nats.", entropy_map),
     ]
 
 
 def _shaded(item: Row, method: str | None = None) -> dict[str, Any]:
     """A row of the explorer with its method, and with the shade of every token in per cent."""
-    top = max(max(position["entropy"] for position in item["positions"]), 1e-6)
+    top = max(position["entropy"] for position in item["positions"]) or 1.0
     shades = [round(SHADE[0] + (SHADE[1] - SHADE[0]) * position["entropy"] / top) for position in item["positions"]]
     return {**item, "method": method, "shades": shades}
 
