@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.config import EvalConfig
 from ollm_rl.agents.loading import load_policy
-from ollm_rl.agents.results import ResultFile, Row, write_summary
+from ollm_rl.agents.results import ResultFile, Row, hash_problems, hash_weights, write_summary
 from ollm_rl.agents.rollout import Policy, collect
 from ollm_rl.agents.trainer import completion_texts
 from ollm_rl.backbones import context_length
@@ -40,8 +40,11 @@ def run_eval(config: EvalConfig) -> list[dict[str, Any]]:
     problems = {
         data: load_problems(data, split=config.split, limit=config.limit, seed=config.seed) for data in config.data
     }
+    weights = {model: hash_weights(model) for model in config.model}
     files = {
-        (model, data): ResultFile(config, model, data, problems[data]) for model in config.model for data in problems
+        (model, data): ResultFile(config, model, data, {"weights": weights[model], "problems": hash_problems(part)})
+        for model in config.model
+        for data, part in problems.items()
     }
     results = {pair: file.read() for pair, file in files.items()}
     for model in config.model:

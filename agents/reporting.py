@@ -41,7 +41,9 @@ def run_report(config: ReportConfig) -> Path:
         FileNotFoundError: If a folder holds no training run, no metrics, or no results.
         ValueError: If two runs are of one setting and one seed.
     """
-    results = [] if config.results is None else read_results(config.results)
+    found = [] if config.results is None else read_results(config.results)
+    # A model evaluated under two names of its folder is not two seeds.
+    results = list({(_same(result["model"]), result["data"]): result for result in found}.values())
     methods: dict[str, list[str]] = group_runs(config.runs)
     known = {_same(folder) for folders in methods.values() for folder in folders}
     for result in results:
@@ -110,18 +112,20 @@ def report_methods(out: Path, methods: Methods, results: Sequence[Row], *, devic
         The rows of the table, see ``write_report``.
     """
     notes: list[str] = []
-    rows, samples, options = [], [], []
+    rows, samples, options, left_out = [], [], [], []
     for method, folders in methods.items():
         found = [result for folder in folders for result in results if _same(result["model"]) == _same(folder)]
         rows += _evaluated_rows(method, folders, found) if results else [_trained_row(method, folders)]
         if results and not found:
-            notes.append(f"{method} was not evaluated and stands in the pictures of training alone.")
+            left_out.append(method)
             continue
         written = _completions(folders[0], found)
         samples += [{"method": method, **row} for row in written[:SAMPLES]]
         if written and _has_options(folders[0]):
             looked = _look(method, folders[0], written, found, device, notes)
             options += [looked] if looked else []
+    if left_out:
+        notes.append(f"No results were given of {', '.join(left_out)}: in the pictures of training alone.")
     curves = {
         method: [history for folder in folders if (history := _history(folder))] for method, folders in methods.items()
     }
@@ -265,8 +269,8 @@ def _last_iteration(folder: str) -> list[Row]:
 
 def _setting(config: Row) -> tuple[Row, list[int]]:
     """A run's settings without seeds, those of the run that it builds on in place of its folder; and the seeds."""
-    setting, seeds = dict(config), [config["seed"]]
-    del setting["seed"]
+    setting = dict(config)
+    seeds = [setting.pop("seed")]
     for name in ("model", "backbone"):
         path = Path(str(config.get(name))) / "run.json"
         if path.exists():

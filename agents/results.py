@@ -26,7 +26,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: If there are none.
     """
-    paths = sorted(path for path in folder.glob("*.json") if path.name != SUMMARY_FILE)
+    paths = sorted(folder.glob("*--*.json"))
     if not paths:
         raise FileNotFoundError(f"{folder} holds no results; give the folder that ollm-rl eval --out wrote")
     return [json.loads(path.read_text()) for path in paths]
@@ -67,18 +67,18 @@ class ResultFile:
         config: Of the evaluation.
         model: One of ``config.model``.
         data: One of ``config.data``.
-        problems: What it names.
+        inputs: Hashes of what these names stand for.
     """
 
-    def __init__(self, config: EvalConfig, model: str, data: str, problems: Sequence[Problem]) -> None:
+    def __init__(self, config: EvalConfig, model: str, data: str, inputs: dict[str, str]) -> None:
         self.path: Path | None = None
         if config.out is not None:
             self.path = config.out / f"{_slug(model)}--{_slug(data)}.json"
         self.settings = {"model": model, "data": data, **{name: asdict(config)[name] for name in SETTINGS}}
-        self.inputs = _digest(model, problems)
+        self.inputs = inputs
 
     def read(self) -> dict[str, Any] | None:
-        """The result, if it is there already and its model and problems are the same still.
+        """The result, if it is there already and what went into it is the same still.
 
         Raises:
             ValueError: If the file holds an evaluation with other settings.
@@ -125,13 +125,20 @@ class ResultFile:
         return whole
 
 
-def _digest(model: str, problems: Sequence[Problem]) -> str:
-    """Of a model's saved weights, where it is a folder, and of the problems."""
-    digest = hashlib.sha256(json.dumps([asdict(problem) for problem in problems]).encode())
+def hash_weights(model: str) -> str:
+    """Of the weights saved in a model's folder, and in that of the options that a run was trained on."""
+    digest = hashlib.sha256()
     for path in sorted([*Path(model).glob("*.pt"), *Path(model).glob("*.safetensors")]):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    run = Path(model) / "run.json"
+    below = json.loads(run.read_text())["config"].get("model") if run.exists() else None
+    return digest.hexdigest() + (hash_weights(below) if below else "")
+
+
+def hash_problems(problems: Sequence[Problem]) -> str:
+    """Of all that stands in them."""
+    return hashlib.sha256(json.dumps([asdict(problem) for problem in problems]).encode()).hexdigest()
 
 
 def _slug(name: str) -> str:

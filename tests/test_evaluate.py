@@ -12,7 +12,7 @@ from ollm_rl.agents.checks import read_completions
 from ollm_rl.agents.config import EvalConfig
 from ollm_rl.agents.evaluate import evaluate, run_eval
 from ollm_rl.agents.loading import load_policy
-from ollm_rl.agents.results import format_results
+from ollm_rl.agents.results import format_results, hash_weights
 from ollm_rl.cli import main
 from ollm_rl.config import OptionConfig
 from ollm_rl.model import OptionModel
@@ -125,6 +125,16 @@ def test_a_model_that_was_trained_on_since_is_evaluated_anew(folder: Path, monke
     calls = count_calls(monkeypatch)
     run_eval(run)
     assert calls == [3]
+
+
+def test_the_options_below_a_run_count_as_its_weights(folder: Path) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / "run.json").write_text('{"kind": "train", "config": {"model": "options"}}')
+    before = hash_weights("run")
+    assert hash_weights("run") == before
+    torch.manual_seed(1)
+    OptionModel.from_backbone("backbone", OptionConfig(num_options=4, width=8)).save_pretrained("options")
+    assert hash_weights("run") != before
 
 
 def test_problems_that_changed_are_evaluated_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

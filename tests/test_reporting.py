@@ -136,7 +136,7 @@ def test_results_of_one_seed_are_taken_as_they_are_and_a_missing_one_is_told(tmp
         ("rg:x", 1.0, 0.1, 0.9),
     ]
     page = Page((tmp_path / "report.html").read_text())
-    assert f"{folders[1]} was not evaluated" in page.text
+    assert f"No results were given of {folders[1]}: in the pictures of training alone." in page.text
     assert "2 problems of arith (test), 1 problems of rg:x (test)" in page.text
 
 
