@@ -133,6 +133,8 @@ class EvalConfig:
             raise ValueError(f"lora={self.lora!r} is compared under teacher forcing alone; add --mode teacher-forced")
         for name in ("model", "data"):
             values = getattr(self, name)
+            if isinstance(values, str):
+                raise ValueError(f"{name}={values!r} must be a list, such as {[values]}")
             if self.mode == "teacher-forced" and len(values) > 1:
                 raise ValueError(f"{name}={values} are several, and teacher forcing takes one; give one")
             if len(set(values)) < len(values):

@@ -36,7 +36,10 @@ def _add_settings(command: ArgumentParser, config: type, *, positional: bool) ->
     lists = {field.name: field for field in dataclasses.fields(config) if get_origin(hints[field.name]) is list}
     command.add_class_arguments(config, as_positional=positional, skip=set(lists))
     for name, field in lists.items():
-        options: dict[str, Any] = {"type": get_args(hints[name])[0], "nargs": "+", "help": texts[name].description}
+        options: dict[str, Any] = {"nargs": "+", "help": texts[name].description}
+        (kind,) = get_args(hints[name])
+        if kind is not str:  # of YAML's strings jsonargparse would take each letter
+            options["type"] = kind
         required = field.default_factory is dataclasses.MISSING
         if callable(field.default_factory):
             options["default"] = field.default_factory()

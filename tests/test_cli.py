@@ -62,6 +62,15 @@ def test_every_command_explains_its_settings(command: str, flag: str, capsys: py
     assert "Seed" in text
 
 
+def test_a_list_in_yaml_is_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("model: [a, b]\n")
+    assert settings("eval", "--config", str(path)).model == ["a", "b"]
+    path.write_text("model: runs/latent\n")
+    line = refusal(capsys, "eval", "--config", path)
+    assert line == "model='runs/latent' must be a list, such as ['runs/latent']"
+
+
 def test_help_answers_without_importing_torch() -> None:
     code = (
         "import sys, ollm_rl.cli\ntry: ollm_rl.cli.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
