@@ -235,6 +235,13 @@ def test_the_explorer_shows_every_token_as_a_button_and_live_ones_marked(tmp_pat
     assert json.loads(data)[0][0]["choices"][1]["then"] == " is It"
 
 
+def test_a_line_break_is_a_token_that_can_be_seen_and_clicked(tmp_path: Path) -> None:
+    _, page = report(tmp_path, summary_of(method_row("latent-ppo")), {}, [], [looked_at(".\n", "")])
+    assert ".⏎ 7." in page.text and page.count("br") == 1
+    _, page = report(tmp_path, summary_of(method_row("latent-ppo")), {}, [], [looked_at("", ".")])
+    assert "· 7." in page.text and page.count("br") == 0  # half a character has no text of its own
+
+
 def test_a_page_says_where_nothing_was_evaluated(tmp_path: Path) -> None:
     summary = summary_of(method_row("latent-ppo")) | {"evaluated": False, "notes": ["No explorer: <gone>."]}
     _, page = report(tmp_path, summary, {}, [])
