@@ -166,23 +166,25 @@ class RLConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Evaluation of a trained run, an option model or a backbone."""
+    """Evaluation of trained runs, option models or backbones."""
 
-    model: str
-    """Folder of a training run or of an option SFT run, or a backbone's name."""
+    model: list[str]
+    """Folders of training runs or of option SFT runs, or backbones' names; one or several."""
+    data: list[str] = field(default_factory=lambda: ["arith"])
+    """Problem sets, one or several: arith, rg:TASK, jsonl:PATH or hf:ID."""
     mode: Literal["free-running", "teacher-forced"] = "free-running"
     """Free-running: completions, their accuracy and rates. Teacher-forced: what backbone, LoRA, oracle over options,
-    encoder, policy and mixture say of each token of given solutions (option SFT runs alone)."""
+    encoder, policy and mixture say of each token of given solutions (one option SFT run on one problem set)."""
     lora: str | None = None
     """Folder of a LoRA of peft on the same backbone, compared with the options (teacher-forced)."""
     out: Path | None = None
-    """JSON file for the result, teacher-forced with an HTML report of the same stem; printed alone where left out."""
-    data: str = "arith"
-    """Problems: arith, rg:TASK, jsonl:PATH or hf:ID."""
+    """Free-running: folder for a JSON file of each model and problem set, and results.json and results.md of all; the
+    same command goes on where it stopped. Teacher-forced: JSON file, beside it an HTML report of the same stem. Where
+    left out, the table is printed alone."""
     split: str = "test"
     """Split of arith, rg: and hf: sources."""
     limit: int | None = 512
-    """Use the first so many problems."""
+    """Use the first so many problems of each set."""
     sample: bool = False
     """Sample at temperature 1 instead of decoding greedily."""
     max_new_tokens: int = 96
@@ -199,6 +201,16 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.lora is not None and self.mode != "teacher-forced":
             raise ValueError(f"lora={self.lora!r} is compared under teacher forcing alone; add --mode teacher-forced")
+        for name in ("model", "data"):
+            values = getattr(self, name)
+            if isinstance(values, str):
+                raise ValueError(f"{name}={values!r} must be a list, such as {[values]}")
+            if self.mode == "teacher-forced" and len(values) > 1:
+                raise ValueError(f"{name}={values} are several, and teacher forcing takes one; give one")
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}={values} names one twice; leave it out")
+        if self.mode == "free-running" and self.out is not None and (self.out.suffix == ".json" or self.out.is_file()):
+            raise ValueError(f"out={str(self.out)!r} must be a folder; it gets a file for each model and problem set")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,3 +261,50 @@ class AuditConfig:
     """Folder of a training run, or a result file of ollm-rl eval."""
     out: Path | None = None
     """JSON file for everything found; a summary is printed in any case."""
+
+
+@dataclass(frozen=True)  # the runs are positional arguments of the command line
+class ReportConfig:
+    """A static HTML page that compares training runs."""
+
+    runs: list[Path]
+    """Folders of training runs; those that differ in seed and folder alone are drawn as one method with intervals."""
+    out: Path = Path("report.html")
+    """The HTML file."""
+    results: Path | None = None
+    """Folder that ollm-rl eval --out wrote: the final table. The last iteration of training where left out."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one. For the option explorer."""
+
+    def __post_init__(self) -> None:
+        _check_page(self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreConfig:
+    """The option explorer of one prompt, as a static HTML page."""
+
+    model: str
+    """Folder of an option SFT run or of a training run over options."""
+    prompt: str
+    """The question put to the model."""
+    out: Path = Path("explorer.html")
+    """The HTML file."""
+    max_new_tokens: int = 96
+    """Token limit of the completion."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the backbone."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
+        if not self.prompt.strip():
+            raise ValueError("prompt is empty; give a question")
+        _check_page(self.out)
+
+
+def _check_page(out: Path) -> None:
+    if out.suffix != ".html":
+        raise ValueError(f"out={str(out)!r} must be an HTML file, such as report.html")

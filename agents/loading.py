@@ -47,7 +47,7 @@ def load_policy(
     if (Path(name) / CONFIG_FILE).exists():
         model = OptionModel.from_pretrained(name, dtype=dtype, device=device)
         return OptionPolicy(model), load_tokenizer(model.backbone.config.name_or_path)
-    if (run := _training_run(Path(name))) is not None:
+    if (run := training_run(Path(name))) is not None:
         settings = read_run(run, "train")
         if (agent := settings.get("agent", "ollm-rl")) != "ollm-rl":
             raise ValueError(
@@ -65,11 +65,12 @@ def load_policy(
     return TokenPolicy(backbone, rank=0), tokenizer
 
 
-def _training_run(path: Path) -> Path | None:
+def training_run(path: Path) -> Path | None:
     """The folder of a training run, of which the path names itself or a checkpoint."""
     if path.is_file() and path.suffix == ".pt":
         path = path.parent.parent if path.parent.name == LAST_FOLDER else path.parent
-    return path if (path / "run.json").exists() and not (path / "config.json").exists() else None
+    of_sft = any((path / name).exists() for name in ("config.json", CONFIG_FILE))
+    return path if (path / "run.json").exists() and not of_sft else None
 
 
 def trained_weights(policy: Policy) -> dict[str, torch.Tensor]:

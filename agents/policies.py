@@ -106,6 +106,11 @@ class OptionPolicy(nn.Module):
         self._model = [model]  # in a list, so that its parameters are not this policy's
 
     @property
+    def model(self) -> OptionModel:
+        """The option model, frozen; its own policy is the one that SFT trained."""
+        return self._model[0]
+
+    @property
     def backbone(self) -> PreTrainedModel:
         """The frozen backbone that decodes."""
         return self._model[0].backbone

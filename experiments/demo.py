@@ -10,16 +10,16 @@ from typing import Any
 
 from ollm_rl.agents.config import EvalConfig, RLConfig
 from ollm_rl.agents.evaluate import run_eval
+from ollm_rl.agents.reporting import report_methods
 from ollm_rl.agents.trainer import train
 from ollm_rl.experiments.config import DemoConfig
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.sft import run_sft
-from ollm_rl.report import format_table, write_report
+from ollm_rl.report import format_table
 from ollm_rl.runs import open_run, origin, write_atomic
 
 BACKBONE = "tiny-arith"
 VOCABULARY_RATES = (3e-4, 1e-3, 3e-3)  # learning rates that the baseline may choose from
-SAMPLES = 12  # completions of each method in the report
 
 
 def run_demo(config: DemoConfig) -> Path:
@@ -49,25 +49,20 @@ def run_demo(config: DemoConfig) -> Path:
         )
         for rate in VOCABULARY_RATES
     }
-    best = max(vocabulary.values(), key=lambda run: _evaluate(config, run, "validation")["accuracy"])
-    runs = {
-        "frozen-option-model": options,
-        **latent,
-        "vocab-reinforce": best,
-        "backbone-greedy": Path(BACKBONE),
+    validated = _evaluate(config, [str(run) for run in vocabulary.values()], "validation")
+    best = max(validated, key=lambda result: result["accuracy"])["model"]
+    methods = {
+        "frozen-option-model": [str(options)],
+        **{name: [str(run)] for name, run in {**latent, **vocabulary}.items()},
+        "backbone-greedy": [BACKBONE],
     }
-    results = {method: _evaluate(config, run, "test") for method, run in runs.items()}
-    curves = {name: json.loads((run / "metrics.json").read_text()) for name, run in {**latent, **vocabulary}.items()}
-    rows = [_row(method, results[method], runs[method]) for method in runs]
+    chosen = [str(options), *map(str, latent.values()), best, BACKBONE]
+    results = _evaluate(config, chosen, "test")
+    rows = report_methods(config.out / "report.html", methods, results)
     summary = {"methods": rows, "seed": config.seed, "num_problems": config.problems, **origin()}
     write_atomic(config.out / "summary.json", json.dumps(summary, indent=1))
-    samples = [
-        {"method": method, **sample} for method, result in results.items() for sample in result["completions"][:SAMPLES]
-    ]
-    report = config.out / "report.html"
-    write_report(report, summary, curves, samples)
     print(format_table(rows))
-    return report
+    return config.out / "report.html"
 
 
 def _rl(config: DemoConfig, name: str, options: Path, **settings: Any) -> RLConfig:
@@ -77,23 +72,7 @@ def _rl(config: DemoConfig, name: str, options: Path, **settings: Any) -> RLConf
     )
 
 
-def _evaluate(config: DemoConfig, run: Path, split: str) -> dict[str, Any]:
+def _evaluate(config: DemoConfig, models: list[str], split: str) -> list[dict[str, Any]]:
     """Greedy evaluation, kept beside the report; a resumed demo reads it again."""
-    path = config.out / "eval" / f"{run.name}-{split}.json"
-    if not path.exists():
-        run_eval(EvalConfig(model=str(run), out=path, split=split, limit=config.problems, seed=config.seed))
-    result: dict[str, Any] = json.loads(path.read_text())
-    return result
-
-
-def _row(method: str, result: dict[str, Any], run: Path) -> dict[str, Any]:
-    """A line of the table; episodes and seconds are those of reinforcement learning."""
-    path = run / "metrics.json"
-    trained = json.loads(path.read_text())[-1] if method.startswith(("latent", "vocab")) else {}
-    rates = ("accuracy", "low", "high", "language_switching_rate", "degeneracy_rate")
-    return {
-        "method": method,
-        **{name: result[name] for name in rates},
-        "episodes": int(trained.get("episodes", 0)),
-        "seconds": trained.get("seconds", 0.0),
-    }
+    out = config.out / f"eval-{split}"
+    return run_eval(EvalConfig(model=models, out=out, split=split, limit=config.problems, seed=config.seed))

@@ -22,28 +22,30 @@ rl() { # NAME, then settings
     ollm train --config "$presets/smollm2_rl.yaml" --model "$out/options" \
         --data "jsonl:$data/word_problems_train.jsonl" --out "$out/$1" "${@:2}" >"$out/logs/$1.log" 2>&1
 }
-free_running() { # NAME, model
-    [ -f "$out/eval/$1.json" ] || ollm eval --model "$2" --data "jsonl:$data/word_problems_dev.jsonl" \
-        --max_new_tokens 128 --out "$out/eval/$1.json" >"$out/logs/eval-$1.log" 2>&1
+free_running() { # run
+    ollm eval --model "$out/$1" --data "jsonl:$data/word_problems_dev.jsonl" --max_new_tokens 128 --out "$out/eval" \
+        >"$out/logs/eval-$1.log" 2>&1
 }
 
 # Waits for all runs in the background; stops the script if one of them failed.
 finish() { for job in $(jobs -p); do wait "$job"; done; }
 
 for seed in 0 1 2; do rl "latent-reinforce-seed$seed" --learning_rate 1e-3 --seed "$seed" & done
-[ -f "$out/eval/teacher_forced.json" ] || ollm eval --mode teacher-forced --model "$out/options" --limit null \
-    --data "jsonl:$data/gsm8k_dev.jsonl" --dtype bfloat16 --out "$out/eval/teacher_forced.json"
-free_running backbone-greedy "$out/backbone"
-free_running frozen-option-model "$out/options"
+[ -f "$out/teacher_forced.json" ] || ollm eval --mode teacher-forced --model "$out/options" --limit null \
+    --data "jsonl:$data/gsm8k_dev.jsonl" --dtype bfloat16 --out "$out/teacher_forced.json"
+free_running backbone
+free_running options
 finish
-for seed in 0 1 2; do free_running "latent-reinforce-seed$seed" "$out/latent-reinforce-seed$seed" & done
+for seed in 0 1 2; do free_running "latent-reinforce-seed$seed" & done
 for rate in 3e-5 1e-4 3e-4; do
     rl "vocab-reinforce-$rate" --action_space tokens --learning_rate "$rate" &
 done
 finish
-for rate in 3e-5 1e-4 3e-4; do free_running "vocab-reinforce-$rate" "$out/vocab-reinforce-$rate" & done
+for rate in 3e-5 1e-4 3e-4; do free_running "vocab-reinforce-$rate" & done
 finish
 python3 "$(dirname "$0")/table.py" "$out"
+ollm report "$out"/latent-reinforce-seed{0,1,2} "$out"/vocab-reinforce-{3e-5,1e-4,3e-4} \
+    --results "$out/eval" --out "$out/report.html"
 
 # Speeds, each alone on the GPU: options, tokens, options, tokens.
 for round in 0 1; do

@@ -18,15 +18,14 @@ import ray
 import torch
 from filelock import FileLock, Timeout
 from ray import tune
-from scipy import stats
 from tqdm import tqdm
 
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.reporting import report_methods
 from ollm_rl.agents.run import train_agent
 from ollm_rl.experiments.config import SweepConfig
 from ollm_rl.experiments.trials import Trial, plan
-from ollm_rl.report import write_report
-from ollm_rl.runs import open_run, origin, write_atomic
+from ollm_rl.runs import open_run, write_atomic
 
 OBJECT_STORE = 100 * 2**20  # bytes; trials share files, not objects
 SYNC_PERIOD = 10  # seconds between two writes of Tune's state; what a kill undoes of it is found in the runs' folders
@@ -236,22 +235,14 @@ def setting_table(table: pd.DataFrame, metric: str, mode: str) -> pd.DataFrame:
 
 
 def _report(config: SweepConfig, trials: Mapping[str, Trial], table: pd.DataFrame) -> Path:
-    """Write the report: settings in place of methods, means over their seeds with a 95 % interval of Student's t."""
+    """Write the report, settings in place of methods, from the trials that finished."""
     finished = table[table["status"] == "finished"]
-    methods, curves = [], {}
-    for setting, rows in finished.groupby("setting", sort=False):
-        accuracy = rows["reward_correctness"]
-        half = stats.t.ppf(0.975, len(rows) - 1) * accuracy.sem() if len(rows) > 1 else float("nan")
-        means = rows[["episodes", "seconds", "language_switching_rate", "degeneracy_rate"]].mean().to_dict()
-        mean = accuracy.mean()
-        interval = {"accuracy": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
-        methods.append({"method": setting, **interval, **means})
-        histories = [pd.DataFrame(_history(trials[name].config)) for name in rows["trial"]]
-        average = pd.concat(histories).groupby("iteration", as_index=False).mean()
-        curves[str(setting)] = average.to_dict("records")
-    summary = {"methods": methods, "seed": ", ".join(map(str, config.seeds)), "num_problems": 0, **origin()}
+    methods = {
+        str(setting): [str(trials[name].config.out) for name in rows["trial"]]
+        for setting, rows in finished.groupby("setting", sort=False)
+    }
     path = config.out / "report.html"
-    write_report(path, summary, curves, [])
+    report_methods(path, methods, [])
     return path
 
 

@@ -1,6 +1,6 @@
 """Print the results of a folder of runs as a Markdown table: ``python experiments/table.py OUT``.
 
-Reads OUT/eval/NAME.json and OUT/NAME/metrics.json as ``smollm2_gsm8k.sh`` leaves them.
+Reads OUT/teacher_forced.json, OUT/eval and OUT/NAME/metrics.json as ``smollm2_gsm8k.sh`` leaves them.
 """
 
 import json
@@ -24,7 +24,7 @@ def interval_text(interval: list[float] | None) -> str:
 
 def main(out: Path) -> None:
     """Print teacher-forced results, one line a method, and seconds an iteration."""
-    forced = read(out / "eval" / "teacher_forced.json")
+    forced = read(out / "teacher_forced.json")
     if forced:
         measures = ("token_accuracy", "nll", "answer_correct", "information", "gain_per_nat")
         print(f"| teacher-forced | {' | '.join(measures).replace('_', ' ')} |\n|{'---|' * (1 + len(measures))}")
@@ -41,16 +41,18 @@ def main(out: Path) -> None:
     print("|---|---|---|---|---|---|---|")
     intervals = {}
     for path in sorted((out / "eval").glob("*.json")):
-        if path.stem == "teacher_forced":
+        if path.stem == "results":
             continue
-        result, history = read(path), read(out / path.stem / "metrics.json")
-        intervals[path.stem] = (result["low"], result["high"])
+        result = read(path)
+        name = Path(result["model"]).name
+        history = read(out / name / "metrics.json")
+        intervals[name] = (result["low"], result["high"])
         trained = "reward" in (history or [{}])[0]
         means = (
             [statistics.mean(row["reward"] for row in rows) for rows in (history[:3], history[-3:])] if trained else []
         )
         print(
-            f"| {path.stem} | {result['accuracy']:.3f} | {result['low']:.3f} to {result['high']:.3f} "
+            f"| {name} | {result['accuracy']:.3f} | {result['low']:.3f} to {result['high']:.3f} "
             f"| {result['completion_tokens']:.0f} | {result['language_switching_rate']:.3f} "
             f"| {result['degeneracy_rate']:.3f} | {', '.join(f'{mean:.3f}' for mean in means)} |"
         )

@@ -3,10 +3,12 @@
 Flags and YAML grow from the settings' dataclasses; each command is imported when it runs.
 """
 
+import dataclasses
 import os
 import sys
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
+from docstring_parser import parse_from_object
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from ollm_rl import __version__
@@ -23,14 +25,33 @@ def build_parser() -> ArgumentParser:
     for name, (config, text) in _commands().items():
         command = ArgumentParser(description=f"{text}.")
         command.add_argument("--config", action="config", help="YAML file of settings; flags after it override it.")
-        command.add_class_arguments(config, as_positional=name == "audit")
+        _add_settings(command, config, positional=name in ("audit", "report"))
         commands.add_subcommand(name, command, help=text)
     return parser
 
 
+def _add_settings(command: ArgumentParser, config: type, *, positional: bool) -> None:
+    """Flags of a dataclass's fields. A list takes several values after its flag, which jsonargparse's own do not."""
+    hints, texts = get_type_hints(config), {text.arg_name: text for text in parse_from_object(config).params}
+    lists = {field.name: field for field in dataclasses.fields(config) if get_origin(hints[field.name]) is list}
+    command.add_class_arguments(config, as_positional=positional, skip=set(lists))
+    for name, field in lists.items():
+        options: dict[str, Any] = {"nargs": "+", "help": texts[name].description}
+        (kind,) = get_args(hints[name])
+        if kind is not str:  # of YAML's strings jsonargparse would take each letter
+            options["type"] = kind
+        required = field.default_factory is dataclasses.MISSING
+        if callable(field.default_factory):
+            options["default"] = field.default_factory()
+        if required and positional:
+            command.add_argument(name, **options)
+        else:
+            command.add_argument(f"--{name}", required=required, **options)
+
+
 def _commands() -> dict[str, tuple[type, str]]:
     """Every command's settings and what it does."""
-    from ollm_rl.agents.config import AuditConfig, EvalConfig, RLConfig, SearchConfig
+    from ollm_rl.agents.config import AuditConfig, EvalConfig, ExploreConfig, ReportConfig, RLConfig, SearchConfig
     from ollm_rl.experiments.config import DemoConfig, SweepConfig
     from ollm_rl.pretrain.config import SFTConfig
 
@@ -41,6 +62,8 @@ def _commands() -> dict[str, tuple[type, str]]:
         "sweep": (SweepConfig, "Train over a grid of settings, random draws and seeds, and compare them"),
         "eval": (EvalConfig, "Measure accuracy, language switching and degeneracy"),
         "search": (SearchConfig, "Search for answers over options or tokens at a budget of generated tokens"),
+        "report": (ReportConfig, "Write a page that compares training runs, with an option explorer"),
+        "explore": (ExploreConfig, "Write a page with the options at every token of one prompt's completion"),
         "audit": (AuditConfig, "Check a run's completions once more and look for signs of reward hacking"),
     }
 
@@ -75,20 +98,25 @@ def run(command: str, settings: Any) -> str:
         from ollm_rl.agents.search import format_search, run_search
 
         return format_search(run_search(settings))
+    if command == "report":
+        from ollm_rl.agents.reporting import run_report
+
+        return f"written to {run_report(settings)}"
+    if command == "explore":
+        from ollm_rl.agents.reporting import run_explore
+
+        return f"written to {run_explore(settings)}"
     if settings.mode == "teacher-forced":
         from ollm_rl.pretrain.teacher_forced import run_teacher_forced
         from ollm_rl.pretrain.token_report import format_scores
 
-        names = ("model", "lora", "out", "data", "split", "limit", "dtype", "device", "seed")
-        return format_scores(run_teacher_forced(**{name: getattr(settings, name) for name in names}))
+        names = ("lora", "out", "split", "limit", "dtype", "device", "seed")
+        chosen = {name: getattr(settings, name) for name in names}
+        return format_scores(run_teacher_forced(model=settings.model[0], data=settings.data[0], **chosen))
     from ollm_rl.agents.evaluate import run_eval
+    from ollm_rl.agents.results import format_results
 
-    result = run_eval(settings)
-    return (
-        f"accuracy {result['accuracy']:.3f} [{result['low']:.3f}, {result['high']:.3f}] on {result['num_problems']} "
-        f"problems, language switching {result['language_switching_rate']:.3f}, "
-        f"degeneracy {result['degeneracy_rate']:.3f}, {result['completion_tokens']:.1f} tokens a completion"
-    )
+    return format_results(run_eval(settings))
 
 
 def main(arguments: list[str] | None = None) -> int:

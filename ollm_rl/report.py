@@ -1,39 +1,38 @@
-"""A comparison of training methods as one static HTML file, and as a table for the terminal.
+"""Reports as static HTML files, and a comparison of methods as a table for the terminal.
 
-The file loads nothing from outside: styles, script and plots (inline SVG) are in it. Colours in the plots are
-variables of the page's style sheet, so one plot serves light and dark.
+A file loads nothing from outside: styles, script and plots (inline SVG) are in it. What a model wrote is escaped.
 """
 
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
-import matplotlib
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from ollm_rl.plots import (
+    DASHES,
+    MAX_POINTS,
+    MUTED,
+    NUM_COLOURS,
+    PAINTS,
+    SERIES,
+    SMALL_WIDTH,
+    History,
+    Row,
+    Style,
+    curve_plot,
+    heat_map,
+    interval_plot,
+    number,
+)
 from ollm_rl.runs import write_atomic
 
 COLUMNS = ("method", "accuracy [95 %]", "episodes", "seconds", "language switching", "degeneracy")
 MISSING = "–"
-
-NUM_COLOURS = 8  # --series-0 to --series-7 in the template
-DASHES = ("none", "6 2", "2 2", "8 2 2 2")  # lengths in points; told apart once the colours are used up
-# matplotlib draws in these stand-ins, which are replaced by the style sheet's variables.
-INK, MUTED, GRID = "#010101", "#020202", "#030303"
-SERIES = tuple(f"#0a0a{index:02x}" for index in range(NUM_COLOURS))
-PAINTS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"} | {
-    colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
-}
-WIDTH, SMALL_WIDTH = 4.4, 3.6  # inches; the page scales a plot to its card, and its letters with it
-MAX_POINTS = 200  # a line
+ORIGIN = ("command", "model", "lora", "data", "split", "seed", "commit", "machine")
+SHADE = 8, 60  # per cent, of a live token without and with the most entropy of its completion
 HEAD, TAIL = 1200, 800  # characters kept of a longer text
 
 # What is drawn beside the reward where a curve has it: column -> (title, note).
@@ -43,64 +42,94 @@ QUANTITIES = {
     "live_share": ("Live positions (share)", "Positions at which the options lead to more than one token."),
     "mixed_groups": ("Mixed groups (share)", "Groups of one prompt whose rewards differ, so that there is a signal."),
     "language_switching_rate": ("Language switching (share)", "Completions that leave the language of their prompt."),
-    "degeneracy_rate": ("Degeneracy (share)", "Completions that loop, do not end or are gibberish."),
+    "degeneracy_rate": ("Degeneracy (share)", "Completions that loop, do not end, are empty or state no answer."),
 }
-
-Row = Mapping[str, Any]
-
-
-class Style(NamedTuple):
-    """Colour and dashes of one method, the same in every plot."""
-
-    colour: str  # a stand-in of PAINTS
-    dashes: str  # lengths in points as SVG writes them, or "none"
 
 
 def write_report(
-    path: Path, summary: dict[str, Any], curves: dict[str, list[dict[str, Any]]], samples: list[dict[str, Any]]
+    path: Path,
+    summary: dict[str, Any],
+    curves: Mapping[str, Sequence[History]],
+    samples: Sequence[Row],
+    options: Sequence[Row] = (),
 ) -> None:
-    """Write the report, at once or not at all.
+    """Write a comparison of methods, at once or not at all.
 
     Args:
         path: The HTML file.
         summary: ``methods`` (rows with ``method``, ``accuracy``, ``low``, ``high``, ``episodes``, ``seconds``,
-            ``language_switching_rate``, ``degeneracy_rate``; rates are shares), ``num_problems`` (0 where the accuracy
-            is that of the last iteration of training, over seeds), ``commit``, ``seed``, ``versions``, ``machine``
-            and ``command``.
-        curves: By method, one row an iteration with ``iteration``, ``episodes``, ``seconds``, ``reward`` and any of
-            ``QUANTITIES``. None and NaN leave a gap.
-        samples: Rows with ``method``, ``question``, ``answer``, ``completion``, ``correct``, ``switched``, ``flags``.
+            ``language_switching_rate``, ``degeneracy_rate``; rates are shares; and ``data``, where one method stands
+            for several problem sets), ``data`` (what was solved, in words), ``evaluated`` (or measured in training),
+            ``seeds``, ``notes`` (sentences) and what ``origin`` returns.
+        curves: By method, for every seed one row an iteration with ``iteration``, ``episodes``, ``seconds``,
+            ``reward`` and any of ``QUANTITIES``. None and NaN leave a gap.
+        samples: Rows with ``method``, ``question``, ``answer``, ``completion``, ``correct``, ``switched``, ``flags``
+            and ``source``, where it comes from.
+        options: For methods with options ``method``, ``explored`` (rows of ``agents.explorer.explore``), and
+            ``usage`` and ``entropy`` of ``agents.explorer.option_maps``.
     """
-    drawn = {method: rows for method, rows in curves.items() if rows}
+    drawn = {method: [rows for rows in seeds if rows] for method, seeds in curves.items() if any(seeds)}
     styles = {
         method: Style(SERIES[index % NUM_COLOURS], DASHES[index // NUM_COLOURS % len(DASHES)])
         for index, method in enumerate(drawn)
     }
-    template = (files("ollm_rl") / "templates" / "report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    html = environment.from_string(template).render(
+    everything = [row for seeds in drawn.values() for rows in seeds for row in rows]
+    html = render(
+        "report.html",
+        summary,
         summary=summary,
         columns=COLUMNS,
         table=[_cells(row) for row in summary["methods"]],
         accuracy=_accuracy_plot(summary["methods"], styles),
         legend=[(method, Markup(PAINTS[style.colour]), style.dashes) for method, style in styles.items()],
         reward_plots=[
-            ("Reward by episodes", _curve_plot(drawn, styles, x="episodes", y="reward")),
-            ("Reward by seconds of training", _curve_plot(drawn, styles, x="seconds", y="reward")),
+            ("Reward by episodes", curve_plot(drawn, styles, x="episodes", y="reward")),
+            ("Reward by seconds of training", curve_plot(drawn, styles, x="seconds", y="reward")),
         ],
         other_plots=[
-            (title, note, _curve_plot(drawn, styles, x="episodes", y=name, width=SMALL_WIDTH))
+            (title, note, curve_plot(drawn, styles, x="episodes", y=name, width=SMALL_WIDTH))
             for name, (title, note) in QUANTITIES.items()
-            if any(not math.isnan(_number(row.get(name))) for rows in drawn.values() for row in rows)
+            if any(not math.isnan(number(row.get(name))) for row in everything)
         ],
         max_points=MAX_POINTS,
-        thinned=any(len(rows) > MAX_POINTS for rows in drawn.values()),
+        thinned=any(len(rows) > MAX_POINTS for seeds in drawn.values() for rows in seeds),
+        several=any(len(seeds) > 1 for seeds in drawn.values()),
+        maps=[plot for row in options for plot in _option_maps(row)],
+        mapped=max((len(row["entropy"]) for row in options), default=0),
+        explored=[_shaded(item, row["method"]) for row in options for item in row["explored"]],
         samples=[
             {**row, "question": _shorten(row["question"]), "completion": _shorten(row["completion"])} for row in samples
         ],
         sample_methods=list(dict.fromkeys(row["method"] for row in samples)),
     )
     write_atomic(path, html)
+
+
+def write_explorer(path: Path, explored: Sequence[Row], origin: Row) -> None:
+    """Write the option explorer alone, at once or not at all.
+
+    Args:
+        path: The HTML file.
+        explored: Rows of ``agents.explorer.explore``.
+        origin: What ``runs.origin`` returns, and ``model``.
+    """
+    write_atomic(path, render("explore.html", origin, explored=[_shaded(item) for item in explored]))
+
+
+def render(template: str, origin: Row, **values: Any) -> str:
+    """A page of the templates.
+
+    Args:
+        template: Its file's name.
+        origin: What ``runs.origin`` returns; other entries with a name of ``ORIGIN`` are shown as well.
+        values: What the template names.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ollm_rl"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters["shown"] = _shown
+    names = [name for name in ORIGIN if name in origin]
+    return environment.get_template(template).render(origin=origin, origin_names=names, **values)
 
 
 def format_table(methods: Sequence[Row]) -> str:
@@ -118,7 +147,7 @@ def format_table(methods: Sequence[Row]) -> str:
 def _cells(row: Row) -> list[str]:
     """One method as text, in the order of ``COLUMNS``."""
     return [
-        str(row["method"]),
+        _name(row),
         f"{_percent(row['accuracy'])} [{_percent(row['low'], '')}, {_percent(row['high'], '')}]",
         _count(row["episodes"]),
         _count(row["seconds"]),
@@ -127,20 +156,59 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
+def _name(row: Row) -> str:
+    return f"{row['method']} on {row['data']}" if row.get("data") else str(row["method"])
+
+
+def _accuracy_plot(methods: Sequence[Row], styles: Mapping[str, Style]) -> Markup:
+    rows = []
+    for row in methods:
+        interval = [100 * number(row[name]) for name in ("accuracy", "low", "high")]
+        colour = styles[row["method"]].colour if row["method"] in styles else MUTED
+        rows.append((f"{_name(row)}: {_percent(row['accuracy'])}", interval, colour))
+    return interval_plot(rows, "accuracy (% of the problems)")
+
+
+def _option_maps(row: Row) -> list[tuple[str, str, Markup]]:
+    """Usage and entropy of one method, each with title and note."""
+    method, x = row["method"], "token of the completion"
+    usage = max((share for shares in row["usage"] for share in shares if not math.isnan(share)), default=1.0)
+    top = max(map(max, row["entropy"])) or 1.0
+    alike = 100 / len(row["usage"])
+    usage_map = heat_map(row["usage"], x=x, y="option", first=0, top=usage, label=f"{method}: option usage")
+    entropy_map = heat_map(row["entropy"], x=x, y="completion", first=1, top=top, label=f"{method}: entropy")
+    return [
+        (
+            f"{method}: usage",
+            f"Full shade {100 * usage:.0f} %; {alike:.0f} % if all options were used alike.",
+            usage_map,
+        ),
+        (f"{method}: entropy", f"Full shade {top:.2f} nats.", entropy_map),
+    ]
+
+
+def _shaded(item: Row, method: str | None = None) -> dict[str, Any]:
+    """A row of the explorer with its method, and with the shade of every token in per cent."""
+    top = max(position["entropy"] for position in item["positions"]) or 1.0
+    shades = [round(SHADE[0] + (SHADE[1] - SHADE[0]) * position["entropy"] / top) for position in item["positions"]]
+    return {**item, "method": method, "shades": shades}
+
+
+def _shown(token: str) -> str:
+    """A token with its white space made visible."""
+    return token.replace(" ", "␣").replace("\n", "⏎")
 
 
 def _percent(share: Any, unit: str = " %") -> str:
-    return MISSING if math.isnan(_number(share)) else f"{100 * share:.1f}{unit}"
+    return MISSING if math.isnan(number(share)) else f"{100 * share:.1f}{unit}"
 
 
 def _count(value: Any) -> str:
     """A number of episodes or seconds: whole, but with one decimal between 0 and 10 where it is not."""
-    number = _number(value)
-    if math.isnan(number):
+    count = number(value)
+    if math.isnan(count):
         return MISSING
-    return f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:.1f}"
+    return f"{count:,.0f}" if count >= 10 or count == int(count) else f"{count:.1f}"
 
 
 def _shorten(text: str) -> str:
@@ -148,89 +216,3 @@ def _shorten(text: str) -> str:
     if left_out <= 0:
         return text
     return f"{text[:HEAD]}\n[… {left_out:,} characters left out …]\n{text[-TAIL:]}"
-
-
-def _curve_plot(
-    curves: Mapping[str, Sequence[Row]], styles: Mapping[str, Style], *, x: str, y: str, width: float = WIDTH
-) -> Markup:
-    """Column ``y`` of every method against its column ``x``."""
-    figure, axes = _canvas(width, height=0.6 * width)
-    for method, rows in curves.items():
-        points = _block_means([(_number(row[x]), _number(row.get(y))) for row in rows])
-        colour, dashes = styles[method]
-        (line,) = axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6, solid_joinstyle="round")
-        if dashes != "none":
-            line.set_linestyle((0, tuple(float(length) / line.get_linewidth() for length in dashes.split())))
-        if sum(not math.isnan(value) for _, value in points) == 1:
-            line.set_marker("o")  # a line of one point is invisible
-    axes.set_xlabel(x, color=MUTED)
-    axes.margins(x=0.02)
-    return _svg(figure, f"{y} by {x}, one line for each of: {', '.join(curves)}")
-
-
-def _block_means(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most ``MAX_POINTS`` points: each the end of a block of iterations and the mean of its known values."""
-    size = math.ceil(len(points) / MAX_POINTS)
-    means = []
-    for start in range(0, len(points), size):
-        block = points[start : start + size]
-        known = [value for _, value in block if not math.isnan(value)]
-        means.append((block[-1][0], sum(known) / len(known) if known else math.nan))
-    return means
-
-
-def _accuracy_plot(methods: Sequence[Row], styles: Mapping[str, Style]) -> Markup:
-    """A point and an interval for each method, best at the top, names above the lines."""
-    figure, axes = _canvas(WIDTH, height=0.7 + 0.55 * len(methods))
-    rows = sorted(methods, key=lambda row: -math.inf if math.isnan(_number(row["accuracy"])) else row["accuracy"])
-    for height, row in enumerate(rows):
-        accuracy, low, high = (100 * _number(row[name]) for name in ("accuracy", "low", "high"))
-        colour = styles[row["method"]].colour if row["method"] in styles else MUTED
-        axes.plot([low, high], [height, height], color=colour, linewidth=3, solid_capstyle="round")
-        axes.plot([accuracy], [height], "o", color=colour, markersize=8)
-        label = f"{row['method']}: {_percent(row['accuracy'])}"
-        axes.annotate(label, (0, height), (2, 9), textcoords="offset points", color=INK, size=10, parse_math=False)
-    axes.set_ylim(-0.5, len(methods) - 0.2)
-    axes.set_xlim(left=0)
-    axes.set_yticks([])
-    axes.set_xlabel("accuracy (%)", color=MUTED)
-    return _svg(figure, "accuracy with 95 % intervals; the table below has the numbers")
-
-
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty plot, its size in inches, in the page's colours."""
-    figure = Figure(figsize=(width, height), layout="constrained")  # not pyplot: no global state, no display
-    figure.patch.set_visible(False)
-    axes = figure.add_subplot()
-    axes.patch.set_visible(False)
-    axes.spines[:].set_visible(False)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, length=0, labelsize=10)
-    axes.xaxis.label.set_fontsize(10)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    return figure, axes
-
-
-def _svg(figure: Figure, label: str) -> Markup:
-    """The figure as an ``<svg>`` element that stands in an HTML page beside others."""
-    buffer = io.StringIO()
-    # Marker and clip ids depend on the salt: equal ids of two plots in one page would mix them up.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = buffer.getvalue()
-    svg = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg[svg.index("<svg") :])
-    used = set(re.findall(r"#(\w+)", svg))
-    svg = re.sub(r"<[^>]*>", lambda tag: _page_tag(tag[0], used), svg)
-    return Markup(svg.replace("<svg ", Markup('<svg aria-label="{}" ').format(label), 1))
-
-
-def _page_tag(tag: str, used: set[str]) -> str:
-    """One tag of a plot in the page's colours and typeface, with short numbers, and an id only where it is used."""
-    tag = tag.replace("xlink:href", "href")
-    tag = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", tag)
-    tag = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", tag)
-    tag = re.sub(r"font: (\S+) [^;\"]*", r"font-size: \1", tag)
-    return re.sub(r"#\w{6}", lambda found: PAINTS.get(found[0], found[0]), tag)

@@ -1,16 +1,15 @@
 """A teacher-forced comparison as one static HTML file, and as a table for the terminal."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from ollm_rl.diagnostics import FIRST_TOKENS, MODE_PROBABILITY
+from ollm_rl.plots import MUTED, SERIES, WIDTH, canvas, svg
 from ollm_rl.pretrain.forced_scores import AMBIGUOUS, DETERMINISTIC
-from ollm_rl.report import MISSING, MUTED, SERIES, WIDTH, _canvas, _svg
+from ollm_rl.report import MISSING, render
 from ollm_rl.runs import write_atomic
 
 # Heading, measure, decimals and unit.
@@ -52,10 +51,9 @@ def write_token_report(path: Path, result: dict[str, Any]) -> None:
         result: Of ``teacher_forced``, with ``model``, ``data``, ``split``, ``seed`` and what ``origin`` returns.
     """
     ambiguity = result["ambiguity"]
-    template = (files("ollm_rl") / "templates" / "teacher_forced.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["shown"] = _shown
-    html = environment.from_string(template).render(
+    html = render(
+        "teacher_forced.html",
+        result,
         result=result,
         headings=HEADINGS,
         table=_table(result),
@@ -106,14 +104,9 @@ def _listed(row: dict[str, Any]) -> dict[str, Any]:
     return {"token": row["token"], "answer": row["answer"], "live": len(votes) > 1, "cells": cells}
 
 
-def _shown(token: str) -> str:
-    """A token with its white space made visible."""
-    return token.replace(" ", "␣").replace("\n", "⏎")
-
-
 def _histogram_plot(histogram: dict[str, list[float]], label: str, marks: Sequence[float] = ()) -> Markup:
     """Positions a bin, on a logarithmic scale: the first bin of entropies holds most of them."""
-    figure, axes = _canvas(WIDTH, height=0.6 * WIDTH)
+    figure, axes = canvas(WIDTH, height=0.6 * WIDTH)
     axes.stairs(histogram["counts"], histogram["edges"], fill=True, color=SERIES[0])
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:,.0f}")
@@ -123,4 +116,4 @@ def _histogram_plot(histogram: dict[str, list[float]], label: str, marks: Sequen
         axes.axvline(mark, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xlabel(label, color=MUTED)
     axes.set_ylabel("positions", color=MUTED)
-    return _svg(figure, f"histogram over positions: {label}")
+    return svg(figure, f"histogram over positions: {label}")

@@ -69,13 +69,22 @@ def test_every_command_explains_its_settings(command: str, flag: str, capsys: py
     assert "Seed" in text
 
 
+def test_a_list_in_yaml_is_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("model: [a, b]\n")
+    assert settings("eval", "--config", str(path)).model == ["a", "b"]
+    path.write_text("model: runs/latent\n")
+    line = refusal(capsys, "eval", "--config", path)
+    assert line == "model='runs/latent' must be a list, such as ['runs/latent']"
+
+
 def test_help_answers_without_importing_torch() -> None:
     code = (
         "import sys, ollm_rl.cli\ntry: ollm_rl.cli.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "False"
-    for command in ("demo", "sft", "train", "sweep", "eval", "search", "audit"):
+    for command in ("demo", "sft", "train", "sweep", "eval", "search", "report", "explore", "audit"):
         assert command in result.stdout
 
 
@@ -84,6 +93,13 @@ def test_flags_override_the_yaml_file(tmp_path: Path) -> None:
     path.write_text("stage: backbone\nmax_steps: 7\noptions:\n  num_options: 5\n")
     found = settings("sft", "--config", str(path), "--out", "x", "--max_steps", "9", "--options.kl_target", "0.8")
     assert (found.stage, found.max_steps, found.options.num_options, found.options.kl_target) == ("backbone", 9, 5, 0.8)
+
+
+def test_a_list_takes_several_values_or_one() -> None:
+    found = settings("eval", "--model", "a", "b", "--data", "rg:x", "--seed", "1")
+    assert (found.model, found.data, found.seed) == (["a", "b"], ["rg:x"], 1)
+    assert settings("eval", "--model", "a").data == ["arith"]
+    assert settings("report", "x", "y", "--out", "z.html").runs == [Path("x"), Path("y")]
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "experiments" / "presets").glob("*.yaml")))
@@ -204,15 +220,15 @@ def test_a_run_that_saved_nothing_yet_cannot_be_evaluated(
 def test_the_four_stages_run_one_after_the_other(
     tmp_path: Path, backbone: str, data: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options, run, result = tmp_path / "options", tmp_path / "run", tmp_path / "result.json"
+    options, run, result = tmp_path / "options", tmp_path / "run", tmp_path / "results"
     common = ["--data", data, "--device", "cpu"]
     sft = ["--backbone", backbone, "--max_steps", "20", "--batch_size", "4", "--options.width", "8"]
     assert main(["sft", "--out", str(options), *sft, *common]) == 0
     rl = ["--iterations", "1", "--episodes", "16", "--max_new_tokens", "8"]
     assert main(["train", "--out", str(run), "--model", str(options), *rl, *common]) == 0
     assert main(["eval", "--model", str(run), "--out", str(result), "--max_new_tokens", "8", *common]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("accuracy 0.")
-    assert json.loads(result.read_text())["num_problems"] == 8
+    assert "| 8 of jsonl:" in capsys.readouterr().out.splitlines()[-1]
+    assert json.loads((result / "results.json").read_text())[0]["num_problems"] == 8
     forced = ["--mode", "teacher-forced", "--model", str(options), *common]
     assert main(["eval", *forced]) == 0
     assert "oracle 0." in capsys.readouterr().out

@@ -14,13 +14,14 @@ SMALLER = {
     "sft": "--max_steps 4 --batch_size 8 --limit 64",
     "train": "--iterations 1 --episodes 16 --num_slots 16 --max_new_tokens 12",
     "eval": "--limit 8 --max_new_tokens 12",
+    "report": "",
 }
 
 
 def test_the_commands_and_the_snippet_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^ollm-rl (.*)$", TEXT, re.MULTILINE)
-    assert [command.split()[0] for command in commands] == ["sft", "train", "train", "eval"]
+    assert [command.split()[0] for command in commands] == ["sft", "train", "train", "eval", "report"]
     for command in commands:
         words = shlex.split(command)
         assert main([*words, *SMALLER[words[0]].split()]) == 0

@@ -231,7 +231,7 @@ def test_a_folder_without_a_lora_is_refused(tmp_path: Path, backbone: str) -> No
         with pytest.raises(FileNotFoundError, match=f"{folder}' holds no LoRA; give a folder written by peft"):
             load_lora(loaded, str(tmp_path / folder))
     with pytest.raises(ValueError, match="lora='x' is compared under teacher forcing alone; add --mode teacher-forced"):
-        EvalConfig(model="y", lora="x")
+        EvalConfig(model=["y"], lora="x")
 
 
 def run(tmp_path: Path, backbone: str, out: Path) -> dict[str, Any]:
