@@ -57,14 +57,23 @@ def check_resources(workers: int, gpus_per_worker: float) -> None:
 
 def _check_address(address: str) -> None:
     """Connect from a child process first: a failed attempt of Ray takes two minutes and ends the process."""
-    wrong = ValueError(
-        f"no Ray cluster answers at ray_address={address!r}; start one by 'ray start --head', or leave ray_address out"
-    )
+    said = b""
     try:
         if address != "auto":
             where = urlsplit(address if "://" in address else f"//{address}")
             socket.create_connection((where.hostname or "", where.port or 0), timeout=PATIENCE).close()
         code = f"import ray; ray.init(address={address!r})"
         subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, capture_output=True, check=True)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        raise wrong from None
+        return
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        said = error.stderr or b""
+    except (OSError, ValueError):
+        pass
+    if b"InvalidAuthToken" in said:
+        raise ValueError(
+            f"the Ray cluster at ray_address={address!r} wants another token; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN to what it was started with"
+        )
+    raise ValueError(
+        f"no Ray cluster answers at ray_address={address!r}; start one by 'ray start --head', or leave ray_address out"
+    )

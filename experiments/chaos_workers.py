@@ -35,10 +35,11 @@ def main() -> None:
     draw = random.Random(args.seed)
     with _train(args, "disturbed") as learner:
         kills = 0
-        ends = time.monotonic() + args.seconds
-        while time.monotonic() < ends and learner.poll() is None:
-            time.sleep(args.every)
-            kills += _kill_one(learner.pid, draw)
+        begins = time.monotonic()
+        while time.monotonic() < begins + args.seconds and learner.poll() is None:
+            time.sleep(1)
+            due = time.monotonic() > begins + (kills + 1) * args.every
+            kills += due and _kill_one(learner.pid, draw)
     with _train(args, "undisturbed") as other:
         pass
     if learner.returncode or other.returncode:
@@ -65,15 +66,15 @@ def _train(args: argparse.Namespace, name: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-m", "ollm_rl.cli", "train", *flags])
 
 
-def _kill_one(learner: int, draw: random.Random) -> int:
-    """Kill -9 a random worker; returns how many that were."""
+def _kill_one(learner: int, draw: random.Random) -> bool:
+    """Kill -9 a random worker; returns whether there was one."""
     try:
         processes = psutil.Process(learner).children(recursive=True)
         workers = [process.pid for process in processes if process.name().startswith("ray::Rollout")]
         os.kill(draw.choice(workers), signal.SIGKILL)
     except (psutil.NoSuchProcess, ProcessLookupError, IndexError):  # it has ended, or none has started
-        return 0
-    return 1
+        return False
+    return True
 
 
 def _metrics(out: Path) -> list[dict[str, Any]]:

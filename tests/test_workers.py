@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -353,8 +353,14 @@ def test_an_address_without_a_ray_cluster_is_refused_at_once(
     assert not settings.out.exists()
 
 
-def test_the_address_of_a_cluster_is_accepted(local_ray: None) -> None:
-    cluster._check_address(ray.get_runtime_context().gcs_address)
+def test_a_cluster_is_accepted_by_its_address_and_token(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = ray.get_runtime_context().gcs_address
+    cluster._check_address(address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
+    monkeypatch.setattr(cluster, "PATIENCE", 8.0)
+    with pytest.raises(ValueError, match=f"the Ray cluster at ray_address='{address}' wants another token"):
+        cluster._check_address(address)
 
 
 @pytest.mark.parametrize(
