@@ -117,8 +117,10 @@ def search(
         completion), and ``completions`` with ``completion``, ``correct``, ``log_prob``, ``tokens_spent``.
 
     Raises:
-        ValueError: If a setting is unknown or does not fit the others, or a prompt is too long.
+        ValueError: If a setting is unknown or does not fit the others, there are no problems, or a prompt is too long.
     """
+    if not problems:
+        raise ValueError("problems is empty; give at least one")
     _check(method, budget_tokens, max_new_tokens, leaf_value, exploration, temperature, leaves, num_slots)
     prompts = encode_prompts(
         problems, tokenizer, max_length=context_length(policy.backbone), max_new_tokens=max_new_tokens

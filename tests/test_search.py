@@ -330,6 +330,11 @@ def test_a_setting_that_does_not_fit_is_refused_with_its_name(changes: dict[str,
         run(option_policy(), **{"method": "mcts", **changes})
 
 
+def test_a_search_without_problems_is_refused() -> None:
+    with pytest.raises(ValueError, match="problems is empty"):
+        search(option_policy(), tiny_tokenizer(), [], method="beam", budget_tokens=9, max_new_tokens=4)
+
+
 def test_a_value_head_that_was_not_trained_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no PPO run; give the folder of ollm-rl train --algorithm ppo"):
         _check_value_head(str(tmp_path))
