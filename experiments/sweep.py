@@ -4,7 +4,6 @@ Every trial is a training run of its own below ``out/trials``, which checkpoints
 same trial again after a failure or a kill; its own state is in ``out/tune``.
 """
 
-import json
 import logging
 import os
 import re
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import ray
 import torch
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.run import train_agent
 from ollm_rl.experiments.config import SweepConfig
-from ollm_rl.experiments.trials import Trial, plan
+from ollm_rl.experiments.trials import Trial, history, plan
 from ollm_rl.report import write_report
 from ollm_rl.runs import open_run, origin, write_atomic
 
@@ -153,8 +153,7 @@ def _trainable(configs: dict[str, RLConfig], metric: str, threads: int) -> Calla
         def report(row: dict[str, float]) -> None:
             tune.report({"iterations": int(row["iteration"]) + 1, metric: row[metric]})
 
-        path = config.out / "metrics.json"
-        for row in json.loads(path.read_text()) if path.exists() else []:
+        for row in history(config):
             report(row)  # of a start before this one: the scheduler may not have seen them
         train_agent(config, report)
 
@@ -209,11 +208,11 @@ def trial_table(trials: Mapping[str, Trial], errors: Mapping[str, str], metric: 
     for name, trial in trials.items():
         varied = {f"train.{key}": _cell(value) for key, value in trial.varied.items()}
         row: dict[str, Any] = {"trial": name, "setting": trial.setting, **varied, "seed": trial.config.seed}
-        history = [] if name in errors else _history(trial.config)
-        finished = len(history) == trial.config.iterations
+        done = [] if name in errors else history(trial.config)
+        finished = len(done) == trial.config.iterations
         row["status"] = "failed" if name in errors else "finished" if finished else "stopped"
         row["error"] = errors.get(name)
-        rows.append({**row, **(history[-1] if history else {})})
+        rows.append({**row, **(done[-1] if done else {})})
     table = pd.DataFrame(rows)
     if metric not in table:
         table[metric] = float("nan")
@@ -244,18 +243,12 @@ def _report(config: SweepConfig, trials: Mapping[str, Trial], table: pd.DataFram
         half = stats.t.ppf(0.975, len(rows) - 1) * accuracy.sem() if len(rows) > 1 else float("nan")
         means = rows[["episodes", "seconds", "language_switching_rate", "degeneracy_rate"]].mean().to_dict()
         mean = accuracy.mean()
-        interval = {"accuracy": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
-        methods.append({"method": setting, **interval, **means})
-        histories = [pd.DataFrame(_history(trials[name].config)) for name in rows["trial"]]
+        low, high = np.clip([mean - half, mean + half], 0, 1)  # NaN stays, with a single seed
+        methods.append({"method": setting, "accuracy": mean, "low": low, "high": high, **means})
+        histories = [pd.DataFrame(history(trials[name].config)) for name in rows["trial"]]
         average = pd.concat(histories).groupby("iteration", as_index=False).mean()
         curves[str(setting)] = average.to_dict("records")
     summary = {"methods": methods, "seed": ", ".join(map(str, config.seeds)), "num_problems": 0, **origin()}
     path = config.out / "report.html"
     write_report(path, summary, curves, [])
     return path
-
-
-def _history(config: RLConfig) -> list[dict[str, float]]:
-    path = config.out / "metrics.json"
-    rows: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
-    return rows
