@@ -277,6 +277,8 @@ class ReportConfig:
     """cpu, cuda, or auto: cuda where there is one. For the option explorer."""
 
     def __post_init__(self) -> None:
+        if self.out is not None and self.out.is_dir():
+            raise ValueError(f"out={self.out} is a folder; give a file")
         _check_page(self.out)
 
 

@@ -4,7 +4,6 @@ Every trial is a training run of its own below ``out/trials``, which checkpoints
 same trial again after a failure or a kill; its own state is in ``out/tune``.
 """
 
-import json
 import logging
 import os
 import re
@@ -24,7 +23,7 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.reporting import report_methods
 from ollm_rl.agents.run import train_agent
 from ollm_rl.experiments.config import SweepConfig
-from ollm_rl.experiments.trials import Trial, plan
+from ollm_rl.experiments.trials import Trial, history, plan
 from ollm_rl.runs import open_run, write_atomic
 
 OBJECT_STORE = 100 * 2**20  # bytes; trials share files, not objects
@@ -152,8 +151,7 @@ def _trainable(configs: dict[str, RLConfig], metric: str, threads: int) -> Calla
         def report(row: dict[str, float]) -> None:
             tune.report({"iterations": int(row["iteration"]) + 1, metric: row[metric]})
 
-        path = config.out / "metrics.json"
-        for row in json.loads(path.read_text()) if path.exists() else []:
+        for row in history(config):
             report(row)  # of a start before this one: the scheduler may not have seen them
         train_agent(config, report)
 
@@ -208,11 +206,11 @@ def trial_table(trials: Mapping[str, Trial], errors: Mapping[str, str], metric: 
     for name, trial in trials.items():
         varied = {f"train.{key}": _cell(value) for key, value in trial.varied.items()}
         row: dict[str, Any] = {"trial": name, "setting": trial.setting, **varied, "seed": trial.config.seed}
-        history = [] if name in errors else _history(trial.config)
-        finished = len(history) == trial.config.iterations
+        done = [] if name in errors else history(trial.config)
+        finished = len(done) == trial.config.iterations
         row["status"] = "failed" if name in errors else "finished" if finished else "stopped"
         row["error"] = errors.get(name)
-        rows.append({**row, **(history[-1] if history else {})})
+        rows.append({**row, **(done[-1] if done else {})})
     table = pd.DataFrame(rows)
     if metric not in table:
         table[metric] = float("nan")
@@ -244,9 +242,3 @@ def _report(config: SweepConfig, trials: Mapping[str, Trial], table: pd.DataFram
     path = config.out / "report.html"
     report_methods(path, methods, [])
     return path
-
-
-def _history(config: RLConfig) -> list[dict[str, float]]:
-    path = config.out / "metrics.json"
-    rows: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
-    return rows

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -42,6 +43,13 @@ def plan(config: SweepConfig) -> dict[str, Trial]:
             name = f"{len(trials):03d}-{label}"[:NAME_LENGTH]
             trials[name] = Trial(_parsed({**shared, **varied, "seed": seed, "out": str(out / name)}), varied, setting)
     return trials
+
+
+def history(config: RLConfig) -> list[dict[str, float]]:
+    """Metrics of every iteration that a run has saved."""
+    path = config.out / "metrics.json"
+    rows: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
+    return rows
 
 
 def _check_names(config: SweepConfig) -> None:

@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         chosen = parser.instantiate(parsed)[parsed.command].as_dict()
         chosen.pop("config", None)
         print(run(parsed.command, config_class(**chosen)))
-    except (ArgumentError, ValueError, TypeError, FileNotFoundError) as error:
+    except (ArgumentError, ValueError, TypeError, OSError) as error:
         if os.environ.get("OLLM_RL_TRACEBACK"):
             raise
         print(f"ollm-rl: {' '.join(str(error).split())}", file=sys.stderr)

@@ -233,10 +233,13 @@ def test_the_four_stages_run_one_after_the_other(
     assert main(["eval", *forced]) == 0
     assert "oracle 0." in capsys.readouterr().out
     budget = ["--budget_tokens", "12", "--max_new_tokens", "6"]
-    assert main(["search", "--model", str(options), "--out", str(result), *budget, *common]) == 0
+    found = tmp_path / "search.json"
+    assert main(["search", "--model", str(options), "--out", str(found), *budget, *common]) == 0
     printed = capsys.readouterr().out
     assert "oracle (knows the answer)" in printed and "96 tokens generated, 0 of prefixes run again" in printed
-    assert len(json.loads(result.read_text())["problems"]) == 8
+    assert len(json.loads(found.read_text())["problems"]) == 8
+    search = ("search", "--model", options, "--out", result, *budget, *common)
+    assert "results is a folder; give a file" in refusal(capsys, *search)
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,6 +161,7 @@ def test_a_failed_trial_is_tried_again_and_then_reported_without_stopping_the_ot
     assert table["reward"].to_dict() == {0.25: 0.25, 0.5: pytest.approx(float("nan"), nan_ok=True), 0.75: 0.75}
     assert table.loc[0.5, "num_seeds"] == 0
     assert table.loc[0.5, "error"] == "OSError: the disk of 0.5 is full"
+    assert "50.0 % [–, –]" in (out / "report.html").read_text()  # one seed has no interval
     printed = capsys.readouterr().out.splitlines()
     assert len([line for line in printed if line.startswith("failed: 001-learning_rate=0.5")]) == 1
 
