@@ -252,6 +252,10 @@ class SearchConfig:
     seed: int = 0
     """Seed of the problems (arith, rg:) and of samples; beam and mcts draw nothing."""
 
+    def __post_init__(self) -> None:
+        if self.out is not None and self.out.is_dir():
+            raise ValueError(f"out={self.out} is a folder; give a file")
+
 
 @dataclass(frozen=True)  # not by keyword alone: the run is a positional argument of the command line
 class AuditConfig:
@@ -277,8 +281,6 @@ class ReportConfig:
     """cpu, cuda, or auto: cuda where there is one. For the option explorer."""
 
     def __post_init__(self) -> None:
-        if self.out is not None and self.out.is_dir():
-            raise ValueError(f"out={self.out} is a folder; give a file")
         _check_page(self.out)
 
 

@@ -26,6 +26,7 @@ from ollm_rl.experiments.config import SweepConfig
 from ollm_rl.experiments.sweep import ray_running, run_sweep, setting_table
 from ollm_rl.experiments.trials import plan
 from ollm_rl.model import OptionModel
+from ollm_rl.runs import open_run
 from tests.tiny_models import save_backbone
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +82,7 @@ class FakeTraining:
         self.attempts, self.failures = attempts, failures
 
     def __call__(self, config: RLConfig, on_iteration: Any) -> Path:
-        config.out.mkdir(parents=True, exist_ok=True)
+        open_run(config.out, "train", config)
         with self.attempts.open("a") as file:
             file.write(f"{config.learning_rate:g}\n")
         tried = self.attempts.read_text().split().count(f"{config.learning_rate:g}")
@@ -222,7 +223,7 @@ sweep.run_sweep(sweep.SweepConfig(out=Path(sys.argv[1]), **json.loads(sys.argv[2
     assert not alive
     run_sweep(SweepConfig(out=out, **settings))
     pd.testing.assert_frame_equal(table_of(out), table_of(undisturbed))
-    before = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/checkpoints/*.pt")}
+    before = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/best.pt")}
     assert len(before) == 4
     # The same command once more trains nothing.
     run_sweep(SweepConfig(out=out, **settings))
