@@ -163,11 +163,10 @@ class _Progress(tune.Callback):
 
     def setup(self, *arguments: Any, total_num_samples: int | None = None, **info: Any) -> None:
         self.bar = tqdm(total=total_num_samples, desc="trials")
-        self.ended: set[str] = set()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.ended.add(trial.trial_id)
-        self.bar.update(len(self.ended) - self.bar.n)
+        ended = {one.trial_id for one in trials if one.is_finished()} | {trial.trial_id}
+        self.bar.update(len(ended) - self.bar.n)
 
     on_trial_error = on_trial_complete
 
