@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.rollout import Rollout
 from ollm_rl.envs.rewards import reward_terms, total
+from ollm_rl.metrics import degeneracy_rate, language_switching_rate
 from ollm_rl.problems import Problem
 from ollm_rl.runs import write_atomic
 from ollm_rl.verify import Verdict, VerifierPool
@@ -77,6 +78,23 @@ def completion_texts(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> li
     rows = zip(rollout.tokens.tolist(), rollout.completion_mask.sum(1).tolist(), strict=True)
     texts: list[str] = tokenizer.batch_decode([row[:length] for row, length in rows], skip_special_tokens=True)
     return texts
+
+
+def checked_metrics(checked: Sequence[Checked], terminated: Sequence[bool]) -> dict[str, float]:
+    """Means over episodes: reward and its terms, length, and the rates of what was written."""
+    completions = [row.text for row in checked]
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    return {
+        "reward": mean([row.reward for row in checked]),
+        **{f"reward_{name}": mean([row.terms[name] for row in checked]) for name in checked[0].terms},
+        "verifier_failures": float(sum(row.verdict.failed for row in checked)),
+        "completion_tokens": mean([row.tokens for row in checked]),
+        "language_switching_rate": language_switching_rate([row.problem.question for row in checked], completions),
+        "degeneracy_rate": degeneracy_rate(completions, terminated),
+    }
 
 
 def write_completions(run: Path, iteration: int, checked: Sequence[Checked]) -> None:

@@ -25,13 +25,12 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from ollm_rl.agents.checks import Checked, write_completions
+from ollm_rl.agents.checks import Checked, checked_metrics, write_completions
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.devices import resolve_device
 from ollm_rl.envs.rewards import TERMS
 from ollm_rl.envs.sb3 import TextGenVecEnv
 from ollm_rl.envs.vector import TextGenVectorEnv
-from ollm_rl.metrics import degeneracy_rate, language_switching_rate
 from ollm_rl.model import OptionModel
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.runs import open_run, write_atomic
@@ -216,7 +215,7 @@ class _Iterations(BaseCallback):
             "episodes": before["episodes"] + len(infos),
             "seconds": before["seconds"] + now - self.started,
             "timesteps": float(self.num_timesteps),
-            **_metrics(checked, [info["terminated"] for info in infos]),
+            **checked_metrics(checked, [info["terminated"] for info in infos]),
             **self._losses(),
         }
         self.started = now
@@ -262,23 +261,6 @@ def _checked(info: dict[str, Any]) -> Checked:
         reward=float(info["episode"]["r"]),
         terms=terms,
     )
-
-
-def _metrics(checked: list[Checked], terminated: list[bool]) -> dict[str, float]:
-    """Means over episodes, under the names that our trainer gives them."""
-    completions = [row.text for row in checked]
-
-    def mean(values: list[float]) -> float:
-        return sum(values) / len(values)
-
-    return {
-        "reward": mean([row.reward for row in checked]),
-        **{f"reward_{name}": mean([row.terms[name] for row in checked]) for name in checked[0].terms},
-        "verifier_failures": float(sum(row.verdict.failed for row in checked)),
-        "completion_tokens": mean([row.tokens for row in checked]),
-        "language_switching_rate": language_switching_rate([row.problem.question for row in checked], completions),
-        "degeneracy_rate": degeneracy_rate(completions, terminated),
-    }
 
 
 def _save(agent: BaseAlgorithm, out: Path, history: list[dict[str, float]]) -> None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.checkpoints import last_checkpoint, save_checkpoint
-from ollm_rl.agents.checks import write_completions
+from ollm_rl.agents.checks import checked_metrics, write_completions
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluate import evaluate
 from ollm_rl.agents.loading import load_weights, new_policy, trained_weights
@@ -26,7 +26,6 @@ from ollm_rl.agents.update import Updater, steered
 from ollm_rl.agents.worker import Batch, RolloutWorker
 from ollm_rl.backbones import context_length
 from ollm_rl.devices import resolve_device
-from ollm_rl.metrics import degeneracy_rate, language_switching_rate
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.prompts import encode_prompts
 from ollm_rl.runs import open_run
@@ -228,21 +227,13 @@ class Trainer:
 
 def episode_metrics(batch: Batch, group_size: int) -> dict[str, float]:
     """What the episodes say by themselves; of groups, the episodes of one prompt side by side."""
-    terms = {name: [row.terms[name] for row in batch.checked] for name in batch.checked[0].terms}
-    groups = batch.rewards.view(-1, group_size)
-    correct = torch.tensor(terms["correctness"]).view(-1, group_size)
-    lengths = batch.rollout.completion_mask.sum(1).float()
-    questions, texts = [row.problem.question for row in batch.checked], [row.text for row in batch.checked]
+    rollout, groups = batch.rollout, batch.rewards.view(-1, group_size)
+    correct = torch.tensor([row.terms["correctness"] for row in batch.checked]).view(-1, group_size)
     return {
-        "reward": float(batch.rewards.mean()),
-        **{f"reward_{name}": sum(values) / len(values) for name, values in terms.items()},
-        "verifier_failures": float(sum(row.verdict.failed for row in batch.checked)),
-        "completion_tokens": float(lengths.mean()),
-        "live_share": float(batch.rollout.decisions.sum() / lengths.sum()),
+        **checked_metrics(batch.checked, rollout.terminated.tolist()),
+        "live_share": float(rollout.decisions.sum() / rollout.completion_mask.sum()),
         "mixed_groups": float((groups.std(1) > 0).float().mean()) if group_size > 1 else float("nan"),
         "pass_at_group": float((correct.max(1).values > 0.5).float().mean()),
-        "language_switching_rate": language_switching_rate(questions, texts),
-        "degeneracy_rate": degeneracy_rate(texts, batch.rollout.terminated.tolist()),
     }
 
 
