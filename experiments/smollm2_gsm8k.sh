@@ -6,12 +6,15 @@
 #   experiments/smollm2_gsm8k.sh DATA OUT
 #
 # DATA holds gsm8k_train.jsonl, gsm8k_dev.jsonl, word_problems_train.jsonl and word_problems_dev.jsonl (fields
-# question, solution, answer). Runs of one kind share the GPU (80 GB are enough); "timing" measures each kind alone.
+# question, solution, answer). Runs of one kind share a GPU (80 GB are enough), and where there are two the kinds run beside
+# each other; "timing" measures each kind alone.
 set -euo pipefail
 data=$1 out=$2
 presets=$(dirname "$0")/presets
 ollm() { python3 -m ollm_rl.cli "$@"; }
 mkdir -p "$out/logs"
+last=$(($(python3 -c "import torch; print(torch.cuda.device_count())") - 1)) # the GPU of the vocabulary runs
+export CUDA_VISIBLE_DEVICES=0
 
 [ -f "$out/backbone/config.json" ] || ollm sft --config "$presets/smollm2_backbone.yaml" \
     --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/backbone"
@@ -23,26 +26,30 @@ rl() { # NAME, then settings
         --data "jsonl:$data/word_problems_train.jsonl" --out "$out/$1" "${@:2}" >"$out/logs/$1.log" 2>&1
 }
 free_running() { # run
-    ollm eval --model "$out/$1" --data "jsonl:$data/word_problems_dev.jsonl" --max_new_tokens 128 --out "$out/eval" \
-        >"$out/logs/eval-$1.log" 2>&1
+    ollm eval --model "$out/$1" --data "jsonl:$data/word_problems_dev.jsonl" --max_new_tokens 128 \
+        --dtype bfloat16 --out "$out/eval" >"$out/logs/eval-$1.log" 2>&1
 }
 
 # Waits for all runs in the background; stops the script if one of them failed.
 finish() { for job in $(jobs -p); do wait "$job"; done; }
 
-for seed in 0 1 2; do rl "latent-reinforce-seed$seed" --learning_rate 1e-3 --seed "$seed" & done
+latent() { for seed in 0 1 2; do rl "latent-reinforce-seed$seed" --learning_rate 1e-3 --seed "$seed" & done; }
+vocabulary() {
+    for rate in 3e-5 1e-4 3e-4; do
+        CUDA_VISIBLE_DEVICES=$last rl "vocab-reinforce-$rate" --action_space tokens --learning_rate "$rate" &
+    done
+}
+
+latent
+if ((last > 0)); then vocabulary; fi
 [ -f "$out/teacher_forced.json" ] || ollm eval --mode teacher-forced --model "$out/options" --limit null \
     --data "jsonl:$data/gsm8k_dev.jsonl" --dtype bfloat16 --out "$out/teacher_forced.json"
 free_running backbone
 free_running options
 finish
-for seed in 0 1 2; do free_running "latent-reinforce-seed$seed" & done
-for rate in 3e-5 1e-4 3e-4; do
-    rl "vocab-reinforce-$rate" --action_space tokens --learning_rate "$rate" &
-done
+if ((last == 0)); then vocabulary; fi
 finish
-for rate in 3e-5 1e-4 3e-4; do free_running "vocab-reinforce-$rate" & done
-finish
+for run in latent-reinforce-seed{0,1,2} vocab-reinforce-{3e-5,1e-4,3e-4}; do free_running "$run"; done
 python3 "$(dirname "$0")/table.py" "$out"
 ollm report "$out"/latent-reinforce-seed{0,1,2} "$out"/vocab-reinforce-{3e-5,1e-4,3e-4} \
     --results "$out/eval" --out "$out/report.html"
