@@ -187,6 +187,9 @@ class TokenPolicy(nn.Module):
         self.head = OptionModel(backbone, OptionConfig(num_options=2, width=1)).lm_logits
         if rank:
             backbone.add_adapter(lora_config(rank))
+            for weight in backbone.parameters():
+                if weight.requires_grad:  # in bfloat16 small steps would be lost
+                    weight.data = weight.data.float()
         self.backbone = backbone
         size = backbone.config.get_text_config().hidden_size
         self.value_head = mlp(size, VALUE_WIDTH, 1).to(backbone.device)

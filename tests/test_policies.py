@@ -230,3 +230,16 @@ def test_without_a_lora_the_token_policy_trains_its_value_head_alone() -> None:
     assert trainable and all(name.startswith("value_head.") for name in trainable)
     action = policy.act(torch.randn(3, HIDDEN), None)
     assert action.decisions.all() and action.tokens.max() < VOCAB
+
+
+def test_a_lora_on_a_backbone_in_bfloat16_is_trained_in_float32() -> None:
+    policy = TokenPolicy(tiny_model("llama").to(torch.bfloat16), rank=4)
+    trained = {weight.dtype for weight in policy.parameters() if weight.requires_grad}
+    assert trained == {torch.float32}
+    assert {weight.dtype for weight in policy.parameters() if not weight.requires_grad} == {torch.bfloat16}
+    judged = policy.evaluate(sampled(policy))
+    judged.log_probs.sum().backward()
+    before = [weight.detach().clone() for weight in policy.parameters() if weight.requires_grad]
+    torch.optim.SGD([weight for weight in policy.parameters() if weight.requires_grad], lr=1e-6).step()
+    after = [weight for weight in policy.parameters() if weight.requires_grad]
+    assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
