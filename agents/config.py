@@ -160,8 +160,10 @@ class RLConfig:
             raise ValueError(f"n_steps={self.n_steps} must be at least 1")
         if self.agent != "ollm-rl" and self.action_space != "options":
             raise ValueError(f"agent={self.agent!r} acts over options; leave action_space={self.action_space!r} out")
-        if self.agent != "ollm-rl" and self.failure_reward:
-            raise ValueError(f"agent={self.agent!r} knows no failure_reward={self.failure_reward}; leave it at 0")
+        ours = ("failure_reward", "kl_coef", "target_entropy", "eval_every", "stop_at", "workers")
+        for name in ours if self.agent != "ollm-rl" else ():
+            if value := getattr(self, name):
+                raise ValueError(f"agent={self.agent!r} knows no {name}={value}; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,8 +56,8 @@ def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None]
     """Train an agent of SB3 for ``iterations`` x ``episodes`` episodes, or go on from its last saved model.
 
     Args:
-        config: ``algorithm``, ``group_size``, ``lora_rank`` and ``micro_batch`` do not apply, with A2C and DQN neither
-            do ``minibatches`` and ``epochs``.
+        config: ``algorithm``, ``group_size`` and what belongs to our update alone do not apply, with A2C and DQN
+            neither do ``minibatches`` and ``epochs``.
         on_iteration: Called with the metrics of every ``episodes`` episodes once they are saved.
 
     Returns:

@@ -104,9 +104,10 @@ class Trainer:
         """
         self._resume()
         done = int(self.history[-1]["episodes"]) if self.history else 0
-        writer = SummaryWriter(str(self.config.out), purge_step=done + 1)  # what a kill left beyond the checkpoint goes
         bar = tqdm(total=self.config.iterations, initial=len(self.history), desc=self.config.out.name)
-        with terminable() as told, bar:
+        # What a kill left beyond the checkpoint goes.
+        writer = SummaryWriter(str(self.config.out), purge_step=done + 1)
+        with terminable() as told, bar, writer:
             while len(self.history) < self.config.iterations and not self._good_enough():
                 row = self.iterate()
                 self.history.append(row)
@@ -124,7 +125,6 @@ class Trainer:
                     raise SystemExit(128 + signal.SIGTERM)
                 if on_iteration is not None and on_iteration(row) is False:
                     break
-        writer.close()
 
     def close(self) -> None:
         """End the workers."""

@@ -103,11 +103,12 @@ class Updater:
         """Episodes of like length together, so many that a pass stays below its tokens."""
         sizes = dict(zip(rows, self._sizes(rollout, rows), strict=True))
         part: list[int] = []
+        longest = 0
         for row in sorted((row for row in rows if self._decided[row]), key=lambda row: self._lengths[row]):
-            longest = max([sizes[row], *(sizes[other] for other in part)])
+            longest = max(longest, sizes[row])
             if part and self.pass_tokens is not None and longest * (len(part) + 1) > self.pass_tokens:
                 yield part
-                part = []
+                part, longest = [], sizes[row]
             part.append(row)
         if part:
             yield part

@@ -13,8 +13,8 @@ data=$1 out=$2
 presets=$(dirname "$0")/presets
 ollm() { python3 -m ollm_rl.cli "$@"; }
 mkdir -p "$out/logs"
-last=$(($(python3 -c "import torch; print(torch.cuda.device_count())") - 1)) # the GPU of the vocabulary runs
-export CUDA_VISIBLE_DEVICES=0
+IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd,)}"
+export CUDA_VISIBLE_DEVICES=${gpus[0]}
 
 [ -f "$out/backbone/config.json" ] || ollm sft --config "$presets/smollm2_backbone.yaml" \
     --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/backbone"
@@ -36,18 +36,18 @@ finish() { for job in $(jobs -p); do wait "$job"; done; }
 latent() { for seed in 0 1 2; do rl "latent-reinforce-seed$seed" --learning_rate 1e-3 --seed "$seed" & done; }
 vocabulary() {
     for rate in 3e-5 1e-4 3e-4; do
-        CUDA_VISIBLE_DEVICES=$last rl "vocab-reinforce-$rate" --action_space tokens --learning_rate "$rate" &
+        CUDA_VISIBLE_DEVICES=${gpus[-1]} rl "vocab-reinforce-$rate" --action_space tokens --learning_rate "$rate" &
     done
 }
 
 latent
-if ((last > 0)); then vocabulary; fi
+if ((${#gpus[@]} > 1)); then vocabulary; fi
 [ -f "$out/teacher_forced.json" ] || ollm eval --mode teacher-forced --model "$out/options" --limit null \
     --data "jsonl:$data/gsm8k_dev.jsonl" --dtype bfloat16 --out "$out/teacher_forced.json"
 free_running backbone
 free_running options
 finish
-if ((last == 0)); then vocabulary; fi
+if ((${#gpus[@]} == 1)); then vocabulary; fi
 finish
 for run in latent-reinforce-seed{0,1,2} vocab-reinforce-{3e-5,1e-4,3e-4}; do free_running "$run"; done
 python3 "$(dirname "$0")/table.py" "$out"

@@ -237,7 +237,10 @@ def test_our_ppo_makes_the_update_that_sb3s_makes_of_the_same_episodes(
     ("changes", "message"),
     [
         ({"action_space": "tokens"}, "agent='sb3-ppo' acts over options; leave action_space='tokens' out"),
-        ({"failure_reward": 0.5}, "agent='sb3-ppo' knows no failure_reward=0.5; leave it at 0"),
+        ({"failure_reward": 0.5}, "agent='sb3-ppo' knows no failure_reward=0.5; leave it out"),
+        ({"eval_every": 64}, "agent='sb3-ppo' knows no eval_every=64; leave it out"),
+        ({"kl_coef": 0.1}, "agent='sb3-ppo' knows no kl_coef=0.1; leave it out"),
+        ({"workers": 1}, "agent='sb3-ppo' knows no workers=1; leave it out"),
         ({"n_steps": 0}, "n_steps=0 must be at least 1"),
         ({"minibatches": 40}, "n_steps=1 of 64 episodes are too few for minibatches=40; raise n_steps"),
     ],

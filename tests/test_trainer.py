@@ -528,6 +528,8 @@ def test_sigterm_ends_a_run_once_the_iteration_at_hand_is_saved(
     assert stop.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
     assert history(settings.out) == history(undisturbed)[:1]
+    events = EventAccumulator(str(settings.out)).Reload()
+    assert [point.step for point in events.Scalars("rollout/reward")] == [16]
     train(settings)
     assert_equal_runs(settings.out, undisturbed)
 
