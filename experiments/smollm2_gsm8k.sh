@@ -18,45 +18,49 @@ export CUDA_VISIBLE_DEVICES=${gpus[0]}
 
 [ -f "$out/backbone/config.json" ] || ollm sft --config "$presets/smollm2_backbone.yaml" \
     --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/backbone"
-[ -f "$out/options/adapter_config.json" ] || ollm sft --config "$presets/smollm2_options.yaml" \
-    --backbone "$out/backbone" --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/options"
-
-rl() { # NAME, then settings
-    ollm train --config "$presets/smollm2_rl.yaml" --model "$out/options" \
-        --data "jsonl:$data/word_problems_train.jsonl" --out "$out/$1" "${@:2}" >"$out/logs/$1.log" 2>&1
+options() { # prior, GPU
+    [ -f "$out/options-$1/adapter_config.json" ] || CUDA_VISIBLE_DEVICES=$2 ollm sft \
+        --config "$presets/smollm2_options.yaml" --options.prior "$1" --backbone "$out/backbone" \
+        --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/options-$1"
+    [ -f "$out/teacher_forced-$1.json" ] || CUDA_VISIBLE_DEVICES=$2 ollm eval --mode teacher-forced --limit null \
+        --model "$out/options-$1" --data "jsonl:$data/gsm8k_dev.jsonl" --dtype bfloat16 \
+        --out "$out/teacher_forced-$1.json"
 }
-free_running() { # run
-    ollm eval --model "$out/$1" --data "jsonl:$data/word_problems_dev.jsonl" --max_new_tokens 128 \
-        --dtype bfloat16 --out "$out/eval" >"$out/logs/eval-$1.log" 2>&1
+rl() { # NAME, prior, then settings
+    ollm train --config "$presets/smollm2_rl.yaml" --model "$out/options-$2" \
+        --data "jsonl:$data/word_problems_train.jsonl" --out "$out/$1" "${@:3}" >"$out/logs/$1.log" 2>&1
 }
-
+latent() { # prior
+    for seed in 0 1 2; do rl "latent-reinforce-$1-seed$seed" "$1" --learning_rate 1e-3 --seed "$seed" & done
+}
+vocabulary() {
+    for rate in 3e-5 1e-4 3e-4; do
+        CUDA_VISIBLE_DEVICES=${gpus[-1]} \
+            rl "vocab-reinforce-$rate" uniform --action_space tokens --learning_rate "$rate" &
+    done
+}
 # Waits for all runs in the background; stops the script if one of them failed.
 finish() { for job in $(jobs -p); do wait "$job"; done; }
 
-latent() { for seed in 0 1 2; do rl "latent-reinforce-seed$seed" --learning_rate 1e-3 --seed "$seed" & done; }
-vocabulary() {
-    for rate in 3e-5 1e-4 3e-4; do
-        CUDA_VISIBLE_DEVICES=${gpus[-1]} rl "vocab-reinforce-$rate" --action_space tokens --learning_rate "$rate" &
-    done
-}
+options uniform "${gpus[0]}" &
+if ((${#gpus[@]} == 1)); then finish; fi
+options policy "${gpus[-1]}" &
+finish
+latent uniform
+latent policy
+if ((${#gpus[@]} == 1)); then finish; fi
+vocabulary
+finish
 
-latent
-if ((${#gpus[@]} > 1)); then vocabulary; fi
-[ -f "$out/teacher_forced.json" ] || ollm eval --mode teacher-forced --model "$out/options" --limit null \
-    --data "jsonl:$data/gsm8k_dev.jsonl" --dtype bfloat16 --out "$out/teacher_forced.json"
-free_running backbone
-free_running options
-finish
-if ((${#gpus[@]} == 1)); then vocabulary; fi
-finish
-for run in latent-reinforce-seed{0,1,2} vocab-reinforce-{3e-5,1e-4,3e-4}; do free_running "$run"; done
+runs=("$out"/latent-reinforce-{uniform,policy}-seed{0,1,2} "$out"/vocab-reinforce-{3e-5,1e-4,3e-4})
+ollm eval --model "$out"/backbone "$out"/options-{uniform,policy} "${runs[@]}" \
+    --data "jsonl:$data/word_problems_dev.jsonl" --max_new_tokens 128 --dtype bfloat16 --out "$out/eval"
 python3 "$(dirname "$0")/table.py" "$out"
-ollm report "$out"/latent-reinforce-seed{0,1,2} "$out"/vocab-reinforce-{3e-5,1e-4,3e-4} \
-    --results "$out/eval" --out "$out/report.html"
+ollm report "${runs[@]}" --results "$out/eval" --out "$out/report.html"
 
 # Speeds, each alone on the GPU: options, tokens, options, tokens.
 for round in 0 1; do
-    rl "timing-latent-$round" --iterations 4
-    rl "timing-vocab-$round" --iterations 4 --action_space tokens --learning_rate 1e-4
+    rl "timing-latent-$round" policy --iterations 4
+    rl "timing-vocab-$round" uniform --iterations 4 --action_space tokens --learning_rate 1e-4
 done
 python3 "$(dirname "$0")/table.py" "$out"

@@ -1,6 +1,6 @@
 """Print the results of a folder of runs as a Markdown table: ``python experiments/table.py OUT``.
 
-Reads OUT/teacher_forced.json, OUT/eval and OUT/NAME/metrics.json as ``smollm2_gsm8k.sh`` leaves them.
+Reads OUT/teacher_forced-*.json, OUT/eval and OUT/NAME/metrics.json as ``smollm2_gsm8k.sh`` leaves them.
 """
 
 import json
@@ -24,10 +24,10 @@ def interval_text(interval: list[float] | None) -> str:
 
 def main(out: Path) -> None:
     """Print teacher-forced results, one line a method, and seconds an iteration."""
-    forced = read(out / "teacher_forced.json")
-    if forced:
+    for path in sorted(out.glob("teacher_forced-*.json")):
+        forced = read(path)
         measures = ("token_accuracy", "nll", "answer_correct", "information", "gain_per_nat")
-        print(f"| teacher-forced | {' | '.join(measures).replace('_', ' ')} |\n|{'---|' * (1 + len(measures))}")
+        print(f"| {path.stem} | {' | '.join(measures).replace('_', ' ')} |\n|{'---|' * (1 + len(measures))}")
         for name, scores in forced["columns"].items():
             print(f"| {name} | {' | '.join(interval_text(scores.get(measure)) for measure in measures)} |")
         print(f"\nThe oracle's gain over the backbone is {interval_text(forced['nll_gain'])} nats a token.")
