@@ -60,6 +60,7 @@ class Slots:
 
     def __init__(self, policy: Actor, engine: DecodeEngine, *, sampled: bool, chunk: int) -> None:
         self.policy, self.engine, self.sampled, self.chunk = policy, engine, sampled, chunk
+        self._act = torch.compile(policy.act) if engine.compiled else policy.act
         slots, device = engine.num_slots, engine.device
         # Of every slot: the episode it runs, the tokens written for it, and the most there may be.
         self.episodes, self.times, self.limits = torch.zeros(3, slots, dtype=torch.long, device=device)
@@ -120,7 +121,7 @@ class Slots:
         """Choose a token in the first ``count`` slots, record it, and run the model on it, reading L tokens."""
         engine = self.engine
         uniforms = self.uniforms.index_select(0, self.turn)[0, :count] if self.sampled else None
-        action = self.policy.act(engine.hidden[:count], uniforms)
+        action: Action = self._act(engine.hidden[:count], uniforms)
         live, times = self.live[:count], self.times[:count]
         ended = live & (action.tokens == self.end_token)
         for name, column in self._columns(action, live, ended).items():

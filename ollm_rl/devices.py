@@ -1,6 +1,10 @@
 """The device of a run, decided once."""
 
+import importlib.util
+
 import torch
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # the compiler of CUDA kernels that comes with torch
 
 
 def resolve_device(name: str) -> torch.device:

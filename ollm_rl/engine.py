@@ -33,7 +33,7 @@ class DecodeEngine:
         num_slots: S, at most; ``restart`` and ``keep`` go on with fewer.
         max_length: Tokens that a slot can hold, prompt and completion together.
         pass_tokens: Most tokens that one pass over prompts reads; bounds memory, not the result.
-        compiled: Compile the model's part of a step with torch.compile: half a minute when it first runs.
+        compiled: Compile a step, and the policy in ``collect``, with torch.compile: half a minute when it first runs.
 
     Attributes:
         lengths: Tokens in each slot; 0 where it is not occupied.
@@ -64,7 +64,7 @@ class DecodeEngine:
         if num_slots < 1:
             raise ValueError(f"num_slots={num_slots} must be at least 1")
         self.config = config = backbone.config.get_text_config()
-        self.backbone, self.device = backbone, backbone.device
+        self.backbone, self.device, self.compiled = backbone, backbone.device, compiled
         self._model: Any = torch.compile(backbone.base_model) if compiled else backbone.base_model
         self._bucket = max_length if reads_live_part(backbone) else BUCKET
         self.window: int | None = getattr(config, "sliding_window", None)

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ollm_rl.devices import HAS_TRITON
+
 MAX_LOGITS = 2**25  # elements of one chunk's logits: 128 MiB in float32
 
 
@@ -43,6 +45,29 @@ def token_cross_entropy(
     return losses
 
 
+def _chunk_loss(
+    logits: torch.Tensor, target: torch.Tensor, soft_cap: float | None, slope_wanted: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Losses of a chunk and their derivative by its logits: (n, V), (n, 1) -> (n,), (n, V)."""
+    dtype = logits.dtype
+    logits = logits.to(torch.promote_types(dtype, torch.float32))
+    if soft_cap is not None:
+        logits = torch.tanh(logits / soft_cap) * soft_cap
+    log_sum = logits.logsumexp(-1, keepdim=True)
+    losses = (log_sum - logits.gather(-1, target))[:, 0]
+    if not slope_wanted:
+        return losses, None
+    slope = (logits - log_sum).exp_()
+    slope.scatter_add_(-1, target, slope.new_full((), -1.0).expand_as(target))
+    if soft_cap is not None:
+        slope *= 1 - (logits / soft_cap).square()
+    return losses, slope.to(dtype)
+
+
+# Its dozen passes over the logits take longer than the matrix products, unless they are fused.
+_compiled_chunk_loss = torch.compile(_chunk_loss)
+
+
 class _TokenCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -57,18 +82,11 @@ class _TokenCrossEntropy(torch.autograd.Function):
         size = max(1, max_logits // len(weight))
         losses, gradients = [], []
         for hidden, target in zip(hidden_states.split(size), targets[:, None].split(size), strict=True):
-            logits = F.linear(hidden, weight, bias)
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            if soft_cap is not None:
-                logits = torch.tanh(logits / soft_cap) * soft_cap
-            log_sum = logits.logsumexp(-1, keepdim=True)
-            losses.append((log_sum - logits.gather(-1, target))[:, 0])
-            if ctx.needs_input_grad[0]:
-                slope = (logits - log_sum).exp_()
-                slope.scatter_add_(-1, target, slope.new_full((), -1.0).expand_as(target))
-                if soft_cap is not None:
-                    slope *= 1 - (logits / soft_cap).square()
-                gradients.append(slope.to(weight.dtype) @ weight)
+            chunk_loss = _compiled_chunk_loss if hidden.is_cuda and HAS_TRITON else _chunk_loss
+            loss, slope = chunk_loss(F.linear(hidden, weight, bias), target, soft_cap, ctx.needs_input_grad[0])
+            losses.append(loss)
+            if slope is not None:
+                gradients.append(slope @ weight)
         if gradients:
             ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(losses)

@@ -4,18 +4,20 @@ transformers' own repeats keys and values for the heads that share them where th
 too): three to six times the memory traffic that a step of decoding consists of.
 """
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
+from ollm_rl.devices import HAS_TRITON
+
+if HAS_TRITON:
+    from ollm_rl.row_kernel import attend_live
+
 NAME = "ollm_rl_rows"
-HAS_TRITON = importlib.util.find_spec("triton") is not None
-_positions: ContextVar[torch.Tensor] = ContextVar("positions")  # of the step's tokens, (B,)
+_step: dict[str, torch.Tensor] = {}  # positions of the step's tokens, (B,); torch.compile reads no context variable
 
 
 def row_attention(
@@ -43,10 +45,8 @@ def row_attention(
     """
     rows, heads, _, size = query.shape
     if query.is_cuda and HAS_TRITON:
-        from ollm_rl.row_kernel import attend_live
-
         scale = size**-0.5 if scaling is None else scaling
-        return attend_live(query, key, value, attention_mask, _positions.get(), scale), None
+        return attend_live(query, key, value, attention_mask, _step["positions"], scale), None
     shared = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
     mixed = F.scaled_dot_product_attention(shared, key, value, attn_mask=attention_mask, scale=scaling)
     return mixed.reshape(rows, 1, heads, value.shape[-1]), None
@@ -71,9 +71,9 @@ def reading_once(config: PreTrainedConfig, positions: torch.Tensor) -> Iterator[
         yield
         return
     config._attn_implementation = NAME
-    token = _positions.set(positions)
+    _step["positions"] = positions
     try:
         yield
     finally:
         config._attn_implementation = before
-        _positions.reset(token)
+        del _step["positions"]

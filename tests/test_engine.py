@@ -116,16 +116,16 @@ def test_a_row_does_not_depend_on_its_neighbours(backbone: PreTrainedModel) -> N
 
 
 def test_a_compiled_step_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    traced = partial(torch.compile, backend="eager")  # what is traced is run as it is: no compiler is needed
+    # What is traced is run as it is: no compiler is needed. A break of the graph is an error.
+    traced = partial(torch.compile, backend="eager", fullgraph=True)
     monkeypatch.setattr(torch, "compile", traced)
-    backbone = tiny_model("llama")
+    backbone = tiny_model("llama").to("cuda" if torch.cuda.is_available() else "cpu")
     prompts, continuations = random_ids(3, 14, 8), random_ids(6, 6, 6, seed=1)
     plain, compiled = DecodeEngine(backbone, 3, 48), DecodeEngine(backbone, 3, 48, compiled=True)
     for engine in (plain, compiled):
         engine.prefill([0, 1, 2], prompts)
     assert_same(feed(compiled, [0, 1, 2], continuations, 0), feed(plain, [0, 1, 2], continuations, 0))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 @pytest.mark.parametrize("length", [4, 25])
