@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
-from ollm_rl.row_cache import Snapshot
+from ollm_rl.row_cache import Snapshot, stacked
 
 if TYPE_CHECKING:
     from ollm_rl.engine import DecodeEngine
@@ -58,7 +58,7 @@ def _encode_together(backbone: PreTrainedModel, prompts: Sequence[tuple[int, ...
         here = states[torch.arange(len(prompts), device=device), (last - start).clamp(0, stop - start - 1)]
         hidden = here if hidden is None else torch.where((last >= start)[:, None], here, hidden)
     assert hidden is not None
-    return Snapshot([(layer.keys, layer.values) for layer in filled.layers], lengths.tolist(), hidden)
+    return Snapshot(stacked(filled), lengths.tolist(), hidden)
 
 
 class PromptStore:
