@@ -34,6 +34,11 @@ class Snapshot(NamedTuple):
     lengths: list[int]
     hidden: torch.Tensor
 
+    def take(self, rows: Sequence[int]) -> "Snapshot":
+        """A copy of some of them, no wider than it must be."""
+        index, lengths = torch.tensor(rows, device=self.hidden.device), [self.lengths[row] for row in rows]
+        return Snapshot([states[:, index, :, : max(lengths)] for states in self.states], lengths, self.hidden[index])
+
 
 @dataclass
 class Place:
