@@ -125,7 +125,7 @@ def bandwidth(device: torch.device) -> float:
 def bound(work: Workload, bytes_a_second: float) -> float:
     """Tokens a second at which memory traffic alone would fill the time."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in work.backbone.parameters())
-    numbers = sum(heads * size for layer in layer_shapes(work.backbone) for heads, size in layer)
+    numbers = sum(heads * size for heads, size in layer_shapes(work.backbone))
     # A token of a completion of length n has the prompt and half of n before it, longer completions have more tokens.
     context = sum(n * (len(p) + n / 2) for n, p in zip(work.lengths, work.prompts, strict=True)) / work.tokens
     traffic = weights + work.slots * context * numbers * work.backbone.dtype.itemsize

@@ -71,7 +71,7 @@ class DecodeEngine:
         self.vocab_size: int = backbone.get_input_embeddings().weight.shape[0]
         self.num_slots, self.max_length, self.pass_tokens = num_slots, max_length, pass_tokens
         self._shapes = layer_shapes(backbone)
-        sizes = sum(heads * size for layer in self._shapes for heads, size in layer)
+        sizes = sum(heads * size for heads, size in self._shapes)
         check_capacity(num_slots, sizes * max_length * backbone.dtype.itemsize, max_length, self.device)
         self.cache: RowCache | None = None
         self.graphs = Graphs(self.device)
@@ -178,19 +178,21 @@ class DecodeEngine:
             raise ValueError(
                 f"{len(slots)} slots cannot be filled from {len(snapshot.lengths)} saved ones; name the rows"
             )
-        longest = max(snapshot.lengths[row] for row in rows)
+        lengths = [snapshot.lengths[row] for row in rows]
+        longest = max(lengths)
         if longest > self.max_length:
             raise ValueError(f"a saved slot of {longest} tokens does not fit slots of {self.max_length}")
         if self.cache is None:
             self.cache = RowCache(
                 self._shapes, self.num_slots, self.max_length, dtype=self.backbone.dtype, device=self.device
             )
-        index, source = self._index(slots), torch.tensor(rows, device=self.device)
-        states = [(keys[:, :, :longest], values[:, :, :longest]) for keys, values in snapshot.states]
-        self.cache.write(index, states, source)
+        # One copy to the device, not three.
+        index, source, positions = torch.tensor([list(slots), list(rows), lengths], device=self.device)
+        self.cache.write(index, snapshot.states, source, longest)
         hidden = snapshot.hidden[source]
-        self.hidden[index] = hidden
-        self._occupy(slots, [snapshot.lengths[row] for row in rows])
+        self.hidden[index], self.positions[index] = hidden, positions
+        for slot, length in zip(slots, lengths, strict=True):
+            self.lengths[slot] = length
         return hidden
 
     def fork(self, source: int, targets: Sequence[int]) -> torch.Tensor:
@@ -203,8 +205,9 @@ class DecodeEngine:
         assert self.cache is not None
         index = self._index(targets)
         self.cache.copy(self._index([source]), index, self.lengths[source])
-        self.hidden[index] = self.hidden[source].clone()
-        self._occupy(targets, [self.lengths[source]] * len(targets))
+        self.hidden[index], self.positions[index] = self.hidden[source].clone(), self.lengths[source]
+        for target in targets:
+            self.lengths[target] = self.lengths[source]
         return self.hidden[index]
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -293,11 +296,6 @@ class DecodeEngine:
 
     def _index(self, slots: Sequence[int]) -> torch.Tensor:
         return torch.tensor(list(slots), dtype=torch.long, device=self.device)
-
-    def _occupy(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
-        for slot, length in zip(slots, lengths, strict=True):
-            self.lengths[slot] = length
-        self.positions[self._index(slots)] = self._index(lengths)
 
     def _check_occupied(self, slots: Sequence[int]) -> None:
         for slot in slots:

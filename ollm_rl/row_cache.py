@@ -3,10 +3,14 @@
 transformers' ``StaticLayer`` keeps one length for all rows; this one scatters at per-row positions and returns the part
 of the cache that a step has to read. What a row has not written is hidden by a ready mask.
 
-Letters: S slots, B slots in use by a call, N saved slots, H hidden, L length of the cache that a step reads.
+Keys and values of all layers lie in one tensor, a stack, or in one for each shape that they have: on a GPU slots are
+filled, moved and saved by a few kernels and not by several for each layer.
+
+Letters: G tensors of a stack, S slots, B slots in use by a call, N saved slots, H hidden, L length of the cache that a
+step reads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,19 +18,26 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
+MOVED_BYTES = 2**28  # at once, between slots: a move takes as much again, and beside it a kernel's start is nothing
+
 
 class Snapshot(NamedTuple):
     """Saved slots: all that it takes to go on from them in any slot of an engine on the same model.
 
     Attributes:
-        states: Keys and values of every model layer, each (N, heads, width, head size).
+        states: Keys and values of the model's layers as ``stacked`` orders them, each (G, N, heads, width, head size).
         lengths: Tokens of each, N of them, at most width.
         hidden: h_t at their last tokens, (N, H).
     """
 
-    states: list[tuple[torch.Tensor, torch.Tensor]]
+    states: list[torch.Tensor]
     lengths: list[int]
     hidden: torch.Tensor
+
+    def take(self, rows: Sequence[int]) -> "Snapshot":
+        """A copy of some of them, no wider than it must be."""
+        index, lengths = torch.tensor(rows, device=self.hidden.device), [self.lengths[row] for row in rows]
+        return Snapshot([states[:, index, :, : max(lengths)] for states in self.states], lengths, self.hidden[index])
 
 
 @dataclass
@@ -72,49 +83,72 @@ class RowCache(Cache):
     """The cache of S slots.
 
     Args:
-        shapes: Heads and head size of the keys and of the values of every model layer.
+        shapes: Heads and head size of the keys and of the values of every model layer, in turn.
         num_slots: S.
         max_length: Tokens of a slot.
+
+    Attributes:
+        stacks: Each (G, S, heads, max_length, head size); the layers' keys and values are views of them.
     """
 
     def __init__(
         self,
-        shapes: Sequence[tuple[tuple[int, int], tuple[int, int]]],
+        shapes: Sequence[tuple[int, int]],
         num_slots: int,
         max_length: int,
         *,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        def empty(heads: int, size: int) -> torch.Tensor:
-            return torch.zeros(num_slots, heads, max_length, size, dtype=dtype, device=device)
-
-        super().__init__(layers=[RowLayer(empty(*keys), empty(*values), self) for keys, values in shapes])
+        self.stacks: list[torch.Tensor] = []
+        tensors: dict[int, torch.Tensor] = {}
+        for (heads, size), places in places_by_shape(shapes).items():
+            shape = len(places), num_slots, heads, max_length, size
+            self.stacks.append(torch.zeros(shape, dtype=dtype, device=device))
+            tensors |= {place: self.stacks[-1][row] for row, place in enumerate(places)}
+        pairs = range(0, len(tensors), 2)
+        super().__init__(layers=[RowLayer(tensors[place], tensors[place + 1], self) for place in pairs])
         nowhere = torch.zeros(0, dtype=torch.long, device=device)
         self.place = Place(nowhere, nowhere, 0)
 
-    def states(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Keys and values of every layer, (S, heads, max_length, head size)."""
-        return [(layer.keys, layer.values) for layer in self.layers]
+    def read(self, slots: torch.Tensor, width: int) -> list[torch.Tensor]:
+        """Copies of the first ``width`` tokens of some slots, each (G, B, heads, width, head size)."""
+        return [stack[:, slots, :, :width] for stack in self.stacks]
 
-    def read(self, slots: torch.Tensor, width: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Copies of the first ``width`` tokens of some slots."""
-        return [(keys[slots, :, :width], values[slots, :, :width]) for keys, values in self.states()]
-
-    def write(
-        self, slots: torch.Tensor, states: Sequence[tuple[torch.Tensor, torch.Tensor]], rows: torch.Tensor
-    ) -> None:
-        """Copy rows of saved states into slots."""
-        for (keys, values), (new_keys, new_values) in zip(self.states(), states, strict=True):
-            width = new_keys.shape[2]
-            keys[slots, :, :width] = new_keys[rows]
-            values[slots, :, :width] = new_values[rows]
+    def write(self, slots: torch.Tensor, states: Sequence[torch.Tensor], rows: torch.Tensor, width: int) -> None:
+        """Copy the first ``width`` tokens of rows of saved states into slots."""
+        for stack, saved in zip(self.stacks, states, strict=True):
+            for part in _parts(stack, len(slots), width):
+                stack[part][:, slots, :, :width] = saved[part][:, rows, :, :width]
 
     def copy(self, sources: torch.Tensor, targets: torch.Tensor, width: int) -> None:
-        """Copy the first ``width`` tokens of slots to other slots."""
-        for tensors in self.states():
-            for states in tensors:
-                states[targets, :, :width] = states[sources, :, :width]
+        """Copy the first ``width`` tokens of slots to other slots, which may be sources too."""
+        for stack in self.stacks:
+            for part in _parts(stack, len(targets), width):
+                stack[part][:, targets, :, :width] = stack[part][:, sources, :, :width]
+
+
+def _parts(stack: torch.Tensor, slots: int, width: int) -> Iterator[slice]:
+    """The tensors of a stack, so many at once as may be moved of this many slots and tokens."""
+    count, _, heads, _, size = stack.shape
+    of_one = slots * heads * width * size * stack.itemsize
+    at_once = max(1, MOVED_BYTES // max(1, of_one))
+    return (slice(start, start + at_once) for start in range(0, count, at_once))
+
+
+def places_by_shape(shapes: Iterable[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
+    """Places of each shape in the order in which they come: one stack each."""
+    places: dict[tuple[int, int], list[int]] = {}
+    for place, shape in enumerate(shapes):
+        places.setdefault(shape, []).append(place)
+    return places
+
+
+def stacked(cache: DynamicCache) -> list[torch.Tensor]:
+    """Keys and values of a pass over N prompts, one tensor for each shape, (G, N, heads, width, head size)."""
+    tensors = [states for layer in cache.layers for states in (layer.keys, layer.values)]
+    places = places_by_shape((states.shape[1], states.shape[3]) for states in tensors)
+    return [torch.stack([tensors[place] for place in each]) for each in places.values()]
 
 
 def supported_layer_types(backbone: PreTrainedModel) -> list[str]:
@@ -141,8 +175,8 @@ def supported_layer_types(backbone: PreTrainedModel) -> list[str]:
     return layer_types
 
 
-def layer_shapes(backbone: PreTrainedModel) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Heads and head size of the keys and of the values of every layer, from a pass over one token.
+def layer_shapes(backbone: PreTrainedModel) -> list[tuple[int, int]]:
+    """Heads and head size of the keys and of the values of every layer, in turn, from a pass over one token.
 
     Raises:
         ValueError: If a layer keeps more than keys and values.
@@ -153,10 +187,7 @@ def layer_shapes(backbone: PreTrainedModel) -> list[tuple[tuple[int, int], tuple
         backbone.base_model(input_ids=token, past_key_values=probe, use_cache=True)
     if any(type(layer) is not DynamicLayer for layer in probe.layers):
         raise ValueError(f"{type(backbone).__name__} keeps more than keys and values; it is not supported")
-    return [
-        ((layer.keys.shape[1], layer.keys.shape[3]), (layer.values.shape[1], layer.values.shape[3]))
-        for layer in probe.layers
-    ]
+    return [(states.shape[1], states.shape[3]) for layer in probe.layers for states in (layer.keys, layer.values)]
 
 
 def step_masks(

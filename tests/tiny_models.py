@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
     Gemma2Config,
     GPT2Config,
     LlamaConfig,
@@ -36,7 +37,10 @@ _COMMON: dict[str, Any] = {
 
 
 def tiny_config(family: str) -> Any:
-    """The config of a model with 2 layers; Gemma2's first and all of Mistral's layers see WINDOW tokens."""
+    """The config of a model with 2 layers; Gemma2's first and all of Mistral's layers see WINDOW tokens.
+
+    DeepSeek's keys and values differ in size, which is all that it is here for.
+    """
     if family == "llama":
         return LlamaConfig(**_COMMON)
     if family == "qwen2":
@@ -49,6 +53,9 @@ def tiny_config(family: str) -> Any:
         # Tied weights are GPT-2's part; here they would make a random model repeat one token.
         caps["tie_word_embeddings"] = False
         return Gemma2Config(**_COMMON, **caps, head_dim=8, query_pre_attn_scalar=8, sliding_window=WINDOW)
+    if family == "deepseek":
+        sizes = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 12}
+        return DeepseekV3Config(**{**_COMMON, "num_key_value_heads": 4}, **sizes, first_k_dense_replace=2)
     assert family == "gpt2"
     return GPT2Config(vocab_size=VOCAB, n_embd=HIDDEN, n_layer=2, n_head=4, n_positions=CONTEXT, **_ENDS)
 
