@@ -1,10 +1,10 @@
 """Episodes of text generation in the slots of one decode engine; what both environments share.
 
-Letters: B slots, H hidden, K options, V vocabulary.
+Letters: B slots, T tokens, H hidden, K options, V vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -20,32 +20,36 @@ from ollm_rl.model import OptionModel
 from ollm_rl.prefill import PromptStore
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.prompts import encode_prompts
-from ollm_rl.verify import verify
+from ollm_rl.verify import shared_pool
 
 ActionSpace = Literal["options", "tokens"]
 ObservationMode = Literal["hidden", "hidden+text"]
 Observation = Any  # an array, or in ``hidden+text`` a dictionary
+Facts = dict[str, str | int | float]
 
 # What a text observation may be made of: Unicode's first plane without surrogates; U+FFFD stands for the rest.
 CHARACTERS = frozenset(map(chr, (*range(0xD800), *range(0xE000, 0x10000))))
 
 
-@dataclass
-class Episode:
-    """One problem and the completion so far, as token ids."""
-
-    problem: Problem
-    tokens: list[int] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
-class Transition:
-    """What one step did in one slot: reward, the two ways to end, and facts for ``info``."""
+class Transitions:
+    """What one step did, in arrays over all slots, (B,).
 
-    reward: float
-    terminated: bool
-    truncated: bool
-    info: dict[str, str | int | float]
+    Attributes:
+        ran: Which slots ran an episode; the others hold zeros below.
+        tokens: What was appended.
+        rewards: 0 but at an end.
+        terminations: Which episodes ended by the end-of-text token.
+        truncations: Which episodes ended at the token limit.
+        ended: By the slot of each episode that ended, facts for its ``info``, its last token among them.
+    """
+
+    ran: np.ndarray
+    tokens: np.ndarray
+    rewards: np.ndarray
+    terminations: np.ndarray
+    truncations: np.ndarray
+    ended: dict[int, Facts]
 
 
 class Episodes:
@@ -60,6 +64,12 @@ class Episodes:
         tokenizer: The backbone's; found by the backbone's name where left out.
         reward_weights: By the names in `ollm_rl.envs.rewards.TERMS`.
         observation_mode: ``hidden`` shows h_t, ``hidden+text`` a dictionary of h_t and the text so far.
+
+    Attributes:
+        running: Which slots run an episode, (B,).
+        tokens: Prompt and completion of every slot's last episode, after its end too, (B, T).
+        prompt_lengths: Tokens of its prompt, (B,).
+        completion_lengths: Tokens of its completion so far, (B,).
 
     Raises:
         ValueError: If a setting does not fit, or a prompt leaves no room within the backbone's context.
@@ -93,6 +103,7 @@ class Episodes:
         self.end_token = int(self.tokenizer.eos_token_id)
         self._places = {problem.id: index for index, problem in enumerate(self.problems)}
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
+        self.num_actions = self.model.option_config.num_options if action_space == "options" else self.model.vocab_size
         self.reward_weights = dict(reward_weights)
         self.observation_mode, self.closed = observation_mode, False
         context = context_length(self.model.backbone)
@@ -100,8 +111,10 @@ class Episodes:
         max_length = max(map(len, self.prompts)) + max_new_tokens
         self.engine = DecodeEngine(self.model.backbone, num_slots, max_length)
         self._store = PromptStore(self.engine)
-        self.running: list[Episode | None] = [None] * num_slots
-        self.written: list[list[int]] = [[] for _ in range(num_slots)]  # prompt and completion, after the end too
+        self.running = np.zeros(num_slots, dtype=bool)
+        self.tokens = np.zeros((num_slots, max_length), dtype=np.int64)
+        self.prompt_lengths, self.completion_lengths = np.zeros((2, num_slots), dtype=np.int64)
+        self._asked = [self.problems[0]] * num_slots  # problem of every slot's last episode
         self.hidden = torch.zeros(num_slots, self.model.hidden_size, device=self.engine.device)
 
     def spaces(self) -> tuple[spaces.Space[Any], spaces.Discrete]:
@@ -109,13 +122,12 @@ class Episodes:
 
         Observations are Box(H,) in float32, with the text so far Dict(hidden=Box(H,), text=Text).
         """
-        count = self.model.option_config.num_options if self.action_space_name == "options" else self.model.vocab_size
         hidden = spaces.Box(-np.inf, np.inf, (self.model.hidden_size,), np.float32)
         if self.observation_mode == "hidden":
-            return hidden, spaces.Discrete(count)
+            return hidden, spaces.Discrete(self.num_actions)
         longest = max(map(len, self.tokenizer.get_vocab())) * self.engine.max_length
         text = spaces.Text(longest, min_length=0, charset=CHARACTERS)
-        return spaces.Dict({"hidden": hidden, "text": text}), spaces.Discrete(count)
+        return spaces.Dict({"hidden": hidden, "text": text}), spaces.Discrete(self.num_actions)
 
     def find(self, problem: str | int) -> int:
         """Index of a problem given by its id or its index."""
@@ -129,21 +141,23 @@ class Episodes:
     def start(self, slots: Sequence[int], indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[dict[str, str]]:
         """Begin episodes on the problems with these indices; returns their infos.
 
-        Problems that come next may be named: their prompts are encoded in the same pass, for later.
+        Problems that come next may be named, the soonest first: their prompts are encoded in the same pass, for later.
         """
-        self._check_open()
+        self.check_open()
         prompts, later = ([self.prompts[i] for i in each] for each in (indices, upcoming))
         self.hidden[list(slots)] = self._store.fill(slots, prompts, later).float()
-        for slot, index in zip(slots, indices, strict=True):
-            self.running[slot] = Episode(self.problems[index])
-            self.written[slot] = list(self.prompts[index])
+        for slot, index, prompt in zip(slots, indices, prompts, strict=True):
+            self._asked[slot] = self.problems[index]
+            self.tokens[slot, : len(prompt)] = prompt
+            self.prompt_lengths[slot], self.completion_lengths[slot] = len(prompt), 0
+            self.running[slot] = True
         return [
             {"problem": self.problems[i].id, "question": self.problems[i].question, "answer": self.problems[i].answer}
             for i in indices
         ]
 
-    def advance(self, actions: np.ndarray) -> dict[int, Transition]:
-        """Append a token to every running episode; returns a transition for each slot that runs one.
+    def advance(self, actions: np.ndarray) -> Transitions:
+        """Append a token to every running episode; does nothing where none runs.
 
         Args:
             actions: Options or tokens, (B,); those of idle slots do not matter.
@@ -152,74 +166,94 @@ class Episodes:
             ValueError: If an action is out of range or their number is wrong; nothing has moved then.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
-        self._check_open()
-        if np.shape(actions) != (len(self.running),):
-            raise ValueError(f"got actions of shape {np.shape(actions)}; give {len(self.running)}, one a slot")
-        count = int(self.spaces()[1].n)
-        slots = [slot for slot, episode in enumerate(self.running) if episode is not None]
-        for slot in slots:
-            if not 0 <= actions[slot] < count:
-                raise ValueError(
-                    f"action {actions[slot]} is out of range; {self.action_space_name} go from 0 to {count - 1}"
-                )
-        chosen = torch.as_tensor(np.where(self._idle(), 0, actions), dtype=torch.long, device=self.engine.device)
-        if self.action_space_name == "options":
-            offered = self.model.option_tokens(self.hidden.to(self.model.backbone.dtype))
-            chosen = offered.gather(1, chosen[:, None])[:, 0]
-        self.hidden = self.engine.step(chosen).float()
-        tokens = chosen.tolist()
-        return {slot: self._moved(slot, tokens[slot]) for slot in slots}
+        self.check_open()
+        ran = self.running.copy()
+        tokens = self._append(actions) if ran.any() else np.zeros(len(ran), dtype=np.int64)
+        terminations = ran & (tokens == self.end_token)
+        truncations = ran & ~terminations & (self.completion_lengths >= self.max_new_tokens)
+        slots = np.flatnonzero(terminations | truncations).tolist()
+        rewards, ended = np.zeros(len(ran)), {}
+        for slot, (reward, facts) in zip(slots, self._judged(slots), strict=True):
+            rewards[slot], ended[slot] = reward, {"token": int(tokens[slot]), **facts}
+            self.running[slot] = False
+            self.engine.release(slot)
+        return Transitions(ran, tokens, rewards, terminations, truncations, ended)
 
-    def observation(self) -> Observation:
-        """Of every slot: h_t, (B, H) float32, in ``hidden+text`` with a tuple of B texts."""
-        hidden: np.ndarray = self.hidden.cpu().numpy().copy()
+    def observation(self, slots: Sequence[int] | None = None) -> Observation:
+        """Of these slots, N of them, or of all: h_t, (N, H) float32, in ``hidden+text`` with a tuple of N texts."""
+        shown = self.hidden if slots is None else self.hidden[list(slots)]
+        # A copy on a CPU too: the next episode's start would change the caller's array.
+        hidden: np.ndarray = shown.to("cpu", copy=True).numpy()
         if self.observation_mode == "hidden":
             return hidden
-        texts = map(self.text, range(len(self.running)))
+        texts = map(self.text, range(len(self.running)) if slots is None else slots)
         return {"hidden": hidden, "text": tuple("".join(c if c in CHARACTERS else "\ufffd" for c in t) for t in texts)}
 
     def text(self, slot: int) -> str:
         """Prompt and completion so far as the model reads them, of the last episode where none runs."""
+        length = self.prompt_lengths[slot] + self.completion_lengths[slot]
         # Decoded as a whole: one token may be a part of a character, or lose the space before it.
-        text: str = self.tokenizer.decode(self.written[slot])
+        text: str = self.tokenizer.decode(self.tokens[slot, :length])
         return text
 
     def close(self) -> None:
         """Give the memory of the slots back; nothing can be started or advanced any more."""
         self.closed = True
-        self.running = [None] * len(self.running)
+        self.running[:] = False
         self.engine.free()
         self._store = PromptStore(self.engine)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise ``gymnasium.error.ClosedEnvironmentError`` after ``close``."""
         if self.closed:
             raise ClosedEnvironmentError("the environment is closed; make a new one")
 
-    def _idle(self) -> np.ndarray:
-        return np.array([episode is None for episode in self.running])
+    def _append(self, actions: np.ndarray) -> np.ndarray:
+        """Append the actions' tokens to the running episodes; returns them, (B,), 0 in idle slots."""
+        ran = self.running
+        if np.shape(actions) != ran.shape:
+            raise ValueError(f"got actions of shape {np.shape(actions)}; give {len(ran)}, one a slot")
+        wrong = ran & ~((actions >= 0) & (actions < self.num_actions))  # a NaN is wrong too
+        if wrong.any():
+            raise ValueError(
+                f"action {actions[wrong.argmax()]} is out of range; {self.action_space_name} go from 0 to "
+                f"{self.num_actions - 1}"
+            )
+        chosen = torch.as_tensor(np.where(ran, actions, 0), dtype=torch.long, device=self.engine.device)
+        if self.action_space_name == "options":
+            offered = self.model.option_tokens(self.hidden.to(self.model.backbone.dtype))
+            chosen = offered.gather(1, chosen[:, None])[:, 0]
+        # Fetched before the step, so that what follows is done while a device takes it.
+        tokens: np.ndarray = np.where(ran, chosen.cpu().numpy(), 0)
+        self.hidden = self.engine.step(chosen).float()
+        slots = np.flatnonzero(ran)
+        self.tokens[slots, (self.prompt_lengths + self.completion_lengths)[slots]] = tokens[slots]
+        self.completion_lengths[slots] += 1
+        return tokens
 
-    def _moved(self, slot: int, token: int) -> Transition:
-        episode = self.running[slot]
-        assert episode is not None
-        episode.tokens.append(token)
-        self.written[slot].append(token)
-        terminated = token == self.end_token
-        truncated = not terminated and len(episode.tokens) >= self.max_new_tokens
-        info: dict[str, str | int | float] = {"token": token}
-        reward = 0.0
-        if terminated or truncated:
-            completion = self.tokenizer.decode(episode.tokens, skip_special_tokens=True)
-            verdict = verify(completion, episode.problem.answer)
+    def _judged(self, slots: Sequence[int]) -> Iterator[tuple[float, Facts]]:
+        """Reward and facts of the completions in these slots."""
+        begins, ends = self.prompt_lengths, self.prompt_lengths + self.completion_lengths
+        completions = [
+            self.tokenizer.decode(self.tokens[slot, begins[slot] : ends[slot]], skip_special_tokens=True)
+            for slot in slots
+        ]
+        asked = [self._asked[slot] for slot in slots]
+        verdicts = shared_pool().verify_batch(completions, [problem.answer for problem in asked])
+        for slot, problem, completion, verdict in zip(slots, asked, completions, verdicts, strict=True):
             terms = reward_terms(
-                episode.problem.question,
+                problem.question,
                 completion,
                 verdict,
-                tokens=len(episode.tokens),
+                tokens=int(self.completion_lengths[slot]),
                 max_tokens=self.max_new_tokens,
                 weights=self.reward_weights,
             )
-            reward = total(terms, self.reward_weights)
-            info |= {"completion": completion, "verdict": verdict.status, **terms}
-            self.running[slot] = None
-            self.engine.release(slot)
-        return Transition(reward, terminated, truncated, info)
+            yield total(terms, self.reward_weights), {"completion": completion, "verdict": verdict.status, **terms}
+
+
+def row(observation: Observation, index: int) -> Observation:
+    """One slot's part of an observation."""
+    if isinstance(observation, dict):
+        return {name: values[index] for name, values in observation.items()}
+    return observation[index]

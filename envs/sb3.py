@@ -41,7 +41,7 @@ class TextGenVecEnv(VecEnv):
     def reset(self) -> np.ndarray:
         """Begin an episode in every environment; returns observations (B, H). ``seed(number)`` counts once."""
         observations, infos = self.envs.reset(seed=self._seeds[0])
-        self.reset_infos = [_of(infos, slot) for slot in range(self.num_envs)]
+        self.reset_infos = _rows(infos, self.num_envs)
         self._reset_seeds()
         return np.asarray(observations)
 
@@ -52,14 +52,14 @@ class TextGenVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """Append one token in every environment; returns observations (B, H), rewards (B,), ends (B,), B infos."""
         observations, rewards, terminations, truncations, infos = self.envs.step(self._actions)
-        rows = [_of(infos, slot) for slot in range(self.num_envs)]
-        for slot, ended in enumerate(terminations | truncations):
-            if ended:
-                last, final = rows[slot].pop("final_obs"), rows[slot].pop("final_info")
-                self.reset_infos[slot] = rows[slot]
-                rows[slot] = {**final, "terminal_observation": last}
-            rows[slot]["TimeLimit.truncated"] = bool(truncations[slot])
-        return np.asarray(observations), rewards.astype(np.float32), terminations | truncations, rows
+        rows, over = _rows(infos, self.num_envs), terminations | truncations
+        for slot in np.flatnonzero(over).tolist():
+            last, final = rows[slot].pop("final_obs"), rows[slot].pop("final_info")
+            self.reset_infos[slot] = rows[slot]
+            rows[slot] = {**final, "terminal_observation": last}
+        for row, truncated in zip(rows, truncations.tolist(), strict=True):
+            row["TimeLimit.truncated"] = truncated
+        return np.asarray(observations), rewards.astype(np.float32), over, rows
 
     def close(self) -> None:
         """Give the memory of the engine back."""
@@ -82,10 +82,12 @@ class TextGenVecEnv(VecEnv):
         return [False for _ in self._get_indices(indices)]
 
 
-def _of(infos: dict[str, Any], slot: int) -> dict[str, Any]:
-    """One environment's facts out of Gymnasium's batched infos."""
-    return {
-        name: _of(values, slot) if isinstance(values, dict) else values[slot]
-        for name, values in infos.items()
-        if not name.startswith("_") and infos[f"_{name}"][slot]
-    }
+def _rows(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """Gymnasium's batched infos as one dictionary for each environment."""
+    rows: list[dict[str, Any]] = [{} for _ in range(count)]
+    for name, values in infos.items():
+        if not name.startswith("_"):
+            column = _rows(values, count) if isinstance(values, dict) else values
+            for slot in np.flatnonzero(infos[f"_{name}"]).tolist():
+                rows[slot][name] = column[slot]
+    return rows

@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode
+from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode, row
 from ollm_rl.envs.rewards import CORRECTNESS_ALONE
 from ollm_rl.model import OptionModel
 from ollm_rl.problems import Problem
@@ -88,7 +88,7 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
         drawn = int(self.np_random.integers(len(self.episodes.problems)))
         index = self.episodes.find((options or {}).get("problem", drawn))
         (info,) = self.episodes.start([0], [index])
-        return self._observation(), dict(info)
+        return row(self.episodes.observation(), 0), dict(info)
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Append one token.
@@ -98,10 +98,13 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
             gymnasium.error.ResetNeeded: If no episode runs.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
-        if self.episodes.running[0] is None and not self.episodes.closed:
+        self.episodes.check_open()
+        if not self.episodes.running[0]:
             raise gymnasium.error.ResetNeeded("no episode runs; call reset() first")
-        moved = self.episodes.advance(np.array([action]))[0]
-        return self._observation(), moved.reward, moved.terminated, moved.truncated, dict(moved.info)
+        moved = self.episodes.advance(np.array([action]))
+        ends = bool(moved.terminations[0]), bool(moved.truncations[0])
+        info = moved.ended.get(0, {"token": int(moved.tokens[0])})
+        return row(self.episodes.observation(), 0), float(moved.rewards[0]), *ends, info
 
     def render(self) -> str | None:  # type: ignore[override]
         """Prompt and completion so far as the model reads them, with ``render_mode="ansi"``."""
@@ -110,10 +113,3 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
     def close(self) -> None:
         """Give the memory of the engine back."""
         self.episodes.close()
-
-    def _observation(self) -> Observation:
-        observation = self.episodes.observation()
-        if isinstance(observation, dict):
-            return {name: values[0] for name, values in observation.items()}
-        first: np.ndarray = observation[0]
-        return first

@@ -12,12 +12,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode
+from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode, row
 from ollm_rl.envs.rewards import CORRECTNESS_ALONE
 from ollm_rl.model import OptionModel
 from ollm_rl.problems import Problem
-
-AHEAD = 8  # for one in so many environments the next prompt is encoded before it is needed
 
 Step = tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -72,7 +70,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._streams: list[np.random.Generator] = []
-        self._next = [0] * num_envs  # problem of every environment's next episode, drawn one ahead
+        self._next = np.zeros(num_envs, dtype=np.int64)  # problem of every environment's next episode, drawn one ahead
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -112,29 +110,29 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             gymnasium.error.ResetNeeded: Before the first ``reset``, and in mode DISABLED if an episode has ended.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
-        ended = [slot for slot, episode in enumerate(self.episodes.running) if episode is None]
-        if not self.episodes.closed:
-            if not self._streams:
-                raise ResetNeeded("no episode runs; call reset() first")
-            if ended and self.autoreset_mode == AutoresetMode.DISABLED:
-                raise ResetNeeded(f"environments {ended} have ended; reset them with options={{'reset_mask': ...}}")
-        rewards = np.zeros(self.num_envs)
-        terminations, truncations = np.zeros((2, self.num_envs), dtype=bool)
-        infos: dict[str, Any] = {}
-        moves = self.episodes.advance(np.asarray(actions)) if len(ended) < self.num_envs else {}
-        last = self.episodes.observation()
-        for slot, moved in moves.items():
-            rewards[slot] = moved.reward
-            terminations[slot], truncations[slot] = moved.terminated, moved.truncated
-            facts: dict[str, Any] = dict(moved.info)
-            if self.autoreset_mode == AutoresetMode.SAME_STEP and (moved.terminated or moved.truncated):
-                facts = {"final_obs": _row(last, slot), "final_info": facts}
-                ended.append(slot)
+        self.episodes.check_open()
+        if not self._streams:
+            raise ResetNeeded("no episode runs; call reset() first")
+        begin = np.flatnonzero(~self.episodes.running).tolist()
+        if begin and self.autoreset_mode == AutoresetMode.DISABLED:
+            raise ResetNeeded(f"environments {begin} have ended; reset them with options={{'reset_mask': ...}}")
+        moved = self.episodes.advance(np.asarray(actions))
+        shown, ended = moved.ran, dict[int, Any](moved.ended)
+        if ended and self.autoreset_mode == AutoresetMode.SAME_STEP:
+            begin += list(ended)
+            shown = shown & ~(moved.terminations | moved.truncations)
+            last = self.episodes.observation(list(ended))
+            ended = {
+                slot: {"final_obs": row(last, place), "final_info": facts}
+                for place, (slot, facts) in enumerate(ended.items())
+            }
+        # As ``_add_info`` would have it, without a call for each environment.
+        infos: dict[str, Any] = {"token": np.where(shown, moved.tokens, 0), "_token": shown} if shown.any() else {}
+        for slot, facts in ended.items():
             infos = self._add_info(infos, facts, slot)
-        if not ended:
-            return last, rewards, terminations, truncations, infos
-        infos = self._start(ended, infos)
-        return self.episodes.observation(), rewards, terminations, truncations, infos
+        if begin:
+            infos = self._start(begin, infos)
+        return self.episodes.observation(), moved.rewards, moved.terminations, moved.truncations, infos
 
     def render(self) -> tuple[str, ...] | None:
         """Prompt and completion so far of every environment, with ``render_mode="ansi"``."""
@@ -158,25 +156,19 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         slots: list[int] = np.flatnonzero(mask).tolist()
         return slots
 
-    def _start(self, slots: Sequence[int], infos: dict[str, Any]) -> dict[str, Any]:
+    def _start(self, slots: list[int], infos: dict[str, Any]) -> dict[str, Any]:
         """Begin episodes; returns ``infos`` with theirs."""
-        drawn = [self._next[slot] for slot in slots]
+        drawn = self._next[slots].tolist()
         for slot in slots:
             self._draw(slot)
-        # Encoded in the same pass: the next prompts of those that have written most.
-        running = [(len(episode.tokens), slot) for slot, episode in enumerate(self.episodes.running) if episode]
-        upcoming = [self._next[slot] for _, slot in sorted(running, reverse=True)[: -(-self.num_envs // AHEAD)]]
+        # The others' next prompts will be needed in about this order: of those that have written most first.
+        others = self.episodes.running.copy()
+        others[slots] = False
+        soonest = np.argsort(-self.episodes.completion_lengths[others], kind="stable")
+        upcoming = self._next[others][soonest].tolist()
         for slot, info in zip(slots, self.episodes.start(slots, drawn, upcoming), strict=True):
             infos = self._add_info(infos, dict(info), slot)
         return infos
 
     def _draw(self, slot: int) -> None:
-        self._next[slot] = int(self._streams[slot].integers(len(self.episodes.problems)))
-
-
-def _row(observation: Observation, slot: int) -> Observation:
-    """One environment's part of a batched observation, a copy."""
-    if isinstance(observation, dict):
-        return {name: values[slot] for name, values in observation.items()}
-    row: np.ndarray = observation[slot].copy()
-    return row
+        self._next[slot] = self._streams[slot].integers(len(self.episodes.problems))

@@ -247,7 +247,7 @@ def test_with_autoreset_disabled_a_step_after_an_end_is_refused_and_moves_nothin
     envs.step(np.array([20, EOS, 22]))
     with pytest.raises(ResetNeeded, match=r"environments \[1\] have ended"):
         envs.step(np.array([30, 31, 32]))
-    assert [len(episode.tokens) for episode in envs.episodes.running if episode] == [1, 1]
+    assert envs.episodes.completion_lengths[envs.episodes.running].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("mode", MODES)
