@@ -1,4 +1,4 @@
-"""Which options to train: KL targets x priors x identity option x seeds, each measured in every way we know.
+"""Which options to train: KL targets x policies x identity option x seeds, each measured in every way we know.
 
 python -m ollm_rl.experiments.option_grid --backbone B --train SOURCE --forced SOURCE --free SOURCE --out OUT
 
@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +39,11 @@ from ollm_rl.problems import Problem, load_problems
 from ollm_rl.runs import origin, write_atomic
 
 KL_TARGETS = (0.1, 0.2, 0.4, 0.8)
-PRIORS: tuple[Literal["uniform", "policy"], ...] = ("uniform", "policy")
+POLICIES: dict[str, dict[str, Any]] = {
+    "uniform": {},  # the paper: uniform prior, policy by imitation
+    "policy": {"prior": "policy"},
+    "marginal": {"policy_objective": "marginal"},
+}
 GROUP = 8  # completions a problem in pass@8
 
 
@@ -105,9 +109,9 @@ def measure_missing(given: argparse.Namespace) -> None:
     for seed in given.seeds:
         with FileLock(given.out / f"lora-seed{seed}.lock"):
             lora = run_sft(sft_config(given, f"lora-seed{seed}", seed, stage="lora"))
-        for prior, identity, target in itertools.product(PRIORS, (False, True), KL_TARGETS):
-            path = rows / f"{prior}{', identity' * identity}, KL {target}, seed {seed}.json"
-            options = OptionConfig(prior=prior, identity_option=identity, kl_target=target)
+        for policy, identity, target in itertools.product(POLICIES, (False, True), KL_TARGETS):
+            path = rows / f"{policy}{', identity' * identity}, KL {target}, seed {seed}.json"
+            options = OptionConfig(identity_option=identity, kl_target=target, **POLICIES[policy])
             config = sft_config(given, path.stem, seed, options=options, cache=given.out / "cache")
             take(path, partial(measure_setting, config, lora, given))
         take(rows / f"backbone, seed {seed}.json", partial(measure_backbone, given, seed))

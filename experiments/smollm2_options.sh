@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Which options to train on SmolLM2-135M and GSM8K: 4 KL targets x 2 priors x identity option on and off, 3 seeds.
+# Which options to train on SmolLM2-135M and GSM8K: 4 KL targets x 3 policies x identity option on and off, 3 seeds.
 # Runs unattended on one CUDA GPU after smollm2_gsm8k.sh, whose backbone it takes, and goes on where it stopped.
 #
 #   experiments/smollm2_options.sh DATA OUT

@@ -16,7 +16,8 @@ from ollm_rl.model import OptionModel
 from ollm_rl.problems import Problem
 from tests.tiny_models import save_backbone, tiny_model, tiny_tokenizer
 
-SETTINGS = {f"{prior}{identity}, KL 0.4" for prior in ("uniform", "policy") for identity in ("", ", identity")}
+POLICIES = "uniform", "policy", "marginal"
+SETTINGS = {f"{policy}{identity}, KL 0.4" for policy in POLICIES for identity in ("", ", identity")}
 
 
 def test_every_setting_is_trained_and_measured_once(
@@ -41,6 +42,8 @@ def test_every_setting_is_trained_and_measured_once(
     run = json.loads((tmp_path / "out" / "runs" / "policy, identity, KL 0.4, seed 0" / "run.json").read_text())
     options = run["config"]["options"]
     assert (options["prior"], options["identity_option"], options["kl_target"]) == ("policy", True, 0.4)
+    run = json.loads((tmp_path / "out" / "runs" / "marginal, KL 0.4, seed 0" / "run.json").read_text())
+    assert (run["config"]["options"]["prior"], run["config"]["options"]["policy_objective"]) == ("uniform", "marginal")
     first = capsys.readouterr().out
     monkeypatch.setattr(grid, "measure_setting", lambda *_: pytest.fail("measured again"))
     grid.main()
