@@ -77,6 +77,7 @@ def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None]
         max_new_tokens=config.max_new_tokens,
         autoreset_mode="SameStep",
         reward_weights=asdict(config.rewards),
+        compiled=config.compiled,
     )
     vec = VecMonitor(TokenLimitEnds(TextGenVecEnv(envs)))
     settings = agent_settings(config, vec.num_envs)

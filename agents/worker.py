@@ -75,7 +75,8 @@ class RolloutWorker:
         self.config, self.policy, self.tokenizer, self.problems = config, policy, tokenizer, problems
         self.prompts = prompts
         max_length = max_length or max(map(len, prompts)) + config.max_new_tokens
-        self.engine = DecodeEngine(policy.backbone, min(config.num_slots, episodes), max_length)
+        slots = min(config.num_slots, episodes)
+        self.engine = DecodeEngine(policy.backbone, slots, max_length, compiled=config.compiled)
 
     def collect(self, iteration: int, episodes: range) -> Batch:
         """Write the completions of some of an iteration's episodes, numbered from 0, and check their answers.

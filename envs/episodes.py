@@ -64,6 +64,7 @@ class Episodes:
         tokenizer: The backbone's; found by the backbone's name where left out.
         reward_weights: By the names in `ollm_rl.envs.rewards.TERMS`.
         observation_mode: ``hidden`` shows h_t, ``hidden+text`` a dictionary of h_t and the text so far.
+        compiled: Compile the model's part of a step with torch.compile.
 
     Attributes:
         running: Which slots run an episode, (B,).
@@ -87,6 +88,7 @@ class Episodes:
         tokenizer: PreTrainedTokenizerBase | None,
         observation_mode: ObservationMode,
         reward_weights: Mapping[str, float] = CORRECTNESS_ALONE,
+        compiled: bool = False,
     ) -> None:
         check_weights(reward_weights)
         if observation_mode not in ("hidden", "hidden+text"):
@@ -109,7 +111,7 @@ class Episodes:
         context = context_length(self.model.backbone)
         self.prompts = encode_prompts(self.problems, self.tokenizer, max_length=context, max_new_tokens=max_new_tokens)
         max_length = max(map(len, self.prompts)) + max_new_tokens
-        self.engine = DecodeEngine(self.model.backbone, num_slots, max_length)
+        self.engine = DecodeEngine(self.model.backbone, num_slots, max_length, compiled=compiled)
         self._store = PromptStore(self.engine)
         self.running = np.zeros(num_slots, dtype=bool)
         self.tokens = np.zeros((num_slots, max_length), dtype=np.int64)

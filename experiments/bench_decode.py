@@ -147,6 +147,7 @@ def contenders(work: Workload, every: int, clock: Clock) -> dict[str, Callable[[
         found["generate_batch"] = GenerateBatch(work, clock)
         if work.tokenizer is not None:
             found["TextGenVectorEnv.step"] = VectorEnvSteps(work, clock)
+            found["TextGenVectorEnv.step, compiled"] = VectorEnvSteps(work, clock, compiled=True)
     return found
 
 

@@ -245,6 +245,7 @@ def main() -> None:
     parser.add_argument("--num-slots", type=int, default=128)
     parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--compiled", action="store_true", help="decoding of ours and of the adapter for SB3")
     parser.add_argument("--iterations", type=int, default=2, help="of a round, after the one that warms up")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -257,6 +258,7 @@ def main() -> None:
         num_slots=given.num_slots,
         max_new_tokens=given.max_new_tokens,
         dtype=given.dtype,
+        compiled=given.compiled,
     )
     problems = load_problems(given.data, seed=config.seed)
     names = [name for name in given.only if name != "trl-grpo" or importlib.util.find_spec("trl")]

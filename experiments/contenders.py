@@ -230,7 +230,7 @@ class VectorEnvSteps:
     Its tokens are the actions, so that episodes end at lengths drawn as the workload's are.
     """
 
-    def __init__(self, work: Workload, clock: Clock) -> None:
+    def __init__(self, work: Workload, clock: Clock, *, compiled: bool = False) -> None:
         assert work.tokenizer is not None
         self.work, self.clock = work, clock
         self.envs = TextGenVectorEnv(
@@ -241,6 +241,7 @@ class VectorEnvSteps:
             max_new_tokens=max(work.lengths),
             tokenizer=work.tokenizer,
             autoreset_mode="SameStep",
+            compiled=compiled,
         )
 
     def __call__(self) -> float:

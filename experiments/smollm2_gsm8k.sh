@@ -18,49 +18,49 @@ export CUDA_VISIBLE_DEVICES=${gpus[0]}
 
 [ -f "$out/backbone/config.json" ] || ollm sft --config "$presets/smollm2_backbone.yaml" \
     --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/backbone"
-options() { # prior, GPU
+options() { # the policy's objective, GPU
     [ -f "$out/options-$1/adapter_config.json" ] || CUDA_VISIBLE_DEVICES=$2 ollm sft \
-        --config "$presets/smollm2_options.yaml" --options.prior "$1" --backbone "$out/backbone" \
+        --config "$presets/smollm2_options.yaml" --options.policy_objective "$1" --backbone "$out/backbone" \
         --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/options-$1"
     [ -f "$out/teacher_forced-$1.json" ] || CUDA_VISIBLE_DEVICES=$2 ollm eval --mode teacher-forced --limit null \
         --model "$out/options-$1" --data "jsonl:$data/gsm8k_dev.jsonl" --dtype bfloat16 \
         --out "$out/teacher_forced-$1.json"
 }
-rl() { # NAME, prior, then settings
+rl() { # NAME, the policy's objective, then settings
     ollm train --config "$presets/smollm2_rl.yaml" --model "$out/options-$2" \
         --data "jsonl:$data/word_problems_train.jsonl" --out "$out/$1" "${@:3}" >"$out/logs/$1.log" 2>&1
 }
-latent() { # prior
+latent() { # the policy's objective in the supervised stage
     for seed in 0 1 2; do rl "latent-reinforce-$1-seed$seed" "$1" --learning_rate 1e-3 --seed "$seed" & done
 }
 vocabulary() {
     for rate in 3e-5 1e-4 3e-4; do
         CUDA_VISIBLE_DEVICES=${gpus[-1]} \
-            rl "vocab-reinforce-$rate" uniform --action_space tokens --learning_rate "$rate" &
+            rl "vocab-reinforce-$rate" imitation --action_space tokens --learning_rate "$rate" &
     done
 }
 # Waits for all runs in the background; stops the script if one of them failed.
 finish() { for job in $(jobs -p); do wait "$job"; done; }
 
-options uniform "${gpus[0]}" &
+options imitation "${gpus[0]}" &
 if ((${#gpus[@]} == 1)); then finish; fi
-options policy "${gpus[-1]}" &
+options marginal "${gpus[-1]}" &
 finish
-latent uniform
-latent policy
+latent imitation
+latent marginal
 if ((${#gpus[@]} == 1)); then finish; fi
 vocabulary
 finish
 
-runs=("$out"/latent-reinforce-{uniform,policy}-seed{0,1,2} "$out"/vocab-reinforce-{3e-5,1e-4,3e-4})
-ollm eval --model "$out"/backbone "$out"/options-{uniform,policy} "${runs[@]}" \
+runs=("$out"/latent-reinforce-{imitation,marginal}-seed{0,1,2} "$out"/vocab-reinforce-{3e-5,1e-4,3e-4})
+ollm eval --model "$out"/backbone "$out"/options-{imitation,marginal} "${runs[@]}" \
     --data "jsonl:$data/word_problems_dev.jsonl" --max_new_tokens 128 --dtype bfloat16 --out "$out/eval"
 python3 "$(dirname "$0")/table.py" "$out"
 ollm report "${runs[@]}" --results "$out/eval" --out "$out/report.html"
 
 # Speeds, each alone on the GPU: options, tokens, options, tokens.
 for round in 0 1; do
-    rl "timing-latent-$round" policy --iterations 4
-    rl "timing-vocab-$round" uniform --iterations 4 --action_space tokens --learning_rate 1e-4
+    rl "timing-latent-$round" marginal --iterations 4
+    rl "timing-vocab-$round" imitation --iterations 4 --action_space tokens --learning_rate 1e-4
 done
 python3 "$(dirname "$0")/table.py" "$out"

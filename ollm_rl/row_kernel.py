@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 BLOCK = 64  # keys that one turn of the loop reads
+STAGES = 2  # of these and four warps: the fastest on an H100 for slots of 1,000 tokens, and no slower for short ones
 
 
 @triton.jit
@@ -89,5 +90,7 @@ def attend_live(
         SIZE=max(16, triton.next_power_of_2(size)),
         VALUE_SIZE=max(16, triton.next_power_of_2(value_size)),
         BLOCK=BLOCK,
+        num_warps=4,
+        num_stages=STAGES,
     )  # fmt: skip
     return out

@@ -1,5 +1,7 @@
 """The rollout loop: Hugging Face's ``generate`` token for token, and samples that depend on their own row alone."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -63,6 +65,19 @@ def test_greedy_completions_are_those_of_generate(family: str, num_slots: int) -
     assert completions(rollout) == cut
     assert rollout.terminated.tolist() == [end in row for row in expected]
     assert rollout.prompts == PROMPTS
+
+
+@pytest.mark.parametrize("kind", ["options", "tokens"])
+def test_a_compiled_rollout_is_the_same_rollout(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is traced is run as it is: no compiler is needed. A break of the graph is an error.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
+    torch._dynamo.reset()
+    policy = policy_over(kind)
+    generator = torch.Generator().manual_seed(5)
+    engine = DecodeEngine(policy.backbone, 99, CONTEXT, compiled=True)
+    compiled = collect(policy, engine, PROMPTS, max_new_tokens=LIMIT, end_token=-1, generator=generator)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1, "the model's and the policy's"
+    assert completions(compiled) == completions(sampled(policy, PROMPTS))
 
 
 @pytest.mark.parametrize("kind", ["options", "tokens"])
