@@ -36,7 +36,7 @@ latent() { # the policy's objective in the supervised stage
 vocabulary() {
     for rate in 3e-5 1e-4 3e-4; do
         CUDA_VISIBLE_DEVICES=${gpus[-1]} \
-            rl "vocab-reinforce-$rate" imitation --action_space tokens --learning_rate "$rate" &
+            rl "vocab-reinforce-$rate" imitation --action_space tokens --learning_rate "$rate" --pass_tokens 8192 &
     done
 }
 # Waits for all runs in the background; stops the script if one of them failed.
