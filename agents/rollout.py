@@ -152,7 +152,7 @@ def collect(
 
     Raises:
         ValueError: If there are no prompts, or one does not fit the engine's slots.
-        torch.cuda.OutOfMemoryError: If not even one slot fits; before, the slots are halved with a warning.
+        torch.cuda.OutOfMemoryError: If not even one slot fits; before, slots and passes are halved with a warning.
     """
     if not prompts:
         raise ValueError("prompts is empty; give at least one")
@@ -239,7 +239,7 @@ class _Run:
         self.on_end(ended, [row[: sum(mask)] for row, mask in zip(tokens, written, strict=True)])
 
     def step_back(self) -> None:
-        """After running out of memory: half of the slots, and the episodes that were running wait again."""
+        """After running out of memory: half of the slots and half as long passes over prompts; what ran waits again."""
         before = self.engine.num_slots
         interrupted = [episode for episode in self.running if episode is not None]
         self.running = []
@@ -247,6 +247,7 @@ class _Run:
             self.trajectories.forget(interrupted)
         self.waiting.extendleft(reversed(interrupted))
         self.engine.free(before // 2)
+        self.engine.pass_tokens = max(1, self.engine.pass_tokens // 2)
         warnings.warn(f"out of memory with {before} slots; going on with {before // 2}", RuntimeWarning, stacklevel=3)
 
     def rollout(self) -> Rollout:

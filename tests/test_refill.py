@@ -124,6 +124,23 @@ def test_episodes_whose_prompts_found_no_memory_wait_again(monkeypatch: pytest.M
     assert completions(found) == [row[:limit] for row, limit in zip(completions(expected), limits, strict=True)]
 
 
+def test_a_pass_over_prompts_that_finds_no_memory_is_shorter_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = policy_over("options")
+    engine = DecodeEngine(policy.backbone, 8, CONTEXT, pass_tokens=32)
+    encode = engine.encode
+
+    def stand_in(prompts: Any) -> Any:
+        if engine.pass_tokens > 8:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory (a stand-in)")
+        return encode(prompts)
+
+    monkeypatch.setattr(engine, "encode", stand_in)
+    with pytest.warns(RuntimeWarning, match="going on with 2"):
+        found = rollout_of(policy, engine, PROMPTS)
+    assert completions(found) == completions(sampled(policy, PROMPTS))
+    assert (engine.num_slots, engine.pass_tokens) == (2, 8)
+
+
 def test_out_of_memory_with_one_slot_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = policy_over("options")
     engine = DecodeEngine(policy.backbone, 2, CONTEXT)
