@@ -2,8 +2,8 @@
 
 The contenders (``contenders.py``) take turns, A B A B, and the medians are compared, in real tokens a second. New
 tokens are uniform in 32..256, cut to the backbone's context (``tiny-arith`` has 256 tokens for prompt and completion).
-Cases that ``--json`` already holds are not run again. The bound is memory traffic: the weights once a step and every
-slot's keys and values, at the bandwidth that a plain sum reaches.
+What is known so far is written to ``--json`` after every run; cases that it holds whole are not run again. The bound is
+memory traffic: the weights once a step and every slot's keys and values, at the bandwidth that a plain sum reaches.
 """
 
 import argparse
@@ -13,12 +13,12 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -35,6 +35,7 @@ from ollm_rl.experiments.contenders import (
     VectorEnvSteps,
     Workload,
 )
+from ollm_rl.experiments.decode_figures import plot, ratios, table
 from ollm_rl.experiments.gym_loop import GymLoop
 from ollm_rl.model import OptionModel
 from ollm_rl.problems import load_problems
@@ -151,14 +152,21 @@ def contenders(work: Workload, every: int, clock: Clock) -> dict[str, Callable[[
     return found
 
 
-def measure(args: argparse.Namespace, work: Workload, bytes_a_second: float) -> dict[str, Any]:
-    """One case: every contender in turn, ``repeats`` times after a first that warms up."""
+def measure(
+    args: argparse.Namespace, work: Workload, bytes_a_second: float, keep: Callable[[dict[str, Any]], None]
+) -> None:
+    """One case: every contender in turn, ``repeats`` times after a first that warms up.
+
+    What is known so far is handed to ``keep`` after every run.
+    """
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
     runs = contenders(work, GYM_EVERY, clock)
     if args.only:
         runs = {name: run for name, run in runs.items() if name in args.only or name == "engine"}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     failed: dict[str, str] = {}
+    engine, prefills = runs["engine"], list[float]()
+    assert isinstance(engine, Engine)
     cuda = work.backbone.device.type == "cuda"
     with tqdm(total=(args.repeats + cuda) * len(runs), desc=f"{args.backbone} {work.slots} slots") as bar:
         for turn in range(args.repeats + cuda):  # graphs are recorded and kernels chosen in a first turn on CUDA
@@ -174,80 +182,37 @@ def measure(args: argparse.Namespace, work: Workload, bytes_a_second: float) -> 
                     else:
                         seconds[name] += [took] if turn >= cuda else []
                 bar.update()
-    engine = runs["engine"]
-    assert isinstance(engine, Engine) and engine.rollout is not None
-    return {
-        "backbone": args.backbone,
-        "slots": work.slots,
-        "context": round(float(np.mean([len(prompt) for prompt in work.prompts])), 1),
-        "new_tokens": [min(work.lengths), max(work.lengths)],
-        "episodes": len(work.prompts),
-        "tokens": work.tokens,
-        "tokens_per_second": {name: work.tokens / statistics.median(took) for name, took in seconds.items() if took},
-        "seconds": seconds,
-        "failed": failed,
-        "prefill_seconds": statistics.median(engine.prefill() for _ in range(args.repeats)),
-        "wasted_share": engine.rollout.wasted_share,
-        "bound_tokens_per_second": bound(work, bytes_a_second),
-    }
+                if turn < cuda:
+                    continue
+                if name == "engine":
+                    prefills.append(engine.prefill())
+                assert engine.rollout is not None
+                measured = {name: took for name, took in seconds.items() if took}
+                keep(
+                    {
+                        "backbone": args.backbone,
+                        "slots": work.slots,
+                        "context": round(float(np.mean([len(prompt) for prompt in work.prompts])), 1),
+                        "new_tokens": [min(work.lengths), max(work.lengths)],
+                        "episodes": len(work.prompts),
+                        "tokens": work.tokens,
+                        "turns": min(len(took) for name, took in seconds.items() if name not in failed),
+                        "tokens_per_second": {n: work.tokens / statistics.median(t) for n, t in measured.items()},
+                        "seconds": measured,
+                        "failed": failed,
+                        "prefill_seconds": statistics.median(prefills),
+                        "wasted_share": engine.rollout.wasted_share,
+                        "bound_tokens_per_second": bound(work, bytes_a_second),
+                    }
+                )
 
 
-def ratios(cases: list[dict[str, Any]]) -> dict[str, float]:
-    """The engine's speed over each of the others', the lowest of all cases; of ``generate`` the better cache counts."""
-    lowest: dict[str, float] = {}
-    for case in cases:
-        speeds = case["tokens_per_second"]
-        caches = [speed for name, speed in speeds.items() if name.startswith("hf_generate")]
-        others = {name: speed for name, speed in speeds.items() if not name.startswith(("hf_generate", "engine"))}
-        if caches:
-            others["hf_generate"] = max(caches)
-        for name, speed in others.items():
-            key = f"engine/{name}"
-            lowest[key] = min(lowest.get(key, float("inf")), speeds["engine"] / speed)
-    return lowest
-
-
-def table(cases: list[dict[str, Any]]) -> str:
-    """Markdown: real tokens a second."""
-    names = list(dict.fromkeys(name for case in cases for name in case["tokens_per_second"]))
-    lines = [
-        f"| slots | prompt | new tokens | {' | '.join(names)} | engine, prompts left out | bound | of it | wasted |",
-        "|" + "---|" * (7 + len(names)),
-    ]
-    for case in cases:
-        speeds, limit = case["tokens_per_second"], case["bound_tokens_per_second"]
-        cells = [f"{speeds[name]:,.0f}" if name in speeds else "–" for name in names]
-        decoding = case["tokens"] / (case["tokens"] / speeds["engine"] - case["prefill_seconds"])
-        low, high = case["new_tokens"]
-        lines.append(
-            f"| {case['slots']} | {case['context']:g} | {low}..{high} | {' | '.join(cells)} "
-            f"| {decoding:,.0f} | {limit:,.0f} | {decoding / limit:.0%} | {case['wasted_share']:.1%} |"
-        )
-    return "\n".join(lines)
-
-
-def plot(cases: list[dict[str, Any]], path: Path) -> None:
-    """Milliseconds a step of all slots, by slots and by context, with the bound."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for axis, by, fixed in zip(figure.subplots(1, 2), ("slots", "context"), ("context", "slots"), strict=True):
-        for value in sorted({case[fixed] for case in cases}):
-            rows = sorted((case for case in cases if case[fixed] == value), key=lambda case: float(case[by]))
-            places = [row[by] for row in rows]
-            (line,) = axis.plot(
-                places,
-                [1e3 * row["slots"] / row["tokens_per_second"]["engine"] for row in rows],
-                marker="o",
-                label=f"{fixed} {value:g}",
-            )
-            bounds = [1e3 * row["slots"] / row["bound_tokens_per_second"] for row in rows]
-            axis.plot(places, bounds, linestyle="--", color=line.get_color())
-        axis.set_xlabel(by)
-        axis.grid(alpha=0.3)
-        axis.set_ylim(bottom=0)
-        axis.legend(frameon=False, fontsize="small")
-        axis.set_ylabel("ms a step; dashed: memory traffic")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+def keep_case(result: dict[str, Any], key: str, path: Path | None, case: dict[str, Any]) -> None:
+    """Put a case among the results, and those into the file."""
+    result["cases"][key] = case
+    result["ratios"] = ratios(list(result["cases"].values()))
+    if path:
+        write_atomic(path, json.dumps(result, indent=1))
 
 
 def machine(device: torch.device) -> str:
@@ -283,7 +248,7 @@ def main() -> None:
     for slots in args.slots:
         for context in args.context:
             key = f"{slots} slots, context {context}"
-            if key in result["cases"]:
+            if result["cases"].get(key, {"turns": 0})["turns"] >= args.repeats:
                 continue
             if model is None:
                 backbone, tokenizer = load(args.backbone, getattr(torch, dtype), device)
@@ -291,10 +256,7 @@ def main() -> None:
                 model, speed = OptionModel(backbone, OptionConfig()), bandwidth(device)
                 result |= {"machine": machine(device), "bandwidth": speed, "origin": origin()}
             work = workload(args, model, tokenizer, slots, context)
-            result["cases"][key] = measure(args, work, speed)
-            result["ratios"] = ratios(list(result["cases"].values()))
-            if args.json:
-                write_atomic(args.json, json.dumps(result, indent=1))
+            measure(args, work, speed, partial(keep_case, result, key, args.json))
     cases = list(result["cases"].values())
     where = f"{result['machine']}, {dtype}, {result['bandwidth'] / 1e9:.0f} GB/s"
     print(f"{args.backbone} on {where}, {args.clock} time, seed {args.seed}\n")

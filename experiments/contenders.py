@@ -24,6 +24,7 @@ from ollm_rl.model import OptionModel
 from ollm_rl.problems import load_problems
 
 Clock = Callable[[], float]  # seconds
+SILENCE = 30  # seconds without a finished request after which generate_batch has failed
 
 
 @dataclass
@@ -215,11 +216,15 @@ class GenerateBatch:
         with work.backbone.continuous_batching_context_manager(generation_config=settings) as manager:
             for prompt, length in zip(work.prompts, work.lengths, strict=True):
                 manager.add_request(prompt, max_new_tokens=length, eos_token_id=-1)
-            done = 0
-            for result in manager:
-                done += len(result.generated_tokens) if result.is_finished() else 0
-                if done >= work.tokens:
-                    break
+            finished = tokens = 0
+            while finished < len(work.prompts):
+                result = manager.get_result(timeout=SILENCE)
+                if result is None:
+                    raise RuntimeError(f"silent for {SILENCE} s after {finished} of {len(work.prompts)} requests")
+                if result.is_finished():
+                    finished, tokens = finished + 1, tokens + len(result.generated_tokens)
+        if tokens != work.tokens:
+            raise RuntimeError(f"wrote {tokens} tokens in place of {work.tokens}")
         wait(work.backbone.device)
         return self.clock() - started
 

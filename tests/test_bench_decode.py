@@ -9,6 +9,7 @@ from ollm_rl.agents.policies import OptionPolicy
 from ollm_rl.config import OptionConfig
 from ollm_rl.experiments import bench_decode
 from ollm_rl.experiments.contenders import Workload
+from ollm_rl.experiments.decode_figures import ratios
 from ollm_rl.model import OptionModel
 from tests.tiny_models import tiny_model
 
@@ -18,7 +19,7 @@ def test_ratios_are_the_lowest_of_all_cases_against_the_better_cache() -> None:
         {"tokens_per_second": {"engine": 90, "hf_generate dynamic": 20, "hf_generate static": 30, "gym_loop": 9}},
         {"tokens_per_second": {"engine": 80, "hf_generate dynamic": 20, "gym_loop": 4, "engine, policy outside": 60}},
     ]
-    assert bench_decode.ratios(cases) == {"engine/hf_generate": 3, "engine/gym_loop": 10}
+    assert ratios(cases) == {"engine/hf_generate": 3, "engine/gym_loop": 10}
 
 
 def test_the_bound_counts_weights_once_a_step_and_every_slots_context() -> None:
@@ -44,6 +45,11 @@ def test_a_small_run_writes_its_figures_and_is_not_run_twice(tmp_path: Path, mon
     (case,) = found["cases"].values()
     assert case["failed"] == {} and case["episodes"] == 4 and 8 <= case["tokens"] <= 16
     assert (tmp_path / "p.svg").read_text().startswith("<?xml")
+
+    interrupted = {**found, "cases": {name: {**case, "turns": 0} for name, case in found["cases"].items()}}
+    (tmp_path / "found.json").write_text(json.dumps(interrupted))
+    bench_decode.main()
+    assert [case["turns"] for case in json.loads((tmp_path / "found.json").read_text())["cases"].values()] == [1]
 
     monkeypatch.setattr(bench_decode, "measure", None)
     bench_decode.main()

@@ -1,0 +1,64 @@
+"""What ``bench_decode.py`` makes of its cases: ratios, a table and a plot."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+def ratios(cases: list[dict[str, Any]]) -> dict[str, float]:
+    """The engine's speed over each of the others', the lowest of all cases; of ``generate`` the better cache counts."""
+    lowest: dict[str, float] = {}
+    for case in cases:
+        speeds = case["tokens_per_second"]
+        caches = [speed for name, speed in speeds.items() if name.startswith("hf_generate")]
+        others = {name: speed for name, speed in speeds.items() if not name.startswith(("hf_generate", "engine"))}
+        if caches:
+            others["hf_generate"] = max(caches)
+        for name, speed in others.items():
+            key = f"engine/{name}"
+            lowest[key] = min(lowest.get(key, float("inf")), speeds["engine"] / speed)
+    return lowest
+
+
+def table(cases: list[dict[str, Any]]) -> str:
+    """Markdown: real tokens a second."""
+    names = list(dict.fromkeys(name for case in cases for name in case["tokens_per_second"]))
+    lines = [
+        f"| slots | prompt | new tokens | {' | '.join(names)} | engine, prompts left out | bound | of it | wasted |",
+        "|" + "---|" * (7 + len(names)),
+    ]
+    for case in cases:
+        speeds, limit = case["tokens_per_second"], case["bound_tokens_per_second"]
+        cells = [f"{speeds[name]:,.0f}" if name in speeds else "–" for name in names]
+        decoding = case["tokens"] / (case["tokens"] / speeds["engine"] - case["prefill_seconds"])
+        low, high = case["new_tokens"]
+        lines.append(
+            f"| {case['slots']} | {case['context']:g} | {low}..{high} | {' | '.join(cells)} "
+            f"| {decoding:,.0f} | {limit:,.0f} | {decoding / limit:.0%} | {case['wasted_share']:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(cases: list[dict[str, Any]], path: Path) -> None:
+    """Milliseconds a step of all slots, by slots and by context, with the bound."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for axis, by, fixed in zip(figure.subplots(1, 2), ("slots", "context"), ("context", "slots"), strict=True):
+        for value in sorted({case[fixed] for case in cases}):
+            rows = sorted((case for case in cases if case[fixed] == value), key=lambda case: float(case[by]))
+            places = [row[by] for row in rows]
+            (line,) = axis.plot(
+                places,
+                [1e3 * row["slots"] / row["tokens_per_second"]["engine"] for row in rows],
+                marker="o",
+                label=f"{fixed} {value:g}",
+            )
+            bounds = [1e3 * row["slots"] / row["bound_tokens_per_second"] for row in rows]
+            axis.plot(places, bounds, linestyle="--", color=line.get_color())
+        axis.set_xlabel(by)
+        axis.grid(alpha=0.3)
+        axis.set_ylim(bottom=0)
+        axis.legend(frameon=False, fontsize="small")
+        axis.set_ylabel("ms a step; dashed: memory traffic")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
