@@ -18,7 +18,9 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
-MOVED_BYTES = 2**28  # at once, between slots: a move takes as much again, and beside it a kernel's start is nothing
+# Moved at once between slots. A move takes as much memory again, and what is larger than 32 MiB a CPU's allocator gives
+# back to the system each time, whose new pages then take longer than the move.
+MOVED_BYTES = 2**24
 
 
 class Snapshot(NamedTuple):
