@@ -3,14 +3,14 @@
 transformers' ``StaticLayer`` keeps one length for all rows; this one scatters at per-row positions and returns the part
 of the cache that a step has to read. What a row has not written is hidden by a ready mask.
 
-Keys and values of all layers lie in one tensor, a stack, or in one for each shape that they have: on a GPU slots are
-filled, moved and saved by a few kernels and not by several for each layer.
+On a GPU keys and values of all layers lie in one tensor, a stack, or in one for each shape that they have, so that
+slots are filled, moved and saved by a few kernels and not by several for each layer.
 
 Letters: G tensors of a stack, S slots, B slots in use by a call, N saved slots, H hidden, L length of the cache that a
 step reads.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,9 +18,10 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
-# Moved at once between slots. A move takes as much memory again, and what is larger than 32 MiB a CPU's allocator gives
-# back to the system each time, whose new pages then take longer than the move.
-MOVED_BYTES = 2**24
+# Devices on which layers share a tensor. On a CPU a kernel's start is nothing, and a copy of more than 32 MiB lies in
+# pages fresh from the system, which takes longer than the copy.
+STACKED = ("cuda",)
+MOVED_BYTES = 2**28  # at once, between slots: a move takes as much again, and beside it a kernel's start is nothing
 
 
 class Snapshot(NamedTuple):
@@ -104,7 +105,8 @@ class RowCache(Cache):
     ) -> None:
         self.stacks: list[torch.Tensor] = []
         tensors: dict[int, torch.Tensor] = {}
-        for (heads, size), places in places_by_shape(shapes).items():
+        for places in stack_places(shapes, device):
+            heads, size = shapes[places[0]]
             shape = len(places), num_slots, heads, max_length, size
             self.stacks.append(torch.zeros(shape, dtype=dtype, device=device))
             tensors |= {place: self.stacks[-1][row] for row, place in enumerate(places)}
@@ -138,19 +140,21 @@ def _parts(stack: torch.Tensor, slots: int, width: int) -> Iterator[slice]:
     return (slice(start, start + at_once) for start in range(0, count, at_once))
 
 
-def places_by_shape(shapes: Iterable[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
-    """Places of each shape in the order in which they come: one stack each."""
+def stack_places(shapes: Sequence[tuple[int, int]], device: torch.device) -> list[list[int]]:
+    """Which tensors share a stack: those of one shape, or each its own where nothing is gained."""
+    if device.type not in STACKED:
+        return [[place] for place in range(len(shapes))]
     places: dict[tuple[int, int], list[int]] = {}
     for place, shape in enumerate(shapes):
         places.setdefault(shape, []).append(place)
-    return places
+    return list(places.values())
 
 
 def stacked(cache: DynamicCache) -> list[torch.Tensor]:
-    """Keys and values of a pass over N prompts, one tensor for each shape, (G, N, heads, width, head size)."""
+    """Keys and values of a pass over N prompts as a ``RowCache`` stacks them, each (G, N, heads, width, head size)."""
     tensors = [states for layer in cache.layers for states in (layer.keys, layer.values)]
-    places = places_by_shape((states.shape[1], states.shape[3]) for states in tensors)
-    return [torch.stack([tensors[place] for place in each]) for each in places.values()]
+    places = stack_places([(states.shape[1], states.shape[3]) for states in tensors], tensors[0].device)
+    return [torch.stack([tensors[place] for place in each]) if each[1:] else tensors[each[0]][None] for each in places]
 
 
 def supported_layer_types(backbone: PreTrainedModel) -> list[str]:

@@ -11,6 +11,11 @@ from tests.test_engine import random_ids
 from tests.tiny_models import full_hidden_states, tiny_model
 
 
+@pytest.fixture(autouse=True)
+def stacked_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_cache, "STACKED", ("cpu", "cuda"))
+
+
 def filled_cache(*shapes: tuple[int, int], num_slots: int, max_length: int) -> RowCache:
     """A cache whose numbers all differ."""
     cache = RowCache(shapes, num_slots, max_length, dtype=torch.float32, device=torch.device("cpu"))
