@@ -119,6 +119,8 @@ def collapse_warning(metrics: dict[str, float], config: OptionConfig) -> str | N
     change = (
         f"raise options.kl_target above {config.kl_target}" if config.kl_target else "set options.kl_target, say 0.4"
     )
+    if config.prior == "policy":  # one that has come to name a single option holds the encoder there
+        change = f"take options.prior=uniform, {change}"
     return (
         f"the options collapsed: {how}; {change}, start with options.kl_weight_init below {config.kl_weight_init}, or "
         "train on text with real ambiguity"

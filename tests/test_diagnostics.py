@@ -108,6 +108,11 @@ def test_options_that_differ_and_are_used_are_no_collapse() -> None:
             OptionConfig(kl_target=None),
             ["one option is used alone (usage 0.10 of 1)", "set options.kl_target"],
         ),
+        (
+            {"kl": 0.001, "option_usage": 0.05},
+            OptionConfig(prior="policy"),
+            ["tells nothing of the next token", "take options.prior=uniform, raise options.kl_target"],
+        ),
     ],
 )
 def test_a_collapse_is_told_with_what_to_change(
