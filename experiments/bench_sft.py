@@ -15,7 +15,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,8 +162,8 @@ def run_options(case: Case, variant: str, folder: Path) -> tuple[float, float]:
     return train(case, model, load, lambda batch: model.loss(CountedStates(**batch)).loss)
 
 
-def measure(case: Case, rounds: int) -> dict[str, list[dict[str, float]]]:
-    """Every variant in every round: ``seconds`` a step, ``peak`` bytes and ``operations`` of a step."""
+def measure(case: Case, rounds: int) -> Iterator[dict[str, list[dict[str, float]]]]:
+    """After every round all variants so far: ``seconds`` a step, ``peak`` bytes and ``operations`` of a step."""
     measured: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     with tempfile.TemporaryDirectory() as folder, tqdm(total=rounds * len(VARIANTS)) as bar:
         for _ in range(rounds):
@@ -174,7 +174,7 @@ def measure(case: Case, rounds: int) -> dict[str, list[dict[str, float]]]:
                 run = run_lora(case) if variant == "lora" else run_options(case, variant, Path(folder))
                 measured[variant].append({"seconds": run[0], "peak": memory.read(), "operations": run[1]})
                 bar.update()
-    return measured
+            yield measured
 
 
 def summarise(case: Case, measured: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Any]]:
@@ -207,7 +207,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
     case = make_case(given.backbone, given.device, given.batch_size, given.steps)
-    figures = summarise(case, measure(case, given.rounds))
+    settings = {name: str(value) for name, value in vars(given).items()}
+    figures: dict[str, dict[str, Any]] = {}
+    for measured in measure(case, given.rounds):
+        figures = summarise(case, measured)
+        if given.json:
+            write_atomic(given.json, json.dumps({"variants": figures, "settings": settings, **origin()}, indent=1))
     print("| variant | tokens/s | times LoRA (lowest, highest round) | peak memory, GB | share of the bf16 peak |")
     print("|---|---|---|---|---|")
     for variant, row in figures.items():
@@ -217,9 +222,6 @@ def main() -> None:
             f"| {variant} | {row['tokens_per_second']:,.0f} | {ratio:.2f} ({low:.2f}, {high:.2f}) "
             f"| {row['peak_bytes'] / 1e9:.2f} | {'–' if math.isnan(share) else f'{share:.1%}'} |"
         )
-    if given.json:
-        settings = {name: str(value) for name, value in vars(given).items()}
-        write_atomic(given.json, json.dumps({"variants": figures, "settings": settings, **origin()}, indent=1))
 
 
 if __name__ == "__main__":

@@ -262,18 +262,20 @@ def main() -> None:
     )
     problems = load_problems(given.data, seed=config.seed)
     names = [name for name in given.only if name != "trl-grpo" or importlib.util.find_spec("trl")]
-    measured: dict[str, list[tuple[list[Seconds], float]]] = {name: [] for name in names}
+    settings = {name: str(value) for name, value in vars(given).items()}
+    measured: dict[str, list[tuple[list[Seconds], float]]] = {}
+    text = ""
     with tqdm(total=given.rounds * len(names)) as bar:
         for _ in range(given.rounds):
             for name in names:
                 bar.set_description(name)
-                measured[name].append(run_round(name, config, problems, given.iterations))
+                measured.setdefault(name, []).append(run_round(name, config, problems, given.iterations))
+                text, figures = table(measured)
+                if given.json:
+                    found = {"methods": figures, "settings": settings, **origin()}
+                    write_atomic(given.json, json.dumps(found, indent=1))
                 bar.update()
-    text, figures = table(measured)
     print(text)
-    if given.json:
-        settings = {name: str(value) for name, value in vars(given).items()}
-        write_atomic(given.json, json.dumps({"methods": figures, "settings": settings, **origin()}, indent=1))
 
 
 if __name__ == "__main__":
