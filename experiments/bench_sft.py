@@ -206,6 +206,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
+    if given.steps < WARM_UP:
+        parser.error(f"--steps {given.steps} must be at least {WARM_UP}, as many as warm up")
     case = make_case(given.backbone, given.device, given.batch_size, given.steps)
     settings = {name: str(value) for name, value in vars(given).items()}
     figures: dict[str, dict[str, Any]] = {}
