@@ -124,21 +124,22 @@ def build_dying(settings: RLConfig, problems: list[Problem], prompts: list[list[
     """The second worker's first process dies in the middle of its second rollout, as by kill -9."""
     worker = build_worker(settings, problems, prompts, episodes)
     whole_act, whole_collect = worker.policy.act, worker.collect
-    turns = 0
+    dying, turns = False, 0
 
     def act(hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Action:
         nonlocal turns
-        turns += 1
+        turns += dying
         if turns == 6:
             (settings.out / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return whole_act(hidden_states, uniforms)
 
     def collect(iteration: int, rows: range) -> Any:
-        if iteration == 1 and rows.start and not (settings.out / "died").exists():
-            worker.policy.act = act  # type: ignore[method-assign,assignment]
+        nonlocal dying
+        dying = iteration == 1 and rows.start > 0 and not (settings.out / "died").exists()
         return whole_collect(iteration, rows)
 
+    worker.policy.act = act  # type: ignore[method-assign,assignment]
     worker.collect = collect  # type: ignore[method-assign,assignment]
     return worker
 

@@ -1,0 +1,79 @@
+"""Runs of a second on problems that chance solves, and what a run leaves behind."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ollm_rl.agents.checkpoints import last_checkpoint
+from ollm_rl.agents.config import RLConfig
+from tests.tiny_models import tiny_tokenizer
+
+DIGITS = "1234"
+Options = Callable[[Any, torch.Tensor], torch.Tensor]
+
+
+def ids_of(text: str) -> list[int]:
+    ids: list[int] = tiny_tokenizer()(text).input_ids
+    return ids
+
+
+def naming(text: str) -> Options:
+    """``OptionModel.option_tokens`` of options that name one character each, in every state."""
+    tokens = torch.tensor(ids_of(text))
+    return lambda model, hidden: tokens.to(hidden.device).expand(*hidden.shape[:-1], -1)
+
+
+def config(out: Path, model: Path, data: str, **changes: Any) -> RLConfig:
+    """A run of a second."""
+    settings: dict[str, Any] = {
+        "out": out,
+        "model": str(model),
+        "data": data,
+        "iterations": 4,
+        "episodes": 16,
+        "group_size": 4,
+        "max_new_tokens": 3,
+        "num_slots": 8,
+        "minibatches": 2,
+        "learning_rate": 1e-2,
+        "lora_rank": 2,
+        "seed": 3,
+    }
+    return RLConfig(**settings | changes)
+
+
+def history(out: Path) -> list[dict[str, float]]:
+    """All metrics but those that a clock gave."""
+    rows = json.loads((out / "metrics.json").read_text())
+    return [{name: value for name, value in row.items() if not name.startswith("seconds")} for row in rows]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    saved: dict[str, torch.Tensor] = load(out)["policy"]
+    return saved
+
+
+def checkpoint(out: Path) -> bytes:
+    path = last_checkpoint(out)
+    assert path is not None
+    return path.read_bytes()
+
+
+def load(out: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(checkpoint(out)), weights_only=True)
+    return state
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    """Bit for bit, the optimiser's state included."""
+    assert history(one) == history(other)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    moments, others = (load(out)["optimizer"]["state"] for out in (one, other))
+    assert moments.keys() == others.keys()
+    assert all(torch.equal(moments[index][name], others[index][name]) for index in moments for name in moments[index])
