@@ -1,10 +1,19 @@
-"""The device of a run, decided once."""
+"""The device of a run, decided once, and whether kernels can be compiled for it."""
 
 import importlib.util
+import os
+import shutil
 
 import torch
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None  # the compiler of CUDA kernels that comes with torch
+
+def has_triton() -> bool:
+    """Whether Triton, which comes with torch for CUDA, is there, and the C compiler that it starts kernels with."""
+    compilers = filter(None, (os.environ.get("CC"), "gcc", "clang", "cc"))
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
+
+
+HAS_TRITON = has_triton()
 
 
 def resolve_device(name: str) -> torch.device:

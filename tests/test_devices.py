@@ -1,0 +1,26 @@
+"""Devices, and what it takes to compile kernels for them."""
+
+import importlib.util
+import shutil
+
+import pytest
+
+from ollm_rl.devices import has_triton, resolve_device
+
+
+@pytest.mark.parametrize(
+    ("packages", "programs", "expected"),
+    [({"triton"}, {"clang"}, True), ({"triton"}, {"mycc"}, True), ({"triton"}, set(), False), (set(), {"gcc"}, False)],
+)
+def test_kernels_need_triton_and_a_c_compiler(
+    packages: set[str], programs: set[str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in packages else None)
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in programs else None)
+    monkeypatch.setenv("CC", "mycc")
+    assert has_triton() is expected
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="device 'tpu9' is not to be had here; give cpu, cuda or auto"):
+        resolve_device("tpu9")
