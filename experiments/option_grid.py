@@ -12,6 +12,7 @@ no other works at. Prints the tables of all rows.
 import argparse
 import itertools
 import json
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -45,6 +46,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "marginal": {"policy_objective": "marginal"},
 }
 GROUP = 8  # completions a problem in pass@8
+LORA_PASSES = 4  # over which the solutions of a LoRA's step are spread
 
 
 def free_running(
@@ -108,7 +110,10 @@ def measure_missing(given: argparse.Namespace) -> None:
     rows.mkdir(parents=True, exist_ok=True)
     for seed in given.seeds:
         with FileLock(given.out / f"lora-seed{seed}.lock"):
-            lora = run_sft(sft_config(given, f"lora-seed{seed}", seed, stage="lora"))
+            # In passes, so that processes that share a GPU train one LoRA each.
+            passes = math.gcd(given.batch_size, LORA_PASSES)
+            config = sft_config(given, f"lora-seed{seed}", seed, stage="lora", gradient_accumulation_steps=passes)
+            lora = run_sft(config)
         for policy, identity, target in itertools.product(POLICIES, (False, True), KL_TARGETS):
             path = rows / f"{policy}{', identity' * identity}, KL {target}, seed {seed}.json"
             options = OptionConfig(identity_option=identity, kl_target=target, **POLICIES[policy])

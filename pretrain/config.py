@@ -30,6 +30,9 @@ class SFTConfig:
     """Optimiser steps."""
     batch_size: int = 64
     """Solutions in a step."""
+    gradient_accumulation_steps: int = 1
+    """Passes over which a step's solutions are spread, which bounds memory (stages backbone and lora; options are read
+    in bounded passes anyway)."""
     learning_rate: float = 1e-3
     """Peak learning rate; warms up over 5 % of the steps and falls along a cosine."""
     max_length: int = 512
@@ -50,9 +53,17 @@ class SFTConfig:
     """Steps between two lines of metrics."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "max_length", "save_steps", "logging_steps", "lora_rank"):
+        counts = ("max_steps", "batch_size", "gradient_accumulation_steps", "max_length", "save_steps", "logging_steps")
+        for name in (*counts, "lora_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        passes = self.gradient_accumulation_steps
+        if self.batch_size % passes:
+            raise ValueError(f"batch_size={self.batch_size} is no multiple of {passes} passes; change one")
+        if passes > 1 and self.stage == "options":
+            raise ValueError(
+                f"gradient_accumulation_steps={passes} serves stages backbone and lora, not options; leave it out"
+            )
         if self.save_steps % self.logging_steps:
             raise ValueError(
                 f"save_steps={self.save_steps} is no multiple of logging_steps={self.logging_steps}; change one"

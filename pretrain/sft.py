@@ -169,7 +169,8 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
     arguments = TrainingArguments(
         output_dir=str(config.out),
         max_steps=config.max_steps,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=config.batch_size // config.gradient_accumulation_steps,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=max(1, config.max_steps // 20),

@@ -203,6 +203,18 @@ def test_the_backbone_stage_trains_all_weights_and_leaves_a_backbone(tmp_path: P
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.parametrize("stage", ["backbone", "lora"])
+def test_a_step_in_passes_is_the_same_step(tmp_path: Path, backbone: str, data: str, stage: str) -> None:
+    file = "adapter_model.safetensors" if stage == "lora" else "model.safetensors"
+    whole, parts = (
+        load_file(run_sft(config(tmp_path / f"{n}", backbone, data, stage=stage, gradient_accumulation_steps=n)) / file)
+        for n in (1, 4)
+    )
+    assert whole.keys() == parts.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight, rtol=1e-3, atol=1e-4)
+
+
 def test_the_lora_stage_trains_a_lora_alone_which_peft_reads_and_eval_decodes(
     tmp_path: Path, backbone: str, data: str
 ) -> None:
@@ -298,6 +310,8 @@ def test_problems_without_solutions_are_refused(tmp_path: Path, backbone: str) -
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
         ({"lora_rank": 0}, "lora_rank=0 must be at least 1"),
         ({"stage": "lora", "cache": Path("kept")}, "cache='kept' serves stage options alone, not lora; leave it out"),
+        ({"stage": "lora", "gradient_accumulation_steps": 3}, "batch_size=8 is no multiple of 3 passes; change one"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps=2 serves stages backbone and lora"),
         ({"learning_rate": float("nan")}, "learning_rate=nan must be positive"),
     ],
 )
