@@ -22,7 +22,8 @@ for job in $(jobs -p); do wait "$job"; done
 grid 0 1 2 # all rows are there: prints the tables
 
 for backbone in smollm2-135m qwen2.5-1.5b-random; do
+    # A LoRA on Qwen takes more than 80 GB at 64 solutions.
     [ -f "$out/bench_sft-$backbone.json" ] || python3 -m ollm_rl.experiments.bench_sft --backbone "$backbone" --device cuda \
-        --json "$out/bench_sft-$backbone.json"
+        --batch-size 32 --json "$out/bench_sft-$backbone.json"
 done
-python3 -m ollm_rl.experiments.bench_head --device cuda --positions 1024 4096 16384
+python3 -m ollm_rl.experiments.bench_head --device cuda --positions 1024 4096
