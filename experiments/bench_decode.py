@@ -165,7 +165,7 @@ def measure(
         runs = {name: run for name, run in runs.items() if name in args.only or name == "engine"}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     failed: dict[str, str] = {}
-    engine, prefills = runs["engine"], list[float]()
+    engine, prefills, limit = runs["engine"], list[float](), bound(work, bytes_a_second)
     assert isinstance(engine, Engine)
     cuda = work.backbone.device.type == "cuda"
     with tqdm(total=(args.repeats + cuda) * len(runs), desc=f"{args.backbone} {work.slots} slots") as bar:
@@ -202,7 +202,7 @@ def measure(
                         "failed": failed,
                         "prefill_seconds": statistics.median(prefills),
                         "wasted_share": engine.rollout.wasted_share,
-                        "bound_tokens_per_second": bound(work, bytes_a_second),
+                        "bound_tokens_per_second": limit,
                     }
                 )
 

@@ -3,6 +3,7 @@
 Letters: N positions, H hidden, K options, V vocabulary.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -64,8 +65,10 @@ def _chunk_loss(
     return losses, slope.to(dtype)
 
 
-# Its dozen passes over the logits take longer than the matrix products, unless they are fused.
-_compiled_chunk_loss = torch.compile(_chunk_loss)
+@functools.cache
+def _fused_chunk_loss() -> Any:
+    """Compiled, since a dozen passes over logits take long; late, since the compiler's import does too."""
+    return torch.compile(_chunk_loss)
 
 
 class _TokenCrossEntropy(torch.autograd.Function):
@@ -81,8 +84,8 @@ class _TokenCrossEntropy(torch.autograd.Function):
     ) -> torch.Tensor:
         size = max(1, max_logits // len(weight))
         losses, gradients = [], []
+        chunk_loss = _fused_chunk_loss() if hidden_states.is_cuda and HAS_TRITON else _chunk_loss
         for hidden, target in zip(hidden_states.split(size), targets[:, None].split(size), strict=True):
-            chunk_loss = _compiled_chunk_loss if hidden.is_cuda and HAS_TRITON else _chunk_loss
             loss, slope = chunk_loss(F.linear(hidden, weight, bias), target, soft_cap, ctx.needs_input_grad[0])
             losses.append(loss)
             if slope is not None:

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 BLOCK = 64  # keys that one turn of the loop reads
-STAGES = 2  # of these and four warps: the fastest on an H100 for slots of 1,000 tokens, and no slower for short ones
+STAGES = 2  # of these in flight
 
 
 @triton.jit

@@ -119,6 +119,8 @@ def test_a_compiled_step_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> No
     # What is traced is run as it is: no compiler is needed. A break of the graph is an error.
     traced = partial(torch.compile, backend="eager", fullgraph=True)
     monkeypatch.setattr(torch, "compile", traced)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     backbone = tiny_model("llama").to("cuda" if torch.cuda.is_available() else "cpu")
     prompts, continuations = random_ids(3, 14, 8), random_ids(6, 6, 6, seed=1)
     plain, compiled = DecodeEngine(backbone, 3, 48), DecodeEngine(backbone, 3, 48, compiled=True)

@@ -72,6 +72,7 @@ def test_a_compiled_rollout_is_the_same_rollout(kind: str, monkeypatch: pytest.M
     # What is traced is run as it is: no compiler is needed. A break of the graph is an error.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     policy = policy_over(kind)
     generator = torch.Generator().manual_seed(5)
     engine = DecodeEngine(policy.backbone, 99, CONTEXT, compiled=True)
