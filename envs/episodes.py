@@ -64,7 +64,7 @@ class Episodes:
         tokenizer: The backbone's; found by the backbone's name where left out.
         reward_weights: By the names in `ollm_rl.envs.rewards.TERMS`.
         observation_mode: ``hidden`` shows h_t, ``hidden+text`` a dictionary of h_t and the text so far.
-        compiled: Compile the model's part of a step with torch.compile.
+        compiled: Compile the model with torch.compile.
 
     Attributes:
         running: Which slots run an episode, (B,).

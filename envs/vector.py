@@ -35,7 +35,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     Every environment draws its problems from a stream of its own, so they are the same in all three modes.
 
-    With ``compiled`` the model's part of a step is compiled with torch.compile, which takes a minute or two at first
+    With ``compiled`` the model is compiled with torch.compile, which takes a minute or two at first
     and pays on CUDA.
     """
 

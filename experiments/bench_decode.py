@@ -7,6 +7,7 @@ memory traffic: the weights once a step and every slot's keys and values, at the
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -72,7 +73,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--new-tokens", type=int, nargs=2, default=[32, 256], help="bounds of the uniform lengths")
     parser.add_argument("--waves", type=int, default=4, help="episodes a slot")
-    parser.add_argument("--group", type=int, default=1, help="episodes of one prompt, which the engine encodes once")
+    parser.add_argument(
+        "--group", type=int, nargs="+", default=[1], help="episodes of one prompt, which the engine encodes once"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="turns of every contender")
     parser.add_argument(
         "--clock",
@@ -96,7 +99,9 @@ def load(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]
         return Qwen2ForCausalLM(Qwen2Config(**QWEN_1_5B)).to(dtype).eval(), None
 
 
-def workload(args: argparse.Namespace, model: OptionModel, tokenizer: Any, slots: int, context: int) -> Workload:
+def workload(
+    args: argparse.Namespace, model: OptionModel, tokenizer: Any, slots: int, context: int, group: int
+) -> Workload:
     """The prompts and lengths of one case."""
     count, draw = args.waves * slots, np.random.default_rng([args.seed, slots, context])
     room = context_length(model.backbone)
@@ -105,7 +110,7 @@ def workload(args: argparse.Namespace, model: OptionModel, tokenizer: Any, slots
         prompts = draw.integers(10, model.vocab_size - 300, (count, context or 40)).tolist()
     else:
         prompts = encode_prompts(load_problems("arith", limit=count, seed=args.seed), tokenizer, max_length=room)
-    prompts = [prompts[place // args.group] for place in range(count)]
+    prompts = [prompts[place // group] for place in range(count)]
     low, high = args.new_tokens
     high = min(high, room - max(map(len, prompts)))
     lengths = draw.integers(min(low, high), high + 1, count).tolist()
@@ -195,6 +200,7 @@ def measure(
                         "context": round(float(np.mean([len(prompt) for prompt in work.prompts])), 1),
                         "new_tokens": [min(work.lengths), max(work.lengths)],
                         "episodes": len(work.prompts),
+                        "prompts": len(set(map(tuple, work.prompts))),
                         "tokens": work.tokens,
                         "turns": min(len(took) for name, took in seconds.items() if name not in failed),
                         "tokens_per_second": {n: work.tokens / statistics.median(t) for n, t in measured.items()},
@@ -233,7 +239,6 @@ def main() -> None:
         "dtype": dtype,
         "new_tokens": list(args.new_tokens),
         "waves": args.waves,
-        "group": args.group,
         "repeats": args.repeats,
         "clock": args.clock,
         "seed": args.seed,
@@ -245,18 +250,17 @@ def main() -> None:
             raise SystemExit(f"{args.json} holds other settings ({found['settings']}); give another file")
         result = found
     model = None
-    for slots in args.slots:
-        for context in args.context:
-            key = f"{slots} slots, context {context}"
-            if result["cases"].get(key, {"turns": 0})["turns"] >= args.repeats:
-                continue
-            if model is None:
-                backbone, tokenizer = load(args.backbone, getattr(torch, dtype), device)
-                torch.manual_seed(args.seed)
-                model, speed = OptionModel(backbone, OptionConfig()), bandwidth(device)
-                result |= {"machine": machine(device), "bandwidth": speed, "origin": origin()}
-            work = workload(args, model, tokenizer, slots, context)
-            measure(args, work, speed, partial(keep_case, result, key, args.json))
+    for slots, context, group in itertools.product(args.slots, args.context, args.group):
+        key = f"{slots} slots, context {context}, group {group}"
+        if result["cases"].get(key, {"turns": 0})["turns"] >= args.repeats:
+            continue
+        if model is None:
+            backbone, tokenizer = load(args.backbone, getattr(torch, dtype), device)
+            torch.manual_seed(args.seed)
+            model, speed = OptionModel(backbone, OptionConfig()), bandwidth(device)
+            result |= {"machine": machine(device), "bandwidth": speed, "origin": origin()}
+        work = workload(args, model, tokenizer, slots, context, group)
+        measure(args, work, speed, partial(keep_case, result, key, args.json))
     cases = list(result["cases"].values())
     where = f"{result['machine']}, {dtype}, {result['bandwidth'] / 1e9:.0f} GB/s"
     print(f"{args.backbone} on {where}, {args.clock} time, seed {args.seed}\n")

@@ -25,8 +25,9 @@ def table(cases: list[dict[str, Any]]) -> str:
     """Markdown: real tokens a second."""
     names = list(dict.fromkeys(name for case in cases for name in case["tokens_per_second"]))
     lines = [
-        f"| slots | prompt | new tokens | {' | '.join(names)} | engine, prompts left out | bound | of it | wasted |",
-        "|" + "---|" * (7 + len(names)),
+        f"| slots | prompt | prompts | episodes | new tokens | {' | '.join(names)} "
+        "| engine, prompts left out | bound | of it | wasted |",
+        "|" + "---|" * (9 + len(names)),
     ]
     for case in cases:
         speeds, limit = case["tokens_per_second"], case["bound_tokens_per_second"]
@@ -34,7 +35,8 @@ def table(cases: list[dict[str, Any]]) -> str:
         decoding = case["tokens"] / (case["tokens"] / speeds["engine"] - case["prefill_seconds"])
         low, high = case["new_tokens"]
         lines.append(
-            f"| {case['slots']} | {case['context']:g} | {low}..{high} | {' | '.join(cells)} "
+            f"| {case['slots']} | {case['context']:g} | {case['prompts']} | {case['episodes']} | {low}..{high} "
+            f"| {' | '.join(cells)} "
             f"| {decoding:,.0f} | {limit:,.0f} | {decoding / limit:.0%} | {case['wasted_share']:.1%} |"
         )
     return "\n".join(lines)

@@ -33,7 +33,7 @@ class DecodeEngine:
         num_slots: S, at most; ``restart`` and ``keep`` go on with fewer.
         max_length: Tokens that a slot can hold, prompt and completion together.
         pass_tokens: Most tokens that one pass over prompts reads; bounds memory, not the result.
-        compiled: Compile a step, and the policy in ``collect``, with torch.compile: half a minute when it first runs.
+        compiled: Compile steps, passes over prompts, and the policy in ``collect``: a minute or two at first.
 
     Attributes:
         lengths: Tokens in each slot; 0 where it is not occupied.
@@ -65,7 +65,7 @@ class DecodeEngine:
             raise ValueError(f"num_slots={num_slots} must be at least 1")
         self.config = config = backbone.config.get_text_config()
         self.backbone, self.device, self.compiled = backbone, backbone.device, compiled
-        self._model: Any = torch.compile(backbone.base_model) if compiled else backbone.base_model
+        self._model: Any = torch.compile(backbone.base_model, dynamic=True) if compiled else backbone.base_model
         self._bucket = max_length if reads_live_part(backbone) else BUCKET
         self.window: int | None = getattr(config, "sliding_window", None)
         self.vocab_size: int = backbone.get_input_embeddings().weight.shape[0]
@@ -119,7 +119,7 @@ class DecodeEngine:
                     raise ValueError(
                         f"a prompt's token {token} is out of range; tokens go from 0 to {self.vocab_size - 1}"
                     )
-        return encode(self.backbone, list(map(tuple, prompts)), self.pass_tokens)
+        return encode(self._model, list(map(tuple, prompts)), self.device, self.pass_tokens)
 
     def prefill(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Fill slots from prompts; equal prompts are computed once.

@@ -4,12 +4,12 @@ Letters: B prompts, R rows of a pass, T tokens, H hidden.
 """
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ollm_rl.row_cache import Snapshot, stacked
 
@@ -23,9 +23,14 @@ HELD_PASSES = 4
 
 
 def encode(
-    backbone: PreTrainedModel, prompts: Sequence[tuple[int, ...]], pass_tokens: int = PASS_TOKENS
+    model: Callable[..., BaseModelOutputWithPast],
+    prompts: Sequence[tuple[int, ...]],
+    device: torch.device,
+    pass_tokens: int = PASS_TOKENS,
 ) -> Iterator[tuple[tuple[int, ...], Snapshot, int]]:
-    """Run the model over prompts, equal ones once; yields each with the snapshot and the row of it that hold its state.
+    """Run a model without its head over prompts, equal ones once.
+
+    Yields each prompt with the snapshot and the row of it that hold its state.
 
     Prompts of like length share a pass; one longer than a pass is encoded piece by piece.
     """
@@ -33,36 +38,36 @@ def encode(
     while waiting:
         count = max(1, pass_tokens // len(waiting[0]))
         together, waiting = waiting[:count], waiting[count:]
-        snapshot = _encode_together(backbone, together, pass_tokens)
+        snapshot = _encode_together(model, together, device, pass_tokens)
         for row, prompt in enumerate(together):
             yield prompt, snapshot, row
 
 
 @torch.no_grad()
-def _encode_together(backbone: PreTrainedModel, prompts: Sequence[tuple[int, ...]], pass_tokens: int) -> Snapshot:
-    device = backbone.device
-    # Padding stands on the right: a slot's own tokens overwrite it before it could ever be visible.
+def _encode_together(
+    model: Callable[..., BaseModelOutputWithPast],
+    prompts: Sequence[tuple[int, ...]],
+    device: torch.device,
+    pass_tokens: int,
+) -> Snapshot:
+    # Padding stands on the right, where no token of the prompt looks, so that no mask is needed; a slot's own tokens
+    # overwrite it before it could ever be visible.
     input_ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in prompts], batch_first=True).to(device)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    mask = (torch.arange(input_ids.shape[1], device=device) < lengths[:, None]).long()
     # Without a config the cache keeps every key, also those that a sliding window would drop.
     filled = DynamicCache()
-    last = lengths - 1
+    lengths = [len(prompt) for prompt in prompts]
+    last = torch.tensor(lengths, device=device) - 1
     hidden = None
     piece = max(1, pass_tokens // len(prompts))
     for start in range(0, input_ids.shape[1], piece):
         stop = min(start + piece, input_ids.shape[1])
-        output = backbone.base_model(
-            input_ids=input_ids[:, start:stop],
-            attention_mask=mask[:, :stop],
-            past_key_values=filled,
-            use_cache=True,
-        )
+        output = model(input_ids=input_ids[:, start:stop], past_key_values=filled, use_cache=True)
         states = output.last_hidden_state
+        assert states is not None
         here = states[torch.arange(len(prompts), device=device), (last - start).clamp(0, stop - start - 1)]
         hidden = here if hidden is None else torch.where((last >= start)[:, None], here, hidden)
     assert hidden is not None
-    return Snapshot(stacked(filled), lengths.tolist(), hidden)
+    return Snapshot(stacked(filled), lengths, hidden)
 
 
 class PromptStore:
