@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers import (
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+)
 
 from ollm_rl.agents.policies import OptionPolicy
 from ollm_rl.agents.rollout import Rollout, collect
@@ -202,10 +208,14 @@ class Generate:
 
 
 class GenerateBatch:
-    """transformers' continuous batching, greedily with the plain output head."""
+    """transformers' continuous batching, greedily with the plain output head.
+
+    The manager with its cache and recorded graphs stays from turn to turn.
+    """
 
     def __init__(self, work: Workload, clock: Clock) -> None:
         self.work, self.clock = work, clock
+        work.backbone.destroy_cached_continuous_batching_manager()  # of the case before
 
     def __call__(self) -> float:
         """Write everything once."""
@@ -213,7 +223,11 @@ class GenerateBatch:
         wait(work.backbone.device)
         started = self.clock()
         settings = GenerationConfig(do_sample=False, max_new_tokens=max(work.lengths), eos_token_id=-1, pad_token_id=0)
-        with work.backbone.continuous_batching_context_manager(generation_config=settings) as manager:
+        with work.backbone.continuous_batching_context_manager(
+            generation_config=settings,
+            continuous_batching_config=ContinuousBatchingConfig(max_memory_percent=0.5),  # the others need memory too
+            persistent_manager=True,
+        ) as manager:
             for prompt, length in zip(work.prompts, work.lengths, strict=True):
                 manager.add_request(prompt, max_new_tokens=length, eos_token_id=-1)
             finished = tokens = 0
