@@ -36,7 +36,10 @@ class OptionAdapter(nn.Module):
         self.option_embedding = nn.Parameter(torch.randn(config.num_options - config.identity_option, width))
         self.decoder_out = nn.Linear(width, hidden_size)
         self.policy = mlp(hidden_size, width, config.num_options)
-        self.kl_weight = AdaptiveKLWeight(config.kl_target, config.kl_weight_init)
+        # With the policy as the prior a weight of 1 is the evidence lower bound, which a prediction split into options
+        # leaves as it is; above 1 it pays to make them all alike.
+        highest = 1.0 if config.prior == "policy" else 10.0
+        self.kl_weight = AdaptiveKLWeight(config.kl_target, config.kl_weight_init, max_weight=highest)
 
     def encode(self, hidden_states: torch.Tensor, next_embeddings: torch.Tensor) -> torch.Tensor:
         """Logits of q(z | h_t, e(x_{t+1})): (..., H), (..., H) -> (..., K)."""

@@ -26,8 +26,8 @@ class OptionConfig:
     """The policy learns from the encoder's choice (eq. 6 of the paper), or from the likelihood of the mixture (needs
     the exact estimator)."""
     kl_target: float | None = 0.2
-    """KL(q || prior) in nats that the adaptive weight holds; the paper uses 0.2. None keeps kl_weight_init, at which
-    prior=policy with weight 1 is the evidence lower bound."""
+    """KL(q || prior) in nats that the adaptive weight holds; the paper uses 0.2. None keeps kl_weight_init. With
+    prior=policy the weight is 1 at most, the evidence lower bound, so the KL may stay above its target."""
     kl_weight_init: float = 0.1
     """Weight of the KL term at the first step; starting at 1 collapses the options."""
 

@@ -82,6 +82,16 @@ def test_the_exact_loss_equals_the_sum_over_all_options_in_value_and_gradient(
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("prior", "highest"), [("policy", 1.0), ("uniform", 10.0)])
+def test_the_kl_weight_stops_at_the_evidence_lower_bound_where_the_policy_is_the_prior(
+    prior: str, highest: float
+) -> None:
+    weight = option_model(prior=prior, kl_target=0.2).adapter.kl_weight
+    for _ in range(200):
+        weight.update(5.0)
+    assert float(weight.weight) == highest
+
+
 def test_with_the_policy_as_prior_and_weight_one_the_gradient_is_the_evidence_lower_bounds() -> None:
     """E_q[CE] + KL(q || pi) as one expression, in which the gradient flows through q, pi and p alike."""
     model = option_model(prior="policy", kl_weight_init=1.0, kl_target=None)
