@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ollm_rl.backbones import context_length
 from ollm_rl.graphs import Graphs
@@ -65,7 +66,7 @@ class DecodeEngine:
             raise ValueError(f"num_slots={num_slots} must be at least 1")
         self.config = config = backbone.config.get_text_config()
         self.backbone, self.device, self.compiled = backbone, backbone.device, compiled
-        self._model: Any = torch.compile(backbone.base_model, dynamic=True) if compiled else backbone.base_model
+        self._model: Any = torch.compile(backbone.base_model) if compiled else backbone.base_model
         self._bucket = max_length if reads_live_part(backbone) else BUCKET
         self.window: int | None = getattr(config, "sliding_window", None)
         self.vocab_size: int = backbone.get_input_embeddings().weight.shape[0]
@@ -78,7 +79,8 @@ class DecodeEngine:
         self.kept: dict[Hashable, Any] = {}
         self.lengths = [0] * num_slots
         self._rows = torch.arange(num_slots, device=self.device)
-        self.tokens, self.positions = torch.zeros(2, num_slots, dtype=torch.long, device=self.device)
+        self.tokens = torch.zeros(num_slots, dtype=torch.long, device=self.device)
+        self.positions = torch.zeros_like(self.tokens)
         self.hidden = torch.zeros(num_slots, config.hidden_size, dtype=backbone.dtype, device=self.device)
 
     def restart(self, num_slots: int) -> None:
@@ -119,7 +121,14 @@ class DecodeEngine:
                     raise ValueError(
                         f"a prompt's token {token} is out of range; tokens go from 0 to {self.vocab_size - 1}"
                     )
-        return encode(self._model, list(map(tuple, prompts)), self.device, self.pass_tokens)
+        return encode(self._read, list(map(tuple, prompts)), self.device, self.pass_tokens)
+
+    def _read(self, input_ids: torch.Tensor, **inputs: Any) -> BaseModelOutputWithPast:
+        """The model's pass over prompts."""
+        if self.compiled:
+            _compile_for_any((0, 1), input_ids)
+        output: BaseModelOutputWithPast = self._model(input_ids=input_ids, **inputs)
+        return output
 
     def prefill(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Fill slots from prompts; equal prompts are computed once.
@@ -255,11 +264,15 @@ class DecodeEngine:
         assert self.cache is not None
         place = self.cache.place = Place(self._rows[:count], self.positions[:count], length)
         masks = step_masks(place, self.backbone.dtype, window=self.window, layer_types=self.layer_types)
+        input_ids, position_ids = self.tokens[:count, None], place.positions[:, None]
+        if self.compiled:
+            each = masks.values() if isinstance(masks, dict) else [masks]
+            _compile_for_any(0, input_ids, position_ids, place.rows, place.positions, *each)
         with reading_once(self.config, place.positions):
             output = self._model(
-                input_ids=self.tokens[:count, None],
+                input_ids=input_ids,
                 attention_mask=masks,
-                position_ids=place.positions[:, None],
+                position_ids=position_ids,
                 past_key_values=self.cache,
                 use_cache=True,
             )
@@ -312,3 +325,12 @@ class DecodeEngine:
                 f"token {int(tokens[slot])} of slot {slot} is out of range; tokens go from 0 to {self.vocab_size - 1}"
             )
         return tokens.where(occupied, 0)
+
+
+def _compile_for_any(dimensions: int | tuple[int, ...], *tensors: torch.Tensor) -> None:
+    """Let one compilation serve all sizes of these dimensions.
+
+    With ``dynamic=True`` in their place every size of the cache would vary too, and compiling take twice as long.
+    """
+    for tensor in tensors:
+        torch._dynamo.maybe_mark_dynamic(tensor, dimensions)

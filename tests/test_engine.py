@@ -128,7 +128,10 @@ def test_compiled_steps_and_passes_over_prompts_are_the_same(monkeypatch: pytest
     others = random_ids(9, 5, seed=2)
     assert_same(compiled.prefill([2, 0], others), plain.prefill([2, 0], others))
     assert_same(feed(compiled, [0, 1, 2], continuations, 0), feed(plain, [0, 1, 2], continuations, 0))
-    # One for a step, and one for passes over any number of prompts of any length.
+    for engine in (plain, compiled):
+        engine.keep([0, 2])
+    assert_same(feed(compiled, [0, 1], continuations[:2], 0), feed(plain, [0, 1], continuations[:2], 0))
+    # One for steps of any number of slots, and one for passes over any number of prompts of any length.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
@@ -308,6 +311,8 @@ class TestGraphs:
             torch.testing.assert_close(first, expected[0], rtol=1e-3, atol=1e-3)
             torch.testing.assert_close(rest, expected[1], rtol=1e-3, atol=1e-3)
 
-    def test_slots_are_halved(self, backbone: PreTrainedModel) -> None:
-        engine = DecodeEngine(backbone.cuda(), 10, 8)
-        assert [engine.enough(needed) for needed in (10, 6, 5, 4, 3, 2, 1)] == [10, 10, 5, 5, 3, 2, 1]
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_an_engine_goes_on_with_few_different_numbers_of_slots() -> None:
+    engine = DecodeEngine(tiny_model("llama").cuda(), 300, 8)
+    assert [engine.enough(needed) for needed in (300, 257, 256, 200, 33, 5)] == [300, 300, 256, 224, 40, 32]

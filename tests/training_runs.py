@@ -41,6 +41,7 @@ def config(out: Path, model: Path, data: str, **changes: Any) -> RLConfig:
         "minibatches": 2,
         "learning_rate": 1e-2,
         "lora_rank": 2,
+        "device": "cpu",
         "seed": 3,
     }
     return RLConfig(**settings | changes)
