@@ -160,7 +160,7 @@ def contenders(work: Workload, every: int, clock: Clock) -> dict[str, Callable[[
 def measure(
     args: argparse.Namespace, work: Workload, bytes_a_second: float, keep: Callable[[dict[str, Any]], None]
 ) -> None:
-    """One case: every contender in turn, ``repeats`` times after a first that warms up.
+    """One case: every contender in turn, ``repeats`` times; on CUDA its first turn begins with a run that warms up.
 
     What is known so far is handed to ``keep`` after every run.
     """
@@ -173,22 +173,20 @@ def measure(
     engine, prefills, limit = runs["engine"], list[float](), bound(work, bytes_a_second)
     assert isinstance(engine, Engine)
     cuda = work.backbone.device.type == "cuda"
-    with tqdm(total=(args.repeats + cuda) * len(runs), desc=f"{args.backbone} {work.slots} slots") as bar:
-        for turn in range(args.repeats + cuda):  # graphs are recorded and kernels chosen in a first turn on CUDA
+    with tqdm(total=args.repeats * len(runs), desc=f"{args.backbone} {work.slots} slots") as bar:
+        for turn in range(args.repeats):
             for name, run in runs.items():
                 bar.set_postfix_str(name)
                 if name not in failed:
                     try:
-                        took = run()
+                        if cuda and turn == 0:  # records graphs and chooses kernels
+                            run()
+                        seconds[name].append(run())
                     except (RuntimeError, ValueError, TypeError, AttributeError, ImportError) as error:
                         if name == "engine":
                             raise
                         failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                    else:
-                        seconds[name] += [took] if turn >= cuda else []
                 bar.update()
-                if turn < cuda:
-                    continue
                 if name == "engine":
                     prefills.append(engine.prefill())
                 assert engine.rollout is not None
