@@ -46,7 +46,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "marginal": {"policy_objective": "marginal"},
 }
 GROUP = 8  # completions a problem in pass@8
-LORA_PASSES = 4  # over which the solutions of a LoRA's step are spread
+LORA_PASSES = 2  # over which the solutions of a LoRA's step are spread, so that a few fit on one GPU at a time
 
 
 def free_running(
@@ -92,13 +92,20 @@ def sft_config(given: argparse.Namespace, name: str, seed: int, **changes: Any) 
     )
 
 
-def measure_setting(config: SFTConfig, lora: Path, given: argparse.Namespace) -> dict[str, Any]:
+def train_lora(given: argparse.Namespace, seed: int) -> Path:
+    """The LoRA of a seed; a process that finds another at it waits."""
+    with FileLock(given.out / f"lora-seed{seed}.lock"):
+        passes = math.gcd(given.batch_size, LORA_PASSES)
+        return run_sft(sft_config(given, f"lora-seed{seed}", seed, stage="lora", gradient_accumulation_steps=passes))
+
+
+def measure_setting(config: SFTConfig, given: argparse.Namespace) -> dict[str, Any]:
     """Train one setting and evaluate it beside the LoRA of its seed."""
     model = OptionModel.from_pretrained(run_sft(config), dtype=getattr(torch, given.dtype), device=given.device)
     tokenizer = load_tokenizer(given.backbone)
     policy = OptionPolicy(model)
     free = free_running(policy, tokenizer, given.free_problems, given, config.seed)
-    adapter = load_lora(model.backbone, str(lora))
+    adapter = load_lora(model.backbone, str(train_lora(given, config.seed)))
     forced = teacher_forced(model, tokenizer, given.forced_problems, lora=adapter)
     del forced["option_tables"], forced["ambiguity"]
     return {"seed": config.seed, "trainable_share": model.trainable_share(), "forced": forced, "free": free}
@@ -109,17 +116,12 @@ def measure_missing(given: argparse.Namespace) -> None:
     rows = given.out / "rows"
     rows.mkdir(parents=True, exist_ok=True)
     for seed in given.seeds:
-        with FileLock(given.out / f"lora-seed{seed}.lock"):
-            # In passes, so that processes that share a GPU train one LoRA each.
-            passes = math.gcd(given.batch_size, LORA_PASSES)
-            config = sft_config(given, f"lora-seed{seed}", seed, stage="lora", gradient_accumulation_steps=passes)
-            lora = run_sft(config)
-        for policy, identity, target in itertools.product(POLICIES, (False, True), KL_TARGETS):
-            path = rows / f"{policy}{', identity' * identity}, KL {target}, seed {seed}.json"
-            options = OptionConfig(identity_option=identity, kl_target=target, **POLICIES[policy])
-            config = sft_config(given, path.stem, seed, options=options, cache=given.out / "cache")
-            take(path, partial(measure_setting, config, lora, given))
         take(rows / f"backbone, seed {seed}.json", partial(measure_backbone, given, seed))
+    for policy, seed, identity, target in itertools.product(POLICIES, given.seeds, (False, True), KL_TARGETS):
+        path = rows / f"{policy}{', identity' * identity}, KL {target}, seed {seed}.json"
+        options = OptionConfig(identity_option=identity, kl_target=target, **POLICIES[policy])
+        config = sft_config(given, path.stem, seed, options=options, cache=given.out / "cache")
+        take(path, partial(measure_setting, config, given))
 
 
 def measure_backbone(given: argparse.Namespace, seed: int) -> dict[str, Any]:

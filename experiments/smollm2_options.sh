@@ -4,7 +4,7 @@
 #
 #   experiments/smollm2_options.sh DATA OUT
 #
-# DATA and OUT as for smollm2_gsm8k.sh. Three processes share each GPU. Speeds are measured alone, at the end.
+# DATA and OUT as for smollm2_gsm8k.sh. Five processes share each GPU. Speeds are measured alone, at the end.
 set -euo pipefail
 data=$1 out=$2
 IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd,)}"
@@ -12,10 +12,10 @@ mkdir -p "$out/logs"
 grid() { # seeds
     python3 -m ollm_rl.experiments.option_grid --backbone "$out/backbone" --train "jsonl:$data/gsm8k_train.jsonl" \
         --forced "jsonl:$data/gsm8k_dev.jsonl" --free "jsonl:$data/word_problems_dev.jsonl" \
-        --out "$out/grid" --dtype bfloat16 --seeds "$@"
+        --out "$out/grid" --dtype bfloat16 --batch-size 32 --seeds "$@"
 }
-for worker in $(seq 0 $((3 * ${#gpus[@]} - 1))); do # each begins with another seed
-    CUDA_VISIBLE_DEVICES=${gpus[worker / 3]} grid $((worker % 3)) $(((worker + 1) % 3)) $(((worker + 2) % 3)) \
+for worker in $(seq 0 $((5 * ${#gpus[@]} - 1))); do # each begins with another seed
+    CUDA_VISIBLE_DEVICES=${gpus[worker / 5]} grid $((worker % 3)) $(((worker + 1) % 3)) $(((worker + 2) % 3)) \
         >"$out/logs/grid-$worker.log" 2>&1 &
 done
 for job in $(jobs -p); do wait "$job"; done
