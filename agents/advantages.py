@@ -6,6 +6,7 @@ Letters: N episodes, T tokens, M decisions (positions where the choice matters, 
 from typing import Literal
 
 import torch
+from torch.nn import functional as F
 
 
 def episode_advantages(
@@ -53,18 +54,17 @@ def gae(
     Returns:
         Advantages, (N, T); 0 where there was no decision.
     """
-    advantages = torch.zeros_like(values)
-    next_value, next_advantage = torch.zeros_like(rewards), torch.zeros_like(rewards)
-    pending = rewards  # paid to the last decision before it
-    for t in reversed(range(values.shape[1])):
-        decided = decisions[:, t]
-        delta = pending + gamma * next_value - values[:, t]
-        advantage = delta + gamma * gae_lambda * next_advantage
-        advantages[:, t] = torch.where(decided, advantage, 0.0)
-        next_value = torch.where(decided, values[:, t], next_value)
-        next_advantage = torch.where(decided, advantage, next_advantage)
-        pending = torch.where(decided, 0.0, pending)
-    return advantages
+    order = decisions.int().argsort(stable=True, dim=1, descending=True)  # an episode's decisions first
+    decided = decisions.gather(1, order)
+    values = values.gather(1, order).where(decided, 0)
+    last = torch.arange(values.shape[1], device=values.device) == decided.sum(1, keepdim=True) - 1
+    advantages = (rewards[:, None] * last + gamma * F.pad(values[:, 1:], (0, 1)) - values).where(decided, 0)
+    # A_t = delta_t + gamma lambda A_{t+1}, summed in stretches that double: on a GPU a loop over T waits for its kernels.
+    stretch, weight = 1, gamma * gae_lambda
+    while stretch < values.shape[1]:
+        advantages[:, :-stretch] += weight * advantages[:, stretch:]
+        stretch, weight = 2 * stretch, weight * weight
+    return torch.zeros_like(advantages).scatter(1, order, advantages)
 
 
 def reinforce_loss(log_ratio: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:

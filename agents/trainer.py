@@ -140,8 +140,8 @@ class Trainer:
             ent_coef = steered(before["ent_coef"], before["entropy"], config.target_entropy)
         started = time.perf_counter()
         batch = self._rollout(iteration)
-        generated = time.perf_counter()
         write_completions(config.out, iteration, batch.checked)
+        generated = time.perf_counter()
         if not batch.rollout.decisions.any():
             raise ValueError(
                 "all options lead to the same token at every position, so there is nothing to choose; "
