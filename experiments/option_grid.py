@@ -3,10 +3,10 @@
 python -m ollm_rl.experiments.option_grid --backbone B --train SOURCE --forced SOURCE --free SOURCE --out OUT
 
 Trains every setting on one cache of hidden states, and a LoRA a seed on the same data and steps. Then evaluates it:
-teacher-forced on ``--forced``, and free-running on ``--free`` (greedy by token vote, and pass@8 of uniformly drawn
-options, the ceiling of what a policy can reach) beside the backbone (greedy, and pass@8 at temperature 1). A row a
-setting lies in OUT/rows; what is there is not done again, and several processes may share an OUT: each takes rows that
-no other works at. Prints the tables of all rows.
+teacher-forced on ``--forced``, and free-running on ``--free`` (greedy by token vote, and on the first ``--sampled`` of
+them pass@8 of uniformly drawn options, the ceiling of what a policy can reach) beside the backbone (greedy, and pass@8 at
+temperature 1). A row a setting lies in OUT/rows; what is there is not done again, and several processes may share an
+OUT: each takes rows that no other works at. Prints the tables of all rows.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from ollm_rl.pretrain.sft import run_sft
 from ollm_rl.pretrain.teacher_forced import teacher_forced
 from ollm_rl.problems import Problem, load_problems
 from ollm_rl.runs import origin, write_atomic
+from ollm_rl.statistics import compare_paired
 
 KL_TARGETS = (0.1, 0.2, 0.4, 0.8)
 POLICIES: dict[str, dict[str, Any]] = {
@@ -55,19 +56,20 @@ def free_running(
     problems: Sequence[Problem],
     given: argparse.Namespace,
     seed: int,
-) -> dict[str, float]:
-    """Greedy accuracy, and pass@8 of samples: of tokens at temperature 1, or of options drawn uniformly."""
+) -> dict[str, Any]:
+    """Greedy accuracy, problem by problem too, and pass@8 of samples: of tokens at temperature 1, or of options drawn uniformly."""
     settings: dict[str, Any] = {"max_new_tokens": given.max_new_tokens, "num_slots": given.num_slots}
     greedy = evaluate(policy, tokenizer, problems, **settings, name="greedy")
     if isinstance(policy, OptionPolicy):
         for weight in policy.policy[-1].parameters():  # equal logits: uniformly drawn options
             torch.nn.init.zeros_(weight)
-    repeated = [problem for problem in problems for _ in range(GROUP)]
+    repeated = [problem for problem in problems[: given.sampled] for _ in range(GROUP)]
     generator = torch.Generator().manual_seed(seed)
     sampled = evaluate(policy, tokenizer, repeated, **settings, generator=generator, name="samples")
     correct = np.array([row["correct"] for row in sampled["completions"]]).reshape(-1, GROUP)
     return {
         "greedy": greedy["accuracy"],
+        "greedy_correct": [int(row["correct"]) for row in greedy["completions"]],
         "greedy_tokens": greedy["completion_tokens"],
         "pass_at_8": float(correct.any(1).mean()),
         "pass_at_1": float(correct.mean()),
@@ -167,14 +169,25 @@ def tables(folder: Path) -> str:
     names = [option.replace("_", " ") for option in options]
     parts.append(markdown(["options", *names, "oracle's gain per nat", "trainable share"], lines))
     free = ("greedy", "greedy_tokens", "pass_at_1", "pass_at_8")
-    lines = [[name, *(spread([row["free"][key] for row in rows]) for key in free)] for name, rows in settings.items()]
-    parts.append(markdown(["free-running", "greedy", "tokens", "pass@1 sampled", "pass@8 sampled"], lines))
+    beside = settings["backbone"][0]["free"]["greedy_correct"]  # greedy decoding knows no seed
+    lines = [
+        [name, *(spread([row["free"][key] for row in rows]) for key in free), difference(rows, beside)]
+        for name, rows in settings.items()
+    ]
+    header = ["free-running", "greedy", "tokens", "pass@1 sampled", "pass@8 sampled", "greedy minus backbone, points"]
+    parts.append(markdown(header, lines))
     return "\n\n".join(parts)
 
 
 def spread(values: Sequence[float]) -> str:
     """Mean, lowest and highest."""
     return f"{statistics.mean(values):.3f} ({min(values):.3f}, {max(values):.3f})"
+
+
+def difference(rows: Sequence[Any], beside: Sequence[int]) -> str:
+    """Greedy accuracy minus that of the backbone on the same problems, with its 95 % interval."""
+    found = compare_paired([row["free"]["greedy_correct"] for row in rows], [beside] * len(rows))
+    return f"{100 * found.difference:.1f} ({100 * found.low:.1f}, {100 * found.high:.1f})"
 
 
 def markdown(header: list[str], lines: list[list[str]]) -> str:
@@ -195,6 +208,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--limit", type=int, help="problems of each evaluation; all of jsonl: where left out")
+    parser.add_argument("--sampled", type=int, help="problems of pass@8, the first; all where left out")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--num-slots", type=int, default=512)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))

@@ -4,15 +4,17 @@
 #
 #   experiments/smollm2_options.sh DATA OUT
 #
-# DATA and OUT as for smollm2_gsm8k.sh. Five processes share each GPU. Speeds are measured alone, at the end.
+# DATA and OUT as for smollm2_gsm8k.sh. Greedy accuracy is that on the problems that reinforcement learning trains on: the
+# supervised stage knows none of them, and they are many. Five processes share each GPU. Speeds are measured alone, at the
+# end.
 set -euo pipefail
 data=$1 out=$2
 IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd,)}"
 mkdir -p "$out/logs"
 grid() { # seeds
     python3 -m ollm_rl.experiments.option_grid --backbone "$out/backbone" --train "jsonl:$data/gsm8k_train.jsonl" \
-        --forced "jsonl:$data/gsm8k_dev.jsonl" --free "jsonl:$data/word_problems_dev.jsonl" \
-        --out "$out/grid" --dtype bfloat16 --batch-size 32 --seeds "$@"
+        --forced "jsonl:$data/gsm8k_dev.jsonl" --free "jsonl:$data/word_problems_train.jsonl" \
+        --sampled 300 --out "$out/grid" --dtype bfloat16 --batch-size 32 --seeds "$@"
 }
 for worker in $(seq 0 $((5 * ${#gpus[@]} - 1))); do # each begins with another seed
     CUDA_VISIBLE_DEVICES=${gpus[worker / 5]} grid $((worker % 3)) $(((worker + 1) % 3)) $(((worker + 2) % 3)) \

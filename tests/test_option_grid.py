@@ -1,5 +1,6 @@
 """The grid of option settings: every row once, and tables that say what the rows say."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_a_row_that_another_process_works_at_is_left_to_it(tmp_path: Path) -> No
 
 def test_options_are_drawn_uniformly_and_pass_at_8_needs_one_right_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = OptionPolicy(OptionModel(tiny_model("llama"), OptionConfig(num_options=4, width=8)))
-    problems = [Problem(id=name, question=name, solution="", answer="1", language="en") for name in "ab"]
+    problems = [Problem(id=name, question=name, solution="", answer="1", language="en") for name in "abc"]
     seen: list[tuple[int, bool]] = []
 
     def evaluate(policy: OptionPolicy, _: Any, given: list[Problem], **settings: Any) -> dict[str, Any]:
@@ -70,10 +71,11 @@ def test_options_are_drawn_uniformly_and_pass_at_8_needs_one_right_of_eight(monk
         return {"accuracy": 0.5, "completion_tokens": 6.0, "completions": [{"correct": each} for each in right]}
 
     monkeypatch.setattr(grid, "evaluate", evaluate)
-    given = type("Given", (), {"max_new_tokens": 8, "num_slots": 4})()
+    given = argparse.Namespace(max_new_tokens=8, num_slots=4, sampled=2)
     found = grid.free_running(policy, tiny_tokenizer(), problems, given, seed=0)
+    assert found.pop("greedy_correct") == [0, 0, 0]
     assert found == {"greedy": 0.5, "greedy_tokens": 6.0, "pass_at_8": 0.5, "pass_at_1": 2 / 16}
-    assert seen == [(2, False), (16, True)], "greedy with the policy as trained, then eight samples of equal options"
+    assert seen == [(3, False), (16, True)], "greedy on all three, then eight samples of equal options of two"
 
 
 def test_a_cell_is_the_mean_over_seeds_with_the_lowest_and_highest(tmp_path: Path) -> None:
@@ -84,15 +86,19 @@ def test_a_cell_is_the_mean_over_seeds_with_the_lowest_and_highest(tmp_path: Pat
     )
     for seed, greedy in ((0, 0.25), (1, 0.5)):
         free = {"greedy": greedy, "greedy_tokens": 10.0, "pass_at_1": 0.5, "pass_at_8": 1.0}
+        free["greedy_correct"] = [1, seed, 0, 0]
         forced = {
             "columns": {"backbone": scores, "oracle": {**scores, "gain_per_nat": [2.0, 1, 3]}},
             "options": options,
         }
         row = {"seed": seed, "trainable_share": 0.0156, "forced": forced, "free": free}
         (tmp_path / f"uniform, KL 0.2, seed {seed}.json").write_text(json.dumps(row))
-        (tmp_path / f"backbone, seed {seed}.json").write_text(json.dumps({"seed": seed, "free": free}))
+        beside = {**free, "greedy_correct": [0, 0, 0, 0]}
+        (tmp_path / f"backbone, seed {seed}.json").write_text(json.dumps({"seed": seed, "free": beside}))
     text = grid.tables(tmp_path)
     assert "| teacher-forced nll | backbone | oracle |" in text
     assert "| uniform, KL 0.2 | 1.000 (1.000, 1.000) | 1.000 (1.000, 1.000) |" in text
     assert "| 2.000 (2.000, 2.000) | 1.56% |" in text
     assert "| backbone | 0.375 (0.250, 0.500) | 10.000 (10.000, 10.000) | 0.500 (0.500, 0.500) |" in text
+    # Of four problems one is right beside none with seed 0, two with seed 1: 37.5 points.
+    assert "| 1.000 (1.000, 1.000) | 37.5 (" in text
