@@ -59,7 +59,7 @@ def gae(
     values = values.gather(1, order).where(decided, 0)
     last = torch.arange(values.shape[1], device=values.device) == decided.sum(1, keepdim=True) - 1
     advantages = (rewards[:, None] * last + gamma * F.pad(values[:, 1:], (0, 1)) - values).where(decided, 0)
-    # A_t = delta_t + gamma lambda A_{t+1}, summed in stretches that double: on a GPU a loop over T waits for its kernels.
+    # A_t = delta_t + gamma lambda A_{t+1} in stretches that double: on a GPU a loop over T is as many waits.
     stretch, weight = 1, gamma * gae_lambda
     while stretch < values.shape[1]:
         advantages[:, :-stretch] += weight * advantages[:, stretch:]

@@ -3,10 +3,10 @@
 python -m ollm_rl.experiments.option_grid --backbone B --train SOURCE --forced SOURCE --free SOURCE --out OUT
 
 Trains every setting on one cache of hidden states, and a LoRA a seed on the same data and steps. Then evaluates it:
-teacher-forced on ``--forced``, and free-running on ``--free`` (greedy by token vote, and on the first ``--sampled`` of
-them pass@8 of uniformly drawn options, the ceiling of what a policy can reach) beside the backbone (greedy, and pass@8 at
-temperature 1). A row a setting lies in OUT/rows; what is there is not done again, and several processes may share an
-OUT: each takes rows that no other works at. Prints the tables of all rows.
+teacher-forced on ``--forced``, and free-running on ``--free``, greedy by token vote beside the greedy backbone.
+On the first ``--sampled`` of these it takes pass@8 of uniformly drawn options, the ceiling of what a policy can reach,
+beside the backbone's at temperature 1. A row a setting lies in OUT/rows; what is there is not done again, and several
+processes may share an OUT: each takes rows that no other works at. Prints the tables of all rows.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def free_running(
     given: argparse.Namespace,
     seed: int,
 ) -> dict[str, Any]:
-    """Greedy accuracy, problem by problem too, and pass@8 of samples: of tokens at temperature 1, or of options drawn uniformly."""
+    """Greedy accuracy, and pass@8 of samples: of tokens at temperature 1, or of options drawn uniformly."""
     settings: dict[str, Any] = {"max_new_tokens": given.max_new_tokens, "num_slots": given.num_slots}
     greedy = evaluate(policy, tokenizer, problems, **settings, name="greedy")
     if isinstance(policy, OptionPolicy):

@@ -85,7 +85,7 @@ def test_a_cell_is_the_mean_over_seeds_with_the_lowest_and_highest(tmp_path: Pat
         [1.5, 1, 2],
     )
     for seed, greedy in ((0, 0.25), (1, 0.5)):
-        free = {"greedy": greedy, "greedy_tokens": 10.0, "pass_at_1": 0.5, "pass_at_8": 1.0}
+        free: dict[str, Any] = {"greedy": greedy, "greedy_tokens": 10.0, "pass_at_1": 0.5, "pass_at_8": 1.0}
         free["greedy_correct"] = [1, seed, 0, 0]
         forced = {
             "columns": {"backbone": scores, "oracle": {**scores, "gain_per_nat": [2.0, 1, 3]}},
