@@ -30,8 +30,9 @@ def episode_advantages(
         return rewards - rewards.mean()
     groups = rewards.view(-1, group_size)
     if baseline == "group":
-        centred = groups - groups.mean(1, keepdim=True)
-        return (centred / (groups.std(1, keepdim=True) + 1e-6)).flatten()
+        scaled = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-6)
+        mixed = groups.amax(1, keepdim=True) > groups.amin(1, keepdim=True)  # the mean of equal rewards may be rounded
+        return scaled.where(mixed, 0).flatten()
     others = (groups.sum(1, keepdim=True) - groups) / (group_size - 1)
     return (groups - others).flatten()
 
@@ -79,7 +80,8 @@ def reinforce_loss(log_ratio: torch.Tensor, advantages: torch.Tensor) -> torch.T
 def reference_kl(log_probs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """KL(pi || reference) of (M,) decisions from the chosen actions' log-probabilities, in nats; unbiased, at least 0.
 
-    The estimator "k3" (Schulman 2020): exp(r) - 1 - r with r = log reference - log pi.
+    The estimator "k3" (Schulman 2020): exp(r) - 1 - r with r = log reference - log pi. Its gradient is the one that
+    GRPO takes (Shao et al. 2024, eq. 4), not the KL's own.
     """
     log_ratio = reference - log_probs
     return log_ratio.exp() - 1 - log_ratio

@@ -177,7 +177,7 @@ class TRL:
             self.parts["generation"] += time.perf_counter() - started - (self.parts["verification"] - checked)
             return written
 
-        self.trainer._generate_and_score_completions = timed
+        self.trainer._generate_and_score_completions = timed  # type: ignore[method-assign]
 
     def run(self) -> list[Seconds]:
         """All iterations in one go: TRL's trainer cannot be stopped between two of them and go on."""
