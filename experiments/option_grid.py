@@ -42,8 +42,8 @@ from ollm_rl.statistics import compare_paired
 
 KL_TARGETS = (0.1, 0.2, 0.4, 0.8)
 POLICIES: dict[str, dict[str, Any]] = {
-    "uniform": {},  # the paper: uniform prior, policy by imitation
-    "policy": {"prior": "policy"},
+    "uniform": {"policy_objective": "imitation"},  # the paper: uniform prior, policy by imitation
+    "policy": {"prior": "policy", "policy_objective": "imitation"},
     "marginal": {"policy_objective": "marginal"},
 }
 GROUP = 8  # completions a problem in pass@8

@@ -22,14 +22,22 @@ class OptionConfig:
     prior: Literal["uniform", "policy"] = "uniform"
     """What the KL term holds the encoder to: the uniform distribution (the paper), or the policy, which makes the
     policy's mixture of the options a calibrated language model."""
-    policy_objective: Literal["imitation", "marginal"] = "imitation"
-    """The policy learns from the encoder's choice (eq. 6 of the paper), or from the likelihood of the mixture (needs
-    the exact estimator)."""
+    policy_objective: Literal["imitation", "marginal"] | None = None
+    """The policy learns from the encoder's choice (imitation, eq. 6 of the paper), or from the likelihood of the
+    mixture (marginal, needs the exact estimator). None: marginal where the estimator is exact and the prior uniform."""
     kl_target: float | None = 0.2
     """KL(q || prior) in nats that the adaptive weight holds; the paper uses 0.2. None keeps kl_weight_init. With
     prior=policy the weight is 1 at most, the evidence lower bound, so the KL may stay above its target."""
     kl_weight_init: float = 0.1
     """Weight of the KL term at the first step; starting at 1 collapses the options."""
+
+    @property
+    def policy_by_likelihood(self) -> bool:
+        """Whether the policy learns from the likelihood of the mixture."""
+        if self.policy_objective is None:
+            # With prior=policy imitation makes the sum of all losses the evidence lower bound.
+            return self.estimator == "exact" and self.prior == "uniform"
+        return self.policy_objective == "marginal"
 
     def __post_init__(self) -> None:
         if self.num_options < 2:

@@ -188,10 +188,10 @@ class OptionModel(nn.Module):
             chosen = sample_options(encoder_logits, config.gumbel_temperature)
             cross_entropy = self._cross_entropy(hidden, self.adapter.mixed_bias(hidden, chosen), targets).mean()
         kl = kl_to_prior(encoder_logits, policy_logits.detach() if config.prior == "policy" else None)
-        if config.policy_objective == "imitation":
-            policy_loss = policy_imitation_loss(policy_logits, encoder_logits)
-        else:
+        if config.policy_by_likelihood:
             policy_loss = policy_marginal_loss(policy_logits, losses)
+        else:
+            policy_loss = policy_imitation_loss(policy_logits, encoder_logits)
         return OptionOutput(
             # A copy: the weight may move before the backward pass.
             loss=cross_entropy + self.adapter.kl_weight.weight.clone() * kl + policy_loss,

@@ -169,6 +169,21 @@ def test_a_marginal_objective_with_one_sampled_option_is_refused() -> None:
         OptionConfig(estimator="gumbel", policy_objective="marginal")
 
 
+@pytest.mark.parametrize(
+    ("settings", "objective"),
+    [({}, "marginal"), ({"prior": "policy"}, "imitation"), ({"estimator": "gumbel"}, "imitation")],
+)
+def test_left_open_the_policy_learns_from_the_likelihood_where_it_is_known_and_the_prior_uniform(
+    settings: dict[str, Any], objective: str
+) -> None:
+    losses = []
+    for policy_objective in (None, objective):
+        model = option_model(**settings, policy_objective=policy_objective)
+        torch.manual_seed(2)
+        losses.append(model.loss(counted(model)).policy_loss)
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
 def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match=f"gumbel_temperature={temperature} must be positive"):
