@@ -1,8 +1,8 @@
 """Trees of completions, many side by side on one decode engine, and no prefix of them run twice.
 
-Every node keeps a snapshot of its keys and values until its tree is finished, so a branch begins with a copy instead of
-a pass over its prefix. Each tree has slots of its own, and all trees take a token in all of their slots at once; so a
-tree grows alike whatever trees grow beside it.
+Every node keeps a snapshot of its keys and values beyond the prompt until its tree is finished, so a branch begins with
+a copy instead of a pass over its prefix. Each tree has slots of its own, which hold its prompt all the time, and all
+trees take a token in all of their slots at once; so a tree grows alike whatever trees grow beside it.
 """
 
 from collections import deque
@@ -114,14 +114,14 @@ class Forest:
                     self._step()
 
     def _begin(self, groups: list[_Group]) -> None:
-        """Fill the first slot of new groups with their prompts."""
+        """Fill the slots of new groups with their prompts; the first goes on to the root."""
         if not groups:
             return
         self._groups += groups
-        slots = [group.slots[0] for group in groups]
-        self.engine.prefill(slots, [group.tree.prompt for group in groups])
-        for group, slot in zip(groups, slots, strict=True):
-            self._jobs[slot] = _Job(None, -1, group.tree.root, None, 0)
+        pairs = [(slot, group.tree.prompt) for group in groups for slot in group.slots]
+        self.engine.prefill(*zip(*pairs, strict=True))
+        for group in groups:
+            self._jobs[group.slots[0]] = _Job(None, -1, group.tree.root, None, 0)
 
     def _look(self, plant: Callable[[Tree], list[Search]]) -> None:
         """See what every job has come to: a node, an end, or one token that all options agree on."""
@@ -141,7 +141,10 @@ class Forest:
             if count > 1 or self._append(group.tree, job, moves[0]):
                 stopped.append((group, slot))
         at_nodes = [slot for _, slot in stopped if self._jobs[slot].node.moves]
-        saved = self.engine.snapshot(at_nodes) if at_nodes and self.fork else None
+        saved = None
+        if at_nodes and self.fork:
+            prompt = min(len(group.tree.prompt) for group, _ in stopped)
+            saved = self.engine.snapshot(at_nodes, start=prompt)
         for row, slot in enumerate(at_nodes):
             node = self._held[slot] = self._jobs[slot].node
             node.state = None if saved is None else (saved, row)
@@ -237,9 +240,12 @@ class Forest:
         """Run the model on the tokens of all jobs."""
         count = len(self.engine.lengths)
         tokens = [0] * count
+        prompts = {slot: len(group.tree.prompt) for group in self._groups for slot in group.slots}
         for slot in range(count):
             if slot in self._jobs:
                 tokens[slot] = self._jobs[slot].next_token or 0
+            elif slot in prompts:
+                self.engine.crop(slot, prompts[slot])  # what an idle slot gets lies behind the prompt
             else:
                 self.engine.release(slot)
         self._held.clear()

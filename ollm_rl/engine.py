@@ -157,16 +157,23 @@ class DecodeEngine:
             )
         return self.hidden[self._index(slots)]
 
-    def snapshot(self, slots: Sequence[int]) -> Snapshot:
+    def snapshot(self, slots: Sequence[int], start: int = 0) -> Snapshot:
         """Save occupied slots, to go on from them later or elsewhere; the slots themselves stay as they are.
 
+        Args:
+            slots: Their numbers.
+            start: Tokens at the beginning that are left out, at most as many as any of the slots holds; slots that go
+                on from it must hold the same ones, as those of one prompt do.
+
         Raises:
-            ValueError: If a slot is not occupied.
+            ValueError: If a slot is not occupied or holds fewer tokens than ``start``.
         """
         self._check_occupied(slots)
         assert self.cache is not None
         lengths, index = [self.lengths[slot] for slot in slots], self._index(slots)
-        return Snapshot(self.cache.read(index, max(lengths)), lengths, self.hidden[index])
+        if not 0 <= start <= min(lengths):
+            raise ValueError(f"start={start} is not within 0 to {min(lengths)}, the tokens of the shortest slot")
+        return Snapshot(self.cache.read(index, start, max(lengths)), lengths, self.hidden[index], start)
 
     def restore(self, snapshot: Snapshot, slots: Sequence[int], rows: Sequence[int] | None = None) -> torch.Tensor:
         """Fill slots from a snapshot, exactly; what they held is forgotten.
@@ -180,7 +187,8 @@ class DecodeEngine:
             h_t of these slots, (B, H), as it was when they were saved.
 
         Raises:
-            ValueError: If the numbers differ, or a row is longer than a slot.
+            ValueError: If the numbers differ, a row is longer than a slot, or a slot holds fewer tokens than were left
+                out of the snapshot.
         """
         rows = range(len(slots)) if rows is None else rows
         if len(rows) != len(slots) or max(rows) >= len(snapshot.lengths):
@@ -191,13 +199,19 @@ class DecodeEngine:
         longest = max(lengths)
         if longest > self.max_length:
             raise ValueError(f"a saved slot of {longest} tokens does not fit slots of {self.max_length}")
+        for slot in slots:
+            if self.lengths[slot] < snapshot.start:
+                raise ValueError(
+                    f"slot {slot} holds {self.lengths[slot]} tokens, and the snapshot left the first {snapshot.start} "
+                    "out; fill the slot with them first, or save with start=0"
+                )
         if self.cache is None:
             self.cache = RowCache(
                 self._shapes, self.num_slots, self.max_length, dtype=self.backbone.dtype, device=self.device
             )
         # One copy to the device, not three.
         index, source, positions = torch.tensor([list(slots), list(rows), lengths], device=self.device)
-        self.cache.write(index, snapshot.states, source, longest)
+        self.cache.write(index, snapshot.states, source, snapshot.start, longest)
         hidden = snapshot.hidden[source]
         self.hidden[index], self.positions[index] = hidden, positions
         for slot, length in zip(slots, lengths, strict=True):
@@ -281,6 +295,16 @@ class DecodeEngine:
     def release(self, slot: int) -> None:
         """Give a slot up; it costs time in every step until it is filled again or dropped by ``keep``."""
         self.lengths[slot] = 0
+
+    def crop(self, slot: int, length: int) -> None:
+        """Forget all but the first tokens of an occupied slot; its h_t means nothing until the next step.
+
+        Raises:
+            ValueError: If it holds fewer.
+        """
+        if not 0 < length <= self.lengths[slot]:
+            raise ValueError(f"length={length} is not within 1 to {self.lengths[slot]}, the tokens of slot {slot}")
+        self.lengths[slot] = length
 
     def keep(self, slots: Sequence[int]) -> None:
         """Drop all slots but these, which become slots 0, 1, ... in this order; later steps are as small as they.

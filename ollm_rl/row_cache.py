@@ -29,18 +29,21 @@ class Snapshot(NamedTuple):
 
     Attributes:
         states: Keys and values of the model's layers as ``stacked`` orders them, each (G, N, heads, width, head size).
-        lengths: Tokens of each, N of them, at most width.
+        lengths: Tokens of each, N of them, at most start + width.
         hidden: h_t at their last tokens, (N, H).
+        start: Tokens before those in ``states``, which the slot that goes on must hold already.
     """
 
     states: list[torch.Tensor]
     lengths: list[int]
     hidden: torch.Tensor
+    start: int = 0
 
     def take(self, rows: Sequence[int]) -> "Snapshot":
         """A copy of some of them, no wider than it must be."""
         index, lengths = torch.tensor(rows, device=self.hidden.device), [self.lengths[row] for row in rows]
-        return Snapshot([states[:, index, :, : max(lengths)] for states in self.states], lengths, self.hidden[index])
+        states = [each[:, index, :, : max(lengths) - self.start] for each in self.states]
+        return Snapshot(states, lengths, self.hidden[index], self.start)
 
 
 @dataclass
@@ -115,15 +118,17 @@ class RowCache(Cache):
         nowhere = torch.zeros(0, dtype=torch.long, device=device)
         self.place = Place(nowhere, nowhere, 0)
 
-    def read(self, slots: torch.Tensor, width: int) -> list[torch.Tensor]:
-        """Copies of the first ``width`` tokens of some slots, each (G, B, heads, width, head size)."""
-        return [stack[:, slots, :, :width] for stack in self.stacks]
+    def read(self, slots: torch.Tensor, start: int, end: int) -> list[torch.Tensor]:
+        """Copies of some slots' tokens from ``start`` to before ``end``, each (G, B, heads, end - start, head size)."""
+        return [stack[:, slots, :, start:end] for stack in self.stacks]
 
-    def write(self, slots: torch.Tensor, states: Sequence[torch.Tensor], rows: torch.Tensor, width: int) -> None:
-        """Copy the first ``width`` tokens of rows of saved states into slots."""
+    def write(
+        self, slots: torch.Tensor, states: Sequence[torch.Tensor], rows: torch.Tensor, start: int, end: int
+    ) -> None:
+        """Copy the first tokens of rows of saved states into slots, to where ``read`` had them from."""
         for stack, saved in zip(self.stacks, states, strict=True):
-            for part in _parts(stack, len(slots), width):
-                stack[part][:, slots, :, :width] = saved[part][:, rows, :, :width]
+            for part in _parts(stack, len(slots), end - start):
+                stack[part][:, slots, :, start:end] = saved[part][:, rows, :, : end - start]
 
     def copy(self, sources: torch.Tensor, targets: torch.Tensor, width: int) -> None:
         """Copy the first ``width`` tokens of slots to other slots, which may be sources too."""

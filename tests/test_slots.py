@@ -71,6 +71,38 @@ def test_a_restored_slot_continues_token_for_token(backbone: PreTrainedModel) ->
     assert greedy(other, 12)[0] == first[1]
 
 
+def test_a_snapshot_of_what_follows_the_prompt_continues_in_slots_that_hold_the_prompt(
+    backbone: PreTrainedModel,
+) -> None:
+    short, long = random_ids(9, 12)
+    engine = DecodeEngine(backbone, 4, 48)
+    engine.prefill(range(4), [short, long, short, long])
+    greedy(engine, 6)  # on: 5 tokens each
+    saved = engine.snapshot([0, 1], start=9)
+    assert {states.shape[3] for states in saved.states} == {12 + 5 - 9}
+    first = greedy(engine, 8)
+    engine.crop(2, 9)
+    engine.crop(3, 12)
+    engine.step(torch.tensor([1, 2, 3, 4]))  # what the cropped slots get lies behind their prompts
+    engine.restore(saved.take([0, 1]), [2, 3])
+    engine.release(0)
+    engine.release(1)
+    assert engine.lengths == [0, 0, 14, 17]
+    assert greedy(engine, 8)[2:] == first[:2]
+
+
+def test_what_a_slot_does_not_hold_cannot_be_left_out_or_cropped_to() -> None:
+    engine = DecodeEngine(tiny_model("llama"), 2, 16)
+    engine.prefill([0, 1], random_ids(5, 3))
+    with pytest.raises(ValueError, match="start=4 is not within 0 to 3, the tokens of the shortest slot"):
+        engine.snapshot([0, 1], start=4)
+    with pytest.raises(ValueError, match="slot 1 holds 3 tokens, and the snapshot left the first 4 out; fill the slot"):
+        engine.restore(engine.snapshot([0], start=4), [1])
+    with pytest.raises(ValueError, match="length=6 is not within 1 to 5, the tokens of slot 0"):
+        engine.crop(0, 6)
+    assert engine.lengths == [5, 3]
+
+
 def test_a_snapshot_does_not_change_with_the_slot_it_was_taken_from() -> None:
     engine = DecodeEngine(tiny_model("llama"), 1, 48)
     engine.prefill([0], random_ids(9))
