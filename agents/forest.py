@@ -118,8 +118,8 @@ class Forest:
         if not groups:
             return
         self._groups += groups
-        pairs = [(slot, group.tree.prompt) for group in groups for slot in group.slots]
-        self.engine.prefill(*zip(*pairs, strict=True))
+        slots = [slot for group in groups for slot in group.slots]
+        self.engine.prefill(slots, [group.tree.prompt for group in groups for _ in group.slots])
         for group in groups:
             self._jobs[group.slots[0]] = _Job(None, -1, group.tree.root, None, 0)
 

@@ -7,7 +7,7 @@ import pytest
 
 from ollm_rl.agents.policies import OptionPolicy
 from ollm_rl.config import OptionConfig
-from ollm_rl.experiments import bench_decode
+from ollm_rl.experiments import bench_decode, profile_decode
 from ollm_rl.experiments.contenders import Workload
 from ollm_rl.experiments.decode_figures import ratios
 from ollm_rl.model import OptionModel
@@ -56,3 +56,16 @@ def test_a_small_run_writes_its_figures_and_is_not_run_twice(tmp_path: Path, mon
     monkeypatch.setattr("sys.argv", [*command, "--seed", "1", "--json", str(tmp_path / "found.json")])
     with pytest.raises(SystemExit, match="holds other settings"):
         bench_decode.main()
+
+
+def test_a_profile_says_how_long_a_step_takes_and_what_takes_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["profile", "--backbone=tiny-arith", "--device=cpu", "--slots=2", "--context=5", "--new-tokens=4"]
+    monkeypatch.setattr("sys.argv", [*command, "--rows=10"])
+    profile_decode.main()
+    total, *rows = capsys.readouterr().out.splitlines()[-11:]
+    assert total.endswith("ms a step of all slots on the device, of that:")
+    spent = [float(row.split()[0]) for row in rows]
+    assert spent == sorted(spent, reverse=True) and 0 < sum(spent) <= float(total.split()[0]) + 0.01
+    assert any("aten::mm" in row for row in rows)  # of a model, matrix products are among the longest
