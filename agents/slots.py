@@ -1,7 +1,7 @@
 """Episodes in the slots of a decode engine: one turn chooses a token in every slot and runs the model on it.
 
 A turn reads and writes tensors that stay where they are and asks nothing of their values, so that on CUDA it is one
-recorded graph with the policy inside; trajectories stay on the device, and the host looks at it only between chunks of
+recorded graph with the policy inside; trajectories stay on the device, and the host looks at it only once a chunk of
 turns. On a CPU the same function is called as it is.
 
 Letters: S slots, B slots in use, C turns of a chunk, N episodes, T tokens, H hidden.
@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 
 from ollm_rl.agents.policies import Action, OptionPolicy, TokenPolicy
+from ollm_rl.devices import Fetched, send
 from ollm_rl.engine import DecodeEngine
 
 Policy = OptionPolicy | TokenPolicy
@@ -75,21 +76,20 @@ class Slots:
 
     def begin(self, slots: list[int], episodes: list[int], limits: list[int]) -> None:
         """Give slots, already filled with the prompts, to episodes with these token limits."""
-        index = torch.tensor(slots, device=self.engine.device)
-        self.episodes[index] = torch.tensor(episodes, device=self.engine.device)
-        self.limits[index] = torch.tensor(limits, device=self.engine.device)
+        index, of_slots, highest = send([slots, episodes, limits], self.engine.device)
+        self.episodes[index], self.limits[index] = of_slots, highest
         self.times[index] = 0
         self.live[index] = True
 
     def keep(self, slots: list[int]) -> None:
         """Drop all slots but these, as ``DecodeEngine.keep``."""
         self.engine.keep(slots)
-        index = torch.tensor(slots, device=self.engine.device)
+        index = send(slots, self.engine.device)
         for tensor in (self.episodes, self.times, self.limits, self.live):
             tensor[: len(slots)] = tensor[index]
 
-    def run(self, uniforms: torch.Tensor | None, trajectories: Trajectories) -> list[bool]:
-        """A chunk of turns; returns which slots still run an episode.
+    def run(self, uniforms: torch.Tensor | None, trajectories: Trajectories) -> Fetched:
+        """Begin a chunk of turns; returns which slots still run an episode after it, (B,).
 
         Args:
             uniforms: Numbers in [0, 1) to sample with, (N + 1, T); None decodes greedily.
@@ -103,6 +103,7 @@ class Slots:
         if uniforms is not None:
             self.uniforms[:, :count] = uniforms[episodes, times]
         longest = max(engine.lengths)
+        engine.share_prompts()
         self.turn.zero_()
         for turn in range(self.chunk):
             # Slots that end within a chunk stay where they are, so no position passes the longest slot's.
@@ -112,9 +113,9 @@ class Slots:
             engine.graphs.run(key, partial(self.take_turn, count, length), moved)
         written = {name: column[:, :count] for name, column in self.columns.items()}
         trajectories.add(episodes.where(written["written"], idle), times, written)
-        going: list[bool] = live.tolist()
-        engine.lengths = [n + self.chunk if goes else 0 for n, goes in zip(engine.lengths, going, strict=True)]
-        return going
+        # Of those that end within the chunk too many.
+        engine.lengths = [min(n + self.chunk, engine.max_length) if n else 0 for n in engine.lengths]
+        return Fetched(live)
 
     @torch.no_grad()
     def take_turn(self, count: int, length: int) -> None:

@@ -17,11 +17,20 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ollm_rl.backbones import context_length
+from ollm_rl.devices import send
 from ollm_rl.graphs import Graphs
 from ollm_rl.memory import check_capacity
 from ollm_rl.prefill import PASS_TOKENS, encode
 from ollm_rl.row_attention import reading_once, reads_live_part
-from ollm_rl.row_cache import Place, RowCache, Snapshot, layer_shapes, step_masks, supported_layer_types
+from ollm_rl.row_cache import (
+    EncodedPrompt,
+    Place,
+    RowCache,
+    Snapshot,
+    layer_shapes,
+    step_masks,
+    supported_layer_types,
+)
 
 BUCKET = 32  # a step reads the cache up to the longest slot, rounded up to this many tokens, where it must read it all
 
@@ -37,7 +46,8 @@ class DecodeEngine:
         compiled: Compile steps, passes over prompts, and the policy in ``collect``: a minute or two at first.
 
     Attributes:
-        lengths: Tokens in each slot; 0 where it is not occupied.
+        lengths: Tokens in each slot, or more while a rollout goes on; 0 where it is not occupied.
+        prompts: What each slot began from and still holds.
         hidden: h_t of every slot, (S, H), written by ``advance``; and so ``tokens`` and ``positions``, (S,), which it
             reads. They stay where they are, so that graphs may hold them.
         kept: Tensors of callers that record graphs of their own here; forgotten with the graphs.
@@ -67,7 +77,8 @@ class DecodeEngine:
         self.config = config = backbone.config.get_text_config()
         self.backbone, self.device, self.compiled = backbone, backbone.device, compiled
         self._model: Any = torch.compile(backbone.base_model) if compiled else backbone.base_model
-        self._bucket = max_length if reads_live_part(backbone) else BUCKET
+        self._reads_live_part = reads_live_part(backbone)
+        self._bucket = max_length if self._reads_live_part else BUCKET
         self.window: int | None = getattr(config, "sliding_window", None)
         self.vocab_size: int = backbone.get_input_embeddings().weight.shape[0]
         self.num_slots, self.max_length, self.pass_tokens = num_slots, max_length, pass_tokens
@@ -78,7 +89,10 @@ class DecodeEngine:
         self.graphs = Graphs(self.device)
         self.kept: dict[Hashable, Any] = {}
         self.lengths = [0] * num_slots
+        self.prompts: list[EncodedPrompt | None] = [None] * num_slots
         self._rows = torch.arange(num_slots, device=self.device)
+        self._sources, self._shared = self._rows.clone(), torch.zeros_like(self._rows)
+        self._sent: tuple[list[int], list[int]] = [], []
         self.tokens = torch.zeros(num_slots, dtype=torch.long, device=self.device)
         self.positions = torch.zeros_like(self.tokens)
         self.hidden = torch.zeros(num_slots, config.hidden_size, dtype=backbone.dtype, device=self.device)
@@ -89,7 +103,7 @@ class DecodeEngine:
             raise ValueError(
                 f"num_slots={num_slots} is not within 1 to {self.num_slots}, what the engine was made with"
             )
-        self.lengths = [0] * num_slots
+        self.lengths, self.prompts = [0] * num_slots, [None] * num_slots
         self.positions.zero_()
 
     def free(self, num_slots: int | None = None) -> None:
@@ -173,7 +187,8 @@ class DecodeEngine:
         lengths, index = [self.lengths[slot] for slot in slots], self._index(slots)
         if not 0 <= start <= min(lengths):
             raise ValueError(f"start={start} is not within 0 to {min(lengths)}, the tokens of the shortest slot")
-        return Snapshot(self.cache.read(index, start, max(lengths)), lengths, self.hidden[index], start)
+        prompts = [self.prompts[slot] for slot in slots]
+        return Snapshot(self.cache.read(index, start, max(lengths)), lengths, self.hidden[index], prompts, start)
 
     def restore(self, snapshot: Snapshot, slots: Sequence[int], rows: Sequence[int] | None = None) -> torch.Tensor:
         """Fill slots from a snapshot, exactly; what they held is forgotten.
@@ -210,12 +225,12 @@ class DecodeEngine:
                 self._shapes, self.num_slots, self.max_length, dtype=self.backbone.dtype, device=self.device
             )
         # One copy to the device, not three.
-        index, source, positions = torch.tensor([list(slots), list(rows), lengths], device=self.device)
+        index, source, positions = send([list(slots), list(rows), lengths], self.device)
         self.cache.write(index, snapshot.states, source, snapshot.start, longest)
         hidden = snapshot.hidden[source]
         self.hidden[index], self.positions[index] = hidden, positions
-        for slot, length in zip(slots, lengths, strict=True):
-            self.lengths[slot] = length
+        for slot, row, length in zip(slots, rows, lengths, strict=True):
+            self.lengths[slot], self.prompts[slot] = length, snapshot.prompts[row]
         return hidden
 
     def fork(self, source: int, targets: Sequence[int]) -> torch.Tensor:
@@ -230,7 +245,7 @@ class DecodeEngine:
         self.cache.copy(self._index([source]), index, self.lengths[source])
         self.hidden[index], self.positions[index] = self.hidden[source].clone(), self.lengths[source]
         for target in targets:
-            self.lengths[target] = self.lengths[source]
+            self.lengths[target], self.prompts[target] = self.lengths[source], self.prompts[source]
         return self.hidden[index]
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -252,7 +267,8 @@ class DecodeEngine:
             tokens = self._checked(tokens)
         length = self.read_length(max(self.lengths))
         self.tokens[:count] = tokens
-        self.positions[:count] = torch.tensor(self.lengths, device=self.device)
+        self.positions[:count] = send(self.lengths, self.device)
+        self.share_prompts()
         self.graphs.run((count, length), partial(self.advance, count, length))
         self.lengths = [length + 1 if length else 0 for length in self.lengths]
         return self.hidden[:count].clone()
@@ -267,6 +283,19 @@ class DecodeEngine:
             raise ValueError(f"slot {self.lengths.index(longest)} is full at {longest} tokens; release it")
         return min(self.max_length, (longest // self._bucket + 1) * self._bucket)
 
+    def share_prompts(self) -> None:
+        """Let slots that began from one prompt read it from the first of them; before a step, where any has changed."""
+        if not self._reads_live_part:
+            return
+        first: dict[EncodedPrompt, int] = {}
+        sources, shared = list(range(len(self.lengths))), [0] * len(self.lengths)
+        for slot, (prompt, length) in enumerate(zip(self.prompts, self.lengths, strict=True)):
+            if prompt is not None and length:
+                sources[slot], shared[slot] = first.setdefault(prompt, slot), prompt.length
+        if (sources, shared) != self._sent:
+            self._sources[: len(sources)], self._shared[: len(shared)] = send([sources, shared], self.device)
+            self._sent = sources, shared
+
     @torch.no_grad()
     def advance(self, count: int, length: int) -> None:
         """The model's part of a step, in place: reads ``tokens`` and ``positions``, writes ``hidden``.
@@ -276,13 +305,14 @@ class DecodeEngine:
             length: L.
         """
         assert self.cache is not None
-        place = self.cache.place = Place(self._rows[:count], self.positions[:count], length)
+        sources, shared = self._sources[:count], self._shared[:count]
+        place = self.cache.place = Place(self._rows[:count], self.positions[:count], length, sources, shared)
         masks = step_masks(place, self.backbone.dtype, window=self.window, layer_types=self.layer_types)
         input_ids, position_ids = self.tokens[:count, None], place.positions[:, None]
         if self.compiled:
             each = masks.values() if isinstance(masks, dict) else [masks]
-            _compile_for_any(0, input_ids, position_ids, place.rows, place.positions, *each)
-        with reading_once(self.config, place.positions):
+            _compile_for_any(0, input_ids, position_ids, place.rows, place.positions, sources, shared, *each)
+        with reading_once(self.config, place):
             output = self._model(
                 input_ids=input_ids,
                 attention_mask=masks,
@@ -294,7 +324,7 @@ class DecodeEngine:
 
     def release(self, slot: int) -> None:
         """Give a slot up; it costs time in every step until it is filled again or dropped by ``keep``."""
-        self.lengths[slot] = 0
+        self.lengths[slot], self.prompts[slot] = 0, None
 
     def crop(self, slot: int, length: int) -> None:
         """Forget all but the first tokens of an occupied slot; its h_t means nothing until the next step.
@@ -304,7 +334,9 @@ class DecodeEngine:
         """
         if not 0 < length <= self.lengths[slot]:
             raise ValueError(f"length={length} is not within 1 to {self.lengths[slot]}, the tokens of slot {slot}")
-        self.lengths[slot] = length
+        self.lengths[slot], prompt = length, self.prompts[slot]
+        if prompt is not None and prompt.length > length:
+            self.prompts[slot] = None
 
     def keep(self, slots: Sequence[int]) -> None:
         """Drop all slots but these, which become slots 0, 1, ... in this order; later steps are as small as they.
@@ -318,6 +350,7 @@ class DecodeEngine:
             self.positions[targets] = self.positions[sources]
             self.hidden[targets] = self.hidden[sources]
         self.lengths = [self.lengths[slot] for slot in slots]
+        self.prompts = [self.prompts[slot] for slot in slots]
 
     def enough(self, needed: int) -> int:
         """Number of slots worth going on with where so many are needed; at most as many as there are.
@@ -332,7 +365,7 @@ class DecodeEngine:
         return min(needed, len(self.lengths))
 
     def _index(self, slots: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(list(slots), dtype=torch.long, device=self.device)
+        return send(list(slots), self.device)
 
     def _check_occupied(self, slots: Sequence[int]) -> None:
         for slot in slots:

@@ -11,7 +11,8 @@ import torch
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from ollm_rl.row_cache import Snapshot, stacked
+from ollm_rl.devices import send
+from ollm_rl.row_cache import EncodedPrompt, Snapshot, stacked
 
 if TYPE_CHECKING:
     from ollm_rl.engine import DecodeEngine
@@ -52,11 +53,11 @@ def _encode_together(
 ) -> Snapshot:
     # Padding stands on the right, where no token of the prompt looks, so that no mask is needed; a slot's own tokens
     # overwrite it before it could ever be visible.
-    input_ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in prompts], batch_first=True).to(device)
+    lengths = [len(prompt) for prompt in prompts]
+    input_ids = send([[*prompt, *[0] * (max(lengths) - len(prompt))] for prompt in prompts], device)
     # Without a config the cache keeps every key, also those that a sliding window would drop.
     filled = DynamicCache()
-    lengths = [len(prompt) for prompt in prompts]
-    last = torch.tensor(lengths, device=device) - 1
+    last = send(lengths, device) - 1
     hidden = None
     piece = max(1, pass_tokens // len(prompts))
     for start in range(0, input_ids.shape[1], piece):
@@ -67,7 +68,7 @@ def _encode_together(
         here = states[torch.arange(len(prompts), device=device), (last - start).clamp(0, stop - start - 1)]
         hidden = here if hidden is None else torch.where((last >= start)[:, None], here, hidden)
     assert hidden is not None
-    return Snapshot(stacked(filled), lengths, hidden)
+    return Snapshot(stacked(filled), lengths, hidden, [EncodedPrompt(length) for length in lengths])
 
 
 class PromptStore:

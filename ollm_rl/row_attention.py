@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from ollm_rl.devices import HAS_TRITON
+from ollm_rl.row_cache import Place
 
 if HAS_TRITON:
     from ollm_rl.row_kernel import attend_live
 
 NAME = "ollm_rl_rows"
-_step: dict[str, torch.Tensor] = {}  # positions of the step's tokens, (B,); torch.compile reads no context variable
+_step: dict[str, torch.Tensor] = {}  # of the step's ``Place``, each (B,); torch.compile reads no context variable
 
 
 def row_attention(
@@ -46,7 +47,7 @@ def row_attention(
     rows, heads, _, size = query.shape
     if query.is_cuda and HAS_TRITON:
         scale = size**-0.5 if scaling is None else scaling
-        return attend_live(query, key, value, attention_mask, _step["positions"], scale), None
+        return attend_live(query, key, value, attention_mask, **_step, scale=scale), None
     shared = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
     mixed = F.scaled_dot_product_attention(shared, key, value, attn_mask=attention_mask, scale=scaling)
     return mixed.reshape(rows, 1, heads, value.shape[-1]), None
@@ -61,8 +62,8 @@ def reads_live_part(backbone: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def reading_once(config: PreTrainedConfig, positions: torch.Tensor) -> Iterator[None]:
-    """Let a model whose attention is SDPA take ``row_attention`` for tokens at these positions, (B,).
+def reading_once(config: PreTrainedConfig, place: Place) -> Iterator[None]:
+    """Let a model whose attention is SDPA take ``row_attention`` for a step at this place.
 
     Another model is left as it is.
     """
@@ -71,9 +72,9 @@ def reading_once(config: PreTrainedConfig, positions: torch.Tensor) -> Iterator[
         yield
         return
     config._attn_implementation = NAME
-    _step["positions"] = positions
+    _step.update(positions=place.positions, sources=place.sources, shared=place.shared)
     try:
         yield
     finally:
         config._attn_implementation = before
-        del _step["positions"]
+        _step.clear()

@@ -18,10 +18,19 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
+from ollm_rl.devices import send
+
 # Devices on which layers share a tensor. On a CPU a kernel's start is nothing, and a copy of more than 32 MiB lies in
 # pages fresh from the system, which takes longer than the copy.
 STACKED = ("cuda",)
 MOVED_BYTES = 2**28  # at once, between slots: a move takes as much again, and beside it a kernel's start is nothing
+
+
+@dataclass(eq=False)
+class EncodedPrompt:
+    """One pass's result for a prompt: slots that began from the same one hold the same numbers up to its length."""
+
+    length: int
 
 
 class Snapshot(NamedTuple):
@@ -31,19 +40,21 @@ class Snapshot(NamedTuple):
         states: Keys and values of the model's layers as ``stacked`` orders them, each (G, N, heads, width, head size).
         lengths: Tokens of each, N of them, at most start + width.
         hidden: h_t at their last tokens, (N, H).
+        prompts: What they began from, N of them; None where that has been overwritten.
         start: Tokens before those in ``states``, which the slot that goes on must hold already.
     """
 
     states: list[torch.Tensor]
     lengths: list[int]
     hidden: torch.Tensor
+    prompts: list[EncodedPrompt | None]
     start: int = 0
 
     def take(self, rows: Sequence[int]) -> "Snapshot":
         """A copy of some of them, no wider than it must be."""
-        index, lengths = torch.tensor(rows, device=self.hidden.device), [self.lengths[row] for row in rows]
+        index, lengths = send(rows, self.hidden.device), [self.lengths[row] for row in rows]
         states = [each[:, index, :, : max(lengths) - self.start] for each in self.states]
-        return Snapshot(states, lengths, self.hidden[index], self.start)
+        return Snapshot(states, lengths, self.hidden[index], [self.prompts[row] for row in rows], self.start)
 
 
 @dataclass
@@ -54,11 +65,15 @@ class Place:
         rows: 0, 1, ..., (B,).
         positions: Of the rows' new tokens, (B,).
         length: L.
+        sources: The rows that hold the same prompt, at which a row may read its beginning, (B,).
+        shared: Tokens of that beginning, (B,).
     """
 
     rows: torch.Tensor
     positions: torch.Tensor
     length: int
+    sources: torch.Tensor
+    shared: torch.Tensor
 
 
 class RowLayer(StaticLayer):
@@ -116,7 +131,7 @@ class RowCache(Cache):
         pairs = range(0, len(tensors), 2)
         super().__init__(layers=[RowLayer(tensors[place], tensors[place + 1], self) for place in pairs])
         nowhere = torch.zeros(0, dtype=torch.long, device=device)
-        self.place = Place(nowhere, nowhere, 0)
+        self.place = Place(nowhere, nowhere, 0, nowhere, nowhere)
 
     def read(self, slots: torch.Tensor, start: int, end: int) -> list[torch.Tensor]:
         """Copies of some slots' tokens from ``start`` to before ``end``, each (G, B, heads, end - start, head size)."""

@@ -1,4 +1,7 @@
-"""The attention of a decoding step as a Triton kernel: each row reads its own live part of the cache and no more."""
+"""The attention of a decoding step as a Triton kernel: each row reads its own live part of the cache and no more.
+
+Rows of one prompt read it in one place: it comes from the device's memory once, and for the others from its cache.
+"""
 
 import torch
 import triton
@@ -10,7 +13,7 @@ STAGES = 2  # of these in flight
 
 @triton.jit
 def _attend(  # type: ignore[no-untyped-def]
-    query, key, value, mask, positions, out,
+    query, key, value, mask, positions, sources, shared, out,
     group, size, value_size,
     query_row, query_head, key_row, key_head, key_place, value_row, value_head, value_place,
     mask_row, out_row, out_head,
@@ -18,6 +21,7 @@ def _attend(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     live = tl.load(positions + row) + 1
+    source, common = tl.load(sources + row), tl.load(shared + row)
     heads, sizes, value_sizes = tl.arange(0, GROUP), tl.arange(0, SIZE), tl.arange(0, VALUE_SIZE)
     mine = head * group + heads
     queries = tl.load(
@@ -30,8 +34,9 @@ def _attend(  # type: ignore[no-untyped-def]
     mixed = tl.zeros([GROUP, VALUE_SIZE], tl.float32)
     for start in range(0, live, BLOCK):
         places = start + tl.arange(0, BLOCK)
+        holders = tl.where(places < common, source, row)
         keys = tl.load(
-            key + row * key_row + head * key_head + places[None, :] * key_place + sizes[:, None],
+            key + holders[None, :] * key_row + head * key_head + places[None, :] * key_place + sizes[:, None],
             mask=(places[None, :] < live) & (sizes[:, None] < size),
             other=0.0,
         )
@@ -41,7 +46,8 @@ def _attend(  # type: ignore[no-untyped-def]
         new = tl.maximum(highest, tl.max(scores, 1))
         weights, kept = tl.exp(scores - new[:, None]), tl.exp(highest - new)
         values = tl.load(
-            value + row * value_row + head * value_head + places[:, None] * value_place + value_sizes[None, :],
+            value
+            + (holders[:, None] * value_row + head * value_head + places[:, None] * value_place + value_sizes[None, :]),
             mask=(places[:, None] < live) & (value_sizes[None, :] < value_size),
             other=0.0,
         )
@@ -61,6 +67,8 @@ def attend_live(
     value: torch.Tensor,
     mask: torch.Tensor,
     positions: torch.Tensor,
+    sources: torch.Tensor,
+    shared: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
     """Scaled dot-product attention of one token a row.
@@ -71,6 +79,8 @@ def attend_live(
         value: (B, key heads, L, head size).
         mask: Added to the scores, (B, 1, 1, L).
         positions: Of the tokens, (B,); nothing behind them is read.
+        sources: Rows whose first keys and values are the row's own too, (B,).
+        shared: How many of them, (B,).
         scale: Of the scores.
 
     Returns:
@@ -81,7 +91,7 @@ def attend_live(
     out = query.new_empty(rows, 1, heads, value_size)
     assert query.stride(-1) == key.stride(-1) == value.stride(-1) == mask.stride(-1) == 1
     _attend[(rows, groups)](
-        query, key, value, mask, positions, out,
+        query, key, value, mask, positions, sources, shared, out,
         heads // groups, size, value_size,
         query.stride(0), query.stride(1), *key.stride()[:3], *value.stride()[:3],
         mask.stride(0), out.stride(0), out.stride(2),

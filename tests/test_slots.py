@@ -228,11 +228,55 @@ def test_freed_slots_are_filled_anew() -> None:
 
 
 ACTIONS = st.lists(
-    st.tuples(st.sampled_from(["prefill", "fork", "save", "restore", "release"]), st.integers(0, 3), st.integers(1, 9)),
+    st.tuples(
+        st.sampled_from(["prefill", "fork", "save", "restore", "crop", "release"]), st.integers(0, 3), st.integers(1, 9)
+    ),
     max_size=9,
 )
 
 
+@pytest.fixture
+def prompts_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a kernel reads them, though attention on a CPU does not make use of it."""
+    monkeypatch.setattr("ollm_rl.engine.reads_live_part", lambda backbone: True)
+
+
+def assert_what_is_shared_is_equal(engine: DecodeEngine) -> list[int]:
+    """Every slot could read the beginning of its source; returns how much of it, slot by slot."""
+    assert engine.cache is not None
+    place, found = engine.cache.place, []
+    for slot, (source, shared) in enumerate(zip(place.sources.tolist(), place.shared.tolist(), strict=True)):
+        for stack in engine.cache.stacks:
+            assert torch.equal(stack[:, slot, :, :shared], stack[:, source, :, :shared])
+        found.append(shared if source != slot else 0)
+    return found
+
+
+@pytest.mark.usefixtures("prompts_are_shared")
+def test_slots_of_one_prompt_read_it_in_one_place_while_any_of_them_holds_it() -> None:
+    engine = DecodeEngine(tiny_model("llama"), 5, 24)
+    group, other, late = random_ids(6, 6, 4)
+    tokens = torch.arange(5)
+    engine.prefill(range(5), [group, group, other, group, other])
+    engine.step(tokens)
+    assert assert_what_is_shared_is_equal(engine) == [0, 6, 0, 6, 6]
+    engine.prefill([0], [late])
+    engine.step(tokens)
+    assert assert_what_is_shared_is_equal(engine) == [0, 0, 0, 6, 6]
+    engine.fork(3, [0])
+    engine.restore(engine.snapshot([2, 4]), [2, 4])
+    engine.step(tokens)
+    assert assert_what_is_shared_is_equal(engine) == [0, 6, 0, 6, 6]
+    engine.crop(0, 5)  # what is written next lies in the prompt
+    engine.release(1)
+    engine.step(tokens)
+    assert assert_what_is_shared_is_equal(engine) == [0, 0, 0, 0, 6]
+    engine.keep([4, 2])
+    engine.step(tokens[:2])
+    assert assert_what_is_shared_is_equal(engine) == [0, 6]
+
+
+@pytest.mark.usefixtures("prompts_are_shared")
 @pytest.mark.parametrize("family", GREEDY)
 def test_whatever_comes_and_goes_every_slot_says_what_one_pass_says(family: str) -> None:
     backbone = tiny_model(family)
@@ -264,11 +308,15 @@ def test_whatever_comes_and_goes_every_slot_says_what_one_pass_says(family: str)
                 held[number % 4] = list(tokens)
             elif kind == "save":
                 saved = engine.snapshot([slot]), list(tokens)
+            elif kind == "crop":
+                held[slot] = tokens[: min(number, len(tokens))]
+                engine.crop(slot, min(number, len(tokens)))
             elif kind == "release":
                 engine.release(slot)
                 held[slot] = None
             taken = torch.randint(1, VOCAB, (4,), generator=generator)
             hidden = engine.step(taken)
+            assert_what_is_shared_is_equal(engine)
             for row, sequence in enumerate(held):
                 if sequence is not None:
                     sequence.append(int(taken[row]))
