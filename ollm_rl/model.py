@@ -147,7 +147,9 @@ class OptionModel(nn.Module):
 
     def decode_options(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Logits of the next token under every option (OLLM, eq. 2-3): (..., H) -> (..., K, V)."""
-        biases = self.adapter.biases(hidden_states).to(hidden_states.dtype)
+        dtype = hidden_states.dtype
+        with torch.autocast(hidden_states.device.type, dtype, enabled=dtype != torch.float32):  # they end in it anyway
+            biases = self.adapter.biases(hidden_states).to(dtype)
         return self.lm_logits(hidden_states[..., None, :] + biases)
 
     @torch.no_grad()
