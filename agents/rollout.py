@@ -15,15 +15,12 @@ import torch
 
 from ollm_rl.agents.slots import Actor, Slots, Trajectories
 from ollm_rl.agents.slots import Policy as Policy
-from ollm_rl.devices import Fetched, send
 from ollm_rl.engine import DecodeEngine
 from ollm_rl.prefill import PromptStore
 
 OnEnd = Callable[[list[int], list[list[int]]], None]  # indices of episodes that have ended, and their tokens
 
-# By the type of device: turns of a chunk, and chunks that are begun before the host looks at how one has ended. A CUDA
-# device does not wait for the host then, but a slot whose episode has ended waits for as many turns more.
-CHUNKS = {"cpu": (1, 0), "cuda": (2, 1)}
+CHUNK = 8  # turns between two looks at a CUDA device: a look waits for it, and ended slots wait for a look
 
 
 @dataclass
@@ -132,7 +129,7 @@ def collect(
     end_token: int,
     generator: torch.Generator | None,
     uniforms: torch.Tensor | None = None,
-    chunks: tuple[int, int] | None = None,
+    chunk: int | None = None,
     on_end: OnEnd | None = None,
 ) -> Rollout:
     """Write one completion a prompt.
@@ -146,8 +143,8 @@ def collect(
         generator: A CPU generator to sample with. An episode's samples depend on its own row alone, not on the
             number of slots.
         uniforms: Numbers in [0, 1) in place of a generator, (N, T); with neither, decoding is greedy.
-        chunks: Turns between two looks at which episodes have ended, and how many chunks of them are under way beyond
-            the one looked at; the result does not depend on it. Left out it is (1, 0) on a CPU and (2, 1) on CUDA.
+        chunk: Turns between two looks at which episodes have ended; the result does not depend on it. Left out it is 1
+            on a CPU and 8 on CUDA, where a look waits for the device.
         on_end: Called once with every episode, most of them while others go on.
 
     Returns:
@@ -171,7 +168,9 @@ def collect(
         uniforms = torch.rand(count, max(limits), generator=generator)
     if uniforms is not None:
         uniforms = torch.nn.functional.pad(uniforms, (0, 0, 0, 1)).to(engine.device)  # a row for slots without episodes
-    run = _Run(policy, engine, prompts, limits, end_token, chunks or CHUNKS[engine.device.type], on_end)
+    if chunk is None:
+        chunk = CHUNK if engine.device.type == "cuda" else 1
+    run = _Run(policy, engine, prompts, limits, end_token, chunk, on_end)
     while run.waiting:
         failed = False
         try:
@@ -195,17 +194,13 @@ class _Run:
         prompts: Sequence[list[int]],
         limits: list[int],
         end_token: int,
-        chunks: tuple[int, int],
+        chunk: int,
         on_end: OnEnd | None,
     ) -> None:
         self.policy, self.engine, self.prompts = policy, engine, prompts
-        self.limits, self.end_token, self.on_end = limits, end_token, on_end
-        self.chunk, self.ahead = chunks
+        self.limits, self.end_token, self.chunk, self.on_end = limits, end_token, chunk, on_end
         self.waiting = deque(range(len(prompts)))
         self.running: list[int | None] = []  # episode of every slot
-        # Chunks that have not been looked at: the episodes of the slots, and which go on.
-        self.under_way: deque[tuple[list[int | None], Fetched]] = deque()
-        self.ended: deque[tuple[list[int], Fetched]] = deque()  # episodes not handed on yet: their tokens and masks
         self.trajectories: Trajectories | None = None
         self.slot_steps = 0
 
@@ -224,52 +219,30 @@ class _Run:
         engine.restart(min(engine.num_slots, len(self.waiting)))
         self.running = [None] * len(engine.lengths)
         self._fill(slots, store)
-        while True:
-            going_on = any(episode is not None for episode in self.running)
-            if going_on:
-                self.slot_steps += slots.chunk * len(self.running)
-                self.under_way.append((self.running.copy(), slots.run(uniforms, self.trajectories)))
-            self._hand_on()  # while the device is busy
-            if not self.under_way:
-                break
-            if len(self.under_way) > self.ahead or not going_on:
-                self._look()
-                self._fill(slots, store)
-                if not self.waiting:
-                    self._shrink(slots)
+        while any(episode is not None for episode in self.running):
+            self.slot_steps += slots.chunk * len(self.running)
+            going = slots.run(uniforms, self.trajectories)
+            self._hand_on(going)
+            self.running = [episode if goes else None for episode, goes in zip(self.running, going, strict=True)]
+            self._fill(slots, store)
+            if not self.waiting:
+                self._shrink(slots)
 
-    def _look(self) -> None:
-        """Wait for the first chunk under way, and take the episodes that ended in it out of their slots."""
-        ran, fetched = self.under_way.popleft()
-        (going,) = fetched.lists()
-        over = {episode for episode, goes in zip(ran, going, strict=True) if not goes}
-        # Meanwhile a slot may have been given to another episode, or moved.
-        slots = [slot for slot, episode in enumerate(self.running) if episode is not None and episode in over]
-        if not slots:
+    def _hand_on(self, going: Sequence[bool]) -> None:
+        """Tell of the episodes that have just ended."""
+        pairs = zip(self.running, going, strict=True)
+        ended = [episode for episode, goes in pairs if episode is not None and not goes]
+        if self.on_end is None or not ended:
             return
-        ended = [episode for episode in self.running if episode in over and episode is not None]
-        for slot in slots:
-            self.running[slot] = None
-            self.engine.release(slot)
-        if self.on_end is not None:
-            assert self.trajectories is not None
-            rows, columns = send(ended, self.engine.device), self.trajectories.columns
-            self.ended.append((ended, Fetched(columns["tokens"][rows], columns["written"][rows])))
-
-    def _hand_on(self) -> None:
-        """Tell of the episodes that have ended since."""
-        while self.ended:
-            episodes, fetched = self.ended.popleft()
-            tokens, written = fetched.lists()
-            assert self.on_end is not None
-            self.on_end(episodes, [row[: sum(mask)] for row, mask in zip(tokens, written, strict=True)])
+        assert self.trajectories is not None
+        tokens, written = (self.trajectories.columns[name][ended].tolist() for name in ("tokens", "written"))
+        self.on_end(ended, [row[: sum(mask)] for row, mask in zip(tokens, written, strict=True)])
 
     def step_back(self) -> None:
         """After running out of memory: half of the slots and half as long passes over prompts; what ran waits again."""
         before = self.engine.num_slots
         interrupted = [episode for episode in self.running if episode is not None]
         self.running = []
-        self.under_way.clear()
         if self.trajectories is not None:
             self.trajectories.forget(interrupted)
         self.waiting.extendleft(reversed(interrupted))

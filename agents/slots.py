@@ -1,7 +1,7 @@
 """Episodes in the slots of a decode engine: one turn chooses a token in every slot and runs the model on it.
 
 A turn reads and writes tensors that stay where they are and asks nothing of their values, so that on CUDA it is one
-recorded graph with the policy inside; trajectories stay on the device, and the host looks at it only once a chunk of
+recorded graph with the policy inside; trajectories stay on the device, and the host looks at it only between chunks of
 turns. On a CPU the same function is called as it is.
 
 Letters: S slots, B slots in use, C turns of a chunk, N episodes, T tokens, H hidden.
@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from ollm_rl.agents.policies import Action, OptionPolicy, TokenPolicy
-from ollm_rl.devices import Fetched, send
+from ollm_rl.devices import send
 from ollm_rl.engine import DecodeEngine
 
 Policy = OptionPolicy | TokenPolicy
@@ -88,8 +88,8 @@ class Slots:
         for tensor in (self.episodes, self.times, self.limits, self.live):
             tensor[: len(slots)] = tensor[index]
 
-    def run(self, uniforms: torch.Tensor | None, trajectories: Trajectories) -> Fetched:
-        """Begin a chunk of turns; returns which slots still run an episode after it, (B,).
+    def run(self, uniforms: torch.Tensor | None, trajectories: Trajectories) -> list[bool]:
+        """A chunk of turns; returns which slots still run an episode.
 
         Args:
             uniforms: Numbers in [0, 1) to sample with, (N + 1, T); None decodes greedily.
@@ -113,9 +113,9 @@ class Slots:
             engine.graphs.run(key, partial(self.take_turn, count, length), moved)
         written = {name: column[:, :count] for name, column in self.columns.items()}
         trajectories.add(episodes.where(written["written"], idle), times, written)
-        # Of those that end within the chunk too many.
-        engine.lengths = [min(n + self.chunk, engine.max_length) if n else 0 for n in engine.lengths]
-        return Fetched(live)
+        going: list[bool] = live.tolist()
+        engine.lengths = [n + self.chunk if goes else 0 for n, goes in zip(engine.lengths, going, strict=True)]
+        return going
 
     @torch.no_grad()
     def take_turn(self, count: int, length: int) -> None:

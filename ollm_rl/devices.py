@@ -4,7 +4,6 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -22,23 +21,6 @@ def send(numbers: Sequence[int] | Sequence[Sequence[int]], device: torch.device)
     """Whole numbers as a tensor on a device; the host does not wait for what the device has still to do."""
     cuda = device.type == "cuda"  # from memory that may be paged out a copy would wait
     return torch.tensor(numbers, dtype=torch.long, pin_memory=cuda).to(device, non_blocking=cuda)
-
-
-class Fetched:
-    """Copies of tensors on their way from one device to the host, as they are when what was asked before is done."""
-
-    def __init__(self, *tensors: torch.Tensor) -> None:
-        self._copies = [tensor.to("cpu", non_blocking=True, copy=True) for tensor in tensors]
-        self._arrived = None
-        if tensors[0].is_cuda:
-            self._arrived = torch.cuda.Event()
-            self._arrived.record(torch.cuda.current_stream(tensors[0].device))
-
-    def lists(self) -> list[Any]:
-        """The copies as lists, in the order of the tensors; waits until they have arrived, but for nothing later."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return [copy.tolist() for copy in self._copies]
 
 
 def resolve_device(name: str) -> torch.device:

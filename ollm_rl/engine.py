@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from ollm_rl.backbones import context_length
 from ollm_rl.devices import send
 from ollm_rl.graphs import Graphs
+from ollm_rl.joint_products import joined, joint_products
 from ollm_rl.memory import check_capacity
 from ollm_rl.prefill import PASS_TOKENS, encode
 from ollm_rl.row_attention import reading_once, reads_live_part
@@ -31,6 +32,7 @@ from ollm_rl.row_cache import (
     step_masks,
     supported_layer_types,
 )
+from ollm_rl.row_tiles import tile_rows
 
 BUCKET = 32  # a step reads the cache up to the longest slot, rounded up to this many tokens, where it must read it all
 
@@ -46,7 +48,7 @@ class DecodeEngine:
         compiled: Compile steps, passes over prompts, and the policy in ``collect``: a minute or two at first.
 
     Attributes:
-        lengths: Tokens in each slot, or more while a rollout goes on; 0 where it is not occupied.
+        lengths: Tokens in each slot; 0 where it is not occupied.
         prompts: What each slot began from and still holds.
         hidden: h_t of every slot, (S, H), written by ``advance``; and so ``tokens`` and ``positions``, (S,), which it
             reads. They stay where they are, so that graphs may hold them.
@@ -85,14 +87,16 @@ class DecodeEngine:
         self._shapes = layer_shapes(backbone)
         sizes = sum(heads * size for heads, size in self._shapes)
         check_capacity(num_slots, sizes * max_length * backbone.dtype.itemsize, max_length, self.device)
+        # On a CPU one large product is not faster.
+        self._products = joint_products(backbone) if self.device.type == "cuda" else []
         self.cache: RowCache | None = None
         self.graphs = Graphs(self.device)
         self.kept: dict[Hashable, Any] = {}
         self.lengths = [0] * num_slots
         self.prompts: list[EncodedPrompt | None] = [None] * num_slots
         self._rows = torch.arange(num_slots, device=self.device)
-        self._sources, self._shared = self._rows.clone(), torch.zeros_like(self._rows)
-        self._sent: tuple[list[int], list[int]] = [], []
+        self._tiles = send(tile_rows(self.prompts), self.device)
+        self._held = self.prompts.copy()  # what the tiles were made for
         self.tokens = torch.zeros(num_slots, dtype=torch.long, device=self.device)
         self.positions = torch.zeros_like(self.tokens)
         self.hidden = torch.zeros(num_slots, config.hidden_size, dtype=backbone.dtype, device=self.device)
@@ -141,7 +145,8 @@ class DecodeEngine:
         """The model's pass over prompts."""
         if self.compiled:
             _compile_for_any((0, 1), input_ids)
-        output: BaseModelOutputWithPast = self._model(input_ids=input_ids, **inputs)
+        with joined(self._products):
+            output: BaseModelOutputWithPast = self._model(input_ids=input_ids, **inputs)
         return output
 
     def prefill(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -284,17 +289,13 @@ class DecodeEngine:
         return min(self.max_length, (longest // self._bucket + 1) * self._bucket)
 
     def share_prompts(self) -> None:
-        """Let slots that began from one prompt read it from the first of them; before a step, where any has changed."""
+        """Let attention take slots that began from one prompt together; before a step, if slots have changed since."""
         if not self._reads_live_part:
             return
-        first: dict[EncodedPrompt, int] = {}
-        sources, shared = list(range(len(self.lengths))), [0] * len(self.lengths)
-        for slot, (prompt, length) in enumerate(zip(self.prompts, self.lengths, strict=True)):
-            if prompt is not None and length:
-                sources[slot], shared[slot] = first.setdefault(prompt, slot), prompt.length
-        if (sources, shared) != self._sent:
-            self._sources[: len(sources)], self._shared[: len(shared)] = send([sources, shared], self.device)
-            self._sent = sources, shared
+        held = [prompt if length else None for prompt, length in zip(self.prompts, self.lengths, strict=True)]
+        if held != self._held:
+            self._tiles[: len(held)] = send(tile_rows(held), self.device)
+            self._held = held
 
     @torch.no_grad()
     def advance(self, count: int, length: int) -> None:
@@ -305,14 +306,13 @@ class DecodeEngine:
             length: L.
         """
         assert self.cache is not None
-        sources, shared = self._sources[:count], self._shared[:count]
-        place = self.cache.place = Place(self._rows[:count], self.positions[:count], length, sources, shared)
+        place = self.cache.place = Place(self._rows[:count], self.positions[:count], length, self._tiles[:count])
         masks = step_masks(place, self.backbone.dtype, window=self.window, layer_types=self.layer_types)
         input_ids, position_ids = self.tokens[:count, None], place.positions[:, None]
         if self.compiled:
             each = masks.values() if isinstance(masks, dict) else [masks]
-            _compile_for_any(0, input_ids, position_ids, place.rows, place.positions, sources, shared, *each)
-        with reading_once(self.config, place):
+            _compile_for_any(0, input_ids, position_ids, place.rows, place.positions, place.tiles, *each)
+        with reading_once(self.config, place), joined(self._products):
             output = self._model(
                 input_ids=input_ids,
                 attention_mask=masks,

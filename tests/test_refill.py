@@ -22,16 +22,14 @@ def rollout_of(policy: Policy, engine: DecodeEngine, prompts: list[list[int]], *
 
 
 @pytest.mark.parametrize("kind", ["options", "tokens"])
-@pytest.mark.parametrize(
-    ("chunks", "num_slots"), [((3, 0), 3), ((8, 0), 4), ((8, 1), 8), ((LIMIT + 5, 1), 2), ((1, 3), 4)]
-)
-def test_chunks_of_turns_change_nothing(kind: str, chunks: tuple[int, int], num_slots: int) -> None:
+@pytest.mark.parametrize(("chunk", "num_slots"), [(3, 3), (8, 4), (8, 8), (LIMIT + 5, 2)])
+def test_chunks_of_turns_change_nothing(kind: str, chunk: int, num_slots: int) -> None:
     policy = policy_over(kind)
     end = frequent_token(completions(sampled(policy, PROMPTS)))
     expected = sampled(policy, PROMPTS, end)
     engine = DecodeEngine(policy.backbone, num_slots, CONTEXT)
     for _ in range(2):  # the second time on an engine that has served
-        found = rollout_of(policy, engine, PROMPTS, end_token=end, chunks=chunks)
+        found = rollout_of(policy, engine, PROMPTS, end_token=end, chunk=chunk)
         assert completions(found) == completions(expected)
         for name in ("completion_mask", "decisions", "terminated"):
             assert torch.equal(getattr(found, name), getattr(expected, name)), name
@@ -58,12 +56,9 @@ def test_the_share_of_wasted_slot_steps_counts_slots_that_wait_for_a_look() -> N
     end = next(token for token in rows[0] if token not in rows[1])
     length = rows[0].index(end) + 1
     engine = DecodeEngine(policy.backbone, 2, CONTEXT)
-    asked: dict[str, Any] = {"max_new_tokens": 8, "end_token": end, "generator": None}
-    rollout = rollout_of(policy, engine, PROMPTS[:2], **asked, chunks=(8, 0))
+    rollout = rollout_of(policy, engine, PROMPTS[:2], max_new_tokens=8, end_token=end, generator=None, chunk=8)
     assert rollout.slot_steps == 16
     assert rollout.wasted_share == 1 - (length + 8) / 16
-    rollout = rollout_of(policy, engine, PROMPTS[:2], **asked, chunks=(8, 1))
-    assert rollout.slot_steps == 32, "a chunk more was under way before the look at the first"
 
 
 def test_the_model_reads_a_groups_prompt_once_however_late_its_episodes_begin() -> None:
@@ -189,15 +184,15 @@ def written(prompt: list[int], end: int) -> list[int]:
 @given(
     prompts=st.lists(st.integers(0, len(PROMPTS) - 1), min_size=1, max_size=14),
     num_slots=st.integers(1, 6),
-    chunks=st.tuples(st.integers(1, 5), st.integers(0, 2)),
+    chunk=st.integers(1, 5),
     end=st.integers(0, VOCAB - 1),
 )
 def test_in_whatever_order_episodes_arrive_and_end_each_is_that_of_generate(
-    prompts: list[int], num_slots: int, chunks: tuple[int, int], end: int
+    prompts: list[int], num_slots: int, chunk: int, end: int
 ) -> None:
     asked = [PROMPTS[index] for index in prompts]
     engine = DecodeEngine(POLICY.backbone, num_slots, CONTEXT)
-    found = rollout_of(POLICY, engine, asked, end_token=end, generator=None, chunks=chunks)
+    found = rollout_of(POLICY, engine, asked, end_token=end, generator=None, chunk=chunk)
     assert completions(found) == [written(prompt, end) for prompt in asked]
     assert found.prompts == asked
     assert found.terminated.tolist() == [written(prompt, end)[-1] == end for prompt in asked]
@@ -237,7 +232,7 @@ def test_the_turn_that_warms_a_recording_up_does_not_count(monkeypatch: pytest.M
     end = frequent_token(completions(sampled(policy, PROMPTS)))
     expected = sampled(policy, PROMPTS, end)
     monkeypatch.setattr(Graphs, "run", as_when_recording)
-    found = rollout_of(policy, DecodeEngine(policy.backbone, 3, CONTEXT), PROMPTS, end_token=end, chunks=(4, 1))
+    found = rollout_of(policy, DecodeEngine(policy.backbone, 3, CONTEXT), PROMPTS, end_token=end, chunk=4)
     assert completions(found) == completions(expected)
     assert torch.equal(found.terminated, expected.terminated)
 
