@@ -32,7 +32,6 @@ from ollm_rl.row_cache import (
     step_masks,
     supported_layer_types,
 )
-from ollm_rl.row_tiles import tile_rows
 
 BUCKET = 32  # a step reads the cache up to the longest slot, rounded up to this many tokens, where it must read it all
 
@@ -95,8 +94,9 @@ class DecodeEngine:
         self.lengths = [0] * num_slots
         self.prompts: list[EncodedPrompt | None] = [None] * num_slots
         self._rows = torch.arange(num_slots, device=self.device)
-        self._tiles = send(tile_rows(self.prompts), self.device)
-        self._held = self.prompts.copy()  # what the tiles were made for
+        # Where each slot reads its prompt, and how much of it; made for what the slots held then.
+        self._sources, self._shared = self._rows.clone(), torch.zeros_like(self._rows)
+        self._held = self.prompts.copy()
         self.tokens = torch.zeros(num_slots, dtype=torch.long, device=self.device)
         self.positions = torch.zeros_like(self.tokens)
         self.hidden = torch.zeros(num_slots, config.hidden_size, dtype=backbone.dtype, device=self.device)
@@ -289,13 +289,18 @@ class DecodeEngine:
         return min(self.max_length, (longest // self._bucket + 1) * self._bucket)
 
     def share_prompts(self) -> None:
-        """Let attention take slots that began from one prompt together; before a step, if slots have changed since."""
+        """Let slots that began from one prompt read it from the first of them; before a step, if any has changed."""
         if not self._reads_live_part:
             return
         held = [prompt if length else None for prompt, length in zip(self.prompts, self.lengths, strict=True)]
-        if held != self._held:
-            self._tiles[: len(held)] = send(tile_rows(held), self.device)
-            self._held = held
+        if held == self._held:
+            return
+        self._held, first = held, dict[EncodedPrompt, int]()
+        pairs = [
+            (slot, 0) if prompt is None else (first.setdefault(prompt, slot), prompt.length)
+            for slot, prompt in enumerate(held)
+        ]
+        self._sources[: len(held)], self._shared[: len(held)] = send(pairs, self.device).T
 
     @torch.no_grad()
     def advance(self, count: int, length: int) -> None:
@@ -306,12 +311,13 @@ class DecodeEngine:
             length: L.
         """
         assert self.cache is not None
-        place = self.cache.place = Place(self._rows[:count], self.positions[:count], length, self._tiles[:count])
+        sources, shared = self._sources[:count], self._shared[:count]
+        place = self.cache.place = Place(self._rows[:count], self.positions[:count], length, sources, shared)
         masks = step_masks(place, self.backbone.dtype, window=self.window, layer_types=self.layer_types)
         input_ids, position_ids = self.tokens[:count, None], place.positions[:, None]
         if self.compiled:
             each = masks.values() if isinstance(masks, dict) else [masks]
-            _compile_for_any(0, input_ids, position_ids, place.rows, place.positions, place.tiles, *each)
+            _compile_for_any(0, input_ids, position_ids, place.rows, place.positions, sources, shared, *each)
         with reading_once(self.config, place), joined(self._products):
             output = self._model(
                 input_ids=input_ids,

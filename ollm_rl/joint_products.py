@@ -27,7 +27,7 @@ class JointProduct:
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         self._weight = _joined([layer.weight for layer in layers])
-        biases: list[nn.Parameter] = [layer.bias for layer in layers if layer.bias is not None]
+        biases = [layer.bias for layer in layers if layer.bias is not None]
         self._bias = _joined(biases) if biases else None
         self._given: torch.Tensor | None = None
         self._found: torch.Tensor | None = None
@@ -97,7 +97,7 @@ def _alike(one: nn.Linear, other: nn.Linear) -> bool:
     return one.weight.dtype == other.weight.dtype and (one.bias is None) == (other.bias is None)
 
 
-def _joined(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+def _joined(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
     """One tensor of which the parameters are parts, one below the other."""
     first, rows = parameters[0], sum(len(parameter) for parameter in parameters)
     ends = [parameter.data_ptr() + parameter.nbytes for parameter in parameters]

@@ -18,7 +18,7 @@ if HAS_TRITON:
     from ollm_rl.row_kernel import attend_live
 
 NAME = "ollm_rl_rows"
-_step: dict[str, torch.Tensor] = {}  # of the step's ``Place``; torch.compile reads no context variable
+_step: dict[str, torch.Tensor] = {}  # of the step's ``Place``, each (B,); torch.compile reads no context variable
 
 
 def row_attention(
@@ -72,7 +72,7 @@ def reading_once(config: PreTrainedConfig, place: Place) -> Iterator[None]:
         yield
         return
     config._attn_implementation = NAME
-    _step.update(positions=place.positions, tiles=place.tiles)
+    _step.update(positions=place.positions, sources=place.sources, shared=place.shared)
     try:
         yield
     finally:

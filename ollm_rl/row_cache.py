@@ -65,13 +65,15 @@ class Place:
         rows: 0, 1, ..., (B,).
         positions: Of the rows' new tokens, (B,).
         length: L.
-        tiles: Which rows have a beginning in common, as ``tile_rows`` says it, (B, 2 + rows of a tile).
+        sources: The rows that hold the same prompt, at which a row may read its beginning, (B,).
+        shared: Tokens of that beginning, (B,).
     """
 
     rows: torch.Tensor
     positions: torch.Tensor
     length: int
-    tiles: torch.Tensor
+    sources: torch.Tensor
+    shared: torch.Tensor
 
 
 class RowLayer(StaticLayer):
@@ -129,7 +131,7 @@ class RowCache(Cache):
         pairs = range(0, len(tensors), 2)
         super().__init__(layers=[RowLayer(tensors[place], tensors[place + 1], self) for place in pairs])
         nowhere = torch.zeros(0, dtype=torch.long, device=device)
-        self.place = Place(nowhere, nowhere, 0, nowhere)
+        self.place = Place(nowhere, nowhere, 0, nowhere, nowhere)
 
     def read(self, slots: torch.Tensor, start: int, end: int) -> list[torch.Tensor]:
         """Copies of some slots' tokens from ``start`` to before ``end``, each (G, B, heads, end - start, head size)."""

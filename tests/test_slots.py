@@ -14,8 +14,6 @@ from ollm_rl.engine import DecodeEngine
 from ollm_rl.memory import free_memory
 from ollm_rl.model import OptionModel
 from ollm_rl.prefill import PromptStore
-from ollm_rl.row_cache import EncodedPrompt
-from ollm_rl.row_tiles import tile_rows
 from tests.test_engine import MODELS, assert_same, feed, random_ids
 from tests.tiny_models import FAMILIES, VOCAB, full_hidden_states, greedy_generate, tiny_model
 
@@ -244,16 +242,14 @@ def prompts_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_what_is_shared_is_equal(engine: DecodeEngine) -> list[int]:
-    """Every slot is in one tile, whose holder has its beginning; returns the tokens of that, slot by slot."""
+    """Every slot could read the beginning of its source; returns how much of it, slot by slot."""
     assert engine.cache is not None
-    found = {}
-    for holder, shared, *slots in engine.cache.place.tiles.tolist():
-        for slot in filter(lambda slot: slot >= 0, slots):
-            assert slot not in found
-            found[slot] = shared
-            for stack in engine.cache.stacks:
-                assert torch.equal(stack[:, slot, :, :shared], stack[:, holder, :, :shared])
-    return [found[slot] for slot in range(len(engine.lengths))]
+    place, found = engine.cache.place, []
+    for slot, (source, shared) in enumerate(zip(place.sources.tolist(), place.shared.tolist(), strict=True)):
+        for stack in engine.cache.stacks:
+            assert torch.equal(stack[:, slot, :, :shared], stack[:, source, :, :shared])
+        found.append(shared if source != slot else 0)
+    return found
 
 
 @pytest.mark.usefixtures("prompts_are_shared")
@@ -263,34 +259,21 @@ def test_slots_of_one_prompt_read_it_in_one_place_while_any_of_them_holds_it() -
     tokens = torch.arange(5)
     engine.prefill(range(5), [group, group, other, group, other])
     engine.step(tokens)
-    assert assert_what_is_shared_is_equal(engine) == [6] * 5
+    assert assert_what_is_shared_is_equal(engine) == [0, 6, 0, 6, 6]
     engine.prefill([0], [late])
     engine.step(tokens)
-    assert assert_what_is_shared_is_equal(engine) == [0, 6, 6, 6, 6]
+    assert assert_what_is_shared_is_equal(engine) == [0, 0, 0, 6, 6]
     engine.fork(3, [0])
     engine.restore(engine.snapshot([2, 4]), [2, 4])
     engine.step(tokens)
-    assert assert_what_is_shared_is_equal(engine) == [6] * 5
+    assert assert_what_is_shared_is_equal(engine) == [0, 6, 0, 6, 6]
     engine.crop(0, 5)  # what is written next lies in the prompt
     engine.release(1)
     engine.step(tokens)
-    assert assert_what_is_shared_is_equal(engine) == [0, 0, 6, 0, 6]
+    assert assert_what_is_shared_is_equal(engine) == [0, 0, 0, 0, 6]
     engine.keep([4, 2])
     engine.step(tokens[:2])
-    assert assert_what_is_shared_is_equal(engine) == [6, 6]
-
-
-def test_rows_of_one_prompt_are_put_into_tiles_of_at_most_four() -> None:
-    one, two, three = EncodedPrompt(5), EncodedPrompt(5), EncodedPrompt(9)
-    assert tile_rows([one, None, one, two, one, three, one, one, None, three]) == [
-        [0, 5, 0, 2, 4, 6],
-        [0, 5, 7, -1, -1, -1],
-        [1, 0, 1, -1, -1, -1],
-        [3, 0, 3, -1, -1, -1],
-        [5, 9, 5, 9, -1, -1],
-        [8, 0, 8, -1, -1, -1],
-        *[[-1] * 6] * 4,
-    ]
+    assert assert_what_is_shared_is_equal(engine) == [0, 6]
 
 
 @pytest.mark.usefixtures("prompts_are_shared")
