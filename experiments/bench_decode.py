@@ -72,7 +72,7 @@ def arguments() -> argparse.Namespace:
         "--context", type=int, nargs="+", default=[0], help="tokens of random prompts; 0: arith problems"
     )
     parser.add_argument("--new-tokens", type=int, nargs=2, default=[32, 256], help="bounds of the uniform lengths")
-    parser.add_argument("--waves", type=int, default=4, help="episodes a slot")
+    parser.add_argument("--waves", type=int, nargs="+", default=[4], help="episodes a slot")
     parser.add_argument(
         "--group", type=int, nargs="+", default=[1], help="episodes of one prompt, which the engine encodes once"
     )
@@ -100,10 +100,10 @@ def load(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]
 
 
 def workload(
-    args: argparse.Namespace, model: OptionModel, tokenizer: Any, slots: int, context: int, group: int
+    args: argparse.Namespace, model: OptionModel, tokenizer: Any, slots: int, context: int, group: int, waves: int
 ) -> Workload:
     """The prompts and lengths of one case."""
-    count, draw = args.waves * slots, np.random.default_rng([args.seed, slots, context])
+    count, draw = waves * slots, np.random.default_rng([args.seed, slots, context])
     room = context_length(model.backbone)
     if context or tokenizer is None:
         # Ids that both ends of the vocabulary spare: the first and last are often special.
@@ -236,7 +236,6 @@ def main() -> None:
         "device": device.type,
         "dtype": dtype,
         "new_tokens": list(args.new_tokens),
-        "waves": args.waves,
         "repeats": args.repeats,
         "clock": args.clock,
         "seed": args.seed,
@@ -248,8 +247,8 @@ def main() -> None:
             raise SystemExit(f"{args.json} holds other settings ({found['settings']}); give another file")
         result = found
     model = None
-    for slots, context, group in itertools.product(args.slots, args.context, args.group):
-        key = f"{slots} slots, context {context}, group {group}"
+    for slots, context, group, waves in itertools.product(args.slots, args.context, args.group, args.waves):
+        key = f"{slots} slots, context {context}, group {group}, waves {waves}"
         if result["cases"].get(key, {"turns": 0})["turns"] >= args.repeats:
             continue
         if model is None:
@@ -257,7 +256,7 @@ def main() -> None:
             torch.manual_seed(args.seed)
             model, speed = OptionModel(backbone, OptionConfig()), bandwidth(device)
             result |= {"machine": machine(device), "bandwidth": speed, "origin": origin()}
-        work = workload(args, model, tokenizer, slots, context, group)
+        work = workload(args, model, tokenizer, slots, context, group, waves)
         measure(args, work, speed, partial(keep_case, result, key, args.json))
     cases = list(result["cases"].values())
     where = f"{result['machine']}, {dtype}, {result['bandwidth'] / 1e9:.0f} GB/s"

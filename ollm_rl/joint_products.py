@@ -31,13 +31,14 @@ class JointProduct:
         self._bias = _joined(biases) if biases else None
         self._given: torch.Tensor | None = None
         self._found: torch.Tensor | None = None
-        ends = [0, *accumulate(layer.out_features for layer in layers)]
-        parts = pairwise(ends)
+        ends = list(accumulate(layer.out_features for layer in layers))
+        parts = pairwise([0, *ends])
         self.forwards = [
-            (layer, self._part(*part, part[1] == ends[-1])) for layer, part in zip(layers, parts, strict=True)
+            (layer, self._part(start, end, last=end == ends[-1]))
+            for layer, (start, end) in zip(layers, parts, strict=True)
         ]
 
-    def _part(self, start: int, end: int, last: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _part(self, start: int, end: int, *, last: bool) -> Callable[[torch.Tensor], torch.Tensor]:
         """What stands for the ``forward`` of a layer: (..., inputs) -> (..., outputs)."""
 
         def forward(given: torch.Tensor) -> torch.Tensor:
