@@ -146,9 +146,13 @@ class OptionModel(nn.Module):
         return self.adapter.option_logits(hidden_states)
 
     def decode_options(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Logits of the next token under every option (OLLM, eq. 2-3): (..., H) -> (..., K, V)."""
+        """Logits of the next token under every option (OLLM, eq. 2-3): (..., H) -> (..., K, V).
+
+        The biases, which are added to the hidden states, are computed in their precision; training computes them in
+        float32.
+        """
         dtype = hidden_states.dtype
-        with torch.autocast(hidden_states.device.type, dtype, enabled=dtype != torch.float32):  # they end in it anyway
+        with torch.autocast(hidden_states.device.type, dtype, enabled=dtype != torch.float32):
             biases = self.adapter.biases(hidden_states).to(dtype)
         return self.lm_logits(hidden_states[..., None, :] + biases)
 

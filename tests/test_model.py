@@ -81,6 +81,24 @@ def test_an_option_adds_its_bias_before_the_output_head(backbone: PreTrainedMode
     assert model.option_tokens(hidden).tolist() == logits.argmax(-1).tolist()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_options_are_decoded_in_the_backbones_precision_from_weights_in_float32(
+    backbone: PreTrainedModel, dtype: torch.dtype
+) -> None:
+    model = OptionModel(backbone.to(dtype), CONFIG)
+    hidden = model.hidden_states(random_ids(2, 12))
+    seen: list[torch.dtype] = []
+    hook = model.adapter.decoder_out.register_forward_hook(lambda layer, given, found: seen.append(found.dtype))
+    found = model.decode_options(hidden)
+    hook.remove()
+    assert seen == [dtype] and found.dtype == dtype
+    assert {parameter.dtype for parameter in model.adapter.parameters()} == {torch.float32}
+    expected = model.lm_logits(hidden[..., None, :] + model.adapter.biases(hidden).to(dtype))
+    # Eight bits of mantissa, on logits of some nats.
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02 * float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+
+
 def test_training_moves_the_plug_in_and_no_weight_of_the_backbone(backbone: PreTrainedModel) -> None:
     before = copy.deepcopy(backbone).state_dict()
     model = OptionModel(backbone, CONFIG).train()
