@@ -53,10 +53,10 @@ def _encode_together(
 ) -> Snapshot:
     # Padding stands on the right, where no token of the prompt looks, so that no mask is needed; a slot's own tokens
     # overwrite it before it could ever be visible.
-    lengths = [len(prompt) for prompt in prompts]
-    input_ids = send([[*prompt, *[0] * (max(lengths) - len(prompt))] for prompt in prompts], device)
+    input_ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in prompts], batch_first=True).to(device)
     # Without a config the cache keeps every key, also those that a sliding window would drop.
     filled = DynamicCache()
+    lengths = [len(prompt) for prompt in prompts]
     last = send(lengths, device) - 1
     hidden = None
     piece = max(1, pass_tokens // len(prompts))

@@ -1,7 +1,8 @@
 """Layers that read one tensor as one product: which they are, that the model says the same, and what becomes of it."""
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,15 +92,15 @@ def test_weights_that_are_trained_stay_by_themselves_and_a_lora_goes_on_moving()
         torch.testing.assert_close(policy.backbone(input_ids=IDS).logits, expected)
 
 
-def test_compiled_layers_are_one_product_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_layers_are_one_product_too() -> None:
     torch._dynamo.reset()
     model = tiny_model("llama").requires_grad_(False)
     expected = model.base_model(input_ids=IDS).last_hidden_state
     products, seen = joint_products(model), []
 
-    def backend(graph: torch.fx.GraphModule, example: list[torch.Tensor]) -> partial[torch.Tensor]:
+    def backend(graph: torch.fx.GraphModule, example: list[torch.Tensor]) -> Callable[..., Any]:
         seen.append(sum(node.target is torch._C._nn.linear for node in graph.graph.nodes))
-        return partial(graph.forward)
+        return graph.forward
 
     compiled = torch.compile(model.base_model, backend=backend, fullgraph=True)
     for _ in range(2):

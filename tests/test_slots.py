@@ -235,9 +235,8 @@ ACTIONS = st.lists(
 )
 
 
-@pytest.fixture
-def prompts_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a kernel reads them, though attention on a CPU does not make use of it."""
+def share_prompts_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a kernel reads them, though attention here makes no use of it; a step reads the whole cache then."""
     monkeypatch.setattr("ollm_rl.engine.reads_live_part", lambda backbone: True)
 
 
@@ -252,8 +251,8 @@ def assert_what_is_shared_is_equal(engine: DecodeEngine) -> list[int]:
     return found
 
 
-@pytest.mark.usefixtures("prompts_are_shared")
-def test_slots_of_one_prompt_read_it_in_one_place_while_any_of_them_holds_it() -> None:
+def test_slots_of_one_prompt_read_it_in_one_place_while_any_of_them_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    share_prompts_on_the_cpu(monkeypatch)
     engine = DecodeEngine(tiny_model("llama"), 5, 24)
     group, other, late = random_ids(6, 6, 4)
     tokens = torch.arange(5)
@@ -276,9 +275,13 @@ def test_slots_of_one_prompt_read_it_in_one_place_while_any_of_them_holds_it() -
     assert assert_what_is_shared_is_equal(engine) == [0, 6]
 
 
-@pytest.mark.usefixtures("prompts_are_shared")
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("family", GREEDY)
-def test_whatever_comes_and_goes_every_slot_says_what_one_pass_says(family: str) -> None:
+def test_whatever_comes_and_goes_every_slot_says_what_one_pass_says(
+    family: str, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shared:
+        share_prompts_on_the_cpu(monkeypatch)
     backbone = tiny_model(family)
     known: dict[tuple[int, ...], torch.Tensor] = {}
 
