@@ -40,7 +40,7 @@ class DecodeEngine:
     """Batched decoding on any transformers causal language model with full or sliding-window attention.
 
     Args:
-        backbone: The model; its weights are read at every call, so a policy that lives in it (a LoRA) may move in place.
+        backbone: The model; its weights are read at every call: a policy that lives in it (a LoRA) may move in place.
         num_slots: S, at most; ``restart`` and ``keep`` go on with fewer.
         max_length: Tokens that a slot can hold, prompt and completion together.
         pass_tokens: Most tokens that one pass over prompts reads; bounds memory, not the result.
