@@ -1,1 +1,5 @@
-"""Policies, rollouts and trainers: PPO, the REINFORCE family, SB3 and Ray workers."""
+"""Policies, training, rollout workers, search and evaluation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

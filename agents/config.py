@@ -33,7 +33,7 @@ class RLConfig:
     model: str
     """Folder of an option SFT run. Over tokens its backbone is trained; a backbone's name does there, too."""
     agent: Literal["ollm-rl", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-recurrent-ppo"] = "ollm-rl"
-    """Ours (algorithm says which), or an agent of stable-baselines3 or sb3-contrib over options (`agents/sb3.py`)."""
+    """Ours (algorithm says which), or an agent of stable-baselines3 or sb3-contrib over options."""
     action_space: Literal["options", "tokens"] = "options"
     """Options: a policy over the K options on frozen hidden states. Tokens: a LoRA on the backbone."""
     algorithm: Literal["ppo", "reinforce"] = "reinforce"

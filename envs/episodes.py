@@ -13,14 +13,14 @@ from gymnasium import spaces
 from gymnasium.error import ClosedEnvironmentError
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.backbones import context_length, load_tokenizer
-from ollm_rl.engine import DecodeEngine
+from ollm_rl.answers.pool import shared_pool
+from ollm_rl.backbones.loading import context_length, load_tokenizer
+from ollm_rl.decode.engine import DecodeEngine
+from ollm_rl.decode.prompt_store import PromptStore
 from ollm_rl.envs.rewards import CORRECTNESS_ALONE, check_weights, reward_terms, total
-from ollm_rl.model import OptionModel
-from ollm_rl.prefill import PromptStore
-from ollm_rl.problems import Problem, load_problems
-from ollm_rl.prompts import encode_prompts
-from ollm_rl.verify import shared_pool
+from ollm_rl.options.model import OptionModel
+from ollm_rl.problems.prompts import encode_prompts
+from ollm_rl.problems.sources import Problem, load_problems
 
 ActionSpace = Literal["options", "tokens"]
 ObservationMode = Literal["hidden", "hidden+text"]

@@ -7,8 +7,8 @@ earns them while correctness stands still games them; each is logged apart for t
 import re
 from collections.abc import Mapping
 
-from ollm_rl.language import switches_language
-from ollm_rl.verify import Verdict
+from ollm_rl.answers.pool import Verdict
+from ollm_rl.metrics.language import switches_language
 
 TERMS = ("correctness", "format", "length", "language", "repetition")
 CORRECTNESS_ALONE: Mapping[str, float] = {"correctness": 1.0}
@@ -33,7 +33,7 @@ def length(tokens: int, max_tokens: int) -> float:
 
 
 def language_consistency(question: str, completion: str) -> float:
-    """1 if the completion stays in the language of the question, 0 if it leaves it (`ollm_rl.language`)."""
+    """1 if the completion stays in the language of the question, 0 if it leaves it (`ollm_rl.metrics.language`)."""
     return float(not switches_language(question, completion))
 
 

@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode, row
 from ollm_rl.envs.rewards import CORRECTNESS_ALONE
-from ollm_rl.model import OptionModel
-from ollm_rl.problems import Problem
+from ollm_rl.options.model import OptionModel
+from ollm_rl.problems.sources import Problem
 
 
 class TextGenEnv(gymnasium.Env[Observation, np.int64]):
@@ -38,7 +38,7 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Information
     ``reset`` gives ``problem`` (its id), ``question`` and ``answer``; ``step`` gives ``token``, and at the end
-    ``completion``, ``verdict`` (the status of `ollm_rl.verify.Verdict`: a checker that broke shows here),
+    ``completion``, ``verdict`` (the status of `ollm_rl.answers.pool.Verdict`: a checker that broke shows here),
     ``correctness`` and every other reward term with a weight, unweighted.
 
     ## Arguments

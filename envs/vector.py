@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode, row
 from ollm_rl.envs.rewards import CORRECTNESS_ALONE
-from ollm_rl.model import OptionModel
-from ollm_rl.problems import Problem
+from ollm_rl.options.model import OptionModel
+from ollm_rl.problems.sources import Problem
 
 Step = tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 

@@ -1,1 +1,5 @@
-"""Presets, sweeps, comparisons and benchmarks, with the commands behind every number."""
+"""The demo and sweeps."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ollm_rl.agents.config import EvalConfig, RLConfig
-from ollm_rl.agents.evaluate import run_eval
-from ollm_rl.agents.reporting import report_methods
-from ollm_rl.agents.trainer import train
+from ollm_rl.agents.evaluation.free_running import run_eval
+from ollm_rl.agents.evaluation.reporting import report_methods
+from ollm_rl.agents.training.trainer import train
 from ollm_rl.experiments.config import DemoConfig
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.sft import run_sft
-from ollm_rl.report import format_table
+from ollm_rl.report.page import format_table
 from ollm_rl.runs import open_run, origin, write_atomic
 
 BACKBONE = "tiny-arith"

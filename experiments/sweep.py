@@ -20,8 +20,8 @@ from ray import tune
 from tqdm import tqdm
 
 from ollm_rl.agents.config import RLConfig
-from ollm_rl.agents.reporting import report_methods
-from ollm_rl.agents.run import train_agent
+from ollm_rl.agents.evaluation.reporting import report_methods
+from ollm_rl.agents.training.run import train_agent
 from ollm_rl.experiments.config import SweepConfig
 from ollm_rl.experiments.trials import Trial, history, plan
 from ollm_rl.runs import open_run, write_atomic

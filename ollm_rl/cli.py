@@ -79,8 +79,8 @@ def run(command: str, settings: Any) -> str:
 
         return f"written to {run_sft(settings)}"
     if command == "train":
-        from ollm_rl.agents.run import train_agent
-        from ollm_rl.agents.worker import WorkerError
+        from ollm_rl.agents.training.run import train_agent
+        from ollm_rl.agents.workers.local import WorkerError
 
         try:
             return f"written to {train_agent(settings)}"
@@ -91,30 +91,30 @@ def run(command: str, settings: Any) -> str:
 
         return f"report: {run_sweep(settings)}"
     if command == "audit":
-        from ollm_rl.agents.audit import format_audit, run_audit
+        from ollm_rl.agents.evaluation.audit import format_audit, run_audit
 
         return format_audit(run_audit(settings))
     if command == "search":
-        from ollm_rl.agents.search import format_search, run_search
+        from ollm_rl.agents.search.run import format_search, run_search
 
         return format_search(run_search(settings))
     if command == "report":
-        from ollm_rl.agents.reporting import run_report
+        from ollm_rl.agents.evaluation.reporting import run_report
 
         return f"written to {run_report(settings)}"
     if command == "explore":
-        from ollm_rl.agents.reporting import run_explore
+        from ollm_rl.agents.evaluation.reporting import run_explore
 
         return f"written to {run_explore(settings)}"
     if settings.mode == "teacher-forced":
-        from ollm_rl.pretrain.teacher_forced import run_teacher_forced
-        from ollm_rl.pretrain.token_report import format_scores
+        from ollm_rl.pretrain.teacher_forced.run import run_teacher_forced
+        from ollm_rl.pretrain.teacher_forced.token_report import format_scores
 
         names = ("lora", "out", "split", "limit", "dtype", "device", "seed")
         chosen = {name: getattr(settings, name) for name in names}
         return format_scores(run_teacher_forced(model=settings.model[0], data=settings.data[0], **chosen))
-    from ollm_rl.agents.evaluate import run_eval
-    from ollm_rl.agents.results import format_results
+    from ollm_rl.agents.evaluation.free_running import run_eval
+    from ollm_rl.agents.evaluation.results import format_results
 
     return format_results(run_eval(settings))
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ollm_rl.config import OptionConfig
+from ollm_rl.options.config import OptionConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.model import IGNORED
-from ollm_rl.problems import Problem
-from ollm_rl.prompts import encode_prompts
-from ollm_rl.verify import extract_answer
+from ollm_rl.answers.pool import extract_answer
+from ollm_rl.options.model import IGNORED
+from ollm_rl.problems.prompts import encode_prompts
+from ollm_rl.problems.sources import Problem
 
 
 def completion_text(problem: Problem) -> str:

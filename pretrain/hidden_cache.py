@@ -25,8 +25,8 @@ from safetensors.torch import save_file
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ollm_rl.backbones import fingerprint
-from ollm_rl.model import IGNORED, OptionModel
+from ollm_rl.backbones.loading import fingerprint
+from ollm_rl.options.model import IGNORED, OptionModel
 from ollm_rl.pretrain.data import PadRight
 
 VERSION = 1  # of what a shard holds and how it is computed; raise it with any change, so that no old shard is read

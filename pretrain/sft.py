@@ -21,16 +21,16 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from ollm_rl.backbones import context_length, load_backbone
+from ollm_rl.backbones.loading import context_length, load_backbone
+from ollm_rl.backbones.lora import lora_config
 from ollm_rl.devices import resolve_device
-from ollm_rl.diagnostics import collapse_warning, option_diagnostics, option_usage
-from ollm_rl.hub import CONFIG_FILE
-from ollm_rl.lora import lora_config
-from ollm_rl.model import CountedStates, OptionModel
+from ollm_rl.options.diagnostics import collapse_warning, option_diagnostics, option_usage
+from ollm_rl.options.hub import CONFIG_FILE
+from ollm_rl.options.model import CountedStates, OptionModel
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples
 from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
-from ollm_rl.problems import Problem, load_problems, without
+from ollm_rl.problems.sources import Problem, load_problems, without
 from ollm_rl.runs import open_run, write_atomic
 
 SETTLED = 0.2  # share of the steps after which options that say the same are not merely young

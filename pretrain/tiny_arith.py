@@ -16,12 +16,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, set_seed
 
-from ollm_rl.arith import ArithProblem, SolutionMix, generate
 from ollm_rl.devices import resolve_device
-from ollm_rl.model import IGNORED
+from ollm_rl.options.model import IGNORED
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight
 from ollm_rl.pretrain.sft import MetricsFile, train_and_save, training_arguments
+from ollm_rl.problems.arith import ArithProblem, SolutionMix, generate
 from ollm_rl.runs import open_run
 
 END = "<|end|>"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ollm_rl.config import OptionConfig
-from ollm_rl.model import OptionModel
+from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.model import OptionModel
 from tests.tiny_models import save_backbone
 
 

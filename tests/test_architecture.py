@@ -1,51 +1,50 @@
-"""The direction of imports, read from the source, and what an import may cost.
-
-`ollm_rl` <- `pretrain`; `ollm_rl` <- `envs` <- `agents` <- `experiments`. Only `ollm_rl/cli.py` looks
-the other way, inside its functions.
-"""
+"""The direction of imports, read from the source (late and type-only ones too), and what an import may cost."""
 
 import ast
 import os
-import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("agents", "envs", "experiments", "pretrain")
+from tests.imports import FOLDERS, circle, imports_of, module_graph, python_files, room_graph, room_of
+from tests.places import ROOT
 
-# What each part may import of ollm_rl, besides itself; "core" is ollm_rl without the linked folders.
-ALLOWED = {
-    "core": set(),
-    "pretrain": {"core"},
-    "envs": {"core"},
-    "agents": {"core", "envs"},
-    "experiments": {"core", "pretrain", "envs", "agents"},
-    "tests": {"core", *FOLDERS},
+BASE = {"ollm_rl.devices", "ollm_rl.runs", "ollm_rl.streams"}
+CORE = {f"ollm_rl.{room}" for room in ("answers", "backbones", "decode", "metrics", "options", "problems", "report")}
+POLICIES = {"ollm_rl.agents.config", "ollm_rl.agents.completions", "ollm_rl.agents.policies"}
+# By room the rooms that it may import. Modules beside rooms are rooms of their own.
+ALLOWED: dict[str, set[str]] = {
+    "ollm_rl.devices": set(),
+    "ollm_rl.runs": set(),
+    "ollm_rl.streams": set(),
+    "ollm_rl.answers": BASE,
+    "ollm_rl.backbones": BASE,
+    "ollm_rl.options": BASE | {"ollm_rl.backbones"},
+    "ollm_rl.problems": BASE | {"ollm_rl.answers"},
+    "ollm_rl.metrics": BASE | {"ollm_rl.answers"},
+    "ollm_rl.decode": BASE | {"ollm_rl.backbones"},
+    "ollm_rl.report": BASE | {"ollm_rl.metrics"},
+    "ollm_rl.envs": BASE | CORE,
+    "ollm_rl.agents.config": BASE,
+    "ollm_rl.agents.completions": BASE | CORE | {"ollm_rl.envs"},
+    "ollm_rl.agents.policies": BASE | CORE | {"ollm_rl.agents.config"},
+    "ollm_rl.agents.workers": BASE | CORE | POLICIES | {"ollm_rl.envs"},
+    "ollm_rl.agents.search": BASE | CORE | POLICIES,
+    "ollm_rl.agents.evaluation": BASE | CORE | POLICIES,
+    "ollm_rl.agents.training": BASE
+    | CORE
+    | POLICIES
+    | {"ollm_rl.envs", "ollm_rl.agents.workers", "ollm_rl.agents.evaluation"},
 }
+WHOLE = {"ollm_rl", "ollm_rl.agents", "ollm_rl.experiments", "ollm_rl.pretrain"}  # folders judged by part alone
 HEAVY = {"torch", "transformers"}
-MODULE_PATH = re.compile(rf"ollm_rl\.({'|'.join(FOLDERS)})(\.\w+)*")
-
-
-def python_files() -> dict[str, Path]:
-    """Return every Python file of the project by its dotted module name, links not followed."""
-    found = {}
-    for folder in ("ollm_rl", *FOLDERS, "tests"):
-        prefix = ["ollm_rl", folder] if folder in FOLDERS else [folder]
-        for path, _, files in os.walk(ROOT / folder):
-            for name in files:
-                if name.endswith(".py"):
-                    parts = [*prefix, *Path(path).relative_to(ROOT / folder).parts, name.removesuffix(".py")]
-                    found[".".join(parts)] = Path(path, name)
-    return found
 
 
 def part_of(module: str) -> str | None:
-    """Return the part of the project a dotted name belongs to, or None for other people's code."""
+    """The part of the project that a dotted name belongs to, or None for other people's code."""
     top, *rest = module.split(".")
     if top == "tests":
         return "tests"
@@ -54,63 +53,90 @@ def part_of(module: str) -> str | None:
     return rest[0] if rest and rest[0] in FOLDERS else "core"
 
 
-def names_imported(node: ast.AST, module: str) -> list[str]:
-    """Return the absolute dotted names that a statement or expression of ``module`` imports."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom):
-        # `module` ends in a file's name (`__init__` too), so one level up is always its package.
-        package = module.split(".")[: -node.level] if node.level else []
-        source = ".".join([*package, *([node.module] if node.module else [])])
-        return [f"{source}.{alias.name}" for alias in node.names]  # the name may be a module: from ollm_rl import envs
-    if isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE_PATH.fullmatch(node.value):
-        return [node.value]  # import_module("ollm_rl.envs"), or a table of lazy names
-    return []
-
-
-def walk(node: ast.AST, in_function: bool = False) -> Iterator[tuple[ast.AST, bool]]:
-    """Yield every node below ``node`` with whether it runs only when a function is called."""
-    for child in ast.iter_child_nodes(node):
-        yield child, in_function
-        yield from walk(child, in_function or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+PARTS = {
+    "core": {"core"},
+    "pretrain": {"core", "pretrain"},
+    "envs": {"core", "envs"},
+    "agents": {"core", "envs", "agents"},
+    "experiments": {"core", *FOLDERS},
+    "tests": {"core", "tests", *FOLDERS},
+}
 
 
 def violations(source: str, module: str) -> list[str]:
-    """Return one line for each import in ``source`` that the module named ``module`` may not have."""
+    """One line for each import in ``source`` of a part that the module may not know."""
     part = part_of(module)
     assert part is not None
     found = []
-    for node, in_function in walk(ast.parse(source)):
-        for name in names_imported(node, module):
-            where = f"{module}:{getattr(node, 'lineno', '?')} imports {name}"
-            target = part_of(name)
-            allowed = {None, part, *ALLOWED[part]}
-            if module == "ollm_rl.cli" and in_function:
-                allowed |= set(FOLDERS)
-            if name.split(".")[0] in FOLDERS:
-                found.append(f"{where}: use the name ollm_rl.{name}")
-            elif target not in allowed:
-                found.append(f"{where}: {part} may import only {sorted(ALLOWED[part]) or 'itself'}")
+    for name, line, late in imports_of(source, module):
+        allowed = PARTS[part] | (set(FOLDERS) if module == "ollm_rl.cli" and late else set())
+        if name.split(".")[0] in FOLDERS:
+            found.append(f"{module}:{line} imports {name}: use the name ollm_rl.{name}")
+        elif (target := part_of(name)) is not None and target not in allowed:
+            found.append(f"{module}:{line} imports {name}: {part} may import only {sorted(allowed)}")
     return found
 
 
-def test_imports_point_in_one_direction() -> None:
-    files = python_files()
-    assert {part_of(module) for module in files} == set(ALLOWED), "a part has no Python files: were they all read?"
+def test_parts_import_in_one_direction() -> None:
+    files = {module: path for module, path in python_files().items() if path.suffix == ".py"}
+    assert {part_of(module) for module in files} == set(PARTS), "a part has no Python files: were they all read?"
     found = [line for module, path in files.items() for line in violations(path.read_text(encoding="utf-8"), module)]
     assert not found, "\n".join(found)
+
+
+def test_rooms_import_in_one_direction() -> None:
+    graph = room_graph()
+    assert set(ALLOWED) <= set(graph)
+    found = {room: sorted(graph[room] - allowed) for room, allowed in ALLOWED.items() if graph[room] - allowed}
+    assert not found
+    rooms = {room for room in graph if part_of(room) in ("core", "envs", "agents")}
+    assert rooms - set(ALLOWED) <= {"ollm_rl", "ollm_rl.cli", "ollm_rl.agents"}, "a room has no line in ALLOWED"
+
+
+def test_neither_modules_nor_rooms_import_each_other_in_a_circle() -> None:
+    assert not circle(module_graph())
+    assert not circle({room: others for room, others in room_graph().items() if room != "ollm_rl.cli"})
+
+
+def test_a_planted_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c", "d"}, "c": set(), "d": {"b"}}) == ["b", "d"]
+
+
+def test_searches_and_evaluations_know_no_trainer() -> None:
+    graph = module_graph()
+    rooms = ("ollm_rl.agents.search", "ollm_rl.agents.evaluation")
+    for module in graph:
+        if room_of(module) in rooms:
+            assert not [name for name in graph[module] if name.startswith("ollm_rl.agents.training")]
+
+
+def test_files_and_functions_can_be_read_in_one_sitting() -> None:
+    lengths = {}
+    for module, path in python_files().items():
+        source = path.read_text(encoding="utf-8")
+        lengths[module] = source.count("\n")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno < 50, f"{module}.{node.name} is longer than 50 lines"
+    assert {module for module, length in lengths.items() if length > 350} == set()
+    assert sorted(lengths.values())[len(lengths) // 2] <= 150
+    tops = [module for module in lengths if module.rpartition(".")[0] == "ollm_rl" and module not in room_graph()]
+    assert len([path for path in (ROOT / "ollm_rl").glob("*.py") if path.stem != "__init__"]) <= 6, tops
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("ollm_rl.model", "import ollm_rl.envs"),
-        ("ollm_rl.model", "from ollm_rl import pretrain"),
-        ("ollm_rl.model", "from .agents.ppo import PPO"),
-        ("ollm_rl.__init__", "from . import agents"),
-        ("ollm_rl.model", "def f():\n    from ollm_rl.experiments import tables"),
-        ("ollm_rl.model", "import importlib\nimportlib.import_module('ollm_rl.envs.text')"),
-        ("ollm_rl.model", "import tests.helpers"),
+        ("ollm_rl.options.model", "import ollm_rl.envs"),
+        ("ollm_rl.options.model", "from ollm_rl import pretrain"),
+        ("ollm_rl.options.model", "from ...ollm_rl.agents.ppo import PPO"),
+        ("ollm_rl.runs", "from . import agents"),
+        ("ollm_rl.runs", "from .agents.ppo import PPO"),
+        ("ollm_rl.options.model", "def f():\n    from ollm_rl.experiments import tables"),
+        ("ollm_rl.options.model", "if TYPE_CHECKING:\n    from ollm_rl.experiments import tables"),
+        ("ollm_rl.options.model", "import importlib\nimportlib.import_module('ollm_rl.envs.text')"),
+        ("ollm_rl.options.model", "import tests.helpers"),
         ("ollm_rl.cli", "from ollm_rl.agents import ppo"),
         ("ollm_rl.cli", "class C:\n    import ollm_rl.envs"),
         ("ollm_rl.pretrain.sft", "from ollm_rl.envs import text"),
@@ -129,11 +155,11 @@ def test_a_planted_violation_is_found(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("ollm_rl.model", "import torch\nfrom ollm_rl.config import OptionConfig\nfrom . import losses"),
-        ("ollm_rl.model", "import gymnasium.envs\nfrom stable_baselines3.common import envs"),
+        ("ollm_rl.options.model", "import torch\nfrom ollm_rl.options.config import OptionConfig\nfrom . import losses"),
+        ("ollm_rl.options.model", "import gymnasium.envs\nfrom stable_baselines3.common import envs"),
         ("ollm_rl.cli", "def main():\n    from ollm_rl.agents import ppo\n    import ollm_rl.pretrain.sft"),
         ("ollm_rl.envs.text", "from ollm_rl.envs.rewards import reward\nregister(entry_point='ollm_rl.envs.text:Env')"),
-        ("ollm_rl.agents.ppo", "from ollm_rl.envs import text\nfrom ollm_rl import losses"),
+        ("ollm_rl.agents.ppo", "from ollm_rl.envs import text\nfrom ollm_rl.options import losses"),
         ("ollm_rl.experiments.tables", "import ollm_rl.agents, ollm_rl.pretrain, ollm_rl.envs"),
     ],
 )
@@ -160,10 +186,19 @@ def modules_loaded_by(*command: str) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in timings}
 
 
-def test_importing_the_package_loads_neither_torch_nor_transformers() -> None:
-    loaded = modules_loaded_by(sys.executable, "-c", "import ollm_rl")
-    assert "ollm_rl" in loaded
+DOORS = [f"ollm_rl.{room}" for room in ("answers", "agents", "backbones", "decode", "metrics", "options", "problems")]
+
+
+def test_importing_the_package_and_its_doors_loads_neither_torch_nor_transformers() -> None:
+    loaded = modules_loaded_by(sys.executable, "-c", f"import ollm_rl, {', '.join(DOORS)}")
+    assert {"ollm_rl", *DOORS} <= loaded
     assert not loaded & HEAVY
+
+
+def test_checking_an_answer_or_a_language_loads_neither_torch_nor_transformers() -> None:
+    names = "from ollm_rl.answers import verify, VerifierPool, extract_answer"
+    more = "from ollm_rl.metrics import detect_language, switches_language, degeneracy"
+    assert not modules_loaded_by(sys.executable, "-c", f"{names}\n{more}") & HEAVY
 
 
 def test_the_command_line_answers_help_without_loading_torch_or_transformers() -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from ollm_rl.cli import build_parser, main
-from ollm_rl.config import OptionConfig
-from ollm_rl.model import OptionModel
+from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.model import OptionModel
+from tests.places import ROOT
 from tests.tiny_models import save_backbone
 
 
@@ -102,7 +103,7 @@ def test_a_list_takes_several_values_or_one() -> None:
     assert settings("report", "x", "y", "--out", "z.html").runs == [Path("x"), Path("y")]
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "experiments" / "presets").glob("*.yaml")))
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "presets").glob("*.yaml")))
 def test_every_preset_is_understood(path: Path) -> None:
     command = {"rl": "train", "sweep": "sweep"}.get(path.stem.rpartition("_")[2], "sft")
     found = settings(command, "--config", str(path), "--out", "x", *(["--model", "y"] if command == "train" else []))

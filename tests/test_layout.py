@@ -8,14 +8,15 @@ import os
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.places import ROOT
+
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 PACKAGES: list[str] = SETUPTOOLS["packages"]
 PACKAGE_DIR: dict[str, str] = SETUPTOOLS["package-dir"]
 PACKAGE_DATA: dict[str, list[str]] = SETUPTOOLS["package-data"]
 
-# Data that stays in the repository and out of the wheel.
-NOT_SHIPPED_FOLDERS = {ROOT / "experiments" / "results"}
+# What stays in the repository and out of the wheel.
+NOT_SHIPPED_FOLDERS = {ROOT / "experiments" / name for name in ("bench", "results", "studies")}
 NOT_SHIPPED_SUFFIXES = {".md", ".pyc"}
 
 
@@ -27,11 +28,17 @@ def folder_of(package: str) -> Path:
     return folder_of(parent) / name if parent else ROOT / name
 
 
+def folders_of(package: str) -> list[Path]:
+    """Return the folders that an entry of the package-data table speaks of; "*" means all packages."""
+    return [folder_of(name) for name in PACKAGES] if package == "*" else [folder_of(package)]
+
+
 def packages_on_disk() -> set[str]:
     """Return the dotted names of all folders with Python files, read from the real folders."""
     found = set()
     for top, folder in {"ollm_rl": "ollm_rl", **PACKAGE_DIR}.items():
-        for path, _, files in os.walk(ROOT / folder):  # os.walk does not follow links
+        for path, subfolders, files in os.walk(ROOT / folder):  # os.walk does not follow links
+            subfolders[:] = [s for s in subfolders if Path(path, s) not in NOT_SHIPPED_FOLDERS]
             if any(name.endswith(".py") for name in files):
                 found.add(".".join([top, *Path(path).relative_to(ROOT / folder).parts]))
     return found
@@ -74,7 +81,7 @@ def test_every_package_data_pattern_matches_a_file() -> None:
         f"{package}: {pattern}"
         for package, patterns in PACKAGE_DATA.items()
         for pattern in patterns
-        if not any(path.is_file() for path in folder_of(package).glob(pattern))
+        if not any(path.is_file() for folder in folders_of(package) for path in folder.glob(pattern))
     ]
     assert not unmatched, f"[tool.setuptools.package-data] patterns without a file: {unmatched}"
 
@@ -84,7 +91,8 @@ def test_every_data_file_is_matched_by_a_package_data_pattern() -> None:
         path
         for package, patterns in PACKAGE_DATA.items()
         for pattern in patterns
-        for path in folder_of(package).glob(pattern)
+        for folder in folders_of(package)
+        for path in folder.glob(pattern)
     }
     missing = sorted(str(path.relative_to(ROOT)) for path in data_on_disk() - shipped)
     assert not missing, f"add to [tool.setuptools.package-data], or the wheel lacks them: {missing}"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ollm_rl.cli import main
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 SMALLER = {
     "sft": "--max_steps 4 --batch_size 8 --limit 64",

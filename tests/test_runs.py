@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ollm_rl.config import OptionConfig
+from ollm_rl.options.config import OptionConfig
 from ollm_rl.runs import open_run, read_run, write_atomic
 
 

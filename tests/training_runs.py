@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ollm_rl.agents.checkpoints import last_checkpoint
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.training.checkpoints import last_checkpoint
 from tests.tiny_models import tiny_tokenizer
 
 DIGITS = "1234"

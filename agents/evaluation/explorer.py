@@ -1,0 +1,249 @@
+"""The option explorer: what the options were at every token of a completion, and where another choice leads.
+
+The policy writes the completion greedily. At a live position, where options lead to different tokens, the slot is
+saved; the alternatives go on from there side by side, so that no prefix is computed twice.
+
+Letters: N completions, T tokens, H hidden, K options.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ollm_rl.agents.policies.option import OptionPolicy, token_log_probs
+from ollm_rl.answers.pool import shared_pool
+from ollm_rl.backbones.loading import context_length
+from ollm_rl.decode.engine import DecodeEngine
+from ollm_rl.decode.rollout import collect
+from ollm_rl.decode.row_cache import Snapshot
+from ollm_rl.problems.prompts import encode_prompts
+from ollm_rl.problems.sources import Problem
+
+MAX_LIVE = 24  # live positions of a completion, the first, whose alternatives are continued
+CONTINUATION = 64  # tokens of an alternative at most
+NUM_SLOTS = 32  # alternatives, or completions of a map, side by side
+CONTEXT = 8  # tokens before one that its text may depend on
+
+
+class Trace(NamedTuple):
+    """A greedy completion.
+
+    Attributes:
+        tokens: T of them, the end-of-text token included.
+        hidden: The h_t that chose each, (T, H).
+        option_tokens: Token of every option, (T, K).
+        saved: The slot as it was before a token, by the place of the token.
+    """
+
+    tokens: list[int]
+    hidden: torch.Tensor
+    option_tokens: torch.Tensor
+    saved: dict[int, Snapshot]
+
+
+@torch.no_grad()
+def explore(
+    policy: OptionPolicy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], *, max_new_tokens: int
+) -> list[dict[str, Any]]:
+    """Write a completion for every problem and look at its options.
+
+    Args:
+        policy: Of options.
+        tokenizer: Its backbone's.
+        problems: Answers of those with an empty one are not checked.
+        max_new_tokens: Token limit.
+
+    Returns:
+        For each problem ``question``, ``answer``, ``correct`` (None if unchecked), and ``positions``, one a token:
+        ``text`` of the token, ``entropy`` of the policy over tokens in nats, and ``choices``, the distinct tokens of
+        the options, most probable first. A choice has its ``text``, whether it was ``written``, the ``options`` that
+        lead to it as [number, pi(z | h), q(z | h, x) for the written x], ``policy``, their sum of pi, and for an
+        alternative at one of the first MAX_LIVE live positions ``then``, the policy's text after it, whether that
+        ``ended``, and whether the answer is ``correct``.
+
+    Raises:
+        ValueError: If a prompt does not fit.
+    """
+    prompts = _prompts(policy, tokenizer, problems, max_new_tokens)
+    engine = DecodeEngine(policy.backbone, NUM_SLOTS, max(map(len, prompts)) + max_new_tokens)
+    end_token = int(tokenizer.eos_token_id)
+    explored = []
+    for problem, prompt in zip(problems, prompts, strict=True):
+        trace = write_greedily(policy, engine, prompt, max_new_tokens=max_new_tokens, end_token=end_token)
+        branches = [
+            (place, token)
+            for place in trace.saved
+            for token in dict.fromkeys(trace.option_tokens[place].tolist())
+            if token != trace.tokens[place]
+        ]
+        written = []
+        for start in range(0, len(branches), NUM_SLOTS):
+            part = branches[start : start + NUM_SLOTS]
+            limits = [min(CONTINUATION, max_new_tokens - place) for place, _ in part]
+            begun = [(trace.saved[place], token) for place, token in part]
+            written += go_on(policy, engine, begun, limits=limits, end_token=end_token)
+        alternatives = dict(zip(branches, written, strict=True))
+        explored.append(_describe(policy, tokenizer, problem, trace, alternatives))
+    return explored
+
+
+@torch.no_grad()
+def option_maps(
+    policy: OptionPolicy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], *, max_new_tokens: int
+) -> dict[str, list[list[float]]]:
+    """Usage and entropy along greedy completions.
+
+    Returns:
+        ``usage``: mean of pi(z | h) over the completions that are live at a place, (K, T), NaN where none is.
+        ``entropy``: of the policy over tokens in nats, one row a completion, as long as it is.
+    """
+    prompts = _prompts(policy, tokenizer, problems, max_new_tokens)
+    engine = DecodeEngine(policy.backbone, min(NUM_SLOTS, len(prompts)), max(map(len, prompts)) + max_new_tokens)
+    end_token = int(tokenizer.eos_token_id)
+    rollout = collect(policy, engine, prompts, max_new_tokens=max_new_tokens, end_token=end_token, generator=None)
+    probs, entropies = _policy_at(policy, rollout.stored["hidden_states"], rollout.stored["option_tokens"])
+    live = rollout.decisions
+    usage = (probs * live[..., None]).sum(0) / live.sum(0)[:, None]
+    lengths = rollout.completion_mask.sum(1).tolist()
+    return {
+        "usage": usage.T.tolist(),
+        "entropy": [row[:length].tolist() for row, length in zip(entropies, lengths, strict=True)],
+    }
+
+
+def write_greedily(
+    policy: OptionPolicy, engine: DecodeEngine, prompt: list[int], *, max_new_tokens: int, end_token: int
+) -> Trace:
+    """Write one completion and save the slot at its first MAX_LIVE live positions."""
+    engine.restart(1)
+    hidden = engine.prefill([0], [prompt])
+    tokens: list[int] = []
+    states, options = [], []
+    saved: dict[int, Snapshot] = {}
+    while True:
+        action = policy.act(hidden, None)
+        states.append(hidden)
+        options.append(action.stored["option_tokens"])
+        if action.decisions and len(saved) < MAX_LIVE:
+            saved[len(tokens)] = engine.snapshot([0])
+        tokens.append(int(action.tokens))
+        if tokens[-1] == end_token or len(tokens) == max_new_tokens:
+            return Trace(tokens, torch.cat(states), torch.cat(options), saved)
+        hidden = engine.step(action.tokens)
+
+
+def go_on(
+    policy: OptionPolicy,
+    engine: DecodeEngine,
+    begun: Sequence[tuple[Snapshot, int]],
+    *,
+    limits: Sequence[int],
+    end_token: int,
+) -> list[list[int]]:
+    """Take a token at each saved slot, go on greedily, and return what was written, that token first.
+
+    Args:
+        policy: Chooses the tokens.
+        engine: With at least as many slots.
+        begun: Saved slots, of one row each, and tokens.
+        limits: Tokens of each at most.
+        end_token: Ends a text and is part of it.
+    """
+    engine.restart(len(begun))
+    engine.begin(range(len(begun)), [(snapshot, 0) for snapshot, _ in begun])
+    written = [[token] for _, token in begun]
+    while True:
+        for slot, (row, limit) in enumerate(zip(written, limits, strict=True)):
+            if row[-1] == end_token or len(row) == limit:
+                engine.release(slot)
+        if not any(engine.lengths):
+            return written
+        hidden = engine.step(torch.tensor([row[-1] for row in written], device=engine.device))
+        chosen = policy.act(hidden, None).tokens.tolist()
+        for row, token, length in zip(written, chosen, engine.lengths, strict=True):
+            if length:
+                row.append(token)
+
+
+def _prompts(
+    policy: OptionPolicy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], max_new_tokens: int
+) -> list[list[int]]:
+    context = context_length(policy.backbone)
+    return encode_prompts(problems, tokenizer, max_length=context, max_new_tokens=max_new_tokens)
+
+
+def _policy_at(
+    policy: OptionPolicy, hidden: torch.Tensor, option_tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """pi(z | h), (..., K), and its entropy over tokens in nats, (...): of (..., H) and (..., K)."""
+    logits = policy.policy(hidden.float())
+    probs = logits.softmax(-1)
+    # Where all options agree the sum of pi is 1 but for rounding.
+    return probs, (probs * -token_log_probs(logits, option_tokens)).sum(-1).clamp(min=0.0)
+
+
+def _describe(
+    policy: OptionPolicy,
+    tokenizer: PreTrainedTokenizerBase,
+    problem: Problem,
+    trace: Trace,
+    alternatives: dict[tuple[int, int], list[int]],
+) -> dict[str, Any]:
+    """What ``explore`` returns of one problem."""
+    model, tokens = policy.model, trace.tokens
+    probs, entropies = _policy_at(policy, trace.hidden, trace.option_tokens)
+    embedded = model.backbone.get_input_embeddings()(torch.tensor(tokens, device=trace.hidden.device))
+    encoder = model.adapter.encode(trace.hidden, embedded).softmax(-1)
+    end = tokenizer.eos_token_id
+    branches = {pair: tokens[: pair[0]] + row for pair, row in alternatives.items()}
+    checked = _check(tokenizer, problem, [tokens, *(row for row in branches.values() if row[-1] == end)])
+    positions = []
+    for place, token in enumerate(tokens):
+        choices = []
+        for choice in dict.fromkeys(trace.option_tokens[place].tolist()):
+            found = (trace.option_tokens[place] == choice).nonzero()[:, 0].tolist()
+            options = [[z, round(float(probs[place, z]), 4), round(float(encoder[place, z]), 4)] for z in found]
+            described: dict[str, Any] = {
+                "text": _text(tokenizer, tokens[:place], [choice]),
+                "written": choice == token,
+                "policy": round(float(probs[place, found].sum()), 4),
+                "options": options,
+            }
+            if (branch := branches.get((place, choice))) is not None:
+                described["then"] = _text(tokenizer, branch[: place + 1], branch[place + 1 :])
+                described["ended"] = branch[-1] == end
+                described["correct"] = checked.get(tuple(branch))
+            choices.append(described)
+        positions.append(
+            {
+                "text": _text(tokenizer, tokens[:place], [token]),
+                "entropy": round(float(entropies[place]), 4),
+                "choices": sorted(choices, key=lambda choice: -choice["policy"]),
+            }
+        )
+    return {
+        "question": problem.question,
+        "answer": problem.answer,
+        "correct": checked.get(tuple(tokens)),
+        "positions": positions,
+    }
+
+
+def _check(
+    tokenizer: PreTrainedTokenizerBase, problem: Problem, completions: Sequence[list[int]]
+) -> dict[tuple[int, ...], bool]:
+    """Whether each completion's answer is right; empty where no answer is known."""
+    if not problem.answer:
+        return {}
+    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+    verdicts = shared_pool().verify_batch(texts, [problem.answer] * len(texts))
+    return {tuple(row): verdict.correct for row, verdict in zip(completions, verdicts, strict=True)}
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, before: list[int], tokens: list[int]) -> str:
+    """The text of tokens as they stand after others: some tokenizers drop the space of a first word."""
+    context = tokenizer.decode(before[-CONTEXT:])
+    whole = tokenizer.decode(before[-CONTEXT:] + tokens)
+    return whole[len(context) :] if whole.startswith(context) else tokenizer.decode(tokens)

@@ -1,0 +1,292 @@
+"""What ``ollm-rl report`` and ``ollm-rl explore`` show: read from runs and evaluations, options looked at anew."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ollm_rl.agents.completions import COMPLETIONS_FOLDER
+from ollm_rl.agents.config import ExploreConfig, ReportConfig
+from ollm_rl.agents.evaluation.explorer import explore, option_maps
+from ollm_rl.agents.evaluation.results import read_results
+from ollm_rl.agents.policies.loading import load_policy
+from ollm_rl.agents.policies.option import OptionPolicy
+from ollm_rl.backbones.lora import lora_backbone
+from ollm_rl.devices import resolve_device
+from ollm_rl.metrics.rates import degeneracy, switches_language
+from ollm_rl.metrics.statistics import bootstrap_interval
+from ollm_rl.options.hub import CONFIG_FILE
+from ollm_rl.problems.sources import Problem
+from ollm_rl.report.page import write_explorer, write_report
+from ollm_rl.report.plots import t_interval
+from ollm_rl.runs import origin, read_run
+
+SAMPLES = 12  # completions of each method to read
+EXPLORED = 4  # completions of each method with options in the explorer
+MAPPED = 32  # completions of its maps
+RATES = ("language_switching_rate", "degeneracy_rate")
+
+Methods = Mapping[str, Sequence[str]]  # by name the folder of every seed, or a backbone's name
+Row = dict[str, Any]
+
+
+def run_report(config: ReportConfig) -> Path:
+    """Write the report of training runs; see ``report_methods``.
+
+    Raises:
+        FileNotFoundError: If a folder holds no training run, no metrics, or no results.
+        ValueError: If two runs are of one setting and one seed.
+    """
+    found = [] if config.results is None else read_results(config.results)
+    # A model evaluated under two names of its folder is not two seeds.
+    results = list({(_same(result["model"]), result["data"]): result for result in found}.values())
+    methods: dict[str, list[str]] = group_runs(config.runs)
+    known = {_same(folder) for folders in methods.values() for folder in folders}
+    for result in results:
+        if _same(result["model"]) not in known:
+            methods.setdefault(result["model"], [result["model"]])
+    report_methods(config.out, methods, results, device=config.device)
+    return config.out
+
+
+def run_explore(config: ExploreConfig) -> Path:
+    """Write the option explorer of one prompt.
+
+    Raises:
+        FileNotFoundError: If the folder holds no model.
+        ValueError: If it has no options, or the prompt does not fit.
+    """
+    device = resolve_device(config.device)
+    policy, tokenizer = load_policy(config.model, dtype=getattr(torch, config.dtype), device=device)
+    if not isinstance(policy, OptionPolicy):
+        raise ValueError(
+            f"model={config.model!r} has no options to explore; give an option SFT run or a run over options"
+        )
+    problem = Problem(id="prompt", question=config.prompt, solution="", answer="", language="")
+    explored = explore(policy, tokenizer, [problem], max_new_tokens=config.max_new_tokens)
+    write_explorer(config.out, explored, {"model": config.model, **origin()})
+    return config.out
+
+
+def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
+    """Training runs by name of their setting: those that differ in seed and folder alone stand together.
+
+    Raises:
+        FileNotFoundError: If a folder holds no training run, or one without metrics yet.
+        ValueError: If two runs are of one setting and one seed.
+    """
+    groups: dict[str, dict[str, Path]] = {}
+    for run in runs:
+        setting, seeds = _setting(read_run(run, "train"))
+        if not _history(str(run)):
+            raise FileNotFoundError(f"{run} has no metrics yet; let ollm-rl train finish an iteration")
+        group = groups.setdefault(json.dumps(setting, sort_keys=True), {})
+        if str(seeds) in group:
+            raise ValueError(f"{run} and {group[str(seeds)]} are of one setting and one seed; leave one out")
+        group[str(seeds)] = run
+    named: dict[str, list[str]] = {}
+    for group in groups.values():
+        folders = list(group.values())
+        name = _group_name([folder.resolve().name for folder in folders])
+        if len(folders) > 1:
+            name += f" ({len(folders)} seeds)"
+        named[f"{name} ({folders[0]})" if name in named else name] = [str(folder) for folder in folders]
+    return named
+
+
+def report_methods(out: Path, methods: Methods, results: Sequence[Row], *, device: str = "auto") -> list[Row]:
+    """Write the report of methods.
+
+    Args:
+        out: The HTML file.
+        methods: Training runs, option SFT runs and backbones.
+        results: Of ``run_eval``; methods without one are left out of the table. If there are none at all, the last
+            iteration of training stands in.
+        device: Where the policies over options write.
+
+    Returns:
+        The rows of the table, see ``write_report``.
+    """
+    notes: list[str] = []
+    rows, samples, options, left_out = [], [], [], []
+    for method, folders in methods.items():
+        found = [result for folder in folders for result in results if _same(result["model"]) == _same(folder)]
+        rows += _evaluated_rows(method, folders, found) if results else [_trained_row(method, folders)]
+        if results and not found:
+            left_out.append(method)
+            continue
+        written = _completions(folders[0], found)
+        samples += [{"method": method, **row} for row in written[:SAMPLES]]
+        if written and _has_options(folders[0]):
+            looked = _look(method, folders[0], written, found, device, notes)
+            options += [looked] if looked else []
+    if left_out:
+        notes.append(f"No results were given of {', '.join(left_out)}: in the pictures of training alone.")
+    curves = {
+        method: [history for folder in folders if (history := _history(folder))] for method, folders in methods.items()
+    }
+    seeds = {read_run(Path(f), "train")["seed"] for folders in methods.values() for f in folders if _history(f)}
+    sets = dict.fromkeys(
+        f"{result['num_problems']:,} problems of {result['data']} ({result['split']})" for result in results
+    )
+    summary = {
+        "methods": rows,
+        "data": ", ".join(sets) or "problems of the training set",
+        "evaluated": bool(results),
+        "seeds": sorted(seeds),
+        "notes": notes,
+        **origin(),
+    }
+    write_report(out, summary, curves, samples, options)
+    return rows
+
+
+def _evaluated_rows(method: str, folders: Sequence[str], results: Sequence[Row]) -> list[Row]:
+    """A line of the table for every problem set."""
+    by_data: dict[str, list[Row]] = {}
+    for result in results:
+        by_data.setdefault(result["data"], []).append(result)
+    rows = []
+    for data, found in by_data.items():
+        row = {"method": method, **_trained(folders)}
+        if len(by_data) > 1:
+            row["data"] = data
+        if len(found) == 1:
+            row |= {name: found[0][name] for name in ("accuracy", "low", "high")}
+        else:
+            completions = [row for result in found for row in result["completions"]]
+            row |= _interval([result["accuracy"] for result in found], completions)
+        rows.append(row | {name: _mean(found, name) for name in RATES})
+    return rows
+
+
+def _trained_row(method: str, folders: Sequence[str]) -> Row:
+    """A line of the table from the last iteration of training."""
+    last = [_history(folder)[-1] for folder in folders]
+    completions = [row for folder in folders for row in _last_iteration(folder)]
+    return {
+        "method": method,
+        **_trained(folders),
+        **_interval([metrics["reward_correctness"] for metrics in last], completions),
+        **{name: _mean(last, name) for name in RATES},
+    }
+
+
+def _interval(accuracies: Sequence[float], completions: Sequence[Row]) -> dict[str, float]:
+    """Mean accuracy of the seeds, and the wider ends of two 95 % intervals: over the seeds and over the problems.
+
+    Seeds that agree by chance say nothing of other problems, so Student's interval alone could have no width.
+    """
+    by_question: dict[str, list[float]] = {}
+    for row in completions:
+        by_question.setdefault(row["question"], []).append(row["correct"])
+    mean, *ends = t_interval(accuracies)
+    ends += bootstrap_interval([sum(correct) / len(correct) for correct in by_question.values()]) if by_question else []
+    known = [min(max(end, 0.0), 1.0) for end in ends if not math.isnan(end)]
+    return {"accuracy": mean, "low": min(known, default=math.nan), "high": max(known, default=math.nan)}
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
+    return sum(row[name] for row in rows) / len(rows)
+
+
+def _trained(folders: Sequence[str]) -> dict[str, float]:
+    """Episodes and seconds of reinforcement learning, the mean over the seeds."""
+    last = [history[-1] for folder in folders if (history := _history(folder))]
+    return {name: _mean(last, name) if last else 0.0 for name in ("episodes", "seconds")}
+
+
+def _completions(folder: str, results: Sequence[Row]) -> list[Row]:
+    """Completions to read, one a question: of the first evaluation, else of the last iteration of training."""
+    if results:
+        source = f"evaluation on {results[0]['data']}"
+        return [{**row, "source": source} for row in results[0]["completions"]]
+    limit = read_run(Path(folder), "train")["max_new_tokens"]
+    firsts: dict[str, Row] = {}
+    for row in _last_iteration(folder):
+        firsts.setdefault(row["question"], row)
+    return [
+        {
+            **row,
+            "switched": switches_language(row["question"], row["completion"]),
+            "flags": sorted(degeneracy(row["completion"], finished=row["tokens"] < limit)),
+            "source": f"iteration {row['iteration']} of training",
+        }
+        for row in firsts.values()
+    ]
+
+
+def _look(
+    method: str, folder: str, written: Sequence[Row], results: Sequence[Row], device: str, notes: list[str]
+) -> Row | None:
+    """Explorer and maps of one policy over options; None with a note where it cannot be loaded any more."""
+    settings = results[0] if results else read_run(Path(folder), "train")
+    where = resolve_device(device)
+    try:
+        policy, tokenizer = load_policy(folder, dtype=getattr(torch, settings["dtype"]), device=where)
+    except (FileNotFoundError, ValueError) as error:
+        notes.append(f"{method} has no explorer here: {' '.join(str(error).split())}.")
+        return None
+    assert isinstance(policy, OptionPolicy)
+    problems = [
+        Problem(id=str(place), question=row["question"], solution="", answer=row["answer"], language="")
+        for place, row in enumerate(written[:MAPPED])
+    ]
+    limit = settings["max_new_tokens"]
+    return {
+        "method": method,
+        "explored": explore(policy, tokenizer, problems[:EXPLORED], max_new_tokens=limit),
+        **option_maps(policy, tokenizer, problems, max_new_tokens=limit),
+    }
+
+
+def _has_options(folder: str) -> bool:
+    if _is_training(folder):
+        return bool(read_run(Path(folder), "train")["action_space"] == "options")
+    return (Path(folder) / CONFIG_FILE).exists() and lora_backbone(folder) is None
+
+
+def _is_training(folder: str) -> bool:
+    path = Path(folder) / "run.json"
+    return path.exists() and json.loads(path.read_text())["kind"] == "train"
+
+
+def _history(folder: str) -> list[Row]:
+    """A training run's metrics; empty for anything else."""
+    path = Path(folder) / "metrics.json"
+    history: list[Row] = json.loads(path.read_text()) if _is_training(folder) and path.exists() else []
+    return history
+
+
+def _last_iteration(folder: str) -> list[Row]:
+    files = sorted((Path(folder) / COMPLETIONS_FOLDER).glob("*.jsonl"))
+    return [json.loads(line) for line in files[-1].read_text().splitlines()] if files else []
+
+
+def _setting(config: Row) -> tuple[Row, list[int]]:
+    """A run's settings without seeds, those of the run that it builds on in place of its folder; and the seeds."""
+    setting = dict(config)
+    seeds = [setting.pop("seed")]
+    for name in ("model", "backbone"):
+        path = Path(str(config.get(name))) / "run.json"
+        if path.exists():
+            setting[name], below = _setting(json.loads(path.read_text())["config"])
+            seeds += below
+    return setting, seeds
+
+
+def _group_name(names: Sequence[str]) -> str:
+    """What the folders of one setting have in common: latent of latent-seed0 and latent-seed1."""
+    if len(names) == 1:
+        return names[0]
+    common = re.sub(r"[-_.=]*(seed|s)?[-_.=]*\d*$", "", os.path.commonprefix(names))
+    return common or names[0]
+
+
+def _same(name: str) -> Path:
+    return Path(name).resolve()

@@ -1,0 +1,147 @@
+"""Results of ``ollm-rl eval`` on disk: a file for each model and problem set, and a table of all."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ollm_rl.agents.config import EvalConfig
+from ollm_rl.agents.policies.loading import training_run
+from ollm_rl.agents.training.checkpoints import last_checkpoint
+from ollm_rl.problems.sources import Problem
+from ollm_rl.runs import read_run, write_atomic
+
+SUMMARY_FILE, TABLE_FILE = "results.json", "results.md"
+# What the numbers depend on; slots and device do not count.
+SETTINGS = ("split", "limit", "sample", "max_new_tokens", "dtype", "seed")
+HEADINGS = ("model", "problems", "accuracy, %", "language switching, %", "degenerate, %", "tokens")
+
+Row = dict[str, Any]
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """All results of a folder that ``ollm-rl eval --out`` wrote, by name.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    paths = sorted(folder.glob("*--*.json"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no results; give the folder that ollm-rl eval --out wrote")
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def write_summary(folder: Path) -> None:
+    """List all results of a folder in ``results.json``, without completions, and in ``results.md``."""
+    results = read_results(folder)
+    numbers = [{name: value for name, value in row.items() if name != "completions"} for row in results]
+    write_atomic(folder / SUMMARY_FILE, json.dumps(numbers, indent=1))
+    write_atomic(folder / TABLE_FILE, format_results(results) + "\n")
+
+
+def format_results(results: Sequence[dict[str, Any]]) -> str:
+    """Results as a Markdown table, without a line break at the end."""
+    lines = [f"| {' | '.join(HEADINGS)} |", f"|{'---|' * len(HEADINGS)}"]
+    for result in results:
+        accuracy, low, high, switching, degenerate = (
+            f"{100 * result[name]:.1f}"
+            for name in ("accuracy", "low", "high", "language_switching_rate", "degeneracy_rate")
+        )
+        cells = (
+            result["model"].replace("|", r"\|"),
+            f"{result['num_problems']:,} of {result['data']}".replace("|", r"\|"),
+            f"{accuracy} [{low}, {high}]",
+            switching,
+            degenerate,
+            f"{result['completion_tokens']:.1f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+class ResultFile:
+    """The result of one model on one problem set, kept in the folder ``config.out`` where there is one.
+
+    Args:
+        config: Of the evaluation.
+        model: One of ``config.model``.
+        data: One of ``config.data``.
+        inputs: Hashes of what these names stand for.
+    """
+
+    def __init__(self, config: EvalConfig, model: str, data: str, inputs: dict[str, str]) -> None:
+        self.path: Path | None = None
+        if config.out is not None:
+            self.path = config.out / f"{_slug(model)}--{_slug(data)}.json"
+        self.settings = {"model": model, "data": data, **{name: asdict(config)[name] for name in SETTINGS}}
+        self.inputs = inputs
+
+    def read(self) -> dict[str, Any] | None:
+        """The result, if it is there already and what went into it is the same still.
+
+        Raises:
+            ValueError: If the file holds an evaluation with other settings.
+        """
+        return self._read(self.path)
+
+    def begun(self) -> tuple[list[Row], float]:
+        """Rows and seconds of an evaluation that was interrupted."""
+        held = self._read(self._partial)
+        return (held["completions"], held["eval_seconds"]) if held else ([], 0.0)
+
+    def keep(self, rows: list[Row], seconds: float) -> None:
+        """Save what is done so far."""
+        self._write(self._partial, {"eval_seconds": seconds, "completions": rows})
+
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Save the result with its settings, and return it so."""
+        whole = self._write(self.path, result)
+        if self._partial is not None:
+            self._partial.unlink(missing_ok=True)
+        return whole
+
+    @property
+    def _partial(self) -> Path | None:
+        return self.path and self.path.with_suffix(".partial")
+
+    def _read(self, path: Path | None) -> dict[str, Any] | None:
+        if path is None or not path.exists():
+            return None
+        held: dict[str, Any] = json.loads(path.read_text())
+        differing = [name for name, value in self.settings.items() if held.get(name) != value]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{path} holds another evaluation ({name} is {held.get(name)!r} there, {self.settings[name]!r} here); "
+                "give another out folder or delete it"
+            )
+        return held if held.get("inputs") == self.inputs else None  # the run was trained on, say: evaluate anew
+
+    def _write(self, path: Path | None, content: dict[str, Any]) -> dict[str, Any]:
+        whole = {**self.settings, "inputs": self.inputs, **content}
+        if path is not None:
+            write_atomic(path, json.dumps(whole, indent=1))
+        return whole
+
+
+def hash_weights(model: str) -> str:
+    """Of the weights saved in a model's folder, and in that of the options that a run was trained on."""
+    digest, run = hashlib.sha256(), training_run(Path(model))
+    saved = Path(model) if Path(model).is_file() else run and last_checkpoint(run)
+    for path in [saved] if saved else sorted(Path(model).glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    below = read_run(run, "train")["model"] if run else None
+    return digest.hexdigest() + (hash_weights(below) if below else "")
+
+
+def hash_problems(problems: Sequence[Problem]) -> str:
+    """Of all that stands in them."""
+    return hashlib.sha256(json.dumps([asdict(problem) for problem in problems]).encode()).hexdigest()
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")

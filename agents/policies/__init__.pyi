@@ -1,0 +1,15 @@
+from .base import Choices as Choices
+from .base import Evaluation as Evaluation
+from .base import Policy as Policy
+from .loading import load_policy as load_policy
+from .option import OptionPolicy as OptionPolicy
+from .token import TokenPolicy as TokenPolicy
+
+__all__ = [
+    "Choices",
+    "Evaluation",
+    "load_policy",
+    "OptionPolicy",
+    "Policy",
+    "TokenPolicy",
+]

@@ -1,0 +1,109 @@
+"""The policy over options on frozen hidden states.
+
+Letters: B rows, M decisions of the episodes row by row, H hidden, K options.
+"""
+
+import copy
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ollm_rl.agents.policies.base import Choices, Evaluation, draw
+from ollm_rl.decode.rollout import Rollout
+from ollm_rl.decode.turns import Action
+from ollm_rl.options.adapter import mlp
+from ollm_rl.options.model import OptionModel
+
+VALUE_WIDTH = 64
+
+
+def token_log_probs(option_logits: torch.Tensor, option_tokens: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each option's token, options that lead to the same token added up: (..., K) -> (..., K).
+
+    Options with one token are one decision; its log-probability is the sum's, which leaves the expectation of the
+    policy gradient as it is and lowers its variance.
+    """
+    log_probs = option_logits.log_softmax(-1)
+    same = option_tokens[..., :, None] == option_tokens[..., None, :]
+    return log_probs[..., None, :].masked_fill(~same, -torch.inf).logsumexp(-1)
+
+
+class OptionPolicy(nn.Module):
+    """pi(z | h_t) over K options, started from the policy that SFT trained, with a value head.
+
+    The backbone and the decoder stay as they are: an update never runs them. A choice is a token, whose options'
+    probabilities are added up; with ``plain`` it is the option itself, which leaves the gradient's expectation as it is
+    and raises its variance.
+    """
+
+    def __init__(self, model: OptionModel, *, plain: bool = False) -> None:
+        super().__init__()
+        self.plain = plain
+        self.policy = copy.deepcopy(model.adapter.policy).requires_grad_(True)
+        self.value_head = mlp(model.hidden_size, VALUE_WIDTH, 1).to(model.backbone.device)
+        self._model = [model]  # in a list, so that its parameters are not this policy's
+
+    @property
+    def model(self) -> OptionModel:
+        """The option model, frozen; its own policy is the one that SFT trained."""
+        return self._model[0]
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        """The frozen backbone that decodes."""
+        return self._model[0].backbone
+
+    @torch.no_grad()
+    def act(self, hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Action:
+        """Choose an option and take its token.
+
+        Args:
+            hidden_states: h_t, (B, H).
+            uniforms: One number in [0, 1) a row, (B,), to sample with; None decodes greedily: the most probable
+                token, the options' probabilities added up by token.
+        """
+        option_tokens = self._model[0].option_tokens(hidden_states)
+        option_logits = self.policy(hidden_states.float())
+        by_token = token_log_probs(option_logits, option_tokens)
+        options = by_token.argmax(-1) if uniforms is None else draw(option_logits.softmax(-1), uniforms)
+        log_probs = option_logits.log_softmax(-1) if self.plain else by_token
+        return Action(
+            tokens=option_tokens.gather(1, options[:, None])[:, 0],
+            log_probs=log_probs.gather(1, options[:, None])[:, 0],
+            values=self.value_head(hidden_states.float())[:, 0],
+            decisions=(option_tokens != option_tokens[:, :1]).any(-1),
+            stored={"hidden_states": hidden_states, "option_tokens": option_tokens, "options": options},
+        )
+
+    @torch.no_grad()
+    def choices(self, hidden_states: torch.Tensor) -> Choices:
+        """The options' tokens at h_t, (B, H), with the probabilities of options of one token added up; C = K."""
+        tokens = self._model[0].option_tokens(hidden_states)
+        log_probs = token_log_probs(self.policy(hidden_states.float()), tokens)
+        first = (tokens[:, :, None] == tokens[:, None, :]).int().argmax(-1)
+        repeated = first != torch.arange(tokens.shape[1], device=tokens.device)
+        return Choices(tokens, log_probs.masked_fill(repeated, -torch.inf))
+
+    def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
+        """Judge a rollout's decisions under the weights of now; the reference is the policy that SFT left."""
+        hidden = rollout.stored["hidden_states"][rollout.decisions].float()
+        option_tokens, options = (rollout.stored[name][rollout.decisions] for name in ("option_tokens", "options"))
+        before = None
+        if reference:
+            with torch.no_grad():
+                before = self._of_choice(self._model[0].adapter.policy(hidden), option_tokens, options)
+        option_logits = self.policy(hidden)
+        chosen = self._of_choice(option_logits, option_tokens, options)
+        entropies = -(option_logits.softmax(-1) * token_log_probs(option_logits, option_tokens)).sum(-1)
+        return Evaluation(chosen, entropies, self.value_head(hidden)[:, 0], before)
+
+    def _of_choice(
+        self, option_logits: torch.Tensor, option_tokens: torch.Tensor, options: torch.Tensor
+    ) -> torch.Tensor:
+        """Log-probabilities of what was chosen: (M, K), (M, K), (M,) -> (M,)."""
+        log_probs = option_logits.log_softmax(-1)
+        if self.plain:
+            return log_probs.gather(1, options[:, None])[:, 0]
+        tokens = option_tokens.gather(1, options[:, None])
+        return log_probs.masked_fill(option_tokens != tokens, -torch.inf).logsumexp(-1)

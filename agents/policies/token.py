@@ -1,0 +1,92 @@
+"""The policy over tokens: a LoRA on the backbone.
+
+Letters: B rows, M decisions of the episodes row by row, H hidden, V vocabulary.
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ollm_rl.agents.policies.base import Choices, Evaluation, draw
+from ollm_rl.agents.policies.option import VALUE_WIDTH
+from ollm_rl.backbones.lora import lora_config
+from ollm_rl.decode.rollout import Rollout
+from ollm_rl.decode.turns import Action
+from ollm_rl.options.adapter import mlp
+from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.model import OptionModel
+
+
+class TokenPolicy(nn.Module):
+    """The vocabulary baseline: a LoRA on the backbone's linear layers, in place, with a value head on h_t.
+
+    The value head reads h_t without a gradient into the LoRA, as the option policy's does by construction.
+
+    Args:
+        backbone: Gets the LoRA; frozen otherwise.
+        rank: Of the LoRA; 0 adds none (the backbone as it is, for evaluation).
+    """
+
+    def __init__(self, backbone: PreTrainedModel, *, rank: int) -> None:
+        super().__init__()
+        backbone.requires_grad_(False)
+        # For its output head alone; the smallest plug-in, since the default one does not fit every backbone.
+        self.head = OptionModel(backbone, OptionConfig(num_options=2, width=1)).lm_logits
+        if rank:
+            backbone.add_adapter(lora_config(rank))
+            for weight in backbone.parameters():
+                if weight.requires_grad:  # in bfloat16 small steps would be lost
+                    weight.data = weight.data.float()
+        self.backbone = backbone
+        size = backbone.config.get_text_config().hidden_size
+        self.value_head = mlp(size, VALUE_WIDTH, 1).to(backbone.device)
+
+    @torch.no_grad()
+    def act(self, hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Action:
+        """Choose a token; arguments and result as ``OptionPolicy.act``."""
+        log_probs = self._log_probs(hidden_states)
+        tokens = log_probs.argmax(-1) if uniforms is None else draw(log_probs.exp(), uniforms)
+        return Action(
+            tokens=tokens,
+            log_probs=log_probs.gather(1, tokens[:, None])[:, 0],
+            values=self.value_head(hidden_states.float())[:, 0],
+            decisions=torch.ones_like(tokens, dtype=torch.bool),
+        )
+
+    @torch.no_grad()
+    def choices(self, hidden_states: torch.Tensor) -> Choices:
+        """The whole vocabulary at h_t, (B, H); C = V."""
+        log_probs = self._log_probs(hidden_states)
+        return Choices(torch.arange(log_probs.shape[1], device=log_probs.device).expand_as(log_probs), log_probs)
+
+    def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
+        """Judge a rollout's decisions under the weights of now, by a forward pass over the sequences.
+
+        The reference is the backbone with the LoRA switched off: a second pass, but no second model.
+        """
+        tokens = rollout.tokens[rollout.decisions][:, None]
+        before = None
+        if reference:
+            self.backbone.disable_adapters()
+            try:
+                with torch.no_grad():
+                    before = self._log_probs(self._hidden_states(rollout)).gather(1, tokens)[:, 0]
+            finally:
+                self.backbone.enable_adapters()
+        hidden = self._hidden_states(rollout)
+        log_probs = self._log_probs(hidden)
+        entropies = -(log_probs.exp() * log_probs).sum(-1)
+        values = self.value_head(hidden.detach().float())[:, 0]
+        return Evaluation(log_probs.gather(1, tokens)[:, 0], entropies, values, before)
+
+    def _hidden_states(self, rollout: Rollout) -> torch.Tensor:
+        """h_t at the decisions, (M, H)."""
+        input_ids, attention_mask, where = rollout.sequences()
+        output = self.backbone.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        hidden = output.last_hidden_state.gather(1, where[..., None].expand(-1, -1, output.last_hidden_state.shape[-1]))
+        decided: torch.Tensor = hidden[rollout.decisions]
+        return decided
+
+    def _log_probs(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Of all tokens, (M, V)."""
+        return self.head(hidden_states).float().log_softmax(-1)

@@ -1,0 +1,5 @@
+"""Search for an answer at a budget of generated tokens."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

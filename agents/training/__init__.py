@@ -1,0 +1,5 @@
+"""PPO and REINFORCE, their update, checkpoints, and agents of stable-baselines3."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

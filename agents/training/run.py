@@ -1,0 +1,17 @@
+"""One training run, whichever agent its settings name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ollm_rl.agents.config import RLConfig
+
+
+def train_agent(config: RLConfig, on_iteration: Callable[[dict[str, float]], None] | None = None) -> Path:
+    """Train, or go on with, the agent that ``config.agent`` names; see `train` and `train_sb3`."""
+    if config.agent == "ollm-rl":
+        from ollm_rl.agents.training.trainer import train
+
+        return train(config, on_iteration)
+    from ollm_rl.agents.training.sb3 import train_sb3
+
+    return train_sb3(config, on_iteration)

@@ -1,0 +1,293 @@
+"""Agents of stable-baselines3 and sb3-contrib on the environment: an independent check of ours.
+
+They learn over options from h_t with networks of their own, which start at random. Time is counted in tokens, and the
+problems are drawn by the environment. A run's folder holds ``model.zip`` (SB3's own format) and ``metrics.json`` with
+our names.
+"""
+
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecMonitor
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from ollm_rl.agents.completions import Checked, checked_metrics, write_completions
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.answers.pool import Verdict
+from ollm_rl.devices import resolve_device
+from ollm_rl.envs.rewards import TERMS
+from ollm_rl.envs.sb3 import TextGenVecEnv
+from ollm_rl.envs.vector import TextGenVectorEnv
+from ollm_rl.options.model import OptionModel
+from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.runs import open_run, write_atomic
+
+MODEL_FILE, REPLAY_FILE = "model.zip", "replay_buffer.pkl"
+REPLAY = 100_000  # transitions that DQN remembers; each holds h_t twice, and all are saved with every checkpoint
+DQN_BATCH, DQN_EVERY, DQN_SAMPLED = 256, 4, 8  # every 4 steps each new transition is sampled 8 times, as in SB3
+
+# What SB3 logs under train/ -> our name and sign.
+LOSSES = {
+    "policy_gradient_loss": ("policy_loss", 1),  # PPO
+    "policy_loss": ("policy_loss", 1),  # A2C
+    "value_loss": ("value_loss", 1),
+    "entropy_loss": ("entropy", -1),
+    "approx_kl": ("approx_kl", 1),
+    "clip_fraction": ("clip_fraction", 1),
+    "loss": ("loss", 1),
+}
+
+
+def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None] | None = None) -> Path:
+    """Train an agent of SB3 for ``iterations`` x ``episodes`` episodes, or go on from its last saved model.
+
+    Args:
+        config: ``algorithm``, ``group_size`` and what belongs to our update alone do not apply, with A2C and DQN
+            neither do ``minibatches`` and ``epochs``.
+        on_iteration: Called with the metrics of every ``episodes`` episodes once they are saved.
+
+    Returns:
+        The folder of the run.
+
+    Raises:
+        ValueError: If a setting, the data or the folder does not fit, or sb3-contrib is missing.
+        FileNotFoundError: If the model is missing.
+    """
+    agent_class = _agent_class(config.agent)
+    device = resolve_device(config.device)
+    model = OptionModel.from_pretrained(config.model, dtype=getattr(torch, config.dtype), device=device)
+    envs = TextGenVectorEnv(
+        min(config.num_slots, config.episodes),
+        model,
+        load_problems(config.data, limit=config.limit, seed=config.seed),
+        max_new_tokens=config.max_new_tokens,
+        autoreset_mode="SameStep",
+        reward_weights=asdict(config.rewards),
+        compiled=config.compiled,
+    )
+    vec = VecMonitor(TokenLimitEnds(TextGenVecEnv(envs)))
+    settings = agent_settings(config, vec.num_envs)
+    open_run(config.out, "train", config)
+    history = _history(config.out)
+    # A stream of its own for every start: what a killed run drew beyond its last save is not to be repeated halfway.
+    seed = int(np.random.SeedSequence([config.seed, len(history)]).generate_state(1)[0])
+    if history:
+        agent = agent_class.load(config.out / MODEL_FILE, env=vec, device=device)
+        agent.set_random_seed(seed)
+        if isinstance(agent, OffPolicyAlgorithm):
+            agent.load_replay_buffer(config.out / REPLAY_FILE)
+    else:
+        agent = agent_class(env=vec, seed=seed, device=device, **settings)
+    if len(history) < config.iterations:
+        # More than enough: the callback stops after as many episodes as were asked for.
+        left = (config.iterations - len(history)) * config.episodes + vec.num_envs
+        agent.learn(
+            left * config.max_new_tokens,
+            callback=_Iterations(config, history, on_iteration),
+            log_interval=None,  # type: ignore[arg-type]  # SB3 takes it, and keeps what it logs for the callback then
+            reset_num_timesteps=not history,
+        )
+    vec.close()
+    return config.out
+
+
+def agent_settings(config: RLConfig, num_envs: int) -> dict[str, Any]:
+    """SB3's arguments for an agent, under its names.
+
+    Raises:
+        ValueError: If a rollout is too small for the minibatches.
+    """
+    shared: dict[str, Any] = {name: getattr(config, name) for name in ("learning_rate", "gamma", "max_grad_norm")}
+    if config.agent == "sb3-dqn":
+        return {
+            **shared,
+            "policy": "MlpPolicy",
+            "buffer_size": REPLAY,
+            "batch_size": DQN_BATCH,
+            "train_freq": DQN_EVERY,
+            "gradient_steps": -(-DQN_SAMPLED * DQN_EVERY * num_envs // DQN_BATCH),
+            "target_update_interval": config.n_steps * num_envs,
+        }
+    shared |= {
+        "policy": "MlpLstmPolicy" if config.agent == "sb3-recurrent-ppo" else "MlpPolicy",
+        "n_steps": config.n_steps,
+        "gae_lambda": config.gae_lambda,
+        "vf_coef": config.vf_coef,
+        "ent_coef": config.ent_coef,
+    }
+    if config.agent == "sb3-a2c":
+        return shared
+    steps = config.n_steps * num_envs
+    if steps < 2 * config.minibatches:
+        raise ValueError(
+            f"n_steps={config.n_steps} of {num_envs} episodes are too few for minibatches={config.minibatches}; raise "
+            "n_steps"
+        )
+    return {
+        **shared,
+        "batch_size": -(-steps // config.minibatches),
+        "n_epochs": config.epochs,
+        "clip_range": config.clip_range,
+    }
+
+
+class TokenLimitEnds(VecEnvWrapper):
+    """An episode that reaches the token limit ends there: the limit is part of the task, as in our `gae`.
+
+    SB3 would add the value of the last observation to its reward. The infos of an episode's end hold its problem
+    (``asked``) and whether it ended by itself (``terminated``).
+    """
+
+    venv: TextGenVecEnv
+
+    def reset(self) -> VecEnvObs:
+        """Begin an episode in every environment; returns observations (B, H)."""
+        observations = self.venv.reset()
+        self.begun = [self._problem(slot) for slot in range(self.num_envs)]
+        return observations
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """As the adapter's."""
+        observations, rewards, ended, infos = self.venv.step_wait()
+        for slot in np.flatnonzero(ended).tolist():
+            infos[slot] |= {"asked": self.begun[slot], "terminated": not infos[slot]["TimeLimit.truncated"]}
+            self.begun[slot] = self._problem(slot)
+        for info in infos:
+            info["TimeLimit.truncated"] = False
+        return observations, rewards, ended, infos
+
+    def _problem(self, slot: int) -> Problem:
+        """What the episode that has just begun asks."""
+        episodes = self.venv.envs.episodes
+        return episodes.problems[episodes.find(self.venv.reset_infos[slot]["problem"])]
+
+
+class _Iterations(BaseCallback):
+    """Makes a row of metrics and a checkpoint of every ``episodes`` episodes, and stops after ``iterations``."""
+
+    def __init__(
+        self,
+        config: RLConfig,
+        history: list[dict[str, float]],
+        on_iteration: Callable[[dict[str, float]], None] | None,
+    ) -> None:
+        super().__init__()
+        self.config, self.history, self.on_iteration = config, history, on_iteration
+        self.ended: list[dict[str, Any]] = []  # infos of the episodes since the last row
+
+    def _on_training_start(self) -> None:
+        done = int(self.history[-1]["episodes"]) if self.history else 0
+        self.writer = SummaryWriter(str(self.config.out), purge_step=done + 1)
+        self.bar = tqdm(total=self.config.iterations, initial=len(self.history), desc=self.config.out.name)
+        self.started = time.perf_counter()
+
+    def _on_step(self) -> bool:
+        self.ended += [info for end, info in zip(self.locals["dones"], self.locals["infos"], strict=True) if end]
+        while len(self.ended) >= self.config.episodes and len(self.history) < self.config.iterations:
+            counted, self.ended = self.ended[: self.config.episodes], self.ended[self.config.episodes :]
+            self._finish_iteration(counted)
+        return len(self.history) < self.config.iterations
+
+    def _on_training_end(self) -> None:
+        self.writer.close()
+        self.bar.close()
+
+    def _finish_iteration(self, infos: list[dict[str, Any]]) -> None:
+        checked = [_checked(info) for info in infos]
+        write_completions(self.config.out, len(self.history), checked)
+        before = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
+        now = time.perf_counter()
+        row = {
+            "iteration": float(len(self.history)),
+            "episodes": before["episodes"] + len(infos),
+            "seconds": before["seconds"] + now - self.started,
+            "timesteps": float(self.num_timesteps),
+            **checked_metrics(checked, [info["terminated"] for info in infos]),
+            **self._losses(),
+        }
+        self.started = now
+        self.history.append(row)
+        _save(self.model, self.config.out, self.history)
+        for name, value in row.items():
+            self.writer.add_scalar(_tag(name), value, int(row["episodes"]))
+        self.bar.set_postfix(reward=f"{row['reward']:.3f}", tokens=f"{row['completion_tokens']:.0f}")
+        self.bar.update()
+        if self.on_iteration is not None:
+            self.on_iteration(row)
+
+    def _losses(self) -> dict[str, float]:
+        """What SB3 logged at its last update, under our names."""
+        logged = self.model.logger.name_to_value
+        return {
+            ours: sign * float(logged[f"train/{theirs}"])
+            for theirs, (ours, sign) in LOSSES.items()
+            if f"train/{theirs}" in logged
+        }
+
+
+def _agent_class(agent: str) -> type[BaseAlgorithm]:
+    if agent == "sb3-recurrent-ppo":
+        try:
+            from sb3_contrib import RecurrentPPO
+        except ImportError as error:
+            raise ValueError(f"agent={agent!r} needs sb3-contrib: pip install 'ollm-rl[sb3]'") from error
+        return RecurrentPPO
+    classes: dict[str, type[BaseAlgorithm]] = {"sb3-ppo": PPO, "sb3-a2c": A2C, "sb3-dqn": DQN}
+    return classes[agent]
+
+
+def _checked(info: dict[str, Any]) -> Checked:
+    """An episode from the info of its end."""
+    terms = {name: float(info[name]) for name in TERMS if name in info}
+    verdict = Verdict(info["verdict"] == "ok" and terms["correctness"] == 1, None, None, info["verdict"])
+    return Checked(
+        problem=info["asked"],
+        text=info["completion"],
+        tokens=int(info["episode"]["l"]),
+        verdict=verdict,
+        reward=float(info["episode"]["r"]),
+        terms=terms,
+    )
+
+
+def _save(agent: BaseAlgorithm, out: Path, history: list[dict[str, float]]) -> None:
+    """Write metrics, replay buffer and model, each atomically; the model last, since it says how far the run is."""
+    write_atomic(out / "metrics.json", json.dumps(history, indent=1))
+    if isinstance(agent, OffPolicyAlgorithm):
+        buffer = io.BytesIO()
+        agent.save_replay_buffer(buffer)
+        write_atomic(out / REPLAY_FILE, buffer.getvalue())
+    buffer = io.BytesIO()
+    agent.save(buffer)
+    write_atomic(out / MODEL_FILE, buffer.getvalue())
+
+
+def _history(out: Path) -> list[dict[str, float]]:
+    """The rows up to the saved model; a kill may have come between metrics and model."""
+    if not (out / MODEL_FILE).exists():
+        return []
+    saved, _, _ = load_from_zip_file(out / MODEL_FILE)
+    assert saved is not None
+    rows: list[dict[str, float]] = json.loads((out / "metrics.json").read_text())
+    return [row for row in rows if row["timesteps"] <= saved["num_timesteps"]]
+
+
+def _tag(name: str) -> str:
+    """TensorBoard's name of a metric, in SB3's groups."""
+    if name in ("iteration", "episodes", "seconds", "timesteps"):
+        return f"time/{name}"
+    return f"train/{name}" if name in {ours for ours, _ in LOSSES.values()} else f"rollout/{name}"

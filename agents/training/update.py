@@ -1,0 +1,179 @@
+"""One iteration's update: advantages, minibatches, passes that fit into memory, and what is logged of them.
+
+Letters: N episodes, T tokens, M decisions.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator
+
+import torch
+
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.policies.base import Policy
+from ollm_rl.agents.training.advantages import episode_advantages, gae, ppo_loss, reference_kl, reinforce_loss
+from ollm_rl.decode.rollout import Rollout
+
+CPU_PASS_TOKENS = 16_384
+ENT_COEF_RATE, ENT_COEF_RANGE = 0.1, (1e-5, 1.0)
+
+
+def advantages_and_returns(
+    config: RLConfig, rollout: Rollout, rewards: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the algorithm makes of rewards (N,): advantages, and what the value head should say, both (N, T)."""
+    if config.algorithm == "reinforce":
+        advantages = episode_advantages(rewards, config.group_size, config.baseline)
+        return advantages[:, None].expand_as(rollout.values), rollout.values
+    advantages = gae(rewards, rollout.values, rollout.decisions, gamma=config.gamma, gae_lambda=config.gae_lambda)
+    decided = advantages[rollout.decisions]
+    return (advantages - decided.mean()) / (decided.std() + 1e-6), advantages + rollout.values
+
+
+def steered(ent_coef: float, entropy: float, target: float | None) -> float:
+    """The entropy bonus's weight for the next iteration: it grows while entropy is below its target, in nats.
+
+    By a factor exp(0.1 * relative error), the error clipped to [-1, 1]; without a target it stays.
+    """
+    if target is None:
+        return ent_coef
+    error = max(-1.0, min(1.0, (target - entropy) / target))
+    low, high = ENT_COEF_RANGE
+    return min(high, max(low, ent_coef * math.exp(ENT_COEF_RATE * error)))
+
+
+class Updater:
+    """Optimises a policy on rollouts.
+
+    Args:
+        policy: Its trainable parameters are moved.
+        config: Of the run.
+
+    Attributes:
+        optimizer: Adam.
+        pass_tokens: Tokens of one pass, padding counted; None for a whole minibatch.
+    """
+
+    def __init__(self, policy: Policy, config: RLConfig) -> None:
+        self.policy, self.config, self.device = policy, config, policy.backbone.device
+        weights = [weight for weight in policy.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.Adam(weights, lr=config.learning_rate)
+        self.pass_tokens = config.pass_tokens or (CPU_PASS_TOKENS if self.device.type == "cpu" else None)
+
+    def run(
+        self, rollout: Rollout, rewards: torch.Tensor, *, ent_coef: float, shuffler: torch.Generator
+    ) -> dict[str, float]:
+        """Optimise over all episodes; returns the mean of every term.
+
+        Args:
+            rollout: N episodes.
+            rewards: (N,).
+            ent_coef: Weight of the entropy bonus.
+            shuffler: Orders the episodes; a CPU generator.
+        """
+        advantages, returns = advantages_and_returns(self.config, rollout, rewards)
+        self._lengths, self._decided = rollout.completion_mask.sum(1).tolist(), rollout.decisions.sum(1).tolist()
+        steps = []
+        for _ in range(self.config.epochs):
+            order = torch.randperm(len(rewards), generator=shuffler)
+            for rows in order.tensor_split(self.config.minibatches):
+                steps.append(self.step(rollout, rows.tolist(), advantages, returns, ent_coef))
+        means = torch.stack([torch.stack(list(terms.values())) for terms in steps]).mean(0).tolist()
+        return dict(zip(steps[0], means, strict=True))
+
+    def step(
+        self, rollout: Rollout, rows: list[int], advantages: torch.Tensor, returns: torch.Tensor, ent_coef: float
+    ) -> dict[str, torch.Tensor]:
+        """One optimiser step on some episodes; out of CUDA memory it is done again in smaller passes."""
+        while True:
+            failed = False
+            try:
+                terms = self._gradient(rollout, rows, advantages, returns, ent_coef)
+            except torch.cuda.OutOfMemoryError:
+                if self.pass_tokens is not None and self.pass_tokens <= max(self._sizes(rollout, rows)):
+                    raise  # not even one episode fits
+                failed = True
+            if not failed:
+                break
+            self._halve(rollout, rows)  # out here the error no longer holds the tensors of where it rose
+        torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.config.max_grad_norm)
+        self.optimizer.step()
+        return terms
+
+    def passes(self, rollout: Rollout, rows: list[int]) -> Iterator[list[int]]:
+        """Episodes of like length together, so many that a pass stays below its tokens."""
+        sizes = dict(zip(rows, self._sizes(rollout, rows), strict=True))
+        part: list[int] = []
+        longest = 0
+        for row in sorted((row for row in rows if self._decided[row]), key=lambda row: self._lengths[row]):
+            longest = max(longest, sizes[row])
+            if part and self.pass_tokens is not None and longest * (len(part) + 1) > self.pass_tokens:
+                yield part
+                part, longest = [], sizes[row]
+            part.append(row)
+        if part:
+            yield part
+
+    def _sizes(self, rollout: Rollout, rows: list[int]) -> list[int]:
+        """Tokens of prompt and completion."""
+        return [len(rollout.prompts[row]) + self._lengths[row] for row in rows]
+
+    def _halve(self, rollout: Rollout, rows: list[int]) -> None:
+        sizes = self._sizes(rollout, rows)
+        before = min(self.pass_tokens or math.inf, max(sizes) * len(rows))
+        self.pass_tokens = max(max(sizes), int(before) // 2)
+        warnings.warn(
+            f"out of memory in a pass of {int(before)} tokens; going on with pass_tokens={self.pass_tokens}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        self.optimizer.zero_grad()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _gradient(
+        self, rollout: Rollout, rows: list[int], advantages: torch.Tensor, returns: torch.Tensor, ent_coef: float
+    ) -> dict[str, torch.Tensor]:
+        """Gather the gradient of some episodes' mean loss over their decisions; returns its terms."""
+        total = sum(self._decided[row] for row in rows)
+        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "kl")
+        terms = {name: torch.zeros((), device=self.device) for name in names}
+        self.optimizer.zero_grad()
+        for part in self.passes(rollout, rows):
+            width = max(self._lengths[row] for row in part)
+            index = torch.tensor(part, device=self.device)
+            episodes = rollout.take(index, width)
+            decided = episodes.decisions
+            measured, loss = self._loss(
+                episodes, advantages[index, :width][decided], returns[index, :width][decided], ent_coef
+            )
+            share = sum(self._decided[row] for row in part) / total
+            (share * loss).backward()
+            for name, value in measured.items():
+                terms[name] += share * value.detach()
+        return terms
+
+    def _loss(
+        self, episodes: Rollout, advantages: torch.Tensor, returns: torch.Tensor, ent_coef: float
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Terms and loss of episodes; advantages and returns are those of their decisions, (M,)."""
+        config = self.config
+        now = self.policy.evaluate(episodes, reference=config.kl_coef > 0)
+        log_ratio = now.log_probs - episodes.log_probs[episodes.decisions]
+        terms = {
+            "entropy": now.entropies.mean(),
+            "approx_kl": (log_ratio.exp() - 1 - log_ratio).mean(),
+            "clip_fraction": ((log_ratio.exp() - 1).abs() > config.clip_range).float().mean(),
+        }
+        if config.algorithm == "ppo":
+            terms["policy_loss"] = ppo_loss(log_ratio, advantages, config.clip_range)
+            terms["value_loss"] = (now.values - returns).square().mean()
+        else:
+            terms["policy_loss"] = reinforce_loss(log_ratio, advantages)
+        loss = terms["policy_loss"] - ent_coef * terms["entropy"]
+        if "value_loss" in terms:
+            loss = loss + config.vf_coef * terms["value_loss"]
+        if now.reference is not None:
+            terms["kl"] = reference_kl(now.log_probs, now.reference).mean()
+            loss = loss + config.kl_coef * terms["kl"]
+        return terms, loss

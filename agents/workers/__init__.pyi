@@ -1,0 +1,7 @@
+from .local import Batch as Batch
+from .local import RolloutWorker as RolloutWorker
+
+__all__ = [
+    "Batch",
+    "RolloutWorker",
+]

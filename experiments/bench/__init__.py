@@ -1,0 +1,1 @@
+"""Benchmarks; they stay in the repository."""

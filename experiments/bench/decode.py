@@ -1,0 +1,276 @@
+"""Decoding speed, side by side in one run.
+
+python -m ollm_rl.experiments.bench.decode --backbone tiny-arith --slots 32 64
+
+The contenders (``contenders.py``) take turns, A B A B, and the medians are compared, in real tokens a second. New
+tokens are uniform in 32..256, cut to the backbone's context (``tiny-arith`` has 256 tokens for prompt and completion).
+What is known so far is written to ``--json`` after every run; cases that it holds whole are not run again. The bound is
+memory traffic: the weights once a step and every slot's keys and values, at the bandwidth that a plain sum reaches.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from ollm_rl.agents.policies.option import OptionPolicy
+from ollm_rl.backbones.loading import context_length, load_backbone
+from ollm_rl.decode.row_cache import layer_shapes
+from ollm_rl.devices import resolve_device
+from ollm_rl.experiments.bench.contenders import (
+    Clock,
+    Engine,
+    EngineSteps,
+    Generate,
+    GenerateBatch,
+    VectorEnvSteps,
+    Workload,
+)
+from ollm_rl.experiments.bench.decode_figures import plot, ratios, table
+from ollm_rl.experiments.bench.gym_loop import GymLoop
+from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.model import OptionModel
+from ollm_rl.problems.prompts import encode_prompts
+from ollm_rl.problems.sources import load_problems
+from ollm_rl.runs import origin, write_atomic
+
+QWEN_1_5B = {  # Qwen2.5-1.5B's config.json
+    "vocab_size": 151936,
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+}
+BACKBONES = ("tiny-arith", "smollm2-135m", "qwen2.5-1.5b-random")
+GYM_EVERY = 64  # which steps of the Gym loop are run
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", choices=BACKBONES, default="tiny-arith")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="bfloat16 on CUDA where left out, else float32"
+    )
+    parser.add_argument("--slots", type=int, nargs="+", default=[32, 64], help="one case each")
+    parser.add_argument(
+        "--context", type=int, nargs="+", default=[0], help="tokens of random prompts; 0: arith problems"
+    )
+    parser.add_argument("--new-tokens", type=int, nargs=2, default=[32, 256], help="bounds of the uniform lengths")
+    parser.add_argument("--waves", type=int, nargs="+", default=[4], help="episodes a slot")
+    parser.add_argument(
+        "--group", type=int, nargs="+", default=[1], help="episodes of one prompt, which the engine encodes once"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="turns of every contender")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="cpu: CPU seconds of the process, for a machine that others use; with OMP_NUM_THREADS=1",
+    )
+    parser.add_argument("--only", nargs="+", help="leave out all contenders but these")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="results; cases that stand there are not run again")
+    parser.add_argument("--plot", type=Path, help="SVG of growth with slots and context")
+    return parser.parse_args()
+
+
+def load(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    """A backbone and its tokenizer; the random one has none."""
+    if name != "qwen2.5-1.5b-random":
+        return load_backbone(name, dtype=dtype, device=device)
+    torch.manual_seed(0)
+    with torch.device(device):
+        return Qwen2ForCausalLM(Qwen2Config(**QWEN_1_5B)).to(dtype).eval(), None
+
+
+def workload(
+    args: argparse.Namespace, model: OptionModel, tokenizer: Any, slots: int, context: int, group: int, waves: int
+) -> Workload:
+    """The prompts and lengths of one case."""
+    count, draw = waves * slots, np.random.default_rng([args.seed, slots, context])
+    room = context_length(model.backbone)
+    if context or tokenizer is None:
+        # Ids that both ends of the vocabulary spare: the first and last are often special.
+        prompts = draw.integers(10, model.vocab_size - 300, (count, context or 40)).tolist()
+    else:
+        prompts = encode_prompts(load_problems("arith", limit=count, seed=args.seed), tokenizer, max_length=room)
+    prompts = [prompts[place // group] for place in range(count)]
+    low, high = args.new_tokens
+    high = min(high, room - max(map(len, prompts)))
+    lengths = draw.integers(min(low, high), high + 1, count).tolist()
+    torch.manual_seed(args.seed)
+    return Workload(model, OptionPolicy(model), tokenizer, prompts, lengths, slots, args.seed)
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second that a sum over 1 GiB reads, best of five."""
+    data, best = torch.ones(2**28, device=device), 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        data.sum().item()
+        best = max(best, data.numel() * data.element_size() / (time.perf_counter() - started))
+    return best
+
+
+def bound(work: Workload, bytes_a_second: float) -> float:
+    """Tokens a second at which memory traffic alone would fill the time."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in work.backbone.parameters())
+    numbers = sum(heads * size for heads, size in layer_shapes(work.backbone))
+    # A token of a completion of length n has the prompt and half of n before it, longer completions have more tokens.
+    context = sum(n * (len(p) + n / 2) for n, p in zip(work.lengths, work.prompts, strict=True)) / work.tokens
+    traffic = weights + work.slots * context * numbers * work.backbone.dtype.itemsize
+    return work.slots * bytes_a_second / traffic
+
+
+def contenders(work: Workload, every: int, clock: Clock) -> dict[str, Callable[[], float]]:
+    """The contenders that run on the workload's device, by name, each timed by the clock."""
+    engine = Engine(work, clock)
+    found: dict[str, Callable[[], float]] = {
+        "engine": engine,
+        "hf_generate dynamic": Generate(work, clock, "dynamic"),
+        "hf_generate static": Generate(work, clock, "static"),
+        "gym_loop": GymLoop(work, clock, engine, every),
+    }
+    if work.backbone.device.type == "cuda":
+        found["engine, compiled"] = Engine(work, clock, compiled=True)
+        found["engine, policy outside"] = EngineSteps(work, clock)
+        found["generate_batch"] = GenerateBatch(work, clock)
+        if work.tokenizer is not None:
+            found["TextGenVectorEnv.step"] = VectorEnvSteps(work, clock)
+            found["TextGenVectorEnv.step, compiled"] = VectorEnvSteps(work, clock, compiled=True)
+    return found
+
+
+def measure(
+    args: argparse.Namespace, work: Workload, bytes_a_second: float, keep: Callable[[dict[str, Any]], None]
+) -> None:
+    """One case: every contender in turn, ``repeats`` times; on CUDA its first turn begins with a run that warms up.
+
+    What is known so far is handed to ``keep`` after every run.
+    """
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
+    runs = contenders(work, GYM_EVERY, clock)
+    if args.only:
+        runs = {name: run for name, run in runs.items() if name in args.only or name == "engine"}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    failed: dict[str, str] = {}
+    engine, prefills, limit = runs["engine"], list[float](), bound(work, bytes_a_second)
+    assert isinstance(engine, Engine)
+    cuda = work.backbone.device.type == "cuda"
+    with tqdm(total=args.repeats * len(runs), desc=f"{args.backbone} {work.slots} slots") as bar:
+        for turn in range(args.repeats):
+            for name, run in runs.items():
+                bar.set_postfix_str(name)
+                if name not in failed:
+                    try:
+                        if cuda and turn == 0:  # records graphs and chooses kernels
+                            run()
+                        seconds[name].append(run())
+                    except (RuntimeError, ValueError, TypeError, AttributeError, ImportError) as error:
+                        if name == "engine":
+                            raise
+                        failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                bar.update()
+                if name == "engine":
+                    prefills.append(engine.prefill())
+                assert engine.rollout is not None
+                measured = {name: took for name, took in seconds.items() if took}
+                keep(
+                    {
+                        "backbone": args.backbone,
+                        "slots": work.slots,
+                        "context": round(float(np.mean([len(prompt) for prompt in work.prompts])), 1),
+                        "new_tokens": [min(work.lengths), max(work.lengths)],
+                        "episodes": len(work.prompts),
+                        "prompts": len(set(map(tuple, work.prompts))),
+                        "tokens": work.tokens,
+                        "turns": min(len(took) for name, took in seconds.items() if name not in failed),
+                        "tokens_per_second": {n: work.tokens / statistics.median(t) for n, t in measured.items()},
+                        "seconds": measured,
+                        "failed": failed,
+                        "prefill_seconds": statistics.median(prefills),
+                        "wasted_share": engine.rollout.wasted_share,
+                        "bound_tokens_per_second": limit,
+                    }
+                )
+
+
+def keep_case(result: dict[str, Any], key: str, path: Path | None, case: dict[str, Any]) -> None:
+    """Put a case among the results, and those into the file."""
+    result["cases"][key] = case
+    result["ratios"] = ratios(list(result["cases"].values()))
+    if path:
+        write_atomic(path, json.dumps(result, indent=1))
+
+
+def machine(device: torch.device) -> str:
+    """What ran it, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def main() -> None:
+    """Run the cases that are missing; print and write what there is."""
+    args = arguments()
+    device = resolve_device(args.device)
+    dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    settings = {
+        "backbone": args.backbone,
+        "device": device.type,
+        "dtype": dtype,
+        "new_tokens": list(args.new_tokens),
+        "repeats": args.repeats,
+        "clock": args.clock,
+        "seed": args.seed,
+    }
+    result: dict[str, Any] = {"settings": settings, "cases": {}}
+    if args.json and args.json.exists():
+        found = json.loads(args.json.read_text())
+        if found["settings"] != settings:
+            raise SystemExit(f"{args.json} holds other settings ({found['settings']}); give another file")
+        result = found
+    model = None
+    for slots, context, group, waves in itertools.product(args.slots, args.context, args.group, args.waves):
+        key = f"{slots} slots, context {context}, group {group}, waves {waves}"
+        if result["cases"].get(key, {"turns": 0})["turns"] >= args.repeats:
+            continue
+        if model is None:
+            backbone, tokenizer = load(args.backbone, getattr(torch, dtype), device)
+            torch.manual_seed(args.seed)
+            model, speed = OptionModel(backbone, OptionConfig()), bandwidth(device)
+            result |= {"machine": machine(device), "bandwidth": speed, "origin": origin()}
+        work = workload(args, model, tokenizer, slots, context, group, waves)
+        measure(args, work, speed, partial(keep_case, result, key, args.json))
+    cases = list(result["cases"].values())
+    where = f"{result['machine']}, {dtype}, {result['bandwidth'] / 1e9:.0f} GB/s"
+    print(f"{args.backbone} on {where}, {args.clock} time, seed {args.seed}\n")
+    print(table(cases))
+    print("\n" + ", ".join(f"{name} {value:.2f}" for name, value in result["ratios"].items()))
+    for case in cases:
+        for name, error in case["failed"].items():
+            print(f"{case['slots']} slots: {name} failed ({error})")
+    if args.plot:
+        plot(cases, args.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Measure the detectors of language switching and degeneracy: ``python -m ollm_rl.experiments.bench.detectors DATA``.
+
+DATA is a folder with mgsm_dev.jsonl, mgsm_exemplars.jsonl, gsm8k_train.jsonl and math_train.jsonl. Problems fall into
+two halves by a hash of their id, translations of one problem into the same. Thresholds were chosen on ``--half tune``;
+results are those of ``--half report``. ``--only`` names one of the parts: ``language``, ``arith`` (both detectors
+against the generator's true rates), ``degeneracy``, ``perplexity`` (of ``--backbone``), or ``letters``, which prints
+the table of letter pairs in `ollm_rl.metrics.degenerate` and is no part of the measurement.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ollm_rl.experiments.bench.detector_texts import Case, degenerate, spliced, whole
+from ollm_rl.metrics.degenerate import FLAGS, degeneracy, is_improbable, letter_pairs
+from ollm_rl.metrics.language import detect_language, latin_words, measure_switching, switches_language
+from ollm_rl.problems.arith import SolutionMix, generate
+from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.runs import origin
+
+FILES = ("mgsm_dev", "mgsm_exemplars", "gsm8k_train", "math_train")
+SEED = 0
+ARITH_PROBLEMS = 5000
+PERPLEXITY_PROBLEMS = 100
+KEPT = 10  # mistaken texts of each kind that the result shows
+
+
+def load_half(data: Path, half: str) -> dict[str, list[Problem]]:
+    """Problems of one half of every file."""
+    problems = {name: load_problems(f"jsonl:{data / name}.jsonl") for name in FILES}
+    return {name: [problem for problem in held if half_of(problem) == half] for name, held in problems.items()}
+
+
+def half_of(problem: Problem) -> str:
+    """``tune`` or ``report``; an id names the language, which is left out."""
+    name = problem.id.replace(f"-{problem.language}-", "-")
+    return ("tune", "report")[hashlib.sha256(name.encode()).digest()[0] % 2]
+
+
+def language(problems: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
+    """Languages of questions, recall on spliced completions, false alarms on whole ones."""
+    questions = problems["mgsm_dev"]
+    told = [(problem.language, detect_language(problem.question), problem.question) for problem in questions]
+    mistaken = [row for row in told if row[0] != row[1]]
+    splices, wholes = list(spliced(problems, random.Random(SEED))), list(whole(problems))
+    return {
+        "questions": len(questions),
+        "languages": len({problem.language for problem in questions}),
+        "share_right": 1 - len(mistaken) / len(questions),
+        "mistaken": mistaken,
+        "spliced": _switched(splices, missing=False),
+        "whole": _switched(wholes, missing=True),
+    }
+
+
+def _switched(cases: Sequence[Case], *, missing: bool) -> dict[str, Any]:
+    """How many of the completions of each kind switch, and some of those whose verdict is ``missing``."""
+    counts: defaultdict[str, Counter[bool]] = defaultdict(Counter)
+    mistaken: list[Case] = []
+    for case in cases:
+        verdict = switches_language(case.prompt, case.completion)
+        counts[case.kind][verdict] += 1
+        counts["all"][verdict] += 1
+        if verdict == missing:
+            mistaken.append(case)
+    return {
+        "kinds": {kind: {"switched": held[True], "texts": held.total()} for kind, held in counts.items()},
+        "mistaken": mistaken[:KEPT],
+    }
+
+
+def arith() -> dict[str, Any]:
+    """Rates found in generated solutions, beside the generator's shares and the solutions' own styles.
+
+    The error of a share is its standard error over ARITH_PROBLEMS draws.
+    """
+    mix = SolutionMix()
+    problems = generate(ARITH_PROBLEMS, seed=SEED)
+    counts = [measure_switching(problem.question, problem.solution) for problem in problems]
+    looping = ["loop" in degeneracy(problem.solution) for problem in problems]
+    other = [bool(degeneracy(problem.solution) - {"loop"}) for problem in problems]
+    found = {"switch": [count.switched for count in counts], "loop": looping}
+    result: dict[str, Any] = {"problems": len(problems), "other_flags": sum(other)}
+    for style, true_rate in (("switch", mix.switch), ("loop", mix.loop)):
+        styled = [problem.style == style for problem in problems]
+        result[style] = {
+            "true_rate": true_rate,
+            "standard_error": math.sqrt(true_rate * (1 - true_rate) / len(problems)),
+            "share_of_style": sum(styled) / len(problems),
+            "measured_rate": sum(found[style]) / len(problems),
+            "mistaken": sum(one != other for one, other in zip(styled, found[style], strict=True)),
+        }
+    switches = sum(count.switches for count in counts)
+    result["switches"] = {"found": switches, "true": sum(problem.style == "switch" for problem in problems)}
+    result["switches_per_1000_words"] = 1000 * switches / sum(count.words for count in counts)
+    return result
+
+
+def degeneracy_flags(problems: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
+    """Precision and recall of every flag on corrupted and sound solutions, and flags on all human solutions."""
+    cases = list(degenerate(problems, random.Random(SEED)))
+    found = [degeneracy(case.completion, finished=case.truth != "no_end") for case in cases]
+    result: dict[str, Any] = {"texts": len(cases), "sound": sum(not case.truth for case in cases), "flags": {}}
+    for flag in FLAGS:
+        true = sum(case.truth == flag for case in cases)
+        hits = sum(case.truth == flag and flag in flags for case, flags in zip(cases, found, strict=True))
+        flagged = sum(flag in flags for flags in found)
+        result["flags"][flag] = {"texts": true, "precision": hits / flagged, "recall": hits / true}
+    kinds: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for case, flags in zip(cases, found, strict=True):
+        kinds[case.truth, case.kind].update(["texts", *flags])
+    result["kinds"] = [{"truth": truth, "kind": kind, **counts} for (truth, kind), counts in kinds.items()]
+    result["mistaken"] = [
+        (case, sorted(flags)) for case, flags in zip(cases, found, strict=True) if flags != {case.truth} - {""}
+    ][:KEPT]
+    result["human"] = {name: _human([p.solution for p in problems[name]]) for name in ("gsm8k_train", "math_train")}
+    result["human"]["mgsm_dev, questions"] = _human([problem.question for problem in problems["mgsm_dev"]])
+    return result
+
+
+def _human(texts: Sequence[str]) -> dict[str, Any]:
+    found = [degeneracy(text) for text in texts]
+    flagged = [(sorted(flags), text) for flags, text in zip(found, texts, strict=True) if flags]
+    counts = Counter(flag for flags, _ in flagged for flag in flags)
+    return {"texts": len(texts), "flagged": len(flagged), **counts, "examples": flagged[:KEPT]}
+
+
+def perplexity(problems: Mapping[str, Sequence[Problem]], backbone: str) -> dict[str, Any]:
+    """Whether perplexity tells solutions (GSM8K's, or tiny-arith's own) from the same with their words permuted."""
+    import torch
+
+    from ollm_rl.backbones.loading import load_backbone
+    from ollm_rl.problems.prompts import encode_prompts
+
+    model, tokenizer = load_backbone(backbone)
+    held = load_problems("arith", split="test", limit=1000) if backbone == "tiny-arith" else problems["gsm8k_train"]
+    held = [problem for problem in held if len(problem.solution.split()) >= 10][:PERPLEXITY_PROBLEMS]
+    rng = random.Random(SEED)
+    result: dict[str, Any] = {"backbone": backbone, "problems": len(held)}
+    for kind in ("sound", "words permuted"):
+        nats, improbable = [], 0
+        for problem, prompt in zip(held, encode_prompts(held, tokenizer, max_length=10_000), strict=True):
+            words = problem.solution.split()
+            text = problem.solution if kind == "sound" else " ".join(rng.sample(words, len(words)))
+            completion = tokenizer(text, add_special_tokens=False).input_ids
+            with torch.no_grad():
+                logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+            log_probs = logits.float().log_softmax(-1)[range(len(completion)), completion].tolist()
+            nats.append(-np.mean(log_probs))
+            improbable += is_improbable(log_probs)
+        result[kind] = {
+            "flagged": improbable,
+            "perplexity": np.exp(np.quantile(nats, [0, 0.05, 0.5, 0.95, 1])).tolist(),
+        }
+    return result
+
+
+def letters(problems: Mapping[str, Sequence[Problem]]) -> str:
+    """Bits of a letter given the one before, the pairs' frequencies averaged over five languages; 26 rows."""
+    english = [text for name in FILES[2:] for p in problems[name] for text in (p.question, p.solution)]
+    frequencies = np.zeros((26, 26))
+    for code in ("en", "de", "es", "fr", "sw"):
+        native = [problem.question for problem in problems["mgsm_dev"] if problem.language == code]
+        counts = _pair_counts(native + english if code == "en" else native)
+        frequencies += counts / counts.sum() / 5
+    frequencies += 1e-7
+    bits = -np.log2(frequencies / frequencies.sum(1, keepdims=True))
+    return " ".join("".join(f"{min(15, round(value)):x}" for value in row) for row in bits)
+
+
+def _pair_counts(texts: Iterable[str]) -> np.ndarray:
+    counts = np.zeros((26, 26))
+    for text in texts:
+        for pair in letter_pairs(latin_words(text)):
+            counts[pair] += 1
+    return counts
+
+
+def main() -> None:
+    """Measure and print as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with the four files")
+    parser.add_argument("--half", default="report", choices=("tune", "report"))
+    parser.add_argument("--only", choices=("language", "arith", "degeneracy", "perplexity", "letters"))
+    parser.add_argument("--backbone", default="tiny-arith")
+    given = parser.parse_args()
+    problems = load_half(given.data, given.half)
+    if given.only == "letters":
+        print(letters(problems))
+        return
+    parts = {
+        "language": lambda: language(problems),
+        "arith": arith,
+        "degeneracy": lambda: degeneracy_flags(problems),
+        "perplexity": lambda: perplexity(problems, given.backbone),
+    }
+    result = {name: part() for name, part in parts.items() if given.only in (None, name)}
+    print(json.dumps({"half": given.half, **result, **origin()}, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Where the time of a decoding step goes: the kernels of one rollout, the longest first; on a CPU torch's operations.
+
+python -m ollm_rl.experiments.bench.profile_decode --backbone smollm2-135m --slots 512 --context 64 --new-tokens 96
+
+All slots begin from one prompt and write equally many tokens, so that little but steps is seen.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from ollm_rl.agents.policies.option import OptionPolicy
+from ollm_rl.decode.engine import DecodeEngine
+from ollm_rl.decode.rollout import collect
+from ollm_rl.devices import resolve_device
+from ollm_rl.experiments.bench.contenders import wait
+from ollm_rl.experiments.bench.decode import BACKBONES, load
+from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.model import OptionModel
+
+
+def main() -> None:
+    """Print tokens a second and the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", choices=BACKBONES, default="smollm2-135m")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--slots", type=int, default=512)
+    parser.add_argument("--context", type=int, default=64, help="tokens of a prompt")
+    parser.add_argument("--new-tokens", type=int, default=96)
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--rows", type=int, default=25)
+    given = parser.parse_args()
+    device = resolve_device(given.device)
+    cuda = device.type == "cuda"
+    backbone, _ = load(given.backbone, torch.bfloat16 if cuda else torch.float32, device)
+    torch.manual_seed(0)
+    model = OptionModel(backbone, OptionConfig())
+    policy = OptionPolicy(model)
+    engine = DecodeEngine(backbone, given.slots, given.context + given.new_tokens, compiled=given.compiled)
+    prompts = [np.random.default_rng(0).integers(10, model.vocab_size - 300, given.context).tolist()] * given.slots
+
+    def run() -> float:
+        wait(device)
+        started = time.perf_counter()
+        generator = torch.Generator().manual_seed(0)
+        collect(policy, engine, prompts, max_new_tokens=given.new_tokens, end_token=-1, generator=generator)
+        wait(device)
+        return time.perf_counter() - started
+
+    print(f"first run, which compiles and records graphs: {run():.1f} s")
+    speeds = [given.slots * given.new_tokens / run() for _ in range(3)]
+    print(f"tokens a second, prompt included: {', '.join(f'{speed:,.0f}' for speed in speeds)}")
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as recorded:
+        run()
+    # Milliseconds a step, launches a step, name.
+    name = "self_device_time_total" if cuda else "self_cpu_time_total"
+    rows = [
+        (getattr(e, name) / 1e3 / given.new_tokens, e.count / given.new_tokens, e.key) for e in recorded.key_averages()
+    ]
+    print(f"{sum(row[0] for row in rows):.2f} ms a step of all slots on the device, of that:")
+    for spent, count, key in sorted(rows, reverse=True)[: given.rows]:
+        print(f"{spent:8.3f} ms {count:7.1f} x {key[:100]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""Seconds and peak memory of a training iteration, side by side in one run.
+
+python -m ollm_rl.experiments.bench.train --model OPTIONS --data SOURCE --json FILE
+
+Latent and vocabulary PPO and REINFORCE of ours, PPO of stable-baselines3 on the environment, and GRPO of TRL (`pip
+install trl`; left out where it is missing) on the same backbone, LoRA, prompts, group size and number of optimiser
+steps. An iteration writes, checks and learns from the same number of episodes in all. They take turns, round by round;
+each has a first iteration to warm up, which does not count.
+"""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from tqdm import tqdm
+
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.policies.loading import backbone_name, new_policy
+from ollm_rl.agents.training.trainer import Trainer
+from ollm_rl.answers.pool import shared_pool
+from ollm_rl.backbones.loading import load_backbone
+from ollm_rl.backbones.lora import lora_config
+from ollm_rl.devices import resolve_device
+from ollm_rl.envs.sb3 import TextGenVecEnv
+from ollm_rl.envs.vector import TextGenVectorEnv
+from ollm_rl.experiments.bench.sft import PeakMemory
+from ollm_rl.options.model import OptionModel
+from ollm_rl.problems.prompts import encode_prompts
+from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.runs import origin, write_atomic
+
+Seconds = dict[str, float]  # of one iteration: generation, verification, update, total
+CONTENDERS = ("latent-ppo", "latent-reinforce", "vocab-ppo", "vocab-reinforce", "sb3-ppo", "trl-grpo")
+
+
+class Ours:
+    """Our trainer, one of its algorithms and action spaces."""
+
+    def __init__(self, name: str, config: RLConfig, problems: list[Problem]) -> None:
+        space, _, algorithm = name.partition("-")
+        settings: Any = {"action_space": "options" if space == "latent" else "tokens", "algorithm": algorithm}
+        config = RLConfig(**{**vars(config), **settings, "out": config.out / name})
+        policy, tokenizer = new_policy(config, resolve_device(config.device))
+        self.trainer = Trainer(config, policy, tokenizer, problems)
+
+    def __call__(self) -> Seconds:
+        """One iteration."""
+        row = self.trainer.iterate()
+        self.trainer.history.append(row)
+        generation = row["seconds_rollout"] - row["seconds_verify"]
+        return {
+            "generation": generation,
+            "verification": row["seconds_verify"],
+            "update": row["seconds_update"],
+            "total": row["seconds_rollout"] + row["seconds_update"],
+        }
+
+
+class EndedEpisodes(BaseCallback):
+    """Counts them."""
+
+    ended = 0
+
+    def _on_step(self) -> bool:
+        self.ended += int(self.locals["dones"].sum())
+        return True
+
+
+class StableBaselines:
+    """PPO of stable-baselines3 on the adapter; answers are checked within a step, so that is part of generation."""
+
+    def __init__(self, config: RLConfig, problems: list[Problem]) -> None:
+        device, slots = resolve_device(config.device), min(config.num_slots, config.episodes)
+        model = OptionModel.from_pretrained(config.model, dtype=getattr(torch, config.dtype), device=device)
+        envs = TextGenVectorEnv(slots, model, problems, max_new_tokens=config.max_new_tokens, autoreset_mode="SameStep")
+        self.episodes, self.steps = config.episodes, slots * config.max_new_tokens
+        self.agent = PPO(
+            "MlpPolicy",
+            TextGenVecEnv(envs),
+            n_steps=config.max_new_tokens,
+            batch_size=self.steps // config.minibatches,
+            n_epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+            device=device,
+        )
+
+    def __call__(self) -> Seconds:
+        """One buffer, its time scaled to the episodes of an iteration."""
+        update, learn = 0.0, self.agent.train
+
+        def timed() -> None:
+            nonlocal update
+            started = time.perf_counter()
+            learn()
+            update += time.perf_counter() - started
+
+        count = EndedEpisodes()
+        started = time.perf_counter()
+        self.agent.train = timed  # type: ignore[method-assign]
+        self.agent.learn(self.steps, callback=count, reset_num_timesteps=False)
+        total, self.agent.train = time.perf_counter() - started, learn  # type: ignore[method-assign]
+        scale = self.episodes / count.ended
+        parts = {"generation": total - update, "verification": 0.0, "update": update, "total": total}
+        return {name: scale * seconds for name, seconds in parts.items()}
+
+
+class TRL:
+    """GRPO of TRL, the same LoRA on the same backbone, the same prompts, groups and optimiser steps."""
+
+    def __init__(self, config: RLConfig, problems: list[Problem], iterations: int) -> None:
+        from trl import GRPOConfig, GRPOTrainer
+
+        device = resolve_device(config.device)
+        backbone, tokenizer = load_backbone(
+            backbone_name(config.model), dtype=getattr(torch, config.dtype), device=device
+        )
+        prompts = encode_prompts(
+            problems,
+            tokenizer,
+            max_length=backbone.config.max_position_embeddings,
+            max_new_tokens=config.max_new_tokens,
+        )
+        rows = [
+            {"prompt": tokenizer.decode(prompt), "answer": problem.answer}
+            for prompt, problem in zip(prompts, problems, strict=True)
+        ]
+        self.parts = dict.fromkeys(("generation", "verification"), 0.0)
+        self.spent: list[Seconds] = []
+        self.config = config
+
+        def correctness(completions: list[str], answer: list[str], **_: Any) -> list[float]:
+            started = time.perf_counter()
+            verdicts = shared_pool().verify_batch(completions, answer)
+            self.parts["verification"] += time.perf_counter() - started
+            return [float(verdict.correct) for verdict in verdicts]
+
+        self.trainer = GRPOTrainer(
+            model=backbone,
+            reward_funcs=correctness,
+            args=GRPOConfig(
+                output_dir=str(config.out / "trl"),
+                per_device_train_batch_size=config.episodes // config.minibatches,
+                steps_per_generation=config.minibatches,
+                num_generations=config.group_size,
+                max_completion_length=config.max_new_tokens,
+                max_steps=iterations * config.minibatches,
+                learning_rate=config.learning_rate,
+                gradient_checkpointing=False,
+                bf16=config.dtype == "bfloat16",
+                use_cpu=device.type == "cpu",
+                save_strategy="no",
+                report_to=[],
+                logging_steps=1,
+                disable_tqdm=True,
+                seed=config.seed,
+            ),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            peft_config=lora_config(config.lora_rank),
+        )
+        generate = self.trainer._generate_and_score_completions
+
+        def timed(inputs: Any) -> Any:
+            started, checked = time.perf_counter(), self.parts["verification"]
+            written = generate(inputs)
+            self.parts["generation"] += time.perf_counter() - started - (self.parts["verification"] - checked)
+            return written
+
+        self.trainer._generate_and_score_completions = timed  # type: ignore[method-assign]
+
+    def run(self) -> list[Seconds]:
+        """All iterations in one go: TRL's trainer cannot be stopped between two of them and go on."""
+        from transformers import TrainerCallback
+
+        outer, minibatches = self, self.config.minibatches
+
+        class Clock(TrainerCallback):
+            started = time.perf_counter()
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                if state.global_step % minibatches == 0:
+                    total, self.started = time.perf_counter() - self.started, time.perf_counter()
+                    update = total - sum(outer.parts.values())
+                    outer.spent.append({**outer.parts, "update": update, "total": total})
+                    outer.parts = dict.fromkeys(outer.parts, 0.0)
+
+        self.trainer.add_callback(Clock())
+        self.trainer.train()
+        return self.spent
+
+
+def run_round(name: str, config: RLConfig, problems: list[Problem], iterations: int) -> tuple[list[Seconds], float]:
+    """Iterations of one contender, the first left out, and its peak memory in bytes."""
+    memory = PeakMemory(resolve_device(config.device).type)
+    with tempfile.TemporaryDirectory() as folder:
+        config = replace(config, out=Path(folder))
+        if name == "trl-grpo":
+            spent = TRL(config, problems, iterations + 1).run()
+        else:
+            contender = StableBaselines(config, problems) if name == "sb3-ppo" else Ours(name, config, problems)
+            spent = [contender() for _ in range(iterations + 1)]
+    return spent[1:], memory.read()
+
+
+def table(measured: dict[str, list[tuple[list[Seconds], float]]]) -> tuple[str, dict[str, Any]]:
+    """Medians over all iterations as Markdown, and as figures."""
+    lines = [
+        "| method | generation | verification | update | total (lowest, highest) | update's share | peak memory, GB |"
+    ]
+    lines.append("|" + "---|" * 7)
+    figures: dict[str, Any] = {}
+    for name, rounds in measured.items():
+        rows = [row for spent, _ in rounds for row in spent]
+        median = {part: statistics.median(row[part] for row in rows) for part in rows[0]}
+        totals = [row["total"] for row in rows]
+        share = statistics.median(row["update"] / row["total"] for row in rows)
+        peak = max(peak for _, peak in rounds)
+        figures[name] = {**median, "update_share": share, "peak_bytes": peak, "totals": totals}
+        parts = " | ".join(f"{median[part]:.2f}" for part in ("generation", "verification", "update"))
+        lines.append(
+            f"| {name} | {parts} | {median['total']:.2f} ({min(totals):.2f}, {max(totals):.2f}) | {share:.1%} "
+            f"| {peak / 1e9:.2f} |"
+        )
+    return "\n".join(lines), figures
+
+
+def main() -> None:
+    """Measure, print a Markdown table and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of an option SFT run")
+    parser.add_argument("--data", default="arith", help="problems to train on")
+    parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS)
+    parser.add_argument("--episodes", type=int, default=128)
+    parser.add_argument("--num-slots", type=int, default=128)
+    parser.add_argument("--max-new-tokens", type=int, default=96)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--compiled", action="store_true", help="decoding of ours and of the adapter for SB3")
+    parser.add_argument("--iterations", type=int, default=2, help="of a round, after the one that warms up")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    given = parser.parse_args()
+    config = RLConfig(
+        out=Path("unused"),
+        model=given.model,
+        data=given.data,
+        episodes=given.episodes,
+        num_slots=given.num_slots,
+        max_new_tokens=given.max_new_tokens,
+        dtype=given.dtype,
+        compiled=given.compiled,
+    )
+    problems = load_problems(given.data, seed=config.seed)
+    names = [name for name in given.only if name != "trl-grpo" or importlib.util.find_spec("trl")]
+    settings = {name: str(value) for name, value in vars(given).items()}
+    measured: dict[str, list[tuple[list[Seconds], float]]] = {}
+    text = ""
+    with tqdm(total=given.rounds * len(names)) as bar:
+        for _ in range(given.rounds):
+            for name in names:
+                bar.set_description(name)
+                measured.setdefault(name, []).append(run_round(name, config, problems, given.iterations))
+                text, figures = table(measured)
+                if given.json:
+                    found = {"methods": figures, "settings": settings, **origin()}
+                    write_atomic(given.json, json.dumps(found, indent=1))
+                bar.update()
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Learning curves of several demo runs as one picture: ``python -m ollm_rl.experiments.studies.figure OUT.svg RUN...``.
+
+A thick line is the mean over the runs (seeds), the band reaches from the lowest to the highest of them.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+COLOURS = {"latent-ppo": "#0072b2", "latent-reinforce": "#009e73", "vocab-reinforce": "#d55e00"}
+
+
+def history(run: Path, method: str) -> list[dict[str, Any]]:
+    """Metrics of one method of one demo; of the vocabulary's rates the one with the most reward over all episodes."""
+    paths = run.glob(f"{method}*/metrics.json")
+    histories: list[list[dict[str, Any]]] = [json.loads(path.read_text()) for path in paths]
+    return max(histories, key=lambda rows: sum(row["reward"] for row in rows))
+
+
+def main(out: Path, runs: list[Path]) -> None:
+    """Draw reward by episodes and by seconds, side by side."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for method, colour in COLOURS.items():
+        histories = [history(run, method) for run in runs]
+        rewards = np.array([[row["reward"] for row in rows] for rows in histories])
+        for axis, quantity in zip(axes, ("episodes", "seconds"), strict=True):
+            places = np.array([[row[quantity] for row in rows] for rows in histories]).mean(0)
+            axis.plot(places, rewards.mean(0), color=colour, linewidth=2, label=method)
+            axis.fill_between(places, rewards.min(0), rewards.max(0), color=colour, alpha=0.2, linewidth=0)
+            axis.set_xlabel(quantity)
+            axis.grid(alpha=0.3)
+    axes[0].set_ylabel("reward (share of right answers)")
+    axes[0].legend(frameon=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])

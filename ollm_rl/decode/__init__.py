@@ -1,0 +1,5 @@
+"""Batched decoding: the engine, the turns of a policy on it, and rollouts."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

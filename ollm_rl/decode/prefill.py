@@ -1,0 +1,63 @@
+"""Prompts before their episodes: encoded in passes of bounded size, equal ones once.
+
+Letters: B prompts, R rows of a pass, T tokens, H hidden.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from ollm_rl.decode.row_cache import EncodedPrompt, Snapshot, stacked
+from ollm_rl.devices import send
+
+PASS_TOKENS = 16384  # of one pass, padding included: bounds the memory of its activations
+
+
+def encode(
+    model: Callable[..., BaseModelOutputWithPast],
+    prompts: Sequence[tuple[int, ...]],
+    device: torch.device,
+    pass_tokens: int = PASS_TOKENS,
+) -> Iterator[tuple[tuple[int, ...], Snapshot, int]]:
+    """Run a model without its head over prompts, equal ones once.
+
+    Yields each prompt with the snapshot and the row of it that hold its state.
+
+    Prompts of like length share a pass; one longer than a pass is encoded piece by piece.
+    """
+    waiting = sorted(dict.fromkeys(prompts), key=len, reverse=True)
+    while waiting:
+        count = max(1, pass_tokens // len(waiting[0]))
+        together, waiting = waiting[:count], waiting[count:]
+        snapshot = _encode_together(model, together, device, pass_tokens)
+        for row, prompt in enumerate(together):
+            yield prompt, snapshot, row
+
+
+@torch.no_grad()
+def _encode_together(
+    model: Callable[..., BaseModelOutputWithPast],
+    prompts: Sequence[tuple[int, ...]],
+    device: torch.device,
+    pass_tokens: int,
+) -> Snapshot:
+    # Padding stands on the right, where no token of the prompt looks, so that no mask is needed; a slot's own tokens
+    # overwrite it before it could ever be visible.
+    input_ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in prompts], batch_first=True).to(device)
+    # Without a config the cache keeps every key, also those that a sliding window would drop.
+    filled = DynamicCache()
+    lengths = [len(prompt) for prompt in prompts]
+    last = send(lengths, device) - 1
+    hidden = None
+    piece = max(1, pass_tokens // len(prompts))
+    for start in range(0, input_ids.shape[1], piece):
+        stop = min(start + piece, input_ids.shape[1])
+        output = model(input_ids=input_ids[:, start:stop], past_key_values=filled, use_cache=True)
+        states = output.last_hidden_state
+        assert states is not None
+        here = states[torch.arange(len(prompts), device=device), (last - start).clamp(0, stop - start - 1)]
+        hidden = here if hidden is None else torch.where((last >= start)[:, None], here, hidden)
+    assert hidden is not None
+    return Snapshot(stacked(filled), lengths, hidden, [EncodedPrompt(length) for length in lengths])

@@ -1,0 +1,62 @@
+"""Rates that every run reports beside its accuracy: language switching and degeneracy.
+
+Language switching is defined in `language`, degeneracy in `degenerate`; ``docs/metrics.md`` gives
+examples.
+"""
+
+from collections.abc import Sequence
+
+from ollm_rl.metrics.degenerate import degeneracy
+from ollm_rl.metrics.language import detect_language, measure_switching, switches_language
+
+__all__ = [
+    "degeneracy",
+    "degeneracy_rate",
+    "detect_language",
+    "language_switching_rate",
+    "switches_language",
+    "switches_per_1000_words",
+]
+
+
+def language_switching_rate(prompts: Sequence[str], completions: Sequence[str]) -> float:
+    """Share of completions of which at least 5 % of the words are in another language than the prompt's.
+
+    Raises:
+        ValueError: If the two differ in length or are empty.
+    """
+    _check_pairs(prompts, completions, "prompts", "completions")
+    switched = [switches_language(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    return sum(switched) / len(switched)
+
+
+def switches_per_1000_words(prompts: Sequence[str], completions: Sequence[str]) -> float:
+    """Number of switches between the prompt's language and others, per 1,000 words of all completions together.
+
+    `ollm_rl.metrics.language.measure_switching` says what words and switches are. 0 where there are no words.
+
+    Raises:
+        ValueError: If the two differ in length or are empty.
+    """
+    _check_pairs(prompts, completions, "prompts", "completions")
+    counts = [measure_switching(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    return 1000 * sum(count.switches for count in counts) / max(1, sum(count.words for count in counts))
+
+
+def degeneracy_rate(completions: Sequence[str], finished: Sequence[bool]) -> float:
+    """Share of completions with at least one flag of `degeneracy`.
+
+    Raises:
+        ValueError: If the two differ in length or are empty.
+    """
+    _check_pairs(completions, finished, "completions", "finished")
+    flagged = [bool(degeneracy(text, finished=ended)) for text, ended in zip(completions, finished, strict=True)]
+    return sum(flagged) / len(flagged)
+
+
+def _check_pairs(first: Sequence[object], second: Sequence[object], first_name: str, second_name: str) -> None:
+    if len(first) != len(second) or not first:
+        raise ValueError(
+            f"{first_name} ({len(first)}) and {second_name} ({len(second)}) must be of one length and not empty: "
+            "give one of each per completion"
+        )

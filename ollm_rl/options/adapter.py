@@ -1,0 +1,92 @@
+"""The plug-in's trainable parts: encoder (OLLM, eq. 1), decoder (eq. 2) and policy (eq. 6).
+
+Letters: H hidden, W width, K options; ``...`` any leading dimensions.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.losses import AdaptiveKLWeight
+
+MAX_SHARE = 0.02  # of the backbone's parameters, where the width is left open
+
+
+def mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    """A normalised perceptron with one hidden layer: (..., inputs) -> (..., outputs)."""
+    return nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, outputs))
+
+
+class OptionAdapter(nn.Module):
+    """Encoder, decoder and policy, in float32 whatever the backbone's precision.
+
+    Args:
+        config: Number of options and the KL target.
+        hidden_size: H of the backbone.
+        width: W of every hidden layer.
+    """
+
+    def __init__(self, config: OptionConfig, hidden_size: int, width: int) -> None:
+        super().__init__()
+        self.encoder = mlp(2 * hidden_size, width, config.num_options)
+        self.decoder_norm = nn.LayerNorm(hidden_size)
+        self.decoder_in = nn.Linear(hidden_size, width)
+        self.identity_option = config.identity_option
+        self.option_embedding = nn.Parameter(torch.randn(config.num_options - config.identity_option, width))
+        self.decoder_out = nn.Linear(width, hidden_size)
+        self.policy = mlp(hidden_size, width, config.num_options)
+        # With the policy as the prior a weight of 1 is the evidence lower bound, which a prediction split into options
+        # leaves as it is; above 1 it pays to make them all alike.
+        highest = 1.0 if config.prior == "policy" else 10.0
+        self.kl_weight = AdaptiveKLWeight(config.kl_target, config.kl_weight_init, max_weight=highest)
+
+    def encode(self, hidden_states: torch.Tensor, next_embeddings: torch.Tensor) -> torch.Tensor:
+        """Logits of q(z | h_t, e(x_{t+1})): (..., H), (..., H) -> (..., K)."""
+        # The two inputs differ in scale by orders of magnitude; each is normalised before they meet.
+        inputs = [F.layer_norm(x.float(), x.shape[-1:]) for x in (hidden_states, next_embeddings)]
+        return self.encoder(torch.cat(inputs, -1))
+
+    def biases(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The bias b_t of every option: (..., H) -> (..., K, H)."""
+        mixed = self.decoder_in(self.decoder_norm(hidden_states.float()))[..., None, :] + self.option_embedding
+        biases = self.decoder_out(F.gelu(mixed))
+        return F.pad(biases, (0, 0, 1, 0)) if self.identity_option else biases
+
+    def mixed_bias(self, hidden_states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The options' biases added up with these weights: (..., H), (..., K) -> (..., H)."""
+        if self.identity_option:
+            weights = weights[..., 1:]
+        mixed = self.decoder_in(self.decoder_norm(hidden_states.float()))[..., None, :] + self.option_embedding
+        # The last layer is linear, so the sum goes before it: one product with it instead of K.
+        summed = (weights[..., None, :] @ F.gelu(mixed))[..., 0, :]
+        return F.linear(summed, self.decoder_out.weight) + weights.sum(-1, keepdim=True) * self.decoder_out.bias
+
+    def option_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Logits of pi(z | h_t): (..., H) -> (..., K)."""
+        return self.policy(hidden_states.float())
+
+
+def default_width(config: OptionConfig, hidden_size: int, backbone_parameters: int) -> int:
+    """The largest width, a multiple of 8 or below 8, with which the plug-in stays within MAX_SHARE of the backbone.
+
+    Raises:
+        ValueError: If not even one unit fits.
+    """
+
+    def parameters(width: int) -> int:
+        with torch.device("meta"):
+            adapter = OptionAdapter(config, hidden_size, width)
+        return sum(parameter.numel() for parameter in adapter.parameters())
+
+    fixed = parameters(1)
+    per_unit = parameters(2) - fixed
+    width = 1 + int((MAX_SHARE * backbone_parameters - fixed) // per_unit)
+    if width < 1:
+        raise ValueError(
+            f"num_options={config.num_options} needs more than {MAX_SHARE:.0%} of the backbone's {backbone_parameters} "
+            "parameters at any width; set width yourself"
+        )
+    # Wider than the backbone's own hidden state adds cost without a known gain.
+    width = min(width, hidden_size)
+    return width - width % 8 if width >= 8 else width

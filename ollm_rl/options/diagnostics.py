@@ -1,0 +1,127 @@
+"""What the options learned: usage, how far they differ, and whether they offer what the backbone would say.
+
+Letters: N positions, K options, V vocabulary.
+"""
+
+import math
+
+import torch
+
+from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.model import CountedStates, OptionModel
+
+MODE_PROBABILITY = 0.1  # a token is a mode if the backbone gives it at least this
+FIRST_TOKENS = 8  # of a completion
+MAX_POSITIONS = 512  # of a batch that are looked at
+# Options have collapsed below any of these.
+COLLAPSED_KL = 0.1  # of the target
+COLLAPSED_DISTINCT = 1.02  # tokens a position
+COLLAPSED_USAGE = 0.2
+
+
+def option_usage(option_probs: torch.Tensor) -> torch.Tensor:
+    """Entropy of the mean of q over log K: (N, K) -> scalar; 1 if all options are used alike, 0 if one alone is."""
+    mean = option_probs.mean(0)
+    return torch.special.entr(mean).sum() / math.log(len(mean))
+
+
+def distinct_tokens(option_tokens: torch.Tensor) -> torch.Tensor:
+    """Number of distinct tokens among the options: (N, K) -> (N,)."""
+    return 1 + (option_tokens.sort(-1).values.diff(dim=-1) != 0).sum(-1)
+
+
+def mutual_information(log_probs: torch.Tensor, log_policy: torch.Tensor) -> torch.Tensor:
+    """I(z; x | h) = sum_z pi(z) KL(p(x | h, z) || sum_z' pi(z') p(x | h, z')), in nats.
+
+    What knowing the option says of the next token when options come from the policy: 0 where all options give one
+    distribution, at most the policy's entropy.
+
+    Args:
+        log_probs: log p(x | h, z), (N, K, V).
+        log_policy: log pi(z | h), (N, K).
+
+    Returns:
+        (N,).
+    """
+    mixture = (log_policy[..., None] + log_probs).logsumexp(1)
+    entropies = torch.special.entr(log_probs.exp()).sum(-1)
+    return torch.special.entr(mixture.exp()).sum(-1) - (log_policy.exp() * entropies).sum(-1)
+
+
+def covered_modes(option_tokens: torch.Tensor, backbone_probs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many modes each position has, and how many of them some option offers as its most probable token.
+
+    A mode is a token to which the backbone gives at least MODE_PROBABILITY.
+
+    Args:
+        option_tokens: Most probable token under every option, (N, K).
+        backbone_probs: (N, V).
+
+    Returns:
+        Numbers of modes and of modes offered, (N,) each.
+    """
+    modes = backbone_probs >= MODE_PROBABILITY
+    offered = torch.zeros_like(modes).scatter_(1, option_tokens, True)
+    return modes.sum(1), (modes & offered).sum(1)
+
+
+@torch.no_grad()
+def option_diagnostics(
+    model: OptionModel, states: CountedStates, *, max_positions: int = MAX_POSITIONS
+) -> dict[str, float]:
+    """Measure the options at the first positions of a batch.
+
+    Args:
+        model: The option model.
+        states: Of a batch.
+        max_positions: Number of positions at most; their (N, K, V) logits exist whole.
+
+    Returns:
+        ``distinct_tokens`` a position; ``live_share``, the share of positions where options differ;
+        ``oracle_token_accuracy``, the share of true tokens that some option offers; ``mutual_information`` in nats;
+        ``mode_coverage_live`` and ``mode_coverage_first``, the share of the backbone's modes that some option offers,
+        over live positions and over the first FIRST_TOKENS of a completion (NaN where there is none).
+    """
+    hidden, targets, offsets = (part[:max_positions] for part in states)
+    hidden = hidden.to(model.backbone.dtype)
+    log_probs = model.decode_options(hidden).float().log_softmax(-1)
+    tokens = log_probs.argmax(-1)
+    distinct = distinct_tokens(tokens)
+    modes, offered = covered_modes(tokens, model.lm_logits(hidden).float().softmax(-1))
+    live, first = distinct > 1, offsets < FIRST_TOKENS
+    information = mutual_information(log_probs, model.option_logits(hidden).log_softmax(-1))
+    values = {
+        "distinct_tokens": distinct.float().mean(),
+        "live_share": live.float().mean(),
+        "oracle_token_accuracy": (tokens == targets[:, None]).any(-1).float().mean(),
+        "mutual_information": information.mean(),
+        "mode_coverage_live": offered[live].sum() / modes[live].sum(),
+        "mode_coverage_first": offered[first].sum() / modes[first].sum(),
+    }
+    return {name: float(value) for name, value in values.items()}
+
+
+def collapse_warning(metrics: dict[str, float], config: OptionConfig) -> str | None:
+    """One line if the options have collapsed, that says how and what to change; None if they have not.
+
+    Args:
+        metrics: ``kl``, ``distinct_tokens`` and ``option_usage``.
+        config: The plug-in's settings.
+    """
+    if metrics["kl"] < COLLAPSED_KL * (config.kl_target or 0.1):
+        how = f"the encoder tells nothing of the next token (KL {metrics['kl']:.2g} nats)"
+    elif metrics["distinct_tokens"] < COLLAPSED_DISTINCT:
+        how = f"all options say the same ({metrics['distinct_tokens']:.2f} distinct tokens a position)"
+    elif metrics["option_usage"] < COLLAPSED_USAGE:
+        how = f"one option is used alone (usage {metrics['option_usage']:.2f} of 1)"
+    else:
+        return None
+    change = (
+        f"raise options.kl_target above {config.kl_target}" if config.kl_target else "set options.kl_target, say 0.4"
+    )
+    if config.prior == "policy":  # one that has come to name a single option holds the encoder there
+        change = f"take options.prior=uniform, {change}"
+    return (
+        f"the options collapsed: {how}; {change}, start with options.kl_weight_init below {config.kl_weight_init}, or "
+        "train on text with real ambiguity"
+    )

@@ -1,0 +1,167 @@
+"""Option plug-ins on the Hugging Face hub: pushed with a generated model card, downloaded by id."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, ModelCard, ModelCardData, get_token
+from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from ollm_rl.backbones.loading import hub_answers
+from ollm_rl.runs import write_atomic
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+METRICS_FILE, RUN_FILE, CARD_FILE = "metrics.json", "run.json", "README.md"
+OWN_BACKBONES = ("tiny-arith", "smollm2-135m")  # names of ours, which the hub does not know
+
+
+def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+    """Upload a plug-in, its model card and, from a run, its metrics and origin; nothing else of the folder.
+
+    A folder without a README.md gets the generated card. ``run.json`` names the machine and the command.
+
+    Args:
+        folder: Written by ``OptionModel.save_pretrained`` or ``ollm-rl sft``.
+        repo_id: ``user/name``; the repository is made if it is missing.
+        private: Whether a repository made here is private.
+        token: Of the hub; the one that ``hf auth login`` keeps where left out.
+
+    Returns:
+        The repository's URL.
+
+    Raises:
+        FileNotFoundError: If the folder holds no plug-in.
+        ValueError: If a file in it cannot be read, there is no token, or the hub refuses or is out of reach.
+    """
+    folder = Path(folder)
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        _require(folder, file, str(folder))
+    if not _is_plug_in_id(repo_id):
+        raise ValueError(f"repo_id={repo_id!r} is no name on the hub; give user/name")
+    if not (token or get_token()):
+        raise ValueError(f"there is no token to push {repo_id} with; run hf auth login, or give token")
+    card = _card_of(folder, repo_id)
+    api = HfApi(token=token)
+    try:
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        if not (folder / CARD_FILE).exists():  # after create_repo, which finds a repo_id mistyped
+            write_atomic(folder / CARD_FILE, card)
+        wanted = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, METRICS_FILE, RUN_FILE]
+        api.upload_folder(
+            repo_id=repo_id, folder_path=folder, allow_patterns=wanted, commit_message="Upload option plug-in"
+        )
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: hf_xet, which sends large files
+        raise ValueError(
+            f"{repo_id} cannot be pushed ({_line(error)}); check the name, network and hf auth login"
+        ) from error
+    return str(url)
+
+
+def local_folder(name: str | Path) -> Path:
+    """The folder of a plug-in: a local one as it is, else a hub repository's two files, downloaded or cached.
+
+    Raises:
+        FileNotFoundError: If neither holds a plug-in; without a network too, and quickly.
+    """
+    folder = Path(name)
+    if not folder.exists() and _is_plug_in_id(str(name)):
+        folder = _download(str(name))
+    _require(folder, CONFIG_FILE, str(name))
+    return folder
+
+
+def model_card(
+    description: dict[str, Any],
+    metrics: dict[str, Any] | None = None,
+    run: dict[str, Any] | None = None,
+    *,
+    repo_id: str,
+) -> str:
+    """The README.md of a plug-in, with the hub's metadata on top; every number in it is one given here.
+
+    Args:
+        description: What ``OptionModel.save_pretrained`` writes to ``adapter_config.json``.
+        metrics: A line of a run's ``metrics.json``.
+        run: The run's ``run.json``.
+        repo_id: Where the card will stand.
+    """
+    backbone, fingerprint = description["backbone"], description["backbone_fingerprint"]
+    on_hub = backbone not in OWN_BACKBONES and not Path(backbone).exists() and _is_hub_id(backbone)
+    data = ModelCardData(
+        library_name="ollm-rl",
+        base_model=backbone if on_hub else None,
+        base_model_relation="adapter" if on_hub else None,
+        tags=["ollm-rl", "options", "latent-actions", "reinforcement-learning"],
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=(files("ollm_rl") / "options" / "model_card.md").read_text(encoding="utf-8"),
+        repo_id=repo_id,
+        num_options=description["num_options"],
+        backbone=backbone,
+        fingerprint=fingerprint,
+        backbone_is_public=on_hub or backbone in OWN_BACKBONES,
+        settings={name: value for name, value in description.items() if not name.startswith("backbone")},
+        metrics=metrics,
+        run=run,
+    )
+    return str(card)
+
+
+def _card_of(folder: Path, repo_id: str) -> str:
+    """The card from what a folder's files say."""
+    try:
+        description = json.loads((folder / CONFIG_FILE).read_text())
+        metrics, run = folder / METRICS_FILE, folder / RUN_FILE
+        lines = [line for line in json.loads(metrics.read_text()) if "loss" in line] if metrics.exists() else []
+        origin = json.loads(run.read_text()) if run.exists() else None
+        return model_card(description, lines[-1] if lines else None, origin, repo_id=repo_id)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder} cannot be described ({type(error).__name__}: {error}); copy its {CONFIG_FILE}, {METRICS_FILE} "
+            f"and {RUN_FILE} anew"
+        ) from error
+
+
+def _download(repo_id: str) -> Path:
+    """A repository's plug-in in the hub's cache; what is cached already needs no network."""
+    reachable = hub_answers()
+    try:
+        wanted = [CONFIG_FILE, WEIGHTS_FILE]
+        return Path(HfApi().snapshot_download(repo_id, allow_patterns=wanted, local_files_only=not reachable))
+    except (HTTPError, OSError) as error:
+        if not reachable:
+            reason = "the hub is out of reach"
+        elif isinstance(error, RepositoryNotFoundError):  # the hub does not tell these two apart
+            reason = "no such hub repository, or a private one: hf auth login"
+        else:
+            reason = _line(error)
+        raise FileNotFoundError(
+            f"{repo_id} holds no option plug-in (no such folder; {reason}); train one with ollm-rl sft, or name a "
+            "folder or hub repository that holds one"
+        ) from error
+
+
+def _require(folder: Path, file: str, name: str) -> None:
+    if not (folder / file).exists():
+        raise FileNotFoundError(f"{name} holds no option plug-in (no {file}); train one with ollm-rl sft")
+
+
+def _is_plug_in_id(name: str) -> bool:
+    """Whether a name has the form user/name, the only one in which a repository is made today."""
+    return name.count("/") == 1 and _is_hub_id(name)
+
+
+def _is_hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _line(error: Exception) -> str:
+    """The hub's errors run over several lines; the last ones say why."""
+    return " ".join(str(error).split()) or type(error).__name__

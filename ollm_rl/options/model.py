@@ -1,0 +1,342 @@
+"""The option model: a frozen backbone with K learned next-token options (OLLM, Sec. 2.2).
+
+Letters: B batch, T tokens, N counted positions, H hidden, K options, V vocabulary; ``...`` any leading dimensions.
+"""
+
+import dataclasses
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+from transformers import PreTrainedModel
+
+from ollm_rl.backbones.loading import fingerprint, load_backbone
+from ollm_rl.options import hub
+from ollm_rl.options.adapter import OptionAdapter, default_width
+from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.hub import CONFIG_FILE, WEIGHTS_FILE
+from ollm_rl.options.losses import (
+    expected_cross_entropy,
+    kl_to_prior,
+    policy_imitation_loss,
+    policy_marginal_loss,
+    sample_options,
+    token_cross_entropy,
+)
+from ollm_rl.runs import write_atomic
+
+IGNORED = -100  # the label that transformers' losses leave out
+ROWS_TOGETHER = {"cpu": 8, "cuda": 32}  # sequences of like length in one pass of the frozen backbone
+
+
+class CountedStates(NamedTuple):
+    """What the plug-in learns from: the N positions whose next token counts, row by row.
+
+    Attributes:
+        hidden_states: h_t, (N, H).
+        targets: The true next tokens, (N,).
+        offsets: Place of the next token within its completion, from 0, (N,).
+    """
+
+    hidden_states: torch.Tensor
+    targets: torch.Tensor
+    offsets: torch.Tensor
+
+
+@dataclass(kw_only=True)
+class OptionOutput:
+    """Losses in nats, mean over the N counted positions.
+
+    Attributes:
+        loss: L_CE + beta * L_KL + L_policy, with gradient.
+        cross_entropy: L_CE (eq. 4).
+        kl: L_KL (eq. 5), to the prior that the settings name.
+        policy_loss: L_policy (eq. 6), or the mixture's negative log-likelihood.
+        option_probs: q(z | h_t, e(x_{t+1})), (N, K).
+    """
+
+    loss: torch.Tensor
+    cross_entropy: torch.Tensor
+    kl: torch.Tensor
+    policy_loss: torch.Tensor
+    option_probs: torch.Tensor
+
+
+class OptionModel(nn.Module):
+    """A causal language model with options. The backbone's weights never move.
+
+    Build one with ``from_backbone``, or load a trained plug-in with ``from_pretrained``.
+
+    Attributes:
+        backbone: The frozen language model.
+        adapter: The trainable plug-in.
+        option_config: Its settings.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, config: OptionConfig) -> None:
+        super().__init__()
+        if backbone.get_output_embeddings() is None or backbone.get_input_embeddings() is None:
+            raise ValueError(
+                f"{type(backbone).__name__} has no usable output head; give a causal language model with "
+                "get_input_embeddings() and get_output_embeddings()"
+            )
+        text_config = backbone.config.get_text_config()
+        self.backbone = backbone.requires_grad_(False).eval()
+        self.option_config = config
+        self.hidden_size: int = text_config.hidden_size
+        self.vocab_size: int = backbone.get_output_embeddings().weight.shape[0]
+        self.soft_cap: float | None = getattr(text_config, "final_logit_softcapping", None)
+        parameters = sum(parameter.numel() for parameter in backbone.parameters())
+        width = config.width or default_width(config, self.hidden_size, parameters)
+        self.adapter = OptionAdapter(config, self.hidden_size, width).to(backbone.device)
+        self.width = width
+        self._check_head()
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name_or_model: str | PreTrainedModel,
+        config: OptionConfig | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> "OptionModel":
+        """Give a causal language model options that are still untrained.
+
+        Args:
+            name_or_model: A name that ``load_backbone`` knows, or a model.
+            config: Settings; the paper's where left out.
+            dtype: Precision of a backbone loaded by name.
+            device: Where a backbone loaded by name lives.
+
+        Raises:
+            ValueError: If there is no such model, or its output head is not supported.
+        """
+        if isinstance(name_or_model, str):
+            name_or_model, _ = load_backbone(name_or_model, dtype=dtype, device=device)
+        return cls(name_or_model, config or OptionConfig())
+
+    def train(self, mode: bool = True) -> "OptionModel":
+        """Switch the plug-in's mode; the frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    @torch.no_grad()
+    def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """h_t, the tensor that the output head reads: token ids (B, T) -> (B, T, H)."""
+        output = self.backbone.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return output.last_hidden_state
+
+    def lm_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The backbone's own logits, soft-capping included: (..., H) -> (..., V)."""
+        logits = self.backbone.get_output_embeddings()(hidden_states)
+        if self.soft_cap is not None:
+            logits = torch.tanh(logits / self.soft_cap) * self.soft_cap
+        return logits
+
+    def option_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Logits of the policy pi(z | h_t): (..., H) -> (..., K)."""
+        return self.adapter.option_logits(hidden_states)
+
+    def decode_options(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Logits of the next token under every option (OLLM, eq. 2-3): (..., H) -> (..., K, V).
+
+        The biases, which are added to the hidden states, are computed in their precision; training computes them in
+        float32.
+        """
+        dtype = hidden_states.dtype
+        with torch.autocast(hidden_states.device.type, dtype, enabled=dtype != torch.float32):
+            biases = self.adapter.biases(hidden_states).to(dtype)
+        return self.lm_logits(hidden_states[..., None, :] + biases)
+
+    @torch.no_grad()
+    def option_tokens(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Most probable token under every option: (..., H) -> (..., K)."""
+        return self.decode_options(hidden_states).argmax(-1)
+
+    def forward(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> OptionOutput:
+        """The option loss of a batch of token ids; arguments as for ``counted_states``.
+
+        Raises:
+            ValueError: If no token counts, or a row is padded on the left.
+        """
+        return self.loss(self.counted_states(input_ids, labels, attention_mask))
+
+    def loss(self, states: CountedStates) -> OptionOutput:
+        """E_q[CE] + beta * KL(q || prior) + L_policy (OLLM, eq. 4-6), by the settings' estimator, prior and objective.
+
+        With the policy as the prior, the KL term moves the encoder alone: its gradient in the policy is that of
+        L_policy by imitation, which is in the sum already. So at beta = 1 the gradient is that of the negative
+        evidence lower bound E_q[CE] + KL(q || pi), which bounds -log sum_z pi(z) p(x | h, z) from above.
+
+        Raises:
+            ValueError: If no token counts.
+        """
+        config, targets = self.option_config, states.targets
+        hidden = states.hidden_states.to(self.backbone.dtype)  # they are stored in bfloat16
+        if not len(targets):
+            raise ValueError("labels hold no token that counts (all are -100); check the completions")
+        encoder_logits = self.adapter.encode(hidden, self.backbone.get_input_embeddings()(targets))
+        policy_logits = self.option_logits(hidden)
+        if config.estimator == "exact":
+            losses = self.option_cross_entropy(hidden, targets)
+            cross_entropy = expected_cross_entropy(encoder_logits, losses)
+        else:
+            chosen = sample_options(encoder_logits, config.gumbel_temperature)
+            cross_entropy = self._cross_entropy(hidden, self.adapter.mixed_bias(hidden, chosen), targets).mean()
+        kl = kl_to_prior(encoder_logits, policy_logits.detach() if config.prior == "policy" else None)
+        if config.policy_by_likelihood:
+            policy_loss = policy_marginal_loss(policy_logits, losses)
+        else:
+            policy_loss = policy_imitation_loss(policy_logits, encoder_logits)
+        return OptionOutput(
+            # A copy: the weight may move before the backward pass.
+            loss=cross_entropy + self.adapter.kl_weight.weight.clone() * kl + policy_loss,
+            cross_entropy=cross_entropy.detach(),
+            kl=kl.detach(),
+            policy_loss=policy_loss.detach(),
+            option_probs=encoder_logits.detach().softmax(-1),
+        )
+
+    def option_cross_entropy(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """-log p(x_{t+1} | h_t, z) of every option, in nats: (N, H), (N,) -> (N, K)."""
+        biases = self.adapter.biases(hidden_states)
+        repeated = targets[:, None].expand(biases.shape[:2])
+        return self._cross_entropy(hidden_states[:, None], biases, repeated.flatten()).view(repeated.shape)
+
+    def _cross_entropy(self, hidden_states: torch.Tensor, biases: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Of biased hidden states, (M, H) or more dimensions, and their M targets: (M,)."""
+        shifted = (hidden_states + biases.to(hidden_states.dtype)).flatten(0, -2)
+        return token_cross_entropy(shifted, self.backbone.get_output_embeddings(), targets, soft_cap=self.soft_cap)
+
+    @torch.no_grad()
+    def counted_states(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> CountedStates:
+        """Run the frozen backbone and keep what the plug-in learns from.
+
+        Rows of like length are read together, so that a batch with one long solution is not padded whole.
+
+        Args:
+            input_ids: (B, T), padded on the right.
+            labels: (B, T), as in transformers: -100 where a token does not count.
+            attention_mask: (B, T).
+
+        Raises:
+            ValueError: If a row is padded on the left.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if not attention_mask[:, 0].all():
+            raise ValueError("input_ids are padded on the left; pad on the right (tokenizer.padding_side='right')")
+        lengths = attention_mask.sum(1)
+        hidden = torch.empty(*input_ids.shape, self.hidden_size, dtype=self.backbone.dtype, device=input_ids.device)
+        for rows in lengths.argsort().split(ROWS_TOGETHER.get(input_ids.device.type, 8)):
+            width = int(lengths[rows].max())
+            hidden[rows, :width] = self.hidden_states(input_ids[rows, :width], attention_mask[rows, :width])
+        counted = labels[:, 1:] != IGNORED
+        offsets = counted.cumsum(1) - 1
+        return CountedStates(hidden[:, :-1][counted], labels[:, 1:][counted], offsets[counted])
+
+    def trainable_share(self) -> float:
+        """Parameters of the plug-in over those of the backbone."""
+        adapter = sum(parameter.numel() for parameter in self.adapter.parameters())
+        return adapter / sum(parameter.numel() for parameter in self.backbone.parameters())
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the plug-in's weights and settings, without the backbone."""
+        description = {
+            **dataclasses.asdict(self.option_config),
+            "width": self.width,
+            "hidden_size": self.hidden_size,
+            "vocab_size": self.vocab_size,
+            "backbone": self.backbone.config.name_or_path,
+            "backbone_fingerprint": fingerprint(self.backbone),
+        }
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.adapter.state_dict().items()}
+        write_atomic(Path(folder) / WEIGHTS_FILE, save(state))
+        write_atomic(Path(folder) / CONFIG_FILE, json.dumps(description, indent=2))
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the plug-in with a generated model card and return the repository's URL; see ``hub.push_to_hub``."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.push_to_hub(folder, repo_id, private=private, token=token)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        backbone: str | PreTrainedModel | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> "OptionModel":
+        """Load a plug-in written by ``save_pretrained`` onto its backbone.
+
+        Args:
+            folder: Where the plug-in lies, or a repository ``user/name`` on the Hugging Face hub.
+            backbone: A model or name; the backbone that the plug-in names where left out.
+            dtype: Precision of a backbone loaded by name.
+            device: Where a backbone loaded by name lives.
+
+        Raises:
+            FileNotFoundError: If the folder holds no plug-in.
+            ValueError: If the backbone is not the one that the plug-in was trained on, or the file is damaged.
+        """
+        folder = hub.local_folder(folder)
+        path = folder / CONFIG_FILE
+        try:
+            description = json.loads(path.read_text())
+            if "peft_type" in description:
+                raise FileNotFoundError(f"{folder} holds an adapter of peft, no option plug-in; give an option SFT run")
+            name, trained_on = str(description["backbone"]), description["backbone_fingerprint"]
+            config = OptionConfig(**{field.name: description[field.name] for field in dataclasses.fields(OptionConfig)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}); copy it anew") from error
+        wanted = name if backbone is None else backbone
+        loaded = load_backbone(wanted, dtype=dtype, device=device)[0] if isinstance(wanted, str) else wanted
+        found = fingerprint(loaded)
+        if found != trained_on:
+            raise ValueError(
+                f"{folder} was trained on backbone {name!r} with fingerprint {trained_on}, but "
+                f"{loaded.config.name_or_path!r} has {found}; give the backbone it was trained on"
+            )
+        model = cls(loaded, config)
+        model.load_adapter(folder)
+        return model
+
+    def load_adapter(self, folder: str | Path) -> None:
+        """Read the plug-in's weights from a folder written by ``save_pretrained``.
+
+        Raises:
+            ValueError: If the file is damaged or of another shape.
+        """
+        try:
+            self.adapter.load_state_dict(load_file(Path(folder) / WEIGHTS_FILE))
+        except (SafetensorError, OSError, RuntimeError) as error:
+            # torch says "Error(s) in loading" first and names the tensors and their sizes in the lines below it.
+            raise ValueError(f"{folder}/{WEIGHTS_FILE} cannot be read ({' '.join(str(error).split())})") from error
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Refuse a backbone that treats its logits in a way that ``lm_logits`` does not know."""
+        probe = torch.arange(1, 5, device=self.backbone.device)[None] % self.vocab_size
+        expected = self.backbone(input_ids=probe, use_cache=False).logits
+        found = self.lm_logits(self.hidden_states(probe))
+        if expected.shape != found.shape or not torch.allclose(
+            expected, found.to(expected.dtype), rtol=1e-2, atol=1e-2
+        ):
+            raise ValueError(
+                f"{type(self.backbone).__name__} changes its logits after the output head in a way that is not "
+                "supported; only plain heads and final_logit_softcapping are"
+            )

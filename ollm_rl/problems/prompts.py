@@ -1,0 +1,39 @@
+"""The prompt of a problem, the same in training, environments, agents and evaluation."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from ollm_rl.problems.sources import Problem
+
+
+def encode_prompts(
+    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, max_length: int, max_new_tokens: int = 1
+) -> list[list[int]]:
+    """Token ids of every prompt: all of the text before the completion.
+
+    With a chat template it is the question as the user's message and the head of the assistant's; else the question
+    and a line break.
+
+    Args:
+        problems: At least one.
+        tokenizer: Of the backbone.
+        max_length: Tokens that prompt and completion share.
+        max_new_tokens: Tokens of these that the completion may need.
+
+    Raises:
+        ValueError: If a prompt leaves no room for the completion; names the problem.
+    """
+    prompts: list[list[int]]
+    if tokenizer.chat_template is None:
+        prompts = tokenizer([f"{problem.question}\n" for problem in problems]).input_ids
+    else:  # the template writes the special tokens itself
+        chats = [[{"role": "user", "content": problem.question}] for problem in problems]
+        prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True).input_ids
+    for problem, prompt in zip(problems, prompts, strict=True):
+        if len(prompt) + max_new_tokens > max_length:
+            raise ValueError(
+                f"the prompt of problem {problem.id!r} has {len(prompt)} tokens and leaves no room for "
+                f"{max_new_tokens} more within {max_length}; leave it out, lower max_new_tokens or raise max_length"
+            )
+    return prompts

@@ -1,0 +1,277 @@
+"""Problems with a checkable answer, from four kinds of source named by one string.
+
+``arith`` generates them, ``rg:TASK`` asks reasoning-gym, ``jsonl:PATH`` reads a file, and ``hf:ID`` or
+``hf:ID:CONFIG`` loads a Hugging Face dataset from the hub or from a local folder. ``without`` keeps the questions of an
+evaluation out of training.
+"""
+
+import difflib
+import json
+import logging
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ollm_rl.answers.pool import extract_answer
+from ollm_rl.problems import arith
+
+FORMS = "arith, rg:TASK, jsonl:PATH, or hf:ID (hf:ID:CONFIG)"
+STREAMS = {"train": 0, "validation": 1, "test": 2}
+DEFAULT_ARITH = 10_000  # problems
+DEFAULT_RG = 1_000  # problems
+
+# Names of the columns with question, solution and answer. None: the answer stands within the solution, after "####" as
+# in GSM8K or in the last box as in MATH.
+Columns = tuple[str, str, str | None]
+HF_COLUMNS: dict[str, Columns] = {
+    "openai/gsm8k": ("question", "answer", None),
+    "nvidia/OpenMathReasoning": ("problem", "generated_solution", "expected_answer"),
+}
+# Tried in this order on any other dataset: Omni-MATH and its relatives, plain names, and MATH with its many ids.
+USUAL_COLUMNS: tuple[Columns, ...] = (
+    ("problem", "solution", "answer"),
+    ("question", "solution", "answer"),
+    ("problem", "solution", None),
+)
+
+# What two wordings of one question may differ in. "-", "!", "'" and brackets are signs of mathematics too; a point or
+# comma before a digit belongs to a number or a pair.
+_STRAIGHT = str.maketrans("‘’“”‐–—−", "''\"\"----")
+_SPARE = re.compile(r'(?:[\s"?¿¡:;]|[.,](?!\d))+')
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One question with its reference answer.
+
+    Attributes:
+        id: Names the problem within its source.
+        question: The text put to the model.
+        solution: Worked solution to learn from; empty where the source has none.
+        answer: Reference answer as text.
+        language: ISO 639-1 code of the question; "en" unless the source says otherwise.
+    """
+
+    id: str
+    question: str
+    solution: str
+    answer: str
+    language: str
+
+
+def load_problems(spec: str, *, split: str = "train", limit: int | None = None, seed: int = 0) -> list[Problem]:
+    """Load the problems that ``spec`` names; equal arguments give equal problems.
+
+    Args:
+        spec: ``arith``, ``rg:TASK``, ``jsonl:PATH``, ``hf:ID`` or ``hf:ID:CONFIG``.
+        split: ``train``, ``validation`` or ``test`` for generated problems, where each is a random stream of its own;
+            any split the dataset has for ``hf``. A ``jsonl`` file is one split, so there it is not used.
+        limit: At most this many problems, the first ones of ``jsonl`` and ``hf``; ``hf`` is then streamed, which
+            downloads no more than it reads (but for a slice such as ``train[:10%]``). None means all of them there,
+            10,000 for ``arith`` and 1,000 for ``rg``.
+        seed: Seed of the generated problems. It shuffles nothing.
+
+    Raises:
+        ValueError: If ``spec``, ``split`` or ``limit`` is not one of the above, if the source is malformed or unknown,
+            if it holds no problems, or if ``rg:`` is asked for without reasoning-gym installed.
+        FileNotFoundError: If a ``jsonl`` file does not exist.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit} leaves no problems; give at least 1, or none for all")
+    kind, _, rest = spec.partition(":")
+    if spec == "arith":
+        return _from_arith(split, limit or DEFAULT_ARITH, seed)
+    readers: dict[str, Callable[[], list[Problem]]] = {
+        "rg": lambda: _from_reasoning_gym(rest, split, limit or DEFAULT_RG, seed),
+        "jsonl": lambda: _from_jsonl(Path(rest), limit),
+        "hf": lambda: _from_hub(rest, split, limit),
+    }
+    if kind not in readers or not rest:
+        raise ValueError(f"problems={spec!r} names no source of problems; give {FORMS}")
+    problems = readers[kind]()
+    if not problems:
+        raise ValueError(f"{spec} holds no problems; give a source that has at least one")
+    return problems
+
+
+def without(problems: Sequence[Problem], held_out: Sequence[Problem]) -> list[Problem]:
+    """The problems whose question is none of the held-out questions, in their order.
+
+    Questions are equal if they are so after Unicode's NFKC form (full-width digits become plain ones), case folding,
+    straightening of the quotes ``‘’“”`` and the dashes ``‐–—−``, and replacement of every run of white space, ``"``,
+    ``?``, ``¿``, ``¡``, ``:``, ``;``, and full stops and commas that no digit follows, by one space, with none at the
+    ends. All else counts.
+    """
+    known = {_normalised(problem.question) for problem in held_out}
+    return [problem for problem in problems if _normalised(problem.question) not in known]
+
+
+def _normalised(question: str) -> str:
+    text = unicodedata.normalize("NFKC", question).casefold().translate(_STRAIGHT)
+    return _SPARE.sub(" ", text).strip()
+
+
+def _stream(split: str) -> int:
+    if split not in STREAMS:
+        raise ValueError(f"split={split!r} is unknown for generated problems; give one of {', '.join(STREAMS)}")
+    return STREAMS[split]
+
+
+def _from_arith(split: str, count: int, seed: int) -> list[Problem]:
+    return [
+        Problem(
+            id=f"arith-{split}-{seed}-{index}",
+            question=item.question,
+            solution=item.solution,
+            answer=str(item.answer),
+            language=item.language,
+        )
+        for index, item in enumerate(arith.generate(count, seed=seed, stream=_stream(split)))
+    ]
+
+
+def _from_reasoning_gym(task: str, split: str, count: int, seed: int) -> list[Problem]:
+    # reasoning-gym seeds entry i with seed + i: neighbouring seeds would share all but one of their problems.
+    # Halved, since some tasks hand seed + i to numpy, which ends at 2**32.
+    task_seed = int(np.random.SeedSequence([seed, _stream(split)]).generate_state(1)[0]) // 2
+    try:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise ValueError(f"rg:{task} needs reasoning-gym: pip install 'ollm-rl[rg]'") from error
+    if task not in DATASETS:
+        close = difflib.get_close_matches(task, DATASETS, n=5)
+        hint = f"did you mean {', '.join(close)}?" if close else "reasoning_gym.factory.DATASETS lists them"
+        raise ValueError(f"rg:{task} is not a task of reasoning-gym; {hint}")
+    try:
+        entries = list(reasoning_gym.create_dataset(task, size=count, seed=task_seed))
+    except (AssertionError, TypeError) as error:
+        raise ValueError(f"rg:{task} needs settings of its own ({_one_line(error)}); choose another task") from error
+    if any(entry["answer"] is None for entry in entries):
+        raise ValueError(f"rg:{task} has problems without a reference answer; choose a task that states one")
+    return [
+        Problem(
+            id=f"{task}-{split}-{seed}-{index}",
+            question=entry["question"],
+            solution="",
+            answer=str(entry["answer"]),
+            language="en",
+        )
+        for index, entry in enumerate(entries)
+    ]
+
+
+def _from_jsonl(path: Path, limit: int | None) -> list[Problem]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; give jsonl:PATH with the path of a JSON Lines file")
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            filled = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+            return [_jsonl_problem(line, path, number) for number, line in islice(filled, limit)]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
+
+
+def _jsonl_problem(line: str, path: Path, number: int) -> Problem:
+    where = f"{path}, line {number}"
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: malformed JSON ({error.msg} at column {error.colno}); mend the line") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: a {type(row).__name__}, not an object; write {{'question': ..., 'answer': ...}}")
+    return Problem(
+        id=_field(row, "id", where, default=f"{path.stem}-{number}"),
+        question=_field(row, "question", where),
+        solution=_field(row, "solution", where, default=""),
+        answer=_field(row, "answer", where),
+        language=_field(row, "language" if "language" in row else "lang", where, default="en"),
+    )
+
+
+def _field(row: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:
+    """Text of one field, numbers written out; without a ``default`` the field must be there and not be blank."""
+    value = row.get(name)
+    if value is None and default is not None:
+        return default
+    if name not in row:
+        raise ValueError(f"{where}: field {name!r} is missing; every line needs a question and an answer")
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not (number or isinstance(value, str)):
+        raise ValueError(f"{where}: field {name!r} is {value!r}; give a string or a finite number")
+    if default is None and not str(value).strip():
+        raise ValueError(f"{where}: field {name!r} is blank; every line needs a question and an answer")
+    return str(value)
+
+
+def _from_hub(name: str, split: str, limit: int | None) -> list[Problem]:
+    dataset_id = name.partition(":")[0]
+    columns: Columns | None = None
+    problems: list[Problem] = []
+    missing = 0
+    for index, row in enumerate(_hub_rows(name, split, stream=limit is not None)):
+        columns = columns or _columns(dataset_id, list(row))
+        question, solution, answer = _hub_texts(row, columns)
+        if question.strip() and answer.strip():
+            problem = Problem(
+                id=f"{dataset_id}-{split}-{index}", question=question, solution=solution, answer=answer, language="en"
+            )
+            problems.append(problem)
+        else:
+            missing += 1
+        if len(problems) == limit:
+            break
+    if missing:
+        # A dataset of others cannot be mended by its user, so such rows are dropped, but never in silence.
+        read = len(problems) + missing
+        logger.warning("hf:%s: %d of %d rows lack a question or an answer; left out", name, missing, read)
+    return problems
+
+
+def _hub_rows(name: str, split: str, *, stream: bool) -> Iterator[dict[str, Any]]:
+    import datasets  # heavy, and needed for this source alone
+
+    dataset_id, _, config = name.partition(":")
+    streaming = stream and "[" not in split  # datasets refuses to stream a slice such as train[:10%]
+    # An empty file makes datasets leak StopIteration; a stream meets its errors while it is read.
+    errors = (ValueError, OSError, RuntimeError, StopIteration, datasets.exceptions.DatasetsError)
+    try:
+        yield from datasets.load_dataset(dataset_id, config or None, split=split, streaming=streaming)
+    except errors as error:
+        raise ValueError(
+            f"hf:{name} with split={split!r} cannot be loaded: {_one_line(error)}; check the id, config and split"
+        ) from error
+
+
+def _columns(dataset_id: str, present: list[str]) -> Columns:
+    """Names of the columns to read; where an answer has a column of its own, the solution may be missing."""
+    for columns in (HF_COLUMNS.get(dataset_id), *USUAL_COLUMNS):
+        if columns and {columns[0], columns[2] or columns[1]} <= set(present):
+            return columns
+    raise ValueError(
+        f"hf:{dataset_id} has the columns {', '.join(present)}; needed are question (or problem) and answer, "
+        "with solution if there is one, or problem and a solution that boxes its answer: rename them"
+    )
+
+
+def _hub_texts(row: Mapping[str, Any], columns: Columns) -> tuple[str, str, str]:
+    """Question, solution and answer of a row, each empty where it is missing."""
+    question, solution, answer = ("" if not name or row.get(name) is None else str(row[name]) for name in columns)
+    if columns[2] is None:
+        found = extract_answer(solution)
+        answer = found[0] if found and found[1] in ("boxed", "hashes") else ""
+        solution = solution.partition("####")[0].strip()
+    return question, solution, answer
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

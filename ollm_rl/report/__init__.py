@@ -1,0 +1,5 @@
+"""Pages that open from disk: comparisons of methods, and the option explorer."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""What backbone, LoRA and options say of each token of a given solution."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

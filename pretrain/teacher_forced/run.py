@@ -1,0 +1,199 @@
+"""Teacher-forced evaluation: what backbone, LoRA and options say of each token of a worked solution.
+
+The true tokens before it are given (OLLM, Sec. 3, App. B and C).
+
+Letters: N counted positions of a batch or a problem, H hidden, K options, V vocabulary.
+"""
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from ollm_rl.backbones.loading import context_length, load_tokenizer
+from ollm_rl.backbones.lora import load_lora
+from ollm_rl.devices import resolve_device
+from ollm_rl.options import losses
+from ollm_rl.options.model import IGNORED, CountedStates, OptionModel
+from ollm_rl.pretrain.data import PadRight, completion_text, encode_examples
+from ollm_rl.pretrain.teacher_forced.answer_span import answer_tokens
+from ollm_rl.pretrain.teacher_forced.scores import (
+    Scores,
+    score_ambiguity,
+    score_coverage,
+    score_options,
+    score_tokens,
+)
+from ollm_rl.pretrain.teacher_forced.summary import problem_sums, summarise
+from ollm_rl.pretrain.teacher_forced.token_report import write_token_report
+from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.runs import origin, write_atomic
+
+NUM_TABLES = 8  # problems whose options are listed token by token
+
+
+@torch.no_grad()
+def teacher_forced(
+    model: OptionModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    *,
+    lora: PeftModel | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare the backbone, a LoRA on it, and the ways to read the options, along the given solutions.
+
+    The oracle looks at the answer, so it says what the options hold, not what a policy reaches; the encoder sees the
+    true token as well. Policy and mixture see h_t alone. ``score_options`` defines them.
+
+    Args:
+        model: Trained options on their backbone.
+        tokenizer: The backbone's, a fast one.
+        problems: Those with a solution count.
+        lora: A LoRA within ``model.backbone``, as ``load_lora`` puts it there; adds the column ``lora``.
+        batch_size: Solutions in a forward pass.
+        seed: Of the bootstrap.
+
+    Returns:
+        What ``summarise`` returns, and ``option_tables``: for each of the first problems ``id``, ``question`` and
+        ``rows``, one a completion token with ``token``, whether it is of the ``answer``, and by option ``options``
+        (their tokens) and their probabilities under ``policy`` and ``encoder``.
+
+    Raises:
+        ValueError: If no problem has a solution, or the tokenizer is not a fast one.
+    """
+    solved = [problem for problem in problems if problem.solution]
+    if not solved:
+        raise ValueError("the problems hold no worked solutions; teacher forcing needs them")
+    examples = encode_examples(solved, tokenizer, max_length=context_length(model.backbone))
+    answers = [answer_tokens(completion_text(problem), tokenizer) for problem in solved]
+    collate = PadRight(int(tokenizer.pad_token_id))
+    batches = (collate(examples[start : start + batch_size]) for start in range(0, len(examples), batch_size))
+    scored = (scores for batch in batches for scores in _score_batch(model, lora, batch))
+    sums, ambiguity = [], []
+    tables: list[dict[str, Any]] = []
+    for problem, answer, scores in zip(solved, answers, tqdm(scored, "teacher-forced", len(solved)), strict=True):
+        sums.append(problem_sums(scores, answer))
+        ambiguity.append((scores["ambiguity", "entropy"], scores["ambiguity", "top_two"]))
+        if len(tables) < NUM_TABLES:
+            tables.append(_option_table(problem, answer, scores, tokenizer))
+    entropies, top_two = (np.concatenate(values) for values in zip(*ambiguity, strict=True))
+    return {**summarise(sums, entropies, top_two, seed=seed), "option_tables": tables}
+
+
+def run_teacher_forced(
+    *,
+    model: str,
+    lora: str | None,
+    out: Path | None,
+    data: str,
+    split: str,
+    limit: int | None,
+    dtype: str,
+    device: str,
+    seed: int,
+) -> dict[str, Any]:
+    """``teacher_forced`` for the option plug-in in the folder ``model``, with the LoRA in the folder ``lora`` if given.
+
+    Writes the result to ``out`` if given, and a report of the same stem beside it.
+
+    Raises:
+        FileNotFoundError: If a folder holds no option plug-in, or no LoRA.
+        ValueError: If the data hold no solutions, the LoRA belongs to another backbone, or ``out`` cannot be written.
+    """
+    if out is not None:
+        _check_writable(out)
+    problems = load_problems(data, split=split, limit=limit, seed=seed)
+    options = OptionModel.from_pretrained(model, dtype=getattr(torch, dtype), device=resolve_device(device))
+    tokenizer = load_tokenizer(options.backbone.config.name_or_path)
+    adapter = None if lora is None else load_lora(options.backbone, lora)
+    result = teacher_forced(options, tokenizer, problems, lora=adapter, seed=seed)
+    result |= {"model": model, "lora": lora, "data": data, "split": split, "seed": seed, **origin()}
+    if out is not None:
+        write_atomic(out, json.dumps(result, indent=1))
+        write_token_report(out.with_suffix(".html"), result)
+    return result
+
+
+def _score_batch(
+    model: OptionModel, lora: PeftModel | None, batch: dict[str, torch.Tensor]
+) -> Iterator[dict[tuple[str, str], np.ndarray]]:
+    """The scores of each problem of a padded batch."""
+    input_ids, labels, attention_mask = (
+        batch[name].to(model.backbone.device) for name in ("input_ids", "labels", "attention_mask")
+    )
+    size = max(1, losses.MAX_LOGITS // (model.option_config.num_options * model.vocab_size))
+
+    def in_chunks(score: Callable[[CountedStates], Scores]) -> Scores:
+        states = model.counted_states(input_ids, labels, attention_mask)
+        chunks = zip(*(part.split(size) for part in states), strict=True)
+        parts = [score(CountedStates(*chunk)) for chunk in chunks]
+        return {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
+
+    scores: Scores = {}
+    if lora is not None:
+        scores |= in_chunks(
+            lambda states: score_tokens("lora", model.lm_logits(states.hidden_states).float(), states.targets)
+        )
+    with contextlib.nullcontext() if lora is None else lora.disable_adapter():
+        scores |= in_chunks(lambda states: _score_frozen(model, states))
+    lengths = (labels[:, 1:] != IGNORED).sum(1).tolist()
+    for parts in zip(*(values.split(lengths) for values in scores.values()), strict=True):
+        yield {key: part.numpy() for key, part in zip(scores, parts, strict=True)}
+
+
+def _score_frozen(model: OptionModel, states: CountedStates) -> Scores:
+    """All columns but the LoRA's, and what the option tables list."""
+    hidden, targets, offsets = states
+    backbone, options = model.lm_logits(hidden).float(), model.decode_options(hidden).float()
+    log_policy = model.option_logits(hidden).log_softmax(-1)
+    encoder_probs = model.adapter.encode(hidden, model.backbone.get_input_embeddings()(targets)).softmax(-1)
+    return {
+        **score_tokens("backbone", backbone, targets),
+        **score_ambiguity(backbone),
+        **score_options(options, log_policy, encoder_probs, targets),
+        **score_coverage(options, backbone, log_policy, offsets),
+        ("listed", "targets"): targets,
+        ("listed", "options"): options.argmax(-1),
+        ("listed", "policy"): log_policy.exp(),
+        ("listed", "encoder"): encoder_probs,
+    }
+
+
+def _option_table(
+    problem: Problem, answer: list[int], scores: dict[tuple[str, str], np.ndarray], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """What every option says at each completion token of a problem (OLLM, App. C)."""
+    targets, options = scores["listed", "targets"], scores["listed", "options"]
+    policy, encoder = (scores["listed", name].astype(float).round(3) for name in ("policy", "encoder"))
+    rows = [
+        {
+            "token": tokenizer.decode([targets[index]]),
+            "answer": index in answer,
+            "options": tokenizer.batch_decode(options[index][:, None]),
+            "policy": policy[index].tolist(),
+            "encoder": encoder[index].tolist(),
+        }
+        for index in range(len(targets))
+    ]
+    return {"id": problem.id, "question": problem.question, "rows": rows}
+
+
+def _check_writable(out: Path) -> None:
+    """Refuse a path that could not be written once all is computed."""
+    if out.suffix == ".html" or out.is_dir():
+        raise ValueError(f"out={str(out)!r} must be a file such as result.json; the report lies beside it as .html")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise ValueError(f"out={str(out)!r} cannot be written ({error.strerror}); give another path") from error

@@ -1,0 +1,119 @@
+"""A teacher-forced comparison as one static HTML file, and as a table for the terminal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from ollm_rl.options.diagnostics import FIRST_TOKENS, MODE_PROBABILITY
+from ollm_rl.pretrain.teacher_forced.scores import AMBIGUOUS, DETERMINISTIC
+from ollm_rl.report.page import MISSING, render
+from ollm_rl.report.plots import MUTED, SERIES, WIDTH, canvas, svg
+from ollm_rl.runs import write_atomic
+
+# Heading, measure, decimals and unit.
+MEASURES = (
+    ("token accuracy", "token_accuracy", 1, " %"),
+    ("NLL (nats a token)", "nll", 3, ""),
+    ("answer correct", "answer_correct", 1, " %"),
+    ("revealed (nats)", "information", 3, ""),
+    ("gain per nat", "gain_per_nat", 2, ""),
+)
+# What is said of the options themselves: name, decimals and unit.
+OPTIONS = (
+    ("distinct_tokens", 2, ""),
+    ("live_share", 1, " %"),
+    ("mutual_information", 3, ""),
+    ("mode_coverage_live", 1, " %"),
+    ("mode_coverage_first", 1, " %"),
+)
+HEADINGS = ("column", *(heading for heading, *_ in MEASURES))
+
+
+def format_scores(result: dict[str, Any]) -> str:
+    """The comparison as a plain-text table with aligned columns, and a closing line with the oracle's gain."""
+    rows = [list(HEADINGS), *_table(result)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = [
+        "  ".join([name.ljust(widths[0]), *(text.rjust(width) for text, width in zip(cells, widths[1:], strict=True))])
+        for name, *cells in rows
+    ]
+    return "\n".join([*lines, _gain(result)])
+
+
+def write_token_report(path: Path, result: dict[str, Any]) -> None:
+    """Write the report, at once or not at all.
+
+    Args:
+        path: The HTML file. It loads nothing from outside.
+        result: Of ``teacher_forced``, with ``model``, ``data``, ``split``, ``seed`` and what ``origin`` returns.
+    """
+    ambiguity = result["ambiguity"]
+    html = render(
+        "teacher_forced.html",
+        result,
+        result=result,
+        headings=HEADINGS,
+        table=_table(result),
+        gain=_gain(result),
+        shares={name: _cell(ambiguity[name], 1, " %") for name in ("deterministic", "ambiguous")},
+        masses={name: _cell(ambiguity[name], 3) for name in ("top_two", "ambiguous_top_two")},
+        options={name: _cell(result["options"][name], decimals, unit) for name, decimals, unit in OPTIONS},
+        mode=f"{MODE_PROBABILITY:.0%}",
+        first=FIRST_TOKENS,
+        thresholds=(DETERMINISTIC, AMBIGUOUS),
+        entropy_plot=_histogram_plot(ambiguity["entropy_histogram"], "entropy (nats)", (DETERMINISTIC, AMBIGUOUS)),
+        mass_plot=_histogram_plot(ambiguity["top_two_histogram"], "probability of the two most probable tokens"),
+        tables=[{**table, "rows": [_listed(row) for row in table["rows"]]} for table in result["option_tables"]],
+    )
+    write_atomic(path, html)
+
+
+def _table(result: dict[str, Any]) -> list[list[str]]:
+    """One row a column of the comparison, in the order of ``HEADINGS``."""
+    return [
+        [name, *(_cell(scores.get(measure), decimals, unit) for _, measure, decimals, unit in MEASURES)]
+        for name, scores in result["columns"].items()
+    ]
+
+
+def _cell(interval: Sequence[float] | None, decimals: int, unit: str = "") -> str:
+    """``[value, low, high]`` as text; shares in per cent."""
+    if interval is None:
+        return MISSING
+    value, low, high = (f"{100 * number if unit else number:.{decimals}f}" for number in interval)
+    return f"{value}{unit} [{low}, {high}]"
+
+
+def _gain(result: dict[str, Any]) -> str:
+    share, nats = _cell(result["oracle_gain"], 3), _cell(result["nll_gain"], 3)
+    return f"gain over the backbone: oracle {share} of the tokens, {nats} nats a token; [95 % intervals]"
+
+
+def _listed(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of an option table: cells of (token, percent of policy, percent of encoder, class of style)."""
+    options = row["options"]
+    votes = {token: sum(p for o, p in zip(options, row["policy"], strict=True) if o == token) for token in options}
+    voted = max(votes, key=lambda token: votes[token])
+    cells = [
+        (token, round(100 * policy), round(100 * encoder), f"{'d' * (token != voted)} {'t' * (token == row['token'])}")
+        for token, policy, encoder in zip(options, row["policy"], row["encoder"], strict=True)
+    ]
+    return {"token": row["token"], "answer": row["answer"], "live": len(votes) > 1, "cells": cells}
+
+
+def _histogram_plot(histogram: dict[str, list[float]], label: str, marks: Sequence[float] = ()) -> Markup:
+    """Positions a bin, on a logarithmic scale: the first bin of entropies holds most of them."""
+    figure, axes = canvas(WIDTH, height=0.6 * WIDTH)
+    axes.stairs(histogram["counts"], histogram["edges"], fill=True, color=SERIES[0])
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.tick_params(which="minor", length=0)
+    axes.set_ylim(bottom=0.8)
+    for mark in marks:
+        axes.axvline(mark, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    axes.set_xlabel(label, color=MUTED)
+    axes.set_ylabel("positions", color=MUTED)
+    return svg(figure, f"histogram over positions: {label}")

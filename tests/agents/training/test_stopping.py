@@ -1,0 +1,203 @@
+"""Runs of training that are stopped, killed or end early: they go on as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import ollm_rl.agents.training.trainer as trainer_module
+from ollm_rl.agents.completions import read_completions
+from ollm_rl.agents.policies.loading import load_policy, trained_weights
+from ollm_rl.agents.training.checkpoints import is_best
+from ollm_rl.agents.training.trainer import Trainer, train
+from ollm_rl.agents.training.update import Updater
+from ollm_rl.options.model import OptionModel
+from tests.places import ROOT
+from tests.training_runs import DIGITS, assert_equal_runs, checkpoint, config, history, naming
+
+
+@pytest.mark.parametrize(
+    ("action_space", "algorithm"), [("options", "ppo"), ("options", "reinforce"), ("tokens", "reinforce")]
+)
+def test_a_run_stopped_in_the_middle_of_an_update_ends_as_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str, action_space: str, algorithm: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    settings = {"action_space": action_space, "algorithm": algorithm}
+    undisturbed = train(config(tmp_path / "undisturbed", model_folder, data, **settings))
+
+    stopped = config(tmp_path / "stopped", model_folder, data, **settings)
+    steps = 0
+    whole_step = Updater.step
+
+    def step(self: Updater, *arguments: Any) -> dict[str, torch.Tensor]:
+        nonlocal steps
+        steps += 1
+        if steps == 6:  # the second of two in the third iteration
+            raise KeyboardInterrupt
+        return whole_step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Updater, "step", step)
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped)
+    assert history(stopped.out) == history(undisturbed)[:2]
+    train(stopped)
+    assert_equal_runs(stopped.out, undisturbed)
+    # The third iteration's completions were written before the stop, and are there once.
+    kept = [read_completions(out) for out in (stopped.out, undisturbed)]
+    assert kept[0] == kept[1]
+    assert [row["iteration"] for row in kept[0]] == [number for number in range(4) for _ in range(16)]
+
+    before = checkpoint(stopped.out)
+    train(stopped)  # the same command once more finds nothing to do
+    assert checkpoint(stopped.out) == before
+
+
+def test_tensorboard_shows_every_iteration_of_a_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    settings = config(tmp_path / "run", model_folder, data)
+    whole_iteration = Trainer.iterate
+
+    def iterate(self: Trainer) -> dict[str, float]:
+        if len(self.history) == 2:
+            raise KeyboardInterrupt
+        return whole_iteration(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "iterate", iterate)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings)
+    train(settings)
+    events = EventAccumulator(str(settings.out)).Reload()
+    points = events.Scalars("rollout/reward")
+    assert [point.step for point in points] == [16, 32, 48, 64]
+    assert [point.value for point in points] == pytest.approx([row["reward"] for row in history(settings.out)])
+
+
+def test_a_run_is_evaluated_as_it_goes_and_keeps_its_last_and_its_best_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    accuracies = iter([0.5, 0.75])
+    asked: list[int] = []
+
+    def evaluate(*arguments: Any, **settings: Any) -> dict[str, float]:
+        asked.append(len(arguments[2]))
+        names = ("low", "high", "language_switching_rate", "degeneracy_rate", "completion_tokens")
+        return {"accuracy": next(accuracies), **dict.fromkeys(names, 0.0)}
+
+    monkeypatch.setattr(trainer_module, "evaluate", evaluate)
+    settings = {"iterations": 5, "eval_every": 32, "eval_data": data, "eval_limit": 3}
+    out = train(config(tmp_path / "run", model_folder, data, **settings))
+    assert [row.get("eval_accuracy") for row in history(out)] == [None, 0.5, None, 0.75, None]
+    assert asked == [3, 3]
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["000004.pt", "000005.pt"]
+    assert (out / "best.pt").read_bytes() == (out / "checkpoints" / "000004.pt").read_bytes()
+    events = EventAccumulator(str(out)).Reload()
+    assert [(point.step, point.value) for point in events.Scalars("eval/accuracy")] == [(32, 0.5), (64, 0.75)]
+    for name, number in ((out, 5), (out / "best.pt", 4), (out / "checkpoints" / "000004.pt", 4)):
+        policy, _ = load_policy(str(name))
+        saved = torch.load(out / "checkpoints" / f"{number:06d}.pt", weights_only=True)["policy"]
+        assert all(torch.equal(weight, saved[key]) for key, weight in trained_weights(policy).items())
+
+
+def test_without_evaluations_the_best_checkpoint_is_that_of_the_highest_reward() -> None:
+    rows = [{"reward": reward} for reward in (0.25, 0.5, 0.5)]
+    assert [is_best(rows[: count + 1]) for count in range(3)] == [True, True, False]
+    evaluated = [{"reward": 0.9}, {"reward": 0.1, "eval_accuracy": 0.3}, {"reward": 0.95}]
+    assert [is_best(evaluated[: count + 1]) for count in range(3)] == [True, True, False]
+
+
+def test_a_run_stops_once_it_is_good_enough_and_stays_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    settings = config(tmp_path / "run", model_folder, data, eval_every=16, eval_data=data, stop_at=0.0)
+    train(settings)
+    assert len(history(settings.out)) == 1
+    before = checkpoint(settings.out)
+    train(settings)
+    assert checkpoint(settings.out) == before
+
+
+def test_a_callback_sees_every_saved_iteration_and_may_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    settings = config(tmp_path / "run", model_folder, data)
+    seen: list[float] = []
+
+    def on_iteration(row: dict[str, float]) -> bool:
+        assert len(history(settings.out)) == len(seen) + 1
+        seen.append(row["episodes"])
+        return len(seen) < 2
+
+    train(settings, on_iteration)
+    assert seen == [16, 32]
+    train(settings)  # without it, to the end
+    assert len(history(settings.out)) == 4
+
+
+def test_sigterm_ends_a_run_once_the_iteration_at_hand_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    undisturbed = train(config(tmp_path / "undisturbed", model_folder, data))
+    settings = config(tmp_path / "stopped", model_folder, data)
+    whole = Updater.step
+
+    def step(self: Updater, *arguments: Any) -> dict[str, torch.Tensor]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        monkeypatch.setattr(Updater, "step", whole)
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Updater, "step", step)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        train(settings)
+    assert stop.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert history(settings.out) == history(undisturbed)[:1]
+    events = EventAccumulator(str(settings.out)).Reload()
+    assert [point.step for point in events.Scalars("rollout/reward")] == [16]
+    train(settings)
+    assert_equal_runs(settings.out, undisturbed)
+
+
+KILLED = """
+import os, signal
+from tests.agents.training.test_stopping import Updater, config, naming, train, OptionModel, Path
+OptionModel.option_tokens = naming("1234")
+whole, steps = Updater.step, 0
+def step(self, *arguments):
+    global steps
+    steps += 1
+    if steps == 6:  # the second of two in the third iteration
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(self, *arguments)
+Updater.step = step
+train(config(Path({out!r}), Path({model!r}), {data!r}))
+"""
+
+
+def test_a_run_killed_in_the_middle_of_an_iteration_ends_as_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    undisturbed = train(config(tmp_path / "undisturbed", model_folder, data))
+    killed = config(tmp_path / "killed", model_folder, data)
+    script = KILLED.format(out=str(killed.out), model=str(model_folder), data=data)
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert history(killed.out) == history(undisturbed)[:2]
+    train(killed)
+    assert_equal_runs(killed.out, undisturbed)

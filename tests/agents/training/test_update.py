@@ -1,0 +1,161 @@
+"""One iteration's update: passes within their tokens, memory that runs out, the entropy bonus and the KL penalty."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.policies.base import Evaluation
+from ollm_rl.agents.policies.option import OptionPolicy
+from ollm_rl.agents.policies.token import TokenPolicy
+from ollm_rl.agents.training.update import Updater, steered
+from ollm_rl.decode.engine import DecodeEngine
+from ollm_rl.decode.rollout import Rollout, collect
+from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.model import OptionModel
+from tests.tiny_models import CONTEXT, EOS, tiny_model
+
+PROMPTS = [[5, 6, 7], [9], [30, 31, 32, 33, 34], [8, 8]]
+
+
+def config(**changes: Any) -> RLConfig:
+    settings: dict[str, Any] = {"out": Path("unused"), "model": "unused", "episodes": 4, "group_size": 2}
+    return RLConfig(**settings | {"minibatches": 1, "learning_rate": 1e-2} | changes)
+
+
+def options_policy() -> OptionPolicy:
+    torch.manual_seed(0)
+    model = OptionModel(tiny_model("llama"), OptionConfig(num_options=4, width=16))
+    with torch.no_grad():
+        model.adapter.option_embedding.mul_(10)
+    return OptionPolicy(model)
+
+
+def token_policy() -> TokenPolicy:
+    torch.manual_seed(0)
+    return TokenPolicy(tiny_model("llama"), rank=4)
+
+
+def rollout_of(policy: OptionPolicy | TokenPolicy) -> Rollout:
+    engine = DecodeEngine(policy.backbone, 4, CONTEXT)
+    generator = torch.Generator().manual_seed(0)
+    return collect(policy, engine, PROMPTS, max_new_tokens=[3, 8, 5, 1], end_token=EOS, generator=generator)
+
+
+def update(policy: OptionPolicy | TokenPolicy, settings: RLConfig) -> tuple[Updater, dict[str, float]]:
+    rollout = rollout_of(policy)
+    updater = Updater(policy, settings)
+    shuffler = torch.Generator().manual_seed(0)
+    return updater, updater.run(rollout, torch.tensor([1.0, 0, 0, 1]), ent_coef=settings.ent_coef, shuffler=shuffler)
+
+
+def weights(policy: OptionPolicy | TokenPolicy) -> list[torch.Tensor]:
+    return [weight.detach().clone() for weight in policy.parameters() if weight.requires_grad]
+
+
+def test_passes_hold_episodes_of_like_length_within_their_tokens() -> None:
+    policy = token_policy()
+    rollout = rollout_of(policy)
+    updater = Updater(policy, config(pass_tokens=22))
+    updater._lengths, updater._decided = [3, 8, 5, 1], [3, 8, 5, 1]
+    # Lengths with their prompts: 6, 9, 10 and 3. The two short ones take 2 * 6 = 12, a third would take 3 * 10.
+    assert list(updater.passes(rollout, [0, 1, 2, 3])) == [[3, 0], [2, 1]]
+    updater.pass_tokens = None
+    assert list(updater.passes(rollout, [0, 1, 2, 3])) == [[3, 0, 2, 1]]
+    updater._decided = [3, 0, 5, 1]  # nothing to learn from the second
+    assert list(updater.passes(rollout, [0, 1, 2, 3])) == [[3, 0, 2]]
+
+
+@pytest.mark.parametrize("make", [options_policy, token_policy])
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
+def test_the_size_of_a_pass_does_not_change_the_update(make: Any, algorithm: str) -> None:
+    whole, parts = make(), make()
+    _, terms = update(whole, config(algorithm=algorithm, kl_coef=0.1, ent_coef=0.1))
+    _, others = update(parts, config(algorithm=algorithm, kl_coef=0.1, ent_coef=0.1, pass_tokens=10))
+    assert terms == pytest.approx(others, rel=1e-3, abs=1e-5)
+    for one, other in zip(weights(whole), weights(parts), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_out_of_memory_the_step_is_done_again_in_halved_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed, tight = token_policy(), token_policy()
+    update(undisturbed, config())
+    seen: list[int] = []
+    whole = TokenPolicy.evaluate
+
+    def evaluate(self: TokenPolicy, rollout: Rollout, **settings: Any) -> Evaluation:
+        seen.append(len(rollout.prompts))
+        if len(rollout.prompts) > 2:
+            raise torch.cuda.OutOfMemoryError
+        return whole(self, rollout, **settings)
+
+    monkeypatch.setattr(TokenPolicy, "evaluate", evaluate)
+    with pytest.warns(RuntimeWarning, match="out of memory in a pass of 40 tokens; going on with pass_tokens=20"):
+        updater, _ = update(tight, config())
+    assert seen == [4, 2, 2]
+    assert updater.pass_tokens == 20
+    for one, other in zip(weights(undisturbed), weights(tight), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_an_episode_that_does_not_fit_by_itself_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate(*_: Any, **__: Any) -> Evaluation:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(TokenPolicy, "evaluate", evaluate)
+    with pytest.raises(torch.cuda.OutOfMemoryError), pytest.warns(RuntimeWarning):
+        update(token_policy(), config())
+
+
+@pytest.mark.parametrize("make", [options_policy, token_policy])
+def test_the_kl_penalty_is_nothing_at_the_start_and_holds_the_policy_near_it(make: Any) -> None:
+    distances = []
+    for kl_coef in (1e-9, 10.0):
+        policy = make()
+        before = weights(policy)
+        _, terms = update(policy, config(kl_coef=kl_coef, epochs=1))
+        assert terms["kl"] == pytest.approx(0, abs=1e-6)
+        _, terms = update(policy, config(kl_coef=kl_coef, epochs=12))
+        assert terms["kl"] > 0
+        distances.append(terms["kl"])
+        assert any(not torch.equal(one, other) for one, other in zip(before, weights(policy), strict=True))
+    assert distances[1] < 0.7 * distances[0]
+
+
+def test_the_reference_of_a_lora_is_the_backbone_without_it() -> None:
+    policy = token_policy()
+    rollout = rollout_of(policy)
+    at_first = policy.evaluate(rollout).log_probs.detach()
+    with torch.no_grad():
+        for name, weight in policy.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+    now = policy.evaluate(rollout, reference=True)
+    assert now.reference is not None
+    torch.testing.assert_close(now.reference, at_first)
+    assert float((now.log_probs - at_first).abs().max()) > 0.01
+    assert now.log_probs.requires_grad
+    assert not now.reference.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("entropy", "target", "expected"),
+    [
+        (0.5, None, 0.01),
+        (0.5, 1.0, 0.01 * math.exp(0.05)),  # half of the target is missing
+        (1.0, 1.0, 0.01),
+        (9.0, 1.0, 0.01 * math.exp(-0.1)),  # the error counts as 1 at most
+    ],
+)
+def test_the_bonus_grows_while_entropy_is_below_its_target(
+    entropy: float, target: float | None, expected: float
+) -> None:
+    assert steered(0.01, entropy, target) == pytest.approx(expected)
+
+
+def test_the_bonus_stays_within_its_bounds() -> None:
+    assert steered(1.0, 0.0, 1.0) == 1.0
+    assert steered(1e-5, 9.0, 1.0) == 1e-5

@@ -1,0 +1,24 @@
+"""Backbones by name: what is made of the packed file, whose package the tests do not need."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from ollm_rl.backbones import loading as backbones
+from tests.tiny_models import tiny_model
+
+
+def test_the_unpacked_smollm2_says_what_the_packed_one_says_and_not_that_it_is_packed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packed: Any = tiny_model("llama")
+    packed.config.quantization_config = {"quant_method": "gguf", "gguf_file": "x.gguf"}
+    monkeypatch.setattr(backbones, "_source", lambda name: {})
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", lambda **_: packed)
+    model: Any = backbones._load_smollm2(torch.float32).eval()
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, packed(ids).logits)
+    assert "quantization_config" not in model.config.to_dict()

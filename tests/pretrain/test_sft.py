@@ -1,0 +1,354 @@
+"""The supervised stage: what counts in the loss, what is logged, and runs that go on after a kill."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import ollm_rl.pretrain.sft as sft_module
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.policies.loading import load_policy
+from ollm_rl.agents.policies.token import TokenPolicy
+from ollm_rl.agents.training.trainer import train
+from ollm_rl.backbones.loading import load_backbone
+from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.model import IGNORED, OptionModel
+from ollm_rl.pretrain.config import SFTConfig
+from ollm_rl.pretrain.data import PadRight, completion_text, encode_examples
+from ollm_rl.pretrain.sft import last_checkpoint, run_sft
+from ollm_rl.problems.sources import Problem
+from tests.tiny_models import EOS, save_backbone, tiny_tokenizer
+
+TERMS = {
+    *("cross_entropy", "kl", "kl_weight", "policy_loss", "option_usage", "distinct_tokens", "live_share"),
+    *("mutual_information", "oracle_token_accuracy", "mode_coverage_live", "mode_coverage_first"),
+}
+
+
+def problem(question: str, solution: str, answer: str) -> Problem:
+    return Problem(id=question, question=question, solution=solution, answer=answer, language="en")
+
+
+@pytest.fixture
+def backbone(tmp_path: Path) -> str:
+    return save_backbone(tmp_path / "backbone")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    path = tmp_path / "solved.jsonl"
+    rows = [{"question": f"{a}+{b}?", "solution": f"#### {a + b}", "answer": a + b} for a in range(6) for b in range(6)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return f"jsonl:{path}"
+
+
+def config(out: Path, backbone: str, data: str, **changes: Any) -> SFTConfig:
+    """A run of seconds with checkpoints after steps 4 and 8."""
+    settings: dict[str, Any] = {
+        "out": out,
+        "backbone": backbone,
+        "data": data,
+        "max_steps": 8,
+        "batch_size": 8,
+        "save_steps": 4,
+        "logging_steps": 2,
+        "device": "cpu",
+        "options": OptionConfig(num_options=4, width=8),
+    }
+    return SFTConfig(**settings | changes)
+
+
+def history(out: Path) -> list[dict[str, float]]:
+    lines: list[dict[str, float]] = json.loads((out / "metrics.json").read_text())
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("solution", "expected"),
+    [
+        ("3 and 4 make 7.\n#### 7", "3 and 4 make 7.\n#### 7"),
+        ("The answer is 7.", "The answer is 7."),
+        (r"It is \boxed{7}", r"It is \boxed{7}"),
+        ("3 and 4 make 7", "3 and 4 make 7\n#### 7"),
+        ("", "#### 7"),
+    ],
+)
+def test_a_completion_states_its_answer_once(solution: str, expected: str) -> None:
+    assert completion_text(problem("3+4?", solution, "7")) == expected
+
+
+def test_the_loss_counts_the_completion_and_its_end_alone() -> None:
+    tokenizer = tiny_tokenizer()
+    one, two = encode_examples([problem("ab", "#### 7", "7"), problem("c", "#### 12", "12")], tokenizer, max_length=9)
+    prompt, completion = tokenizer("ab\n").input_ids, tokenizer("#### 7").input_ids
+    assert one["input_ids"] == [*prompt, *completion]  # the ninth token is the last: the end is cut
+    assert one["labels"] == [IGNORED] * 3 + completion
+    assert two["input_ids"][2:] == [*tokenizer("#### 12").input_ids][:7]
+    (whole,) = encode_examples([problem("ab", "#### 7", "7")], tokenizer, max_length=10)
+    assert whole["input_ids"][-1] == whole["labels"][-1] == EOS
+
+
+def test_a_prompt_that_fills_the_context_is_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"the prompt of problem 'abcdef' has 7 tokens and leaves no room for 1 more within 7"
+    ):
+        encode_examples([problem("abcdef", "#### 1", "1")], tiny_tokenizer(), max_length=7)
+
+
+def test_rows_are_padded_on_the_right_with_labels_that_do_not_count() -> None:
+    batch = PadRight(9)([{"input_ids": [1, 2, 3], "labels": [IGNORED, 2, 3]}, {"input_ids": [4], "labels": [4]}])
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
+    assert batch["labels"].tolist() == [[IGNORED, 2, 3], [4, IGNORED, IGNORED]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_a_run_leaves_plug_in_tokenizer_origin_metrics_and_tensorboard(
+    tmp_path: Path, backbone: str, data: str
+) -> None:
+    out = run_sft(config(tmp_path / "run", backbone, data))
+    model = OptionModel.from_pretrained(out)
+    assert model.option_config.num_options == 4 and model.width == 8
+    assert json.loads((out / "run.json").read_text())["config"]["backbone"] == backbone
+    lines = [line for line in history(out) if "loss" in line]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert all(line.keys() >= TERMS for line in lines)
+    for line in lines:
+        expected = line["cross_entropy"] + line["policy_loss"]
+        # The weight moves after every step by at most 5 %, so it brackets the KL term.
+        assert 0.9 * line["kl_weight"] * line["kl"] < line["loss"] - expected < 1.1 * line["kl_weight"] * line["kl"]
+    (folder,) = {path.parent for path in out.rglob("events*")}
+    written = EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in written.Scalars("train/distinct_tokens")] == [2, 4, 6, 8]
+    assert written.Scalars("train/kl")[1].value == pytest.approx(lines[1]["kl"])
+
+
+def test_the_loss_falls(tmp_path: Path, backbone: str, data: str) -> None:
+    out = run_sft(
+        config(tmp_path / "run", backbone, data, max_steps=60, save_steps=60, logging_steps=10, learning_rate=1e-2)
+    )
+    entropies = [line["cross_entropy"] for line in history(out) if "loss" in line]
+    assert entropies[-1] < 0.7 * entropies[0]
+
+
+class Killed(BaseException):
+    """Stops a run where nothing catches it, as a kill does."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Kill the next run when it logs this step, after the files that belong to the log are written."""
+    plain = sft_module.MetricsFile.on_log
+
+    def on_log(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        plain(self, args, state, control, **kwargs)
+        if state.global_step == step:
+            raise Killed
+
+    monkeypatch.setattr(sft_module.MetricsFile, "on_log", on_log)
+
+
+@pytest.mark.parametrize("stage", ["options", "backbone", "lora"])
+@pytest.mark.parametrize("step", [2, 6, 8])  # before the first checkpoint, between two, at the end
+def test_a_killed_run_goes_on_and_ends_as_if_never_killed(
+    tmp_path: Path, backbone: str, data: str, monkeypatch: pytest.MonkeyPatch, stage: str, step: int
+) -> None:
+    name = "model.safetensors" if stage == "backbone" else "adapter_model.safetensors"
+    whole = run_sft(config(tmp_path / "whole", backbone, data, stage=stage))
+    resumed = config(tmp_path / "resumed", backbone, data, stage=stage)
+    with monkeypatch.context() as patch:
+        kill_at(patch, step)
+        with pytest.raises(Killed):
+            run_sft(resumed)
+    assert not (resumed.out / name).exists()
+    run_sft(resumed)
+    expected, found = load_file(whole / name), load_file(resumed.out / name)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    for one, other in zip(history(whole), history(resumed.out), strict=True):
+        assert one.get("loss") == other.get("loss") and one["step"] == other["step"]
+
+
+def test_a_checkpoint_that_a_kill_left_half_written_is_never_used(tmp_path: Path) -> None:
+    for step, state in ((3, '{"global_step": 3}'), (6, '{"global_st')):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    (tmp_path / "checkpoint-8").mkdir()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
+def test_a_finished_run_is_left_as_it_is(
+    tmp_path: Path, backbone: str, data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = config(tmp_path / "run", backbone, data)
+    before = (run_sft(settings) / "adapter_model.safetensors").stat().st_mtime_ns
+    run_sft(settings)
+    assert (settings.out / "adapter_model.safetensors").stat().st_mtime_ns == before
+    assert "is finished already" in capsys.readouterr().out
+
+
+def test_the_backbone_stage_trains_all_weights_and_leaves_a_backbone(tmp_path: Path, backbone: str, data: str) -> None:
+    out = run_sft(config(tmp_path / "run", backbone, data, stage="backbone", max_steps=30))
+    before, _ = load_backbone(backbone)
+    after, tokenizer = load_backbone(str(out))
+    moved = {name: not torch.equal(weight, after.state_dict()[name]) for name, weight in before.state_dict().items()}
+    assert all(moved.values()) and tokenizer.eos_token_id == EOS
+    losses = [line["loss"] for line in history(out) if "loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("stage", ["backbone", "lora"])
+def test_a_step_in_passes_is_the_same_step(tmp_path: Path, backbone: str, data: str, stage: str) -> None:
+    file = "adapter_model.safetensors" if stage == "lora" else "model.safetensors"
+    whole, parts = (
+        load_file(run_sft(config(tmp_path / f"{n}", backbone, data, stage=stage, gradient_accumulation_steps=n)) / file)
+        for n in (1, 4)
+    )
+    assert whole.keys() == parts.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_the_lora_stage_trains_a_lora_alone_which_peft_reads_and_eval_decodes(
+    tmp_path: Path, backbone: str, data: str
+) -> None:
+    out = run_sft(config(tmp_path / "run", backbone, data, stage="lora", lora_rank=4, max_steps=40, learning_rate=1e-2))
+    losses = [line["loss"] for line in history(out) if "loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+    plain, _ = load_backbone(backbone)
+    lora = PeftModel.from_pretrained(load_backbone(backbone)[0], str(out)).eval()
+    assert lora.peft_config["default"].r == 4
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        expected = lora(ids).logits
+        with lora.disable_adapter():
+            assert torch.equal(lora(ids).logits, plain(ids).logits)
+    policy, tokenizer = load_policy(str(out))
+    assert isinstance(policy, TokenPolicy) and tokenizer.eos_token_id == EOS
+    with torch.no_grad():
+        torch.testing.assert_close(policy.backbone(ids).logits, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="run' is a LoRA, and training over tokens starts one of its own"):
+        train(RLConfig(out=tmp_path / "rl", model=str(out), action_space="tokens", data=data))
+    with pytest.raises(FileNotFoundError, match="run holds an adapter of peft, no option plug-in"):
+        train(RLConfig(out=tmp_path / "rl", model=str(out), data=data))
+
+
+@pytest.mark.parametrize("estimator", ["exact", "gumbel"])
+def test_stored_hidden_states_give_the_losses_of_the_stream_within_bfloat16(
+    tmp_path: Path, backbone: str, data: str, estimator: str
+) -> None:
+    options = OptionConfig(num_options=4, width=8, estimator=estimator)  # type: ignore[arg-type]
+    streamed = run_sft(config(tmp_path / "stream", backbone, data, options=options))
+    cached = run_sft(config(tmp_path / "cached", backbone, data, options=options, cache=tmp_path / "cache"))
+    lines = zip(history(streamed), history(cached), strict=True)
+    pairs = [(one["loss"], other["loss"]) for one, other in lines if "loss" in one]
+    assert len(pairs) == 4
+    for one, other in pairs:
+        assert one == pytest.approx(other, rel=2e-2)
+    assert any(one != other for one, other in pairs), "bfloat16 differs from float32 somewhere"
+
+
+def test_the_frozen_backbone_is_run_once_for_all_epochs_and_runs(
+    tmp_path: Path, backbone: str, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    plain = OptionModel.hidden_states
+
+    def counting(self: OptionModel, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        passes.append(len(input_ids))
+        return plain(self, input_ids, *rest)
+
+    monkeypatch.setattr(OptionModel, "hidden_states", counting)
+    probes = 1  # rows by which a new model checks its head
+    run_sft(config(tmp_path / "first", backbone, data, cache=tmp_path / "cache"))  # 8 steps of 8: two epochs
+    assert sum(passes) == 36 + probes
+    run_sft(config(tmp_path / "second", backbone, data, cache=tmp_path / "cache", seed=1))
+    assert sum(passes) == 36 + 2 * probes
+
+
+def test_questions_of_the_evaluation_are_left_out_and_counted(
+    tmp_path: Path, backbone: str, data: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("\n".join(json.dumps({"question": q, "answer": 1}) for q in ("1+2", "3+3?", "9+9?")))
+    seen: list[int] = []
+    plain = sft_module.encode_examples
+
+    def noting(problems: list[Problem], *arguments: Any, **settings: Any) -> Any:
+        assert not {"1+2?", "3+3?"} & {problem.question for problem in problems}
+        seen.append(len(problems))
+        return plain(problems, *arguments, **settings)
+
+    monkeypatch.setattr(sft_module, "encode_examples", noting)
+    run_sft(config(tmp_path / "run", backbone, data, held_out=f"jsonl:{held_out}"))
+    assert seen == [34]
+    assert f"2 of 36 problems are left out: jsonl:{held_out} has their questions" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="has all questions of .*; give other problems"):
+        run_sft(config(tmp_path / "other", backbone, data, held_out=data))
+
+
+def test_problems_without_solutions_are_refused(tmp_path: Path, backbone: str) -> None:
+    path = tmp_path / "bare.jsonl"
+    path.write_text('{"question": "1+1?", "answer": 2}')
+    with pytest.raises(ValueError, match="holds no worked solutions to train on; give problems with solutions"):
+        run_sft(config(tmp_path / "run", backbone, f"jsonl:{path}"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_steps": 0}, "max_steps=0 must be at least 1"),
+        ({"batch_size": -4}, "batch_size=-4 must be at least 1"),
+        ({"save_steps": 25, "logging_steps": 10}, "save_steps=25 is no multiple of logging_steps=10; change one"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
+        ({"lora_rank": 0}, "lora_rank=0 must be at least 1"),
+        ({"stage": "lora", "cache": Path("kept")}, "cache='kept' serves stage options alone, not lora; leave it out"),
+        ({"stage": "lora", "gradient_accumulation_steps": 3}, "batch_size=8 is no multiple of 3 passes; change one"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps=2 serves stages backbone and lora"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan must be positive"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name_and_value(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, "tiny-arith", "arith", **changes)
+
+
+KILLED_RUN = """
+import os, signal, sys
+import ollm_rl.pretrain.hidden_cache as cache, ollm_rl.pretrain.sft as sft
+from ollm_rl.cli import main
+
+where, *arguments = sys.argv[1:]
+die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+if where == "cache":
+    cache._compute = die
+elif where == "training":
+    sft.MetricsFile.on_log = lambda self, args, state, *_, **__: die() if state.global_step == 6 else None
+sys.exit(main(arguments))
+"""
+
+
+def test_kill_9_while_states_are_stored_and_while_training_changes_nothing_in_the_end(
+    tmp_path: Path, backbone: str, data: str
+) -> None:
+    def command(where: str, name: str) -> int:
+        arguments = ["sft", "--backbone", backbone, "--data", data, "--device", "cpu", "--options.width", "8"]
+        arguments += ["--max_steps", "8", "--save_steps", "4", "--logging_steps", "2", "--batch_size", "8"]
+        arguments += ["--out", str(tmp_path / name), "--cache", str(tmp_path / f"{name}-cache")]
+        return subprocess.run([sys.executable, "-c", KILLED_RUN, where, *arguments], capture_output=True).returncode
+
+    assert command("nowhere", "whole") == 0
+    assert [command(where, "killed") for where in ("cache", "training", "nowhere")] == [-9, -9, 0]
+    one, other = history(tmp_path / "whole"), history(tmp_path / "killed")
+    assert [line["loss"] for line in one if "loss" in line] == [line["loss"] for line in other if "loss" in line]
+    weights = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

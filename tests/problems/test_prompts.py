@@ -1,0 +1,84 @@
+"""The prompt of a problem with and without a chat template, wherever it is read."""
+
+import numpy as np
+import pytest
+from tokenizers import processors
+from transformers import PreTrainedTokenizerBase
+
+from ollm_rl.envs.text_gen import TextGenEnv
+from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.model import IGNORED, OptionModel
+from ollm_rl.pretrain.data import encode_examples
+from ollm_rl.problems.prompts import encode_prompts
+from ollm_rl.problems.sources import Problem
+from tests.tiny_models import EOS, tiny_model, tiny_tokenizer
+
+PROBLEMS = [
+    Problem(id=f"sum-{index}", question=question, solution="", answer="7", language="en")
+    for index, question in enumerate(["3 + 4 = ?", "10 - 3"])
+]
+# Begins with a special token, as the templates of Llama and Gemma do.
+TEMPLATE = """{{ '<|endoftext|>' }}{% for message in messages %}{{ message.role }}: {{ message.content }}
+{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"""
+
+
+def plain_ids(text: str) -> list[int]:
+    ids: list[int] = tiny_tokenizer()(text).input_ids
+    return ids
+
+
+def beginning_tokenizer(template: str | None) -> PreTrainedTokenizerBase:
+    """A tokenizer that begins every text with a special token by itself."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", EOS)]
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_a_prompt_without_a_chat_template_is_the_question_and_a_line_break() -> None:
+    expected = [plain_ids("3 + 4 = ?\n"), plain_ids("10 - 3\n")]
+    assert encode_prompts(PROBLEMS, tiny_tokenizer(), max_length=64) == expected
+    begun = [[EOS, *ids] for ids in expected]
+    assert encode_prompts(PROBLEMS, beginning_tokenizer(None), max_length=64) == begun
+
+
+def test_a_prompt_with_a_chat_template_has_each_special_token_once() -> None:
+    tokenizer = beginning_tokenizer(TEMPLATE)
+    assert tokenizer("a").input_ids == [EOS, *plain_ids("a")], "else nothing could be doubled"
+    prompts = encode_prompts(PROBLEMS, tokenizer, max_length=64)
+    assert prompts[0] == [EOS, *plain_ids("user: 3 + 4 = ?\nassistant: ")]
+    for problem, prompt in zip(PROBLEMS, prompts, strict=True):
+        chat = [{"role": "user", "content": problem.question}]
+        assert prompt == tokenizer.apply_chat_template(chat, add_generation_prompt=True).input_ids
+
+
+def test_the_template_counts_towards_the_length() -> None:
+    # 1 special token, "user: ", "10 - 3", a line break and "assistant: ": 1 + 6 + 6 + 1 + 11 = 25 tokens.
+    tokenizer = beginning_tokenizer(TEMPLATE)
+    assert len(encode_prompts(PROBLEMS[1:], tokenizer, max_length=30, max_new_tokens=5)[0]) == 25
+    with pytest.raises(ValueError, match="'sum-1' has 25 tokens and leaves no room for 6 more within 30"):
+        encode_prompts(PROBLEMS[1:], tokenizer, max_length=30, max_new_tokens=6)
+
+
+def test_training_reads_the_chat_prompt_and_learns_the_completion_alone() -> None:
+    (example,) = encode_examples(PROBLEMS[1:], beginning_tokenizer(TEMPLATE), max_length=64)
+    completion = [*plain_ids("#### 7"), EOS]
+    assert example["input_ids"] == [EOS, *plain_ids("user: 10 - 3\nassistant: "), *completion]
+    assert example["labels"] == [IGNORED] * 25 + completion
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [(None, "<|endoftext|>10 - 3\n"), (TEMPLATE, "<|endoftext|>user: 10 - 3\nassistant: ")],
+)
+def test_an_environment_shows_the_prompt_that_its_model_reads(template: str | None, prompt: str) -> None:
+    model = OptionModel(tiny_model("llama"), OptionConfig(num_options=2, width=16))
+    tokenizer = beginning_tokenizer(template)
+    env = TextGenEnv(model, PROBLEMS, action_space="tokens", max_new_tokens=8, tokenizer=tokenizer, render_mode="ansi")
+    env.reset(options={"problem": 1})
+    assert env.render() == prompt
+    for token in plain_ids("é"):
+        env.step(np.int64(token))
+    assert env.render() == f"{prompt}é"
