@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from ollm_rl.answers.pool import Verdict, VerifierPool
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.envs.rewards import reward_terms, total
+from ollm_rl.errors import MissingError
 from ollm_rl.metrics.rates import degeneracy_rate, language_switching_rate
 from ollm_rl.problems.sources import Problem
 from ollm_rl.runs import write_atomic
@@ -122,7 +123,7 @@ def read_completions(path: Path) -> list[dict[str, Any]]:
     """Completions of a training run, or of a result file of ``ollm-rl eval``, in their order.
 
     Raises:
-        FileNotFoundError: If there are none.
+        MissingError: If there are none.
     """
     if path.is_file() and path.suffix == ".json":
         result = json.loads(path.read_text())
@@ -131,7 +132,7 @@ def read_completions(path: Path) -> list[dict[str, Any]]:
             return rows
     files = sorted((path / COMPLETIONS_FOLDER).glob("*.jsonl"))
     if not files:
-        raise FileNotFoundError(
+        raise MissingError(
             f"{path} holds no completions; give the folder of an ollm-rl train, or a file that ollm-rl eval --out wrote"
         )
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]

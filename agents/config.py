@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ollm_rl.errors import UsageError
+
 SearchMethod = Literal["best-of-n", "beam", "mcts"]
 LeafValue = Literal["likelihood", "value_head", "verifier"]
 
@@ -126,46 +128,46 @@ class RLConfig:
         counts = ("iterations", "episodes", "group_size", "max_new_tokens", "num_slots", "minibatches", "epochs")
         for name in (*counts, "eval_limit", "keep_checkpoints", "pass_tokens", "eval_every"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+                raise UsageError(f"{name}={value} must be at least 1")
         if self.episodes % self.group_size:
-            raise ValueError(f"episodes={self.episodes} is no multiple of group_size={self.group_size}; change one")
+            raise UsageError(f"episodes={self.episodes} is no multiple of group_size={self.group_size}; change one")
         if self.algorithm == "reinforce" and self.baseline in ("leave-one-out", "group") and self.group_size < 2:
-            raise ValueError(
+            raise UsageError(
                 f"group_size=1 leaves nothing for baseline={self.baseline!r}; give at least 2, or another baseline"
             )
         groups = self.episodes // self.group_size
         if not 0 <= self.workers <= groups:
-            raise ValueError(
+            raise UsageError(
                 f"workers={self.workers} must be between 0 and the {groups} groups of an iteration's episodes"
             )
         if not 0 <= self.gpus_per_worker <= 1:
-            raise ValueError(f"gpus_per_worker={self.gpus_per_worker} must be between 0 and 1; a worker uses one GPU")
+            raise UsageError(f"gpus_per_worker={self.gpus_per_worker} must be between 0 and 1; a worker uses one GPU")
         if self.async_staleness < 0 or (self.async_staleness and not self.workers):
-            raise ValueError(
+            raise UsageError(
                 f"async_staleness={self.async_staleness} must be 0, or positive with workers that go on by themselves; "
                 "set workers too"
             )
         if not self.worker_timeout > 0:
-            raise ValueError(f"worker_timeout={self.worker_timeout} must be positive, in seconds")
+            raise UsageError(f"worker_timeout={self.worker_timeout} must be positive, in seconds")
         if self.minibatches > self.episodes:
-            raise ValueError(f"minibatches={self.minibatches} is more than episodes={self.episodes}; lower it")
+            raise UsageError(f"minibatches={self.minibatches} is more than episodes={self.episodes}; lower it")
         if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be positive")
+            raise UsageError(f"learning_rate={self.learning_rate} must be positive")
         if self.target_entropy is not None and not (self.target_entropy > 0 and self.ent_coef > 0):
-            raise ValueError(
+            raise UsageError(
                 f"target_entropy={self.target_entropy} with ent_coef={self.ent_coef} cannot be steered to; both must "
                 "be positive"
             )
         if self.stop_at is not None and self.eval_every is None:
-            raise ValueError(f"stop_at={self.stop_at} needs evaluations; give eval_every, too")
+            raise UsageError(f"stop_at={self.stop_at} needs evaluations; give eval_every, too")
         if self.n_steps < 1:
-            raise ValueError(f"n_steps={self.n_steps} must be at least 1")
+            raise UsageError(f"n_steps={self.n_steps} must be at least 1")
         if self.agent != "ollm-rl" and self.action_space != "options":
-            raise ValueError(f"agent={self.agent!r} acts over options; leave action_space={self.action_space!r} out")
+            raise UsageError(f"agent={self.agent!r} acts over options; leave action_space={self.action_space!r} out")
         ours = ("failure_reward", "kl_coef", "target_entropy", "eval_every", "stop_at", "workers")
         for name in ours if self.agent != "ollm-rl" else ():
             if value := getattr(self, name):
-                raise ValueError(f"agent={self.agent!r} knows no {name}={value}; leave it out")
+                raise UsageError(f"agent={self.agent!r} knows no {name}={value}; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,17 +206,17 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         if self.lora is not None and self.mode != "teacher-forced":
-            raise ValueError(f"lora={self.lora!r} is compared under teacher forcing alone; add --mode teacher-forced")
+            raise UsageError(f"lora={self.lora!r} is compared under teacher forcing alone; add --mode teacher-forced")
         for name in ("model", "data"):
             values = getattr(self, name)
             if isinstance(values, str):
-                raise ValueError(f"{name}={values!r} must be a list, such as {[values]}")
+                raise UsageError(f"{name}={values!r} must be a list, such as {[values]}")
             if self.mode == "teacher-forced" and len(values) > 1:
-                raise ValueError(f"{name}={values} are several, and teacher forcing takes one; give one")
+                raise UsageError(f"{name}={values} are several, and teacher forcing takes one; give one")
             if len(set(values)) < len(values):
-                raise ValueError(f"{name}={values} names one twice; leave it out")
+                raise UsageError(f"{name}={values} names one twice; leave it out")
         if self.mode == "free-running" and self.out is not None and (self.out.suffix == ".json" or self.out.is_file()):
-            raise ValueError(f"out={str(self.out)!r} must be a folder; it gets a file for each model and problem set")
+            raise UsageError(f"out={str(self.out)!r} must be a folder; it gets a file for each model and problem set")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +260,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if self.out is not None and self.out.is_dir():
-            raise ValueError(f"out={self.out} is a folder; give a file")
+            raise UsageError(f"out={self.out} is a folder; give a file")
 
 
 @dataclass(frozen=True)  # not by keyword alone: the run is a positional argument of the command line
@@ -307,12 +309,12 @@ class ExploreConfig:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
+            raise UsageError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
         if not self.prompt.strip():
-            raise ValueError("prompt is empty; give a question")
+            raise UsageError("prompt is empty; give a question")
         _check_page(self.out)
 
 
 def _check_page(out: Path) -> None:
     if out.suffix != ".html":
-        raise ValueError(f"out={str(out)!r} must be an HTML file, such as report.html")
+        raise UsageError(f"out={str(out)!r} must be an HTML file, such as report.html")

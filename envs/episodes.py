@@ -18,6 +18,7 @@ from ollm_rl.backbones.loading import context_length, load_tokenizer
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.prompt_store import PromptStore
 from ollm_rl.envs.rewards import CORRECTNESS_ALONE, check_weights, reward_terms, total
+from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
@@ -73,8 +74,8 @@ class Episodes:
         completion_lengths: Tokens of its completion so far, (B,).
 
     Raises:
-        ValueError: If a setting does not fit, or a prompt leaves no room within the backbone's context.
-        FileNotFoundError: If the folder holds no option model.
+        UsageError: If a setting does not fit, or a prompt leaves no room within the backbone's context.
+        MissingError: If the folder holds no option model.
     """
 
     def __init__(
@@ -92,16 +93,16 @@ class Episodes:
     ) -> None:
         check_weights(reward_weights)
         if observation_mode not in ("hidden", "hidden+text"):
-            raise ValueError(f"observation_mode={observation_mode!r} is unknown; give 'hidden' or 'hidden+text'")
+            raise UsageError(f"observation_mode={observation_mode!r} is unknown; give 'hidden' or 'hidden+text'")
         if action_space not in ("options", "tokens"):
-            raise ValueError(f"action_space={action_space!r} is unknown; give 'options' or 'tokens'")
+            raise UsageError(f"action_space={action_space!r} is unknown; give 'options' or 'tokens'")
         if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+            raise UsageError(f"max_new_tokens={max_new_tokens} must be at least 1")
         self.model = OptionModel.from_pretrained(model) if isinstance(model, str) else model
         self.tokenizer = tokenizer or load_tokenizer(self.model.backbone.config.name_or_path)
         self.problems = load_problems(problems) if isinstance(problems, str) else list(problems)
         if not self.problems:
-            raise ValueError("problems is empty; give at least one problem")
+            raise UsageError("problems is empty; give at least one problem")
         self.end_token = int(self.tokenizer.eos_token_id)
         self._places = {problem.id: index for index, problem in enumerate(self.problems)}
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
@@ -135,7 +136,7 @@ class Episodes:
         """Index of a problem given by its id or its index."""
         found = self._places.get(problem, -1) if isinstance(problem, str) else int(problem)
         if not 0 <= found < len(self.problems):
-            raise ValueError(
+            raise UsageError(
                 f"problem {problem!r} is unknown; there are {len(self.problems)}, counted from 0; give one or an id"
             )
         return found
@@ -165,7 +166,7 @@ class Episodes:
             actions: Options or tokens, (B,); those of idle slots do not matter.
 
         Raises:
-            ValueError: If an action is out of range or their number is wrong; nothing has moved then.
+            UsageError: If an action is out of range or their number is wrong; nothing has moved then.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
         self.check_open()
@@ -214,10 +215,10 @@ class Episodes:
         """Append the actions' tokens to the running episodes; returns them, (B,), 0 in idle slots."""
         ran = self.running
         if np.shape(actions) != ran.shape:
-            raise ValueError(f"got actions of shape {np.shape(actions)}; give {len(ran)}, one a slot")
+            raise UsageError(f"got actions of shape {np.shape(actions)}; give {len(ran)}, one a slot")
         wrong = ran & ~((actions >= 0) & (actions < self.num_actions))  # a NaN is wrong too
         if wrong.any():
-            raise ValueError(
+            raise UsageError(
                 f"action {actions[wrong.argmax()]} is out of range; {self.action_space_name} go from 0 to "
                 f"{self.num_actions - 1}"
             )

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 
 from ollm_rl.answers.pool import Verdict
+from ollm_rl.errors import UsageError
 from ollm_rl.metrics.language import switches_language
 
 TERMS = ("correctness", "format", "length", "language", "repetition")
@@ -52,7 +53,7 @@ def check_weights(weights: Mapping[str, float]) -> None:
     """
     unknown = [name for name in weights if name not in TERMS]
     if unknown:
-        raise ValueError(f"reward term {unknown[0]!r} is unknown; give weights for {', '.join(TERMS)}")
+        raise UsageError(f"reward term {unknown[0]!r} is unknown; give weights for {', '.join(TERMS)}")
 
 
 def reward_terms(

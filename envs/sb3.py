@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from ollm_rl.envs.vector import TextGenVectorEnv
+from ollm_rl.errors import UsageError
 
 
 class TextGenVecEnv(VecEnv):
@@ -24,14 +25,14 @@ class TextGenVecEnv(VecEnv):
         envs: In autoreset mode SAME_STEP, SB3's own; observation mode ``hidden``.
 
     Raises:
-        ValueError: If the autoreset or observation mode is another.
+        UsageError: If the autoreset or observation mode is another.
     """
 
     def __init__(self, envs: TextGenVectorEnv) -> None:
         if envs.autoreset_mode != AutoresetMode.SAME_STEP:
-            raise ValueError(f"autoreset_mode={envs.autoreset_mode.value!r} does not suit SB3; give 'SameStep'")
+            raise UsageError(f"autoreset_mode={envs.autoreset_mode.value!r} does not suit SB3; give 'SameStep'")
         if envs.episodes.observation_mode != "hidden":
-            raise ValueError(
+            raise UsageError(
                 f"observation_mode={envs.episodes.observation_mode!r} does not suit SB3, which knows no texts; "
                 "give 'hidden'"
             )

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode, row
 from ollm_rl.envs.rewards import CORRECTNESS_ALONE
+from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem
 
@@ -86,7 +87,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             Observations of all environments, (B, H), and infos of those that began.
 
         Raises:
-            ValueError: If ``options`` asks for anything else, or the mask is no array of B truth values with a true
+            UsageError: If ``options`` asks for anything else, or the mask is no array of B truth values with a true
                 one; the episodes go on unharmed then.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
@@ -111,7 +112,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             Observations (B, H), rewards (B,), terminations (B,), truncations (B,), infos.
 
         Raises:
-            ValueError: If an action is out of range; no environment has moved then.
+            UsageError: If an action is out of range; no environment has moved then.
             gymnasium.error.ResetNeeded: Before the first ``reset``, and in mode DISABLED if an episode has ended.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
@@ -150,14 +151,14 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     def _to_reset(self, options: dict[str, Any]) -> list[int]:
         """Environments that a reset with these options begins again."""
         if unknown := options.keys() - {"reset_mask"}:
-            raise ValueError(f"reset option {sorted(unknown)[0]!r} is unknown; only 'reset_mask' is known here")
+            raise UsageError(f"reset option {sorted(unknown)[0]!r} is unknown; only 'reset_mask' is known here")
         mask = options.get("reset_mask", np.ones(self.num_envs, dtype=bool))
         if not (isinstance(mask, np.ndarray) and mask.shape == (self.num_envs,) and mask.dtype == bool and mask.any()):
-            raise ValueError(
+            raise UsageError(
                 f"reset_mask={mask!r} must be an array of {self.num_envs} truth values, at least one of them true"
             )
         if not self._streams and not mask.all():
-            raise ValueError("the first reset must begin all environments; leave reset_mask out")
+            raise UsageError("the first reset must begin all environments; leave reset_mask out")
         slots: list[int] = np.flatnonzero(mask).tolist()
         return slots
 

@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from ollm_rl.errors import UsageError
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
@@ -24,7 +26,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         for name in ("iterations", "sft_steps", "problems"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+                raise UsageError(f"{name}={getattr(self, name)} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +66,13 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         if find_spec("ray") is None:
-            raise ValueError("a sweep needs Ray: pip install 'ollm-rl[ray]'")
+            raise UsageError("a sweep needs Ray: pip install 'ollm-rl[ray]'")
         for name in ("num_samples", "cpus"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+                raise UsageError(f"{name}={getattr(self, name)} must be at least 1")
         if self.max_concurrent is not None and self.max_concurrent < 1:
-            raise ValueError(f"max_concurrent={self.max_concurrent} must be at least 1")
+            raise UsageError(f"max_concurrent={self.max_concurrent} must be at least 1")
         if self.gpus < 0 or self.max_failures < 0:
-            raise ValueError(f"gpus={self.gpus} and max_failures={self.max_failures} must be at least 0")
+            raise UsageError(f"gpus={self.gpus} and max_failures={self.max_failures} must be at least 0")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={self.seeds} must be at least one, and each of them once")
+            raise UsageError(f"seeds={self.seeds} must be at least one, and each of them once")

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.reporting import report_methods
 from ollm_rl.agents.training.run import train_agent
+from ollm_rl.errors import UsageError, one_line
 from ollm_rl.experiments.config import SweepConfig
 from ollm_rl.experiments.trials import Trial, history, plan
 from ollm_rl.runs import open_run, write_atomic
@@ -40,7 +41,7 @@ def run_sweep(config: SweepConfig) -> Path:
     """Run all trials, or what is left of them, print the settings from best to worst, and return the report's path.
 
     Raises:
-        ValueError: If a setting does not fit, the machine lacks cores or GPUs, the folder holds another sweep or one
+        UsageError: If a setting does not fit, the machine lacks cores or GPUs, the folder holds another sweep or one
             that is running, or every trial failed.
     """
     trials = plan(config)
@@ -51,7 +52,7 @@ def run_sweep(config: SweepConfig) -> Path:
             errors = _run_trials(config, trials)
             return _write_results(config, trials, errors)
     except Timeout as error:
-        raise ValueError(f"a sweep is running in {config.out}; wait for it or give another out folder") from error
+        raise UsageError(f"a sweep is running in {config.out}; wait for it or give another out folder") from error
 
 
 def _check_resources(config: SweepConfig) -> None:
@@ -61,7 +62,7 @@ def _check_resources(config: SweepConfig) -> None:
         ("gpus", config.gpus, torch.cuda.device_count()),
     ):
         if wanted > present:
-            raise ValueError(f"{name}={wanted:g} for every trial, but this machine has {present}; lower it")
+            raise UsageError(f"{name}={wanted:g} for every trial, but this machine has {present}; lower it")
 
 
 def _run_trials(config: SweepConfig, trials: Mapping[str, Trial]) -> dict[str, str]:
@@ -69,17 +70,17 @@ def _run_trials(config: SweepConfig, trials: Mapping[str, Trial]) -> dict[str, s
     with ray_running():
         grid = _tuner(config, trials).fit()
     return {
-        result.config["trial"]: one_line(str(result.error))
+        result.config["trial"]: last_line(str(result.error))
         for result in map(grid.__getitem__, range(len(grid)))
         if result.error is not None and result.config is not None
     }
 
 
-def one_line(traceback: str) -> str:
+def last_line(traceback: str) -> str:
     """Name and message of the exception at the end of a traceback."""
     lines = traceback.strip().splitlines()
     starts = [place for place, line in enumerate(lines) if re.match(r"[\w.]+(: |$)", line)]
-    return " ".join(" ".join(lines[starts[-1] if starts else -1 :]).split())
+    return one_line(" ".join(lines[starts[-1] if starts else -1 :]))
 
 
 @contextmanager
@@ -179,7 +180,7 @@ def _write_results(config: SweepConfig, trials: Mapping[str, Trial], errors: Map
     table = trial_table(trials, errors, config.metric)
     if (table["status"] == "failed").all():
         name, message = next(iter(errors.items()))
-        raise ValueError(f"all {len(table)} trials failed; {name}: {message}")
+        raise UsageError(f"all {len(table)} trials failed; {name}: {message}")
     write_atomic(config.out / "table.csv", table.to_csv(index=False))
     write_atomic(config.out / "table.parquet", table.to_parquet(index=False))
     ranked = setting_table(table, config.metric, config.mode)

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from ray import tune
 
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.errors import UsageError
 from ollm_rl.experiments.config import SweepConfig
 
 DISTRIBUTIONS = ("uniform", "loguniform", "choice")
@@ -30,7 +31,7 @@ def plan(config: SweepConfig) -> dict[str, Trial]:
     """All trials by name, the seeds of a setting side by side; equal sweeps give equal trials.
 
     Raises:
-        ValueError: If a setting is unknown, given twice, or has a value that ``ollm-rl train`` would refuse.
+        UsageError: If a setting is unknown, given twice, or has a value that ``ollm-rl train`` would refuse.
     """
     _check_names(config)
     out = config.out.absolute() / "trials"
@@ -57,16 +58,16 @@ def _check_names(config: SweepConfig) -> None:
     given = [*config.train, *config.grid, *config.random]
     for name in given:
         if name in ("seed", "out"):
-            raise ValueError(f"{name!r} cannot be a setting of the sweep's runs; give seeds and out of the sweep")
+            raise UsageError(f"{name!r} cannot be a setting of the sweep's runs; give seeds and out of the sweep")
         if name not in known:
-            raise ValueError(f"setting {name!r} is unknown; ollm-rl train --help lists those there are")
+            raise UsageError(f"setting {name!r} is unknown; ollm-rl train --help lists those there are")
         if given.count(name) > 1:
-            raise ValueError(f"setting {name!r} is given twice; leave it in one of train, grid and random")
+            raise UsageError(f"setting {name!r} is given twice; leave it in one of train, grid and random")
     if "model" not in given:
-        raise ValueError("model is missing among the settings in train; give the folder of an ollm-rl sft")
+        raise UsageError("model is missing among the settings in train; give the folder of an ollm-rl sft")
     for name, values in config.grid.items():
         if not values:
-            raise ValueError(f"grid has no values for {name!r}; give at least one")
+            raise UsageError(f"grid has no values for {name!r}; give at least one")
 
 
 def _settings(config: SweepConfig) -> Iterator[dict[str, Any]]:
@@ -83,13 +84,13 @@ def _domain(name: str, given: dict[str, list[Any]]) -> Any:
     """Tune's domain of a random setting."""
     (kind, values), *others = [*given.items()] or [("nothing", [])]
     if others or kind not in DISTRIBUTIONS:
-        raise ValueError(f"random setting {name!r} is {given}; give one of {', '.join(DISTRIBUTIONS)} with a list")
+        raise UsageError(f"random setting {name!r} is {given}; give one of {', '.join(DISTRIBUTIONS)} with a list")
     if kind == "choice":
         if not values:
-            raise ValueError(f"random setting {name!r} has nothing to choose from; give at least one value")
+            raise UsageError(f"random setting {name!r} has nothing to choose from; give at least one value")
         return tune.choice(values)
     if len(values) != 2 or not values[0] < values[1] or (kind == "loguniform" and not values[0] > 0):
-        raise ValueError(f"random setting {name!r} is {kind}: {values}; give [low, high], above 0 for loguniform")
+        raise UsageError(f"random setting {name!r} is {kind}: {values}; give [low, high], above 0 for loguniform")
     return tune.uniform(*values) if kind == "uniform" else tune.loguniform(*values)
 
 

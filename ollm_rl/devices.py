@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ollm_rl.errors import UsageError
+
 
 def has_triton() -> bool:
     """Whether Triton, which comes with torch for CUDA, is there, and the C compiler that it starts kernels with."""
@@ -27,7 +29,7 @@ def resolve_device(name: str) -> torch.device:
     """``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
-        ValueError: If the device does not exist here.
+        UsageError: If the device does not exist here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -35,5 +37,5 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} is not to be had here; give cpu, cuda or auto") from error
+        raise UsageError(f"device {name!r} is not to be had here; give cpu, cuda or auto") from error
     return device

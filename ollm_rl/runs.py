@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ollm_rl.errors import MissingError, UsageError
+
 PACKAGES = (
     "ollm-rl",
     "torch",
@@ -67,7 +69,7 @@ def open_run(folder: Path, kind: str, config: Any) -> bool:
         Whether the folder held this run already.
 
     Raises:
-        ValueError: If the folder holds a different run or other files.
+        UsageError: If the folder holds a different run or other files.
     """
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     settings.pop("out", None)
@@ -79,13 +81,13 @@ def open_run(folder: Path, kind: str, config: Any) -> bool:
         differing = [name for name in wanted if name not in PLACES and wanted[name] != found.get(name)]
         if differing:
             name = differing[0]
-            raise ValueError(
+            raise UsageError(
                 f"{folder} already holds a different run ({name} is {found.get(name)!r} there, {wanted[name]!r} here); "
                 "give another out folder or delete this one"
             )
         return True
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} already exists and holds no run of ours; give another out folder")
+        raise UsageError(f"{folder} already exists and holds no run of ours; give another out folder")
     write_atomic(path, json.dumps({"kind": kind, "config": settings, **origin()}, indent=2))
     return False
 
@@ -94,14 +96,14 @@ def read_run(folder: Path, kind: str) -> dict[str, Any]:
     """The settings of the run in a folder.
 
     Raises:
-        FileNotFoundError: If the folder holds no run of this kind.
+        MissingError: If the folder holds no run of this kind.
     """
     path = folder / "run.json"
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no run (no run.json); give the out folder of an ollm-rl {kind}")
+        raise MissingError(f"{folder} holds no run (no run.json); give the out folder of an ollm-rl {kind}")
     held = json.loads(path.read_text())
     if held["kind"] != kind:
-        raise FileNotFoundError(f"{folder} holds a run of ollm-rl {held['kind']}, not of ollm-rl {kind}")
+        raise MissingError(f"{folder} holds a run of ollm-rl {held['kind']}, not of ollm-rl {kind}")
     config: dict[str, Any] = held["config"]
     return config
 

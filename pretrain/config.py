@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
 
 
@@ -56,19 +57,19 @@ class SFTConfig:
         counts = ("max_steps", "batch_size", "gradient_accumulation_steps", "max_length", "save_steps", "logging_steps")
         for name in (*counts, "lora_rank"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+                raise UsageError(f"{name}={getattr(self, name)} must be at least 1")
         passes = self.gradient_accumulation_steps
         if self.batch_size % passes:
-            raise ValueError(f"batch_size={self.batch_size} is no multiple of {passes} passes; change one")
+            raise UsageError(f"batch_size={self.batch_size} is no multiple of {passes} passes; change one")
         if passes > 1 and self.stage == "options":
-            raise ValueError(
+            raise UsageError(
                 f"gradient_accumulation_steps={passes} serves stages backbone and lora, not options; leave it out"
             )
         if self.save_steps % self.logging_steps:
-            raise ValueError(
+            raise UsageError(
                 f"save_steps={self.save_steps} is no multiple of logging_steps={self.logging_steps}; change one"
             )
         if self.cache is not None and self.stage != "options":
-            raise ValueError(f"cache={str(self.cache)!r} serves stage options alone, not {self.stage}; leave it out")
+            raise UsageError(f"cache={str(self.cache)!r} serves stage options alone, not {self.stage}; leave it out")
         if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be positive")
+            raise UsageError(f"learning_rate={self.learning_rate} must be positive")

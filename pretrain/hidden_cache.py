@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ollm_rl.backbones.loading import fingerprint
+from ollm_rl.errors import UsageError, one_line
 from ollm_rl.options.model import IGNORED, OptionModel
 from ollm_rl.pretrain.data import PadRight
 
@@ -106,7 +107,7 @@ def open_hidden_cache(
         positions_per_shard: Most counted positions of a shard; an example is never split.
 
     Raises:
-        ValueError: If the folder cannot be made or its disk has no room for what is missing.
+        UsageError: If the folder cannot be made or its disk has no room for what is missing.
     """
     counts = np.array([np.count_nonzero(np.array(each["labels"][1:]) != IGNORED) for each in examples], dtype=int)
     shards = split_into_shards(counts, positions_per_shard)
@@ -115,7 +116,7 @@ def open_hidden_cache(
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"cache folder {place} cannot be made ({error.strerror}); give another folder") from error
+        raise UsageError(f"cache folder {place} cannot be made ({error.strerror}); give another folder") from error
     with _alone(place):
         missing = _missing_shards(place, key, shards)
         if missing:
@@ -202,7 +203,7 @@ def _fault(path: Path, identity: dict[str, Any]) -> str | None:
             found = json.loads((file.metadata() or {})["shard"])
             checksum = _checksum({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no iterator)
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
-        return f"it cannot be read ({' '.join(str(error).split())})"
+        return f"it cannot be read ({one_line(error)})"
     if found == {**identity, "checksum": checksum}:
         return None
     own = isinstance(found, dict) and identity.items() <= found.items()
@@ -222,7 +223,7 @@ def _check_room(place: Path, counts: Sequence[np.ndarray], hidden_size: int) -> 
     """Announce what the missing shards need on disk; returns their positions.
 
     Raises:
-        ValueError: If there is less.
+        UsageError: If there is less.
     """
     positions = sum(int(each.sum()) for each in counts)
     per_position = 2 * hidden_size + 4  # bfloat16 and an int32 target
@@ -230,7 +231,7 @@ def _check_room(place: Path, counts: Sequence[np.ndarray], hidden_size: int) -> 
     free = shutil.disk_usage(place).free
     sizes = [tqdm.format_sizeof(size, "B") for size in (need, free)]
     if need > free:
-        raise ValueError(
+        raise UsageError(
             f"hidden states of {positions} positions need {sizes[0]} in {place}, but {sizes[1]} are free; give a cache "
             "folder on a larger disk, use fewer problems, or train without a cache"
         )

@@ -24,6 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ollm_rl.backbones.loading import context_length, load_backbone
 from ollm_rl.backbones.lora import lora_config
 from ollm_rl.devices import resolve_device
+from ollm_rl.errors import UsageError
 from ollm_rl.options.diagnostics import collapse_warning, option_diagnostics, option_usage
 from ollm_rl.options.hub import CONFIG_FILE
 from ollm_rl.options.model import CountedStates, OptionModel
@@ -106,7 +107,7 @@ def run_sft(config: SFTConfig) -> Path:
         (stage lora) reads.
 
     Raises:
-        ValueError: If a setting, the data or the folder does not fit; the message says what to change.
+        UsageError: If a setting, the data or the folder does not fit; the message says what to change.
     """
     device = resolve_device(config.device)
     problems = solved_problems(config)
@@ -140,18 +141,18 @@ def solved_problems(config: SFTConfig) -> list[Problem]:
     """The problems to train on: those with a worked solution, without the questions that are held out.
 
     Raises:
-        ValueError: If none are left.
+        UsageError: If none are left.
     """
     problems = load_problems(config.data, limit=config.limit, seed=config.seed)
     solved = [problem for problem in problems if problem.solution]
     if not solved:
-        raise ValueError(f"data {config.data!r} holds no worked solutions to train on; give problems with solutions")
+        raise UsageError(f"data {config.data!r} holds no worked solutions to train on; give problems with solutions")
     if config.held_out is None:
         return solved
     kept = without(solved, load_problems(config.held_out, split="test", seed=config.seed))
     print(f"{len(solved) - len(kept)} of {len(solved)} problems are left out: {config.held_out} has their questions")
     if not kept:
-        raise ValueError(f"held_out={config.held_out!r} has all questions of {config.data!r}; give other problems")
+        raise UsageError(f"held_out={config.held_out!r} has all questions of {config.data!r}; give other problems")
     return kept
 
 

@@ -155,7 +155,10 @@ def test_a_planted_violation_is_found(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("ollm_rl.options.model", "import torch\nfrom ollm_rl.options.config import OptionConfig\nfrom . import losses"),
+        (
+            "ollm_rl.options.model",
+            "import torch\nfrom ollm_rl.options.config import OptionConfig\nfrom . import losses",
+        ),
         ("ollm_rl.options.model", "import gymnasium.envs\nfrom stable_baselines3.common import envs"),
         ("ollm_rl.cli", "def main():\n    from ollm_rl.agents import ppo\n    import ollm_rl.pretrain.sft"),
         ("ollm_rl.envs.text", "from ollm_rl.envs.rewards import reward\nregister(entry_point='ollm_rl.envs.text:Env')"),

@@ -18,6 +18,7 @@ from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.backbones.lora import lora_backbone
 from ollm_rl.devices import resolve_device
+from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.metrics.rates import degeneracy, switches_language
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.options.hub import CONFIG_FILE
@@ -39,8 +40,8 @@ def run_report(config: ReportConfig) -> Path:
     """Write the report of training runs; see ``report_methods``.
 
     Raises:
-        FileNotFoundError: If a folder holds no training run, no metrics, or no results.
-        ValueError: If two runs are of one setting and one seed.
+        MissingError: If a folder holds no training run, no metrics, or no results.
+        UsageError: If two runs are of one setting and one seed.
     """
     found = [] if config.results is None else read_results(config.results)
     # A model evaluated under two names of its folder is not two seeds.
@@ -58,13 +59,13 @@ def run_explore(config: ExploreConfig) -> Path:
     """Write the option explorer of one prompt.
 
     Raises:
-        FileNotFoundError: If the folder holds no model.
-        ValueError: If it has no options, or the prompt does not fit.
+        MissingError: If the folder holds no model.
+        UsageError: If it has no options, or the prompt does not fit.
     """
     device = resolve_device(config.device)
     policy, tokenizer = load_policy(config.model, dtype=getattr(torch, config.dtype), device=device)
     if not isinstance(policy, OptionPolicy):
-        raise ValueError(
+        raise UsageError(
             f"model={config.model!r} has no options to explore; give an option SFT run or a run over options"
         )
     problem = Problem(id="prompt", question=config.prompt, solution="", answer="", language="")
@@ -77,17 +78,17 @@ def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
     """Training runs by name of their setting: those that differ in seed and folder alone stand together.
 
     Raises:
-        FileNotFoundError: If a folder holds no training run, or one without metrics yet.
-        ValueError: If two runs are of one setting and one seed.
+        MissingError: If a folder holds no training run, or one without metrics yet.
+        UsageError: If two runs are of one setting and one seed.
     """
     groups: dict[str, dict[str, Path]] = {}
     for run in runs:
         setting, seeds = _setting(read_run(run, "train"))
         if not _history(str(run)):
-            raise FileNotFoundError(f"{run} has no metrics yet; let ollm-rl train finish an iteration")
+            raise MissingError(f"{run} has no metrics yet; let ollm-rl train finish an iteration")
         group = groups.setdefault(json.dumps(setting, sort_keys=True), {})
         if str(seeds) in group:
-            raise ValueError(f"{run} and {group[str(seeds)]} are of one setting and one seed; leave one out")
+            raise UsageError(f"{run} and {group[str(seeds)]} are of one setting and one seed; leave one out")
         group[str(seeds)] = run
     named: dict[str, list[str]] = {}
     for group in groups.values():
@@ -230,7 +231,7 @@ def _look(
     try:
         policy, tokenizer = load_policy(folder, dtype=getattr(torch, settings["dtype"]), device=where)
     except (FileNotFoundError, ValueError) as error:
-        notes.append(f"{method} has no explorer here: {' '.join(str(error).split())}.")
+        notes.append(f"{method} has no explorer here: {one_line(error)}.")
         return None
     assert isinstance(policy, OptionPolicy)
     problems = [

@@ -11,6 +11,7 @@ from typing import Any
 from ollm_rl.agents.config import EvalConfig
 from ollm_rl.agents.policies.loading import training_run
 from ollm_rl.agents.training.checkpoints import last_checkpoint
+from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.problems.sources import Problem
 from ollm_rl.runs import read_run, write_atomic
 
@@ -26,11 +27,11 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     """All results of a folder that ``ollm-rl eval --out`` wrote, by name.
 
     Raises:
-        FileNotFoundError: If there are none.
+        MissingError: If there are none.
     """
     paths = sorted(folder.glob("*--*.json"))
     if not paths:
-        raise FileNotFoundError(f"{folder} holds no results; give the folder that ollm-rl eval --out wrote")
+        raise MissingError(f"{folder} holds no results; give the folder that ollm-rl eval --out wrote")
     return [json.loads(path.read_text()) for path in paths]
 
 
@@ -83,7 +84,7 @@ class ResultFile:
         """The result, if it is there already and what went into it is the same still.
 
         Raises:
-            ValueError: If the file holds an evaluation with other settings.
+            UsageError: If the file holds an evaluation with other settings.
         """
         return self._read(self.path)
 
@@ -114,7 +115,7 @@ class ResultFile:
         differing = [name for name, value in self.settings.items() if held.get(name) != value]
         if differing:
             name = differing[0]
-            raise ValueError(
+            raise UsageError(
                 f"{path} holds another evaluation ({name} is {held.get(name)!r} there, {self.settings[name]!r} here); "
                 "give another out folder or delete it"
             )

@@ -13,6 +13,7 @@ from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.agents.training.checkpoints import LAST_FOLDER, last_checkpoint
 from ollm_rl.backbones.loading import load_backbone, load_tokenizer
 from ollm_rl.backbones.lora import load_lora, lora_backbone
+from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.options.hub import CONFIG_FILE
 from ollm_rl.options.model import OptionModel
 from ollm_rl.runs import read_run
@@ -22,7 +23,7 @@ def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrain
     """The untrained policy of a run and its backbone's tokenizer.
 
     Raises:
-        FileNotFoundError: If options are asked for and ``config.model`` holds no option plug-in.
+        MissingError: If options are asked for and ``config.model`` holds no option plug-in.
     """
     dtype = getattr(torch, config.dtype)
     if config.action_space == "options":
@@ -39,8 +40,8 @@ def load_policy(
     """The policy behind a training run (as last saved), one of its checkpoints, an SFT run, a LoRA, or a backbone.
 
     Raises:
-        FileNotFoundError: If the training run has saved no checkpoint yet.
-        ValueError: If the name is none of these, or the training run is one of SB3's agents.
+        MissingError: If the training run has saved no checkpoint yet.
+        UsageError: If the name is none of these, or the training run is one of SB3's agents.
     """
     if (base := lora_backbone(name)) is not None:
         backbone, tokenizer = load_backbone(base, dtype=dtype, device=device)
@@ -51,7 +52,7 @@ def load_policy(
     if (run := training_run(Path(name))) is not None:
         settings = read_run(run, "train")
         if (agent := settings.get("agent", "ollm-rl")) != "ollm-rl":
-            raise ValueError(
+            raise UsageError(
                 f"{name} holds an agent of stable-baselines3 ({agent}), which is evaluated there: "
                 f"PPO.load('{run / 'model.zip'}') and so on"
             )
@@ -59,7 +60,7 @@ def load_policy(
         policy, tokenizer = new_policy(config, torch.device(device))
         checkpoint = Path(name) if Path(name).is_file() else last_checkpoint(run)
         if checkpoint is None:
-            raise FileNotFoundError(f"{name} has saved no checkpoint yet; let ollm-rl train finish an iteration")
+            raise MissingError(f"{name} has saved no checkpoint yet; let ollm-rl train finish an iteration")
         load_weights(policy, torch.load(checkpoint, map_location=device, weights_only=True)["policy"])
         return policy, tokenizer
     backbone, tokenizer = load_backbone(name, dtype=dtype, device=device)
@@ -84,11 +85,11 @@ def load_weights(policy: Policy, weights: dict[str, torch.Tensor]) -> None:
     """Put saved weights back in place.
 
     Raises:
-        ValueError: If they belong to another policy.
+        UsageError: If they belong to another policy.
     """
     present = trained_weights(policy)
     if {name: weight.shape for name, weight in present.items()} != {n: weight.shape for n, weight in weights.items()}:
-        raise ValueError("the checkpoint holds the weights of another policy; give the model it was trained on")
+        raise UsageError("the checkpoint holds the weights of another policy; give the model it was trained on")
     for name, weight in present.items():
         weight.copy_(weights[name])
 
@@ -96,7 +97,7 @@ def load_weights(policy: Policy, weights: dict[str, torch.Tensor]) -> None:
 def backbone_name(model: str) -> str:
     """The backbone's name, where ``model`` is the folder of an option SFT run; else ``model`` itself."""
     if lora_backbone(model) is not None:
-        raise ValueError(f"model={model!r} is a LoRA, and training over tokens starts one of its own; give a backbone")
+        raise UsageError(f"model={model!r} is a LoRA, and training over tokens starts one of its own; give a backbone")
     if not (Path(model) / CONFIG_FILE).exists():
         return model
     return str(json.loads((Path(model) / CONFIG_FILE).read_text())["backbone"])

@@ -29,6 +29,7 @@ from ollm_rl.answers.pool import FAILURES, shared_pool
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.devices import resolve_device
+from ollm_rl.errors import UsageError
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin, read_run, write_atomic
@@ -41,8 +42,8 @@ def run_search(config: SearchConfig) -> dict[str, Any]:
     """``search`` with what ``config`` names; writes and returns its result with its origin.
 
     Raises:
-        ValueError: If a setting, the model or the data does not fit, or a value head is asked for that was not trained.
-        FileNotFoundError: If a folder holds no model.
+        UsageError: If a setting, the model or the data does not fit, or a value head is asked for that was not trained.
+        MissingError: If a folder holds no model.
     """
     if config.leaf_value == "value_head":
         _check_value_head(config.model)
@@ -117,10 +118,10 @@ def search(
         completion), and ``completions`` with ``completion``, ``correct``, ``log_prob``, ``tokens_spent``.
 
     Raises:
-        ValueError: If a setting is unknown or does not fit the others, there are no problems, or a prompt is too long.
+        UsageError: If a setting is unknown or does not fit the others, there are no problems, or a prompt is too long.
     """
     if not problems:
-        raise ValueError("problems is empty; give at least one")
+        raise UsageError("problems is empty; give at least one")
     _check(method, budget_tokens, max_new_tokens, leaf_value, exploration, temperature, leaves, num_slots)
     prompts = encode_prompts(
         problems, tokenizer, max_length=context_length(policy.backbone), max_new_tokens=max_new_tokens
@@ -179,20 +180,20 @@ def _check(
 ) -> None:
     for name, value, known in (("method", method, SearchMethod), ("leaf_value", leaf_value, LeafValue)):
         if value not in get_args(known):
-            raise ValueError(f"{name}={value!r} is unknown; give one of {', '.join(get_args(known))}")
+            raise UsageError(f"{name}={value!r} is unknown; give one of {', '.join(get_args(known))}")
     if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+        raise UsageError(f"max_new_tokens={max_new_tokens} must be at least 1")
     if budget_tokens < max_new_tokens:
-        raise ValueError(
+        raise UsageError(
             f"budget_tokens={budget_tokens} may not pay for one completion of max_new_tokens={max_new_tokens}; raise "
             "the budget or lower the limit"
         )
     if not exploration >= 0:
-        raise ValueError(f"exploration={exploration} must be at least 0; 1 is a good start")
+        raise UsageError(f"exploration={exploration} must be at least 0; 1 is a good start")
     if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be positive; 1 is the policy as it is")
+        raise UsageError(f"temperature={temperature} must be positive; 1 is the policy as it is")
     if leaves < 1 or slots < leaves:
-        raise ValueError(
+        raise UsageError(
             f"leaves={leaves} must be at least 1 and at most num_slots={slots}; lower it or raise num_slots"
         )
 
@@ -285,7 +286,7 @@ def _check_value_head(model: str) -> None:
     """Refuse a value head that no training has moved."""
     folder = Path(model)
     if not (folder / "run.json").exists() or read_run(folder, "train")["algorithm"] != "ppo":
-        raise ValueError(
+        raise UsageError(
             f"leaf_value='value_head' needs a value head that was trained, and {model!r} is no PPO run; give the "
             "folder of ollm-rl train --algorithm ppo, or another leaf_value"
         )

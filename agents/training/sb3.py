@@ -32,6 +32,7 @@ from ollm_rl.devices import resolve_device
 from ollm_rl.envs.rewards import TERMS
 from ollm_rl.envs.sb3 import TextGenVecEnv
 from ollm_rl.envs.vector import TextGenVectorEnv
+from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import open_run, write_atomic
@@ -64,8 +65,8 @@ def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None]
         The folder of the run.
 
     Raises:
-        ValueError: If a setting, the data or the folder does not fit, or sb3-contrib is missing.
-        FileNotFoundError: If the model is missing.
+        UsageError: If a setting, the data or the folder does not fit, or sb3-contrib is missing.
+        MissingError: If the model is missing.
     """
     agent_class = _agent_class(config.agent)
     device = resolve_device(config.device)
@@ -109,7 +110,7 @@ def agent_settings(config: RLConfig, num_envs: int) -> dict[str, Any]:
     """SB3's arguments for an agent, under its names.
 
     Raises:
-        ValueError: If a rollout is too small for the minibatches.
+        UsageError: If a rollout is too small for the minibatches.
     """
     shared: dict[str, Any] = {name: getattr(config, name) for name in ("learning_rate", "gamma", "max_grad_norm")}
     if config.agent == "sb3-dqn":
@@ -133,7 +134,7 @@ def agent_settings(config: RLConfig, num_envs: int) -> dict[str, Any]:
         return shared
     steps = config.n_steps * num_envs
     if steps < 2 * config.minibatches:
-        raise ValueError(
+        raise UsageError(
             f"n_steps={config.n_steps} of {num_envs} episodes are too few for minibatches={config.minibatches}; raise "
             "n_steps"
         )
@@ -244,7 +245,7 @@ def _agent_class(agent: str) -> type[BaseAlgorithm]:
         try:
             from sb3_contrib import RecurrentPPO
         except ImportError as error:
-            raise ValueError(f"agent={agent!r} needs sb3-contrib: pip install 'ollm-rl[sb3]'") from error
+            raise UsageError(f"agent={agent!r} needs sb3-contrib: pip install 'ollm-rl[sb3]'") from error
         return RecurrentPPO
     classes: dict[str, type[BaseAlgorithm]] = {"sb3-ppo": PPO, "sb3-a2c": A2C, "sb3-dqn": DQN}
     return classes[agent]

@@ -25,6 +25,7 @@ from ollm_rl.agents.training.update import Updater, steered
 from ollm_rl.agents.workers.local import Batch, RolloutWorker
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.devices import resolve_device
+from ollm_rl.errors import UsageError
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import open_run
@@ -47,8 +48,8 @@ def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
         The folder of the run.
 
     Raises:
-        ValueError: If a setting, the data or the folder does not fit; the message says what to change.
-        FileNotFoundError: If the model is missing.
+        UsageError: If a setting, the data or the folder does not fit; the message says what to change.
+        MissingError: If the model is missing.
     """
     device = resolve_device(config.device)
     problems = load_problems(config.data, limit=config.limit, seed=config.seed)
@@ -67,13 +68,13 @@ def evaluation_problems(config: RLConfig) -> list[Problem]:
     """The problems that a run is evaluated on; none without ``eval_every``.
 
     Raises:
-        ValueError: If they would be those it is trained on.
+        UsageError: If they would be those it is trained on.
     """
     if config.eval_every is None:
         return []
     source = config.eval_data or config.data
     if config.eval_data is None and source.startswith("jsonl:"):
-        raise ValueError(f"eval_every={config.eval_every} would evaluate on the training problems; give eval_data")
+        raise UsageError(f"eval_every={config.eval_every} would evaluate on the training problems; give eval_data")
     return load_problems(source, split="validation", limit=config.eval_limit, seed=config.seed)
 
 
@@ -143,7 +144,7 @@ class Trainer:
         write_completions(config.out, iteration, batch.checked)
         generated = time.perf_counter()
         if not batch.rollout.decisions.any():
-            raise ValueError(
+            raise UsageError(
                 "all options lead to the same token at every position, so there is nothing to choose; "
                 "train options with a higher kl_target or more steps"
             )

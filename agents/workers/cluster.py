@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import ray
 
+from ollm_rl.errors import UsageError
+
 PATIENCE = 20.0  # seconds for a cluster to answer
 
 
@@ -23,7 +25,7 @@ def connect(address: str | None) -> bool:
         Whether this call connected, so that its caller is to ``ray.shutdown``.
 
     Raises:
-        ValueError: If no cluster answers at the address.
+        UsageError: If no cluster answers at the address.
     """
     if ray.is_initialized():
         return False
@@ -40,16 +42,16 @@ def check_resources(workers: int, gpus_per_worker: float) -> None:
     """Compare what the workers need with what the cluster has in all.
 
     Raises:
-        ValueError: If that can never be enough; Ray itself would wait for ever.
+        UsageError: If that can never be enough; Ray itself would wait for ever.
     """
     total = ray.cluster_resources()
     cores, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
     if workers > cores:
-        raise ValueError(
+        raise UsageError(
             f"workers={workers} need a processor core each, and Ray has {cores}; lower workers or give a larger cluster"
         )
     if gpus_per_worker and workers > gpus * int(1 / gpus_per_worker):
-        raise ValueError(
+        raise UsageError(
             f"workers={workers} with gpus_per_worker={gpus_per_worker:g} do not fit into the {gpus} GPUs that Ray has; "
             "lower gpus_per_worker (0: the CPU) or workers"
         )
@@ -70,10 +72,10 @@ def _check_address(address: str) -> None:
     except (OSError, ValueError):
         pass
     if b"InvalidAuthToken" in said:
-        raise ValueError(
+        raise UsageError(
             f"the Ray cluster at ray_address={address!r} wants another token; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN to what it was started with"
         )
-    raise ValueError(
+    raise UsageError(
         f"no Ray cluster answers at ray_address={address!r}; start one by 'ray start --head', or leave ray_address out"
     )

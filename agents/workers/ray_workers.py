@@ -24,6 +24,7 @@ from ollm_rl.agents.policies.loading import load_weights, new_policy
 from ollm_rl.agents.workers.cluster import check_resources, connect
 from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError
 from ollm_rl.decode.rollout import Rollout
+from ollm_rl.errors import one_line
 from ollm_rl.problems.sources import Problem
 
 ATTEMPTS = 5  # at the same episodes, by one worker after another
@@ -71,7 +72,7 @@ class RolloutActor:
             batch = self.worker.collect(iteration, episodes)
             return replace(batch, rollout=batch.rollout.to("cpu"))
         except Exception as error:
-            line = " ".join(traceback.format_exception_only(error)[-1].split())
+            line = one_line(traceback.format_exception_only(error)[-1])
             spent = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in line
             return Failure(line, traceback.format_exc(), spent)
 

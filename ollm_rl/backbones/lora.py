@@ -8,6 +8,7 @@ from peft import LoraConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.options.hub import CONFIG_FILE
 
 
@@ -26,24 +27,23 @@ def load_lora(backbone: PreTrainedModel, folder: str) -> PeftModel:
     """Put the LoRA that peft's ``save_pretrained`` wrote into a backbone, where ``disable_adapter`` switches it off.
 
     Raises:
-        FileNotFoundError: If the folder holds no LoRA.
-        ValueError: If the LoRA was trained on another backbone.
+        MissingError: If the folder holds no LoRA.
+        UsageError: If the LoRA was trained on another backbone.
     """
     description = _description(folder)
     if description.get("peft_type") != "LORA":  # an option plug-in has a file of this name, too
-        raise FileNotFoundError(f"lora={folder!r} holds no LoRA; give a folder written by peft's save_pretrained")
+        raise MissingError(f"lora={folder!r} holds no LoRA; give a folder written by peft's save_pretrained")
     name, trained_on = backbone.config.name_or_path, description.get("base_model_name_or_path")
     if trained_on and Path(trained_on).resolve() != Path(name).resolve():
-        raise ValueError(
+        raise UsageError(
             f"lora={folder!r} was trained on {trained_on!r}, the options on {name!r}; give a LoRA of that backbone "
             f"(or, if the two are one, correct base_model_name_or_path in {Path(folder) / CONFIG_FILE})"
         )
     try:
         return PeftModel.from_pretrained(backbone, folder).eval()
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"lora={folder!r} does not fit the backbone {name!r} ({reason}); give a LoRA that was trained on it"
+        raise UsageError(
+            f"lora={folder!r} does not fit the backbone {name!r} ({one_line(error)}); give a LoRA that was trained on it"
         ) from error
 
 

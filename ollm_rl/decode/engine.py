@@ -32,6 +32,7 @@ from ollm_rl.decode.row_cache import (
     supported_layer_types,
 )
 from ollm_rl.devices import send
+from ollm_rl.errors import UsageError
 
 BUCKET = 32  # a step reads the cache up to the longest slot, rounded up to this many tokens, where it must read it all
 
@@ -70,11 +71,11 @@ class DecodeEngine:
         self.layer_types = supported_layer_types(backbone)
         context = context_length(backbone)
         if max_length > context:
-            raise ValueError(
+            raise UsageError(
                 f"max_length={max_length} is more than the backbone's context of {context} tokens; lower it"
             )
         if num_slots < 1:
-            raise ValueError(f"num_slots={num_slots} must be at least 1")
+            raise UsageError(f"num_slots={num_slots} must be at least 1")
         self.config = config = backbone.config.get_text_config()
         self.backbone, self.device, self.compiled = backbone, backbone.device, compiled
         self._model: Any = torch.compile(backbone.base_model) if compiled else backbone.base_model

@@ -3,6 +3,8 @@
 import psutil
 import torch
 
+from ollm_rl.errors import UsageError
+
 SHARE = 0.8  # of the free memory for the cache; the rest is for activations, prompts that wait, and trajectories
 
 
@@ -19,12 +21,12 @@ def check_capacity(num_slots: int, slot_bytes: int, max_length: int, device: tor
     """Refuse more slots than fit.
 
     Raises:
-        ValueError: If they do not fit; names the most that would.
+        UsageError: If they do not fit; names the most that would.
     """
     free = free_memory(device)
     most = int(SHARE * free) // slot_bytes
     if num_slots > most:
-        raise ValueError(
+        raise UsageError(
             f"num_slots={num_slots} of {max_length} tokens need {num_slots * slot_bytes / 2**30:.1f} GiB, but of the "
             f"{free / 2**30:.1f} GiB free on {device} at most {SHARE:.0%} are for slots; the largest batch that fits "
             f"is {most}"

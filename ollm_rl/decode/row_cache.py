@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
 from ollm_rl.devices import send
+from ollm_rl.errors import UsageError
 
 # Devices on which layers share a tensor. On a CPU a kernel's start is nothing, and a copy of more than 32 MiB lies in
 # pages fresh from the system, which takes longer than the copy.
@@ -181,11 +182,11 @@ def supported_layer_types(backbone: PreTrainedModel) -> list[str]:
     """The model's types of layers, each once.
 
     Raises:
-        ValueError: If its attention takes no ready mask, or masks by itself.
+        UsageError: If its attention takes no ready mask, or masks by itself.
     """
     config = backbone.config.get_text_config()
     if config._attn_implementation not in ("sdpa", "eager"):
-        raise ValueError(
+        raise UsageError(
             f"attention implementation {config._attn_implementation!r} takes no ready mask; load the model with "
             "attn_implementation='sdpa' or 'eager'"
         )
@@ -194,7 +195,7 @@ def supported_layer_types(backbone: PreTrainedModel) -> list[str]:
     # GPT-Neo's local layers mask by the cache's length, which here is not the row's own.
     unknown |= {"local"} & set(getattr(config, "attention_layers", None) or ())
     if unknown:
-        raise ValueError(
+        raise UsageError(
             f"{type(backbone).__name__} has layers of type {sorted(unknown)[0]!r}; only full and sliding-window "
             "attention are supported"
         )
@@ -205,14 +206,14 @@ def layer_shapes(backbone: PreTrainedModel) -> list[tuple[int, int]]:
     """Heads and head size of the keys and of the values of every layer, in turn, from a pass over one token.
 
     Raises:
-        ValueError: If a layer keeps more than keys and values.
+        UsageError: If a layer keeps more than keys and values.
     """
     probe = DynamicCache()
     token = torch.zeros(1, 1, dtype=torch.long, device=backbone.device)
     with torch.no_grad():
         backbone.base_model(input_ids=token, past_key_values=probe, use_cache=True)
     if any(type(layer) is not DynamicLayer for layer in probe.layers):
-        raise ValueError(f"{type(backbone).__name__} keeps more than keys and values; it is not supported")
+        raise UsageError(f"{type(backbone).__name__} keeps more than keys and values; it is not supported")
     return [(states.shape[1], states.shape[3]) for layer in probe.layers for states in (layer.keys, layer.values)]
 
 

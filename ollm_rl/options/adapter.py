@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.losses import AdaptiveKLWeight
 
@@ -71,7 +72,7 @@ def default_width(config: OptionConfig, hidden_size: int, backbone_parameters: i
     """The largest width, a multiple of 8 or below 8, with which the plug-in stays within MAX_SHARE of the backbone.
 
     Raises:
-        ValueError: If not even one unit fits.
+        UsageError: If not even one unit fits.
     """
 
     def parameters(width: int) -> int:
@@ -83,7 +84,7 @@ def default_width(config: OptionConfig, hidden_size: int, backbone_parameters: i
     per_unit = parameters(2) - fixed
     width = 1 + int((MAX_SHARE * backbone_parameters - fixed) // per_unit)
     if width < 1:
-        raise ValueError(
+        raise UsageError(
             f"num_options={config.num_options} needs more than {MAX_SHARE:.0%} of the backbone's {backbone_parameters} "
             "parameters at any width; set width yourself"
         )

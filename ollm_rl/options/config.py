@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ollm_rl.errors import UsageError
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptionConfig:
@@ -41,17 +43,17 @@ class OptionConfig:
 
     def __post_init__(self) -> None:
         if self.num_options < 2:
-            raise ValueError(f"num_options={self.num_options} leaves nothing to choose; give at least 2")
+            raise UsageError(f"num_options={self.num_options} leaves nothing to choose; give at least 2")
         if self.width is not None and self.width < 1:
-            raise ValueError(f"width={self.width} is no layer width; give a positive number or none")
+            raise UsageError(f"width={self.width} is no layer width; give a positive number or none")
         if self.kl_target is not None and not self.kl_target > 0:
-            raise ValueError(f"kl_target={self.kl_target} must be positive, in nats; the paper uses 0.2")
+            raise UsageError(f"kl_target={self.kl_target} must be positive, in nats; the paper uses 0.2")
         if not self.kl_weight_init > 0:
-            raise ValueError(f"kl_weight_init={self.kl_weight_init} must be positive; 0.1 is a good start")
+            raise UsageError(f"kl_weight_init={self.kl_weight_init} must be positive; 0.1 is a good start")
         if not self.gumbel_temperature > 0:
-            raise ValueError(f"gumbel_temperature={self.gumbel_temperature} must be positive; 1 is usual")
+            raise UsageError(f"gumbel_temperature={self.gumbel_temperature} must be positive; 1 is usual")
         if self.estimator == "gumbel" and self.policy_objective == "marginal":
-            raise ValueError(
+            raise UsageError(
                 "policy_objective='marginal' needs the loss of every option, and estimator='gumbel' computes one; "
                 "use estimator='exact' or policy_objective='imitation'"
             )

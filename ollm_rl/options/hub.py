@@ -10,6 +10,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFo
 from huggingface_hub.utils import validate_repo_id
 
 from ollm_rl.backbones.loading import hub_answers
+from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.runs import write_atomic
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -32,16 +33,16 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, toke
         The repository's URL.
 
     Raises:
-        FileNotFoundError: If the folder holds no plug-in.
-        ValueError: If a file in it cannot be read, there is no token, or the hub refuses or is out of reach.
+        MissingError: If the folder holds no plug-in.
+        UsageError: If a file in it cannot be read, there is no token, or the hub refuses or is out of reach.
     """
     folder = Path(folder)
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         _require(folder, file, str(folder))
     if not _is_plug_in_id(repo_id):
-        raise ValueError(f"repo_id={repo_id!r} is no name on the hub; give user/name")
+        raise UsageError(f"repo_id={repo_id!r} is no name on the hub; give user/name")
     if not (token or get_token()):
-        raise ValueError(f"there is no token to push {repo_id} with; run hf auth login, or give token")
+        raise UsageError(f"there is no token to push {repo_id} with; run hf auth login, or give token")
     card = _card_of(folder, repo_id)
     api = HfApi(token=token)
     try:
@@ -53,8 +54,8 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, toke
             repo_id=repo_id, folder_path=folder, allow_patterns=wanted, commit_message="Upload option plug-in"
         )
     except (HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: hf_xet, which sends large files
-        raise ValueError(
-            f"{repo_id} cannot be pushed ({_line(error)}); check the name, network and hf auth login"
+        raise UsageError(
+            f"{repo_id} cannot be pushed ({one_line(error)}); check the name, network and hf auth login"
         ) from error
     return str(url)
 
@@ -63,7 +64,7 @@ def local_folder(name: str | Path) -> Path:
     """The folder of a plug-in: a local one as it is, else a hub repository's two files, downloaded or cached.
 
     Raises:
-        FileNotFoundError: If neither holds a plug-in; without a network too, and quickly.
+        MissingError: If neither holds a plug-in; without a network too, and quickly.
     """
     folder = Path(name)
     if not folder.exists() and _is_plug_in_id(str(name)):
@@ -119,7 +120,7 @@ def _card_of(folder: Path, repo_id: str) -> str:
         origin = json.loads(run.read_text()) if run.exists() else None
         return model_card(description, lines[-1] if lines else None, origin, repo_id=repo_id)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise UsageError(
             f"{folder} cannot be described ({type(error).__name__}: {error}); copy its {CONFIG_FILE}, {METRICS_FILE} "
             f"and {RUN_FILE} anew"
         ) from error
@@ -137,8 +138,8 @@ def _download(repo_id: str) -> Path:
         elif isinstance(error, RepositoryNotFoundError):  # the hub does not tell these two apart
             reason = "no such hub repository, or a private one: hf auth login"
         else:
-            reason = _line(error)
-        raise FileNotFoundError(
+            reason = one_line(error)
+        raise MissingError(
             f"{repo_id} holds no option plug-in (no such folder; {reason}); train one with ollm-rl sft, or name a "
             "folder or hub repository that holds one"
         ) from error
@@ -146,7 +147,7 @@ def _download(repo_id: str) -> Path:
 
 def _require(folder: Path, file: str, name: str) -> None:
     if not (folder / file).exists():
-        raise FileNotFoundError(f"{name} holds no option plug-in (no {file}); train one with ollm-rl sft")
+        raise MissingError(f"{name} holds no option plug-in (no {file}); train one with ollm-rl sft")
 
 
 def _is_plug_in_id(name: str) -> bool:
@@ -160,8 +161,3 @@ def _is_hub_id(name: str) -> bool:
     except HFValidationError:
         return False
     return True
-
-
-def _line(error: Exception) -> str:
-    """The hub's errors run over several lines; the last ones say why."""
-    return " ".join(str(error).split()) or type(error).__name__

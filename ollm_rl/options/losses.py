@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ollm_rl.devices import HAS_TRITON
+from ollm_rl.errors import UsageError
 
 MAX_LOGITS = 2**25  # elements of one chunk's logits: 128 MiB in float32
 
@@ -192,10 +193,10 @@ class AdaptiveKLWeight(nn.Module):
             kl: Mean over the batch of KL(q || prior), in nats; at least 0.
 
         Raises:
-            ValueError: If ``kl`` is NaN or infinite; the weight is left as it was.
+            UsageError: If ``kl`` is NaN or infinite; the weight is left as it was.
         """
         if not math.isfinite(kl):
-            raise ValueError(f"kl={kl} is not finite; lower the learning rate or look for NaN in the backbone's output")
+            raise UsageError(f"kl={kl} is not finite; lower the learning rate or look for NaN in the backbone's output")
         if self.target is None:
             return float(self.weight)
         error = max(-1.0, min(1.0, (kl - self.target) / self.target))

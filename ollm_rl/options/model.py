@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.loading import fingerprint, load_backbone
+from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.options import hub
 from ollm_rl.options.adapter import OptionAdapter, default_width
 from ollm_rl.options.config import OptionConfig
@@ -82,7 +83,7 @@ class OptionModel(nn.Module):
     def __init__(self, backbone: PreTrainedModel, config: OptionConfig) -> None:
         super().__init__()
         if backbone.get_output_embeddings() is None or backbone.get_input_embeddings() is None:
-            raise ValueError(
+            raise UsageError(
                 f"{type(backbone).__name__} has no usable output head; give a causal language model with "
                 "get_input_embeddings() and get_output_embeddings()"
             )
@@ -290,7 +291,7 @@ class OptionModel(nn.Module):
             device: Where a backbone loaded by name lives.
 
         Raises:
-            FileNotFoundError: If the folder holds no plug-in.
+            MissingError: If the folder holds no plug-in.
             ValueError: If the backbone is not the one that the plug-in was trained on, or the file is damaged.
         """
         folder = hub.local_folder(folder)
@@ -298,16 +299,16 @@ class OptionModel(nn.Module):
         try:
             description = json.loads(path.read_text())
             if "peft_type" in description:
-                raise FileNotFoundError(f"{folder} holds an adapter of peft, no option plug-in; give an option SFT run")
+                raise MissingError(f"{folder} holds an adapter of peft, no option plug-in; give an option SFT run")
             name, trained_on = str(description["backbone"]), description["backbone_fingerprint"]
             config = OptionConfig(**{field.name: description[field.name] for field in dataclasses.fields(OptionConfig)})
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}); copy it anew") from error
+            raise UsageError(f"{path} cannot be read ({type(error).__name__}: {error}); copy it anew") from error
         wanted = name if backbone is None else backbone
         loaded = load_backbone(wanted, dtype=dtype, device=device)[0] if isinstance(wanted, str) else wanted
         found = fingerprint(loaded)
         if found != trained_on:
-            raise ValueError(
+            raise UsageError(
                 f"{folder} was trained on backbone {name!r} with fingerprint {trained_on}, but "
                 f"{loaded.config.name_or_path!r} has {found}; give the backbone it was trained on"
             )
@@ -325,7 +326,7 @@ class OptionModel(nn.Module):
             self.adapter.load_state_dict(load_file(Path(folder) / WEIGHTS_FILE))
         except (SafetensorError, OSError, RuntimeError) as error:
             # torch says "Error(s) in loading" first and names the tensors and their sizes in the lines below it.
-            raise ValueError(f"{folder}/{WEIGHTS_FILE} cannot be read ({' '.join(str(error).split())})") from error
+            raise ValueError(f"{folder}/{WEIGHTS_FILE} cannot be read ({one_line(error)})") from error
 
     @torch.no_grad()
     def _check_head(self) -> None:
@@ -336,7 +337,7 @@ class OptionModel(nn.Module):
         if expected.shape != found.shape or not torch.allclose(
             expected, found.to(expected.dtype), rtol=1e-2, atol=1e-2
         ):
-            raise ValueError(
+            raise UsageError(
                 f"{type(self.backbone).__name__} changes its logits after the output head in a way that is not "
                 "supported; only plain heads and final_logit_softcapping are"
             )

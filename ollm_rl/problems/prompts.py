@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from ollm_rl.errors import UsageError
 from ollm_rl.problems.sources import Problem
 
 
@@ -22,7 +23,7 @@ def encode_prompts(
         max_new_tokens: Tokens of these that the completion may need.
 
     Raises:
-        ValueError: If a prompt leaves no room for the completion; names the problem.
+        UsageError: If a prompt leaves no room for the completion; names the problem.
     """
     prompts: list[list[int]]
     if tokenizer.chat_template is None:
@@ -32,7 +33,7 @@ def encode_prompts(
         prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True).input_ids
     for problem, prompt in zip(problems, prompts, strict=True):
         if len(prompt) + max_new_tokens > max_length:
-            raise ValueError(
+            raise UsageError(
                 f"the prompt of problem {problem.id!r} has {len(prompt)} tokens and leaves no room for "
                 f"{max_new_tokens} more within {max_length}; leave it out, lower max_new_tokens or raise max_length"
             )

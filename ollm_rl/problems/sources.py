@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ollm_rl.answers.pool import extract_answer
+from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.problems import arith
 
 FORMS = "arith, rg:TASK, jsonl:PATH, or hf:ID (hf:ID:CONFIG)"
@@ -81,12 +82,12 @@ def load_problems(spec: str, *, split: str = "train", limit: int | None = None, 
         seed: Seed of the generated problems. It shuffles nothing.
 
     Raises:
-        ValueError: If ``spec``, ``split`` or ``limit`` is not one of the above, if the source is malformed or unknown,
+        UsageError: If ``spec``, ``split`` or ``limit`` is not one of the above, if the source is malformed or unknown,
             if it holds no problems, or if ``rg:`` is asked for without reasoning-gym installed.
-        FileNotFoundError: If a ``jsonl`` file does not exist.
+        MissingError: If a ``jsonl`` file does not exist.
     """
     if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit} leaves no problems; give at least 1, or none for all")
+        raise UsageError(f"limit={limit} leaves no problems; give at least 1, or none for all")
     kind, _, rest = spec.partition(":")
     if spec == "arith":
         return _from_arith(split, limit or DEFAULT_ARITH, seed)
@@ -96,10 +97,10 @@ def load_problems(spec: str, *, split: str = "train", limit: int | None = None, 
         "hf": lambda: _from_hub(rest, split, limit),
     }
     if kind not in readers or not rest:
-        raise ValueError(f"problems={spec!r} names no source of problems; give {FORMS}")
+        raise UsageError(f"problems={spec!r} names no source of problems; give {FORMS}")
     problems = readers[kind]()
     if not problems:
-        raise ValueError(f"{spec} holds no problems; give a source that has at least one")
+        raise UsageError(f"{spec} holds no problems; give a source that has at least one")
     return problems
 
 
@@ -122,7 +123,7 @@ def _normalised(question: str) -> str:
 
 def _stream(split: str) -> int:
     if split not in STREAMS:
-        raise ValueError(f"split={split!r} is unknown for generated problems; give one of {', '.join(STREAMS)}")
+        raise UsageError(f"split={split!r} is unknown for generated problems; give one of {', '.join(STREAMS)}")
     return STREAMS[split]
 
 
@@ -147,17 +148,17 @@ def _from_reasoning_gym(task: str, split: str, count: int, seed: int) -> list[Pr
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
-        raise ValueError(f"rg:{task} needs reasoning-gym: pip install 'ollm-rl[rg]'") from error
+        raise UsageError(f"rg:{task} needs reasoning-gym: pip install 'ollm-rl[rg]'") from error
     if task not in DATASETS:
         close = difflib.get_close_matches(task, DATASETS, n=5)
         hint = f"did you mean {', '.join(close)}?" if close else "reasoning_gym.factory.DATASETS lists them"
-        raise ValueError(f"rg:{task} is not a task of reasoning-gym; {hint}")
+        raise UsageError(f"rg:{task} is not a task of reasoning-gym; {hint}")
     try:
         entries = list(reasoning_gym.create_dataset(task, size=count, seed=task_seed))
     except (AssertionError, TypeError) as error:
-        raise ValueError(f"rg:{task} needs settings of its own ({_one_line(error)}); choose another task") from error
+        raise UsageError(f"rg:{task} needs settings of its own ({one_line(error)}); choose another task") from error
     if any(entry["answer"] is None for entry in entries):
-        raise ValueError(f"rg:{task} has problems without a reference answer; choose a task that states one")
+        raise UsageError(f"rg:{task} has problems without a reference answer; choose a task that states one")
     return [
         Problem(
             id=f"{task}-{split}-{seed}-{index}",
@@ -172,13 +173,13 @@ def _from_reasoning_gym(task: str, split: str, count: int, seed: int) -> list[Pr
 
 def _from_jsonl(path: Path, limit: int | None) -> list[Problem]:
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; give jsonl:PATH with the path of a JSON Lines file")
+        raise MissingError(f"no file {path}; give jsonl:PATH with the path of a JSON Lines file")
     try:
         with path.open(encoding="utf-8-sig") as file:
             filled = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
             return [_jsonl_problem(line, path, number) for number, line in islice(filled, limit)]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
+        raise UsageError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
 
 
 def _jsonl_problem(line: str, path: Path, number: int) -> Problem:
@@ -186,9 +187,9 @@ def _jsonl_problem(line: str, path: Path, number: int) -> Problem:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: malformed JSON ({error.msg} at column {error.colno}); mend the line") from error
+        raise UsageError(f"{where}: malformed JSON ({error.msg} at column {error.colno}); mend the line") from error
     if not isinstance(row, dict):
-        raise ValueError(f"{where}: a {type(row).__name__}, not an object; write {{'question': ..., 'answer': ...}}")
+        raise UsageError(f"{where}: a {type(row).__name__}, not an object; write {{'question': ..., 'answer': ...}}")
     return Problem(
         id=_field(row, "id", where, default=f"{path.stem}-{number}"),
         question=_field(row, "question", where),
@@ -204,12 +205,12 @@ def _field(row: Mapping[str, Any], name: str, where: str, default: str | None = 
     if value is None and default is not None:
         return default
     if name not in row:
-        raise ValueError(f"{where}: field {name!r} is missing; every line needs a question and an answer")
+        raise UsageError(f"{where}: field {name!r} is missing; every line needs a question and an answer")
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not (number or isinstance(value, str)):
-        raise ValueError(f"{where}: field {name!r} is {value!r}; give a string or a finite number")
+        raise UsageError(f"{where}: field {name!r} is {value!r}; give a string or a finite number")
     if default is None and not str(value).strip():
-        raise ValueError(f"{where}: field {name!r} is blank; every line needs a question and an answer")
+        raise UsageError(f"{where}: field {name!r} is blank; every line needs a question and an answer")
     return str(value)
 
 
@@ -247,8 +248,8 @@ def _hub_rows(name: str, split: str, *, stream: bool) -> Iterator[dict[str, Any]
     try:
         yield from datasets.load_dataset(dataset_id, config or None, split=split, streaming=streaming)
     except errors as error:
-        raise ValueError(
-            f"hf:{name} with split={split!r} cannot be loaded: {_one_line(error)}; check the id, config and split"
+        raise UsageError(
+            f"hf:{name} with split={split!r} cannot be loaded: {one_line(error)}; check the id, config and split"
         ) from error
 
 
@@ -257,7 +258,7 @@ def _columns(dataset_id: str, present: list[str]) -> Columns:
     for columns in (HF_COLUMNS.get(dataset_id), *USUAL_COLUMNS):
         if columns and {columns[0], columns[2] or columns[1]} <= set(present):
             return columns
-    raise ValueError(
+    raise UsageError(
         f"hf:{dataset_id} has the columns {', '.join(present)}; needed are question (or problem) and answer, "
         "with solution if there is one, or problem and a solution that boxes its answer: rename them"
     )
@@ -271,7 +272,3 @@ def _hub_texts(row: Mapping[str, Any], columns: Columns) -> tuple[str, str, str]
         answer = found[0] if found and found[1] in ("boxed", "hashes") else ""
         solution = solution.partition("####")[0].strip()
     return question, solution, answer
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

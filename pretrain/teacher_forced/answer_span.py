@@ -6,6 +6,7 @@ Letters: N tokens.
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.answers.pool import extract_answer
+from ollm_rl.errors import UsageError
 
 
 def answer_span(text: str) -> tuple[int, int] | None:
@@ -29,11 +30,11 @@ def answer_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Indices of the tokens of ``text`` that overlap the stated answer; empty where none is stated.
 
     Raises:
-        ValueError: If the tokenizer does not know its tokens' places in the text.
+        UsageError: If the tokenizer does not know its tokens' places in the text.
     """
     if not tokenizer.is_fast:
         name = type(tokenizer).__name__
-        raise ValueError(f"{name} gives no character offsets; teacher forcing needs a fast tokenizer")
+        raise UsageError(f"{name} gives no character offsets; teacher forcing needs a fast tokenizer")
     span = answer_span(text)
     if span is None:
         return []

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from ollm_rl.backbones.loading import context_length, load_tokenizer
 from ollm_rl.backbones.lora import load_lora
 from ollm_rl.devices import resolve_device
+from ollm_rl.errors import UsageError
 from ollm_rl.options import losses
 from ollm_rl.options.model import IGNORED, CountedStates, OptionModel
 from ollm_rl.pretrain.data import PadRight, completion_text, encode_examples
@@ -69,11 +70,11 @@ def teacher_forced(
         (their tokens) and their probabilities under ``policy`` and ``encoder``.
 
     Raises:
-        ValueError: If no problem has a solution, or the tokenizer is not a fast one.
+        UsageError: If no problem has a solution, or the tokenizer is not a fast one.
     """
     solved = [problem for problem in problems if problem.solution]
     if not solved:
-        raise ValueError("the problems hold no worked solutions; teacher forcing needs them")
+        raise UsageError("the problems hold no worked solutions; teacher forcing needs them")
     examples = encode_examples(solved, tokenizer, max_length=context_length(model.backbone))
     answers = [answer_tokens(completion_text(problem), tokenizer) for problem in solved]
     collate = PadRight(int(tokenizer.pad_token_id))
@@ -107,8 +108,8 @@ def run_teacher_forced(
     Writes the result to ``out`` if given, and a report of the same stem beside it.
 
     Raises:
-        FileNotFoundError: If a folder holds no option plug-in, or no LoRA.
-        ValueError: If the data hold no solutions, the LoRA belongs to another backbone, or ``out`` cannot be written.
+        MissingError: If a folder holds no option plug-in, or no LoRA.
+        UsageError: If the data hold no solutions, the LoRA belongs to another backbone, or ``out`` cannot be written.
     """
     if out is not None:
         _check_writable(out)
@@ -191,9 +192,9 @@ def _option_table(
 def _check_writable(out: Path) -> None:
     """Refuse a path that could not be written once all is computed."""
     if out.suffix == ".html" or out.is_dir():
-        raise ValueError(f"out={str(out)!r} must be a file such as result.json; the report lies beside it as .html")
+        raise UsageError(f"out={str(out)!r} must be a file such as result.json; the report lies beside it as .html")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out.parent).close()
     except OSError as error:
-        raise ValueError(f"out={str(out)!r} cannot be written ({error.strerror}); give another path") from error
+        raise UsageError(f"out={str(out)!r} cannot be written ({error.strerror}); give another path") from error
