@@ -1,16 +1,24 @@
-from .config import AuditConfig as AuditConfig
-from .config import EvalConfig as EvalConfig
-from .config import ExploreConfig as ExploreConfig
-from .config import ReportConfig as ReportConfig
 from .config import RewardConfig as RewardConfig
 from .config import RLConfig as RLConfig
-from .config import SearchConfig as SearchConfig
+from .evaluation.config import (
+    AuditConfig as AuditConfig,
+)
+from .evaluation.config import (
+    EvalConfig as EvalConfig,
+)
+from .evaluation.config import (
+    ExploreConfig as ExploreConfig,
+)
+from .evaluation.config import (
+    ReportConfig as ReportConfig,
+)
 from .evaluation.free_running import evaluate as evaluate
 from .evaluation.free_running import run_eval as run_eval
 from .policies.base import Policy as Policy
 from .policies.loading import load_policy as load_policy
 from .policies.option import OptionPolicy as OptionPolicy
 from .policies.token import TokenPolicy as TokenPolicy
+from .search.config import SearchConfig as SearchConfig
 from .training.run import train_agent as train_agent
 
 __all__ = [

@@ -1,126 +1,193 @@
-"""What a rollout wrote and whether it is right: checked while decoding goes on, kept for ``ollm-rl audit``."""
+"""One record of a completion, for training, evaluation and search alike: what was written and whether it is right."""
 
 import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.answers.pool import Verdict, VerifierPool
-from ollm_rl.decode.rollout import Rollout
 from ollm_rl.envs.rewards import reward_terms, total
 from ollm_rl.errors import MissingError
-from ollm_rl.metrics.rates import degeneracy_rate, language_switching_rate
+from ollm_rl.metrics.degenerate import FLAGS, degeneracy
+from ollm_rl.metrics.language import Switching, measure_switching
 from ollm_rl.problems.sources import Problem
 from ollm_rl.runs import write_atomic
 
 COMPLETIONS_FOLDER = "completions"
 
+Row = dict[str, Any]
 
-class Checked(NamedTuple):
-    """One completion: its problem, text and length in tokens, the verdict, the reward and its terms."""
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One completion of a problem.
+
+    Attributes:
+        problem: What was asked.
+        text: What was written, without special tokens.
+        tokens: Its length in tokens, the end of text included.
+        terminated: Whether it ended by itself, not at the token limit.
+        verdict: On its answer.
+        reward: In training, the weighted sum of ``terms``.
+        terms: In training, the reward's terms by name, unweighted.
+        log_prob: In search, its log-probability in nats at temperature 1, options added up by token.
+        value: In search, the value head's estimate at its last h_t.
+        tokens_spent: In search, tokens generated for its problem until it was finished, its own included.
+    """
 
     problem: Problem
     text: str
     tokens: int
+    terminated: bool
     verdict: Verdict
-    reward: float
-    terms: dict[str, float]
+    reward: float | None = None
+    terms: dict[str, float] = field(default_factory=dict)
+    log_prob: float | None = None
+    value: float | None = None
+    tokens_spent: int | None = None
+
+    @cached_property
+    def switching(self) -> Switching:
+        """Its words, those in another language than the question's, and the switches between them."""
+        return measure_switching(self.problem.question, self.text)
+
+    @cached_property
+    def flags(self) -> frozenset[str]:
+        """What is degenerate about it."""
+        return degeneracy(self.text, finished=self.terminated)
+
+    def row(self) -> Row:
+        """The record as it is kept in files; what was not measured is left out."""
+        optional = {name: getattr(self, name) for name in ("reward", "log_prob", "tokens_spent")}
+        return {
+            "id": self.problem.id,
+            "question": self.problem.question,
+            "answer": self.problem.answer,
+            "completion": self.text,
+            "tokens": self.tokens,
+            "terminated": self.terminated,
+            "extracted": self.verdict.extracted,
+            "extracted_by": self.verdict.method,
+            "correct": self.verdict.correct,
+            "status": self.verdict.status,
+            "switched": self.switching.switched,
+            "words": self.switching.words,
+            "switches": self.switching.switches,
+            "flags": sorted(self.flags),
+            **{name: value for name, value in optional.items() if value is not None},
+            **({"terms": self.terms} if self.terms else {}),
+        }
+
+    @classmethod
+    def from_row(cls, row: Row, problem: Problem) -> "Completion":
+        """The record of an evaluation's row, which answers this problem."""
+        verdict = Verdict(row["correct"], row["extracted"], row["extracted_by"], row["status"])
+        written = {name: row[name] for name in ("tokens", "terminated")}
+        return cls(problem=problem, text=row["completion"], verdict=verdict, **written)
 
 
 class Checks:
-    """The checks of one rollout's answers.
+    """The checks of one rollout's answers, which run while decoding goes on.
 
     Args:
         problems: One an episode.
         tokenizer: Of the backbone that writes.
+        end_token: Ends an episode.
         pool: Does the checks that take long.
     """
 
-    def __init__(self, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, pool: VerifierPool) -> None:
-        self.problems, self.tokenizer, self.pool = problems, tokenizer, pool
+    def __init__(
+        self, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, end_token: int, pool: VerifierPool
+    ) -> None:
+        self.problems, self.tokenizer, self.end_token, self.pool = problems, tokenizer, end_token, pool
         self.seconds = 0.0  # that checking kept the rollout waiting
-        self._begun: dict[int, tuple[str, int, Future[Verdict]]] = {}
+        self._begun: dict[int, tuple[str, list[int], Future[Verdict]]] = {}
 
     def begin(self, episodes: list[int], tokens: list[list[int]]) -> None:
         """Check the answers of episodes that have ended; what takes long goes on beside the others' decoding."""
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         started = time.perf_counter()
         for episode, text, ids in zip(episodes, texts, tokens, strict=True):
-            self._begun[episode] = (text, len(ids), self.pool.submit(text, self.problems[episode].answer))
+            self._begun[episode] = (text, ids, self.pool.submit(text, self.problems[episode].answer))
         self.seconds += time.perf_counter() - started
 
-    def finish(self, weights: Mapping[str, float], *, max_tokens: int, failure: float) -> list[Checked]:
-        """Wait for the verdicts and reward them, in the order of the problems; see `reward_terms`."""
+    def finish(self) -> list[Completion]:
+        """Wait for the verdicts; the completions in the order of the problems."""
         started = time.perf_counter()
         verdicts = [self._begun[episode][2].result() for episode in range(len(self.problems))]
         self.seconds += time.perf_counter() - started
-        checked = []
-        for episode, (problem, verdict) in enumerate(zip(self.problems, verdicts, strict=True)):
-            text, tokens, _ = self._begun[episode]
-            terms = reward_terms(
-                problem.question,
-                text,
-                verdict,
-                tokens=tokens,
-                max_tokens=max_tokens,
-                weights=weights,
-                failure=failure,
+        begun = (self._begun[episode] for episode in range(len(self.problems)))
+        return [
+            Completion(
+                problem=problem, text=text, tokens=len(ids), terminated=ids[-1] == self.end_token, verdict=verdict
             )
-            checked.append(Checked(problem, text, tokens, verdict, total(terms, weights), terms))
-        return checked
+            for problem, (text, ids, _), verdict in zip(self.problems, begun, verdicts, strict=True)
+        ]
 
 
-def completion_texts(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What was written, without special tokens."""
-    rows = zip(rollout.tokens.tolist(), rollout.completion_mask.sum(1).tolist(), strict=True)
-    texts: list[str] = tokenizer.batch_decode([row[:length] for row, length in rows], skip_special_tokens=True)
-    return texts
+def rewarded(
+    completion: Completion, weights: Mapping[str, float], *, max_tokens: int, failure: float = 0.0
+) -> Completion:
+    """The completion with its reward and the terms; see `reward_terms`."""
+    terms = reward_terms(
+        completion.problem.question,
+        completion.text,
+        completion.verdict,
+        tokens=completion.tokens,
+        max_tokens=max_tokens,
+        weights=weights,
+        failure=failure,
+    )
+    return replace(completion, reward=total(terms, weights), terms=terms)
 
 
-def checked_metrics(checked: Sequence[Checked], terminated: Sequence[bool]) -> dict[str, float]:
-    """Means over episodes: reward and its terms, length, and the rates of what was written."""
-    completions = [row.text for row in checked]
+def rates(completions: Sequence[Completion]) -> dict[str, float]:
+    """What is measured of completions, at least one, beside their accuracy.
 
-    def mean(values: list[float]) -> float:
-        return sum(values) / len(values)
-
+    Returns:
+        ``language_switching_rate`` and ``degeneracy_rate``, shares of the completions; the share of each flag of
+        `degeneracy`, ``loop_rate`` and so on; ``switches_per_1000_words`` of all words together;
+        ``verifier_failures``, the number of checks that broke, which are neither right nor wrong; and
+        ``completion_tokens``, the mean length.
+    """
+    count = len(completions)
+    words = sum(one.switching.words for one in completions)
     return {
-        "reward": mean([row.reward for row in checked]),
-        **{f"reward_{name}": mean([row.terms[name] for row in checked]) for name in checked[0].terms},
-        "verifier_failures": float(sum(row.verdict.failed for row in checked)),
-        "completion_tokens": mean([row.tokens for row in checked]),
-        "language_switching_rate": language_switching_rate([row.problem.question for row in checked], completions),
-        "degeneracy_rate": degeneracy_rate(completions, terminated),
+        "language_switching_rate": sum(one.switching.switched for one in completions) / count,
+        "switches_per_1000_words": 1000 * sum(one.switching.switches for one in completions) / max(1, words),
+        "degeneracy_rate": sum(bool(one.flags) for one in completions) / count,
+        **{f"{flag}_rate": sum(flag in one.flags for one in completions) / count for flag in FLAGS},
+        "verifier_failures": float(sum(one.verdict.failed for one in completions)),
+        "completion_tokens": sum(one.tokens for one in completions) / count,
     }
 
 
-def write_completions(run: Path, iteration: int, checked: Sequence[Checked]) -> None:
+def training_metrics(completions: Sequence[Completion]) -> dict[str, float]:
+    """Means over an iteration's completions: reward and its terms, and the rates that every iteration logs."""
+    count, measured = len(completions), rates(completions)
+    logged = ("verifier_failures", "completion_tokens", "language_switching_rate", "degeneracy_rate")
+    return {
+        "reward": sum(one.reward or 0.0 for one in completions) / count,
+        **{f"reward_{name}": sum(one.terms[name] for one in completions) / count for name in completions[0].terms},
+        **{name: measured[name] for name in logged},
+    }
+
+
+def write_completions(run: Path, iteration: int, completions: Sequence[Completion]) -> None:
     """Keep an iteration's completions, one file an iteration: what a kill undid is written again, never twice."""
-    rows = [
-        {
-            "iteration": iteration,
-            "id": row.problem.id,
-            "question": row.problem.question,
-            "answer": row.problem.answer,
-            "completion": row.text,
-            "tokens": row.tokens,
-            "correct": row.verdict.correct,
-            "status": row.verdict.status,
-            "reward": row.reward,
-            "terms": row.terms,
-        }
-        for row in checked
-    ]
     path = run / COMPLETIONS_FOLDER / f"{iteration:06d}.jsonl"
+    rows = ({"iteration": iteration, **completion.row()} for completion in completions)
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read_completions(path: Path) -> list[dict[str, Any]]:
-    """Completions of a training run, or of a result file of ``ollm-rl eval``, in their order.
+def read_completions(path: Path) -> list[Row]:
+    """Rows of a training run's completions, or of a result file of ``ollm-rl eval``, in their order.
 
     Raises:
         MissingError: If there are none.
@@ -128,7 +195,7 @@ def read_completions(path: Path) -> list[dict[str, Any]]:
     if path.is_file() and path.suffix == ".json":
         result = json.loads(path.read_text())
         if isinstance(result, dict) and result.get("completions"):
-            rows: list[dict[str, Any]] = result["completions"]
+            rows: list[Row] = result["completions"]
             return rows
     files = sorted((path / COMPLETIONS_FOLDER).glob("*.jsonl"))
     if not files:
@@ -136,3 +203,9 @@ def read_completions(path: Path) -> list[dict[str, Any]]:
             f"{path} holds no completions; give the folder of an ollm-rl train, or a file that ollm-rl eval --out wrote"
         )
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def last_completions(run: Path) -> list[Row]:
+    """Rows of a training run's last iteration; empty if it kept none."""
+    files = sorted((run / COMPLETIONS_FOLDER).glob("*.jsonl"))
+    return [json.loads(line) for line in files[-1].read_text().splitlines()] if files else []

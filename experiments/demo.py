@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ollm_rl.agents.config import EvalConfig, RLConfig
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.evaluation.config import EvalConfig
 from ollm_rl.agents.evaluation.free_running import run_eval
 from ollm_rl.agents.evaluation.reporting import report_methods
 from ollm_rl.agents.training.trainer import train

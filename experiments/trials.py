@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from jsonargparse import ArgumentParser
 from ray import tune
 
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.cli import settings_parser
 from ollm_rl.errors import UsageError
 from ollm_rl.experiments.config import SweepConfig
 
@@ -104,7 +104,5 @@ def _text(value: Any) -> str:
 
 
 def _parsed(settings: dict[str, Any]) -> RLConfig:
-    """Settings of a run, checked as the command line checks them."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(RLConfig)
-    return RLConfig(**parser.instantiate(parser.parse_object(settings)).as_dict())
+    """Settings of a run, read as the command line reads them."""
+    return RLConfig(**settings_parser(RLConfig).parse_object(settings).as_dict())

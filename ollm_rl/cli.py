@@ -1,141 +1,212 @@
 """The command line, ``ollm-rl``.
 
-Flags and YAML grow from the settings' dataclasses; each command is imported when it runs.
+Flags and YAML grow from the settings' dataclasses; what a command runs is imported when it runs.
 """
 
-import dataclasses
+import inspect
 import os
 import sys
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Callable
+from dataclasses import MISSING
+from pkgutil import resolve_name
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse_from_object
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from ollm_rl import __version__
+from ollm_rl.errors import RunError, UsageError, one_line
+from ollm_rl.settings import Settings, own_fields, plain_type, sections
+
+
+class Command(NamedTuple):
+    """One command: each name is ``module:object``.
+
+    Attributes:
+        help: What it does.
+        config: Class of its settings.
+        run: Takes the settings.
+        show: Makes the closing text of what ``run`` returns; where left out it is a path that was written.
+        positional: Whether the settings without a default are given without a flag.
+    """
+
+    help: str
+    config: str
+    run: str
+    show: str | None = None
+    positional: bool = False
+
+
+COMMANDS = {
+    "demo": Command(
+        "Run the whole pipeline on the embedded default and write a report",
+        "ollm_rl.experiments.config:DemoConfig",
+        "ollm_rl.experiments.demo:run_demo",
+    ),
+    "sft": Command(
+        "Fine-tune options, or a backbone, on worked solutions",
+        "ollm_rl.pretrain.config:SFTConfig",
+        "ollm_rl.pretrain.sft:run_sft",
+    ),
+    "train": Command(
+        "Train a policy over options or over tokens by reinforcement learning",
+        "ollm_rl.agents.config:RLConfig",
+        "ollm_rl.agents.training.run:train_agent",
+    ),
+    "sweep": Command(
+        "Train over a grid of settings, random draws and seeds, and compare them",
+        "ollm_rl.experiments.config:SweepConfig",
+        "ollm_rl.experiments.sweep:run_sweep",
+    ),
+    "eval": Command(
+        "Measure accuracy, language switching and degeneracy",
+        "ollm_rl.agents.evaluation.config:EvalConfig",
+        "ollm_rl.agents.evaluation.free_running:run_eval",
+        "ollm_rl.agents.evaluation.results:format_results",
+    ),
+    "teacher-forced": Command(
+        "Compare backbone, LoRA and options along given solutions, token by token",
+        "ollm_rl.pretrain.config:TeacherForcedConfig",
+        "ollm_rl.pretrain.teacher_forced.run:run_teacher_forced",
+        "ollm_rl.pretrain.teacher_forced.token_report:format_scores",
+    ),
+    "search": Command(
+        "Search for answers over options or tokens at a budget of generated tokens",
+        "ollm_rl.agents.search.config:SearchConfig",
+        "ollm_rl.agents.search.run:run_search",
+        "ollm_rl.agents.search.run:format_search",
+    ),
+    "report": Command(
+        "Write a page that compares training runs, with an option explorer",
+        "ollm_rl.agents.evaluation.config:ReportConfig",
+        "ollm_rl.agents.evaluation.reporting:run_report",
+        positional=True,
+    ),
+    "explore": Command(
+        "Write a page with the options at every token of one prompt's completion",
+        "ollm_rl.agents.evaluation.config:ExploreConfig",
+        "ollm_rl.agents.evaluation.reporting:run_explore",
+    ),
+    "audit": Command(
+        "Check a run's completions again and look for signs of reward hacking",
+        "ollm_rl.agents.evaluation.config:AuditConfig",
+        "ollm_rl.agents.evaluation.audit:run_audit",
+        "ollm_rl.agents.evaluation.audit:format_audit",
+        positional=True,
+    ),
+}
+
+
+class Help(DefaultHelpFormatter):
+    """Help without the types of Python beside the choices."""
+
+    def _get_type_str(self, action: Any) -> None:
+        return None
+
+
+STRICT: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
 
 
 def build_parser() -> ArgumentParser:
-    """All commands; imports the settings alone."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog="ollm-rl", description="Latent-space reinforcement learning for language models.", exit_on_error=False
-    )
+    """All commands; imports only the settings."""
+    text = "Latent-space reinforcement learning for language models."
+    parser = ArgumentParser(prog="ollm-rl", description=text, formatter_class=Help, **STRICT)
     parser.add_argument("--version", action="version", version=f"ollm-rl {__version__}")
     commands = parser.add_subcommands(dest="command")
-    for name, (config, text) in _commands().items():
-        command = ArgumentParser(description=f"{text}.")
+    for name, entry in COMMANDS.items():
+        command = settings_parser(resolve_name(entry.config), f"{entry.help}.", positional=entry.positional)
         command.add_argument("--config", action="config", help="YAML file of settings; flags after it override it.")
-        _add_settings(command, config, positional=name in ("audit", "report"))
-        commands.add_subcommand(name, command, help=text)
+        commands.add_subcommand(name, command, help=entry.help)
     return parser
 
 
-def _add_settings(command: ArgumentParser, config: type, *, positional: bool) -> None:
-    """Flags of a dataclass's fields. A list takes several values after its flag, which jsonargparse's own do not."""
-    hints, texts = get_type_hints(config), {text.arg_name: text for text in parse_from_object(config).params}
-    lists = {field.name: field for field in dataclasses.fields(config) if get_origin(hints[field.name]) is list}
-    command.add_class_arguments(config, as_positional=positional, skip=set(lists))
-    for name, field in lists.items():
-        options: dict[str, Any] = {"nargs": "+", "help": texts[name].description}
-        (kind,) = get_args(hints[name])
-        if kind is not str:  # of YAML's strings jsonargparse would take each letter
-            options["type"] = kind
-        required = field.default_factory is dataclasses.MISSING
+def settings_parser(config: type[Settings], text: str = "", *, positional: bool = False) -> ArgumentParser:
+    """A parser of a command's settings, a group of flags for each section.
+
+    Args:
+        config: Class of the settings.
+        text: What the command does.
+        positional: Whether the settings without a default are given without a flag.
+    """
+    parser = ArgumentParser(description=text, formatter_class=Help, **STRICT)
+    for section in sections(config):
+        _add_flags(parser, section, "", positional=positional)
+    return parser
+
+
+def _add_flags(parser: ArgumentParser, section: type[Settings], prefix: str, *, positional: bool) -> None:
+    """A group of flags for the fields of a section; settings within it get a group of their own."""
+    group = parser.add_argument_group((inspect.getdoc(section) or "").splitlines()[0].rstrip("."))
+    hints = {name: plain_type(hint) for name, hint in get_type_hints(section).items()}
+    texts = {text.arg_name: text.description for text in parse_from_object(section).params}
+    for field in own_fields(section):
+        name, kind = f"{prefix}{field.name}", hints[field.name]
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            for part in sections(kind):
+                _add_flags(parser, part, f"{name}.", positional=False)
+            continue
+        options: dict[str, Any] = {"help": texts[field.name], "type": kind}
+        if get_origin(kind) is list:
+            options |= {"nargs": "+", "type": get_args(kind)[0]}
+            if options["type"] is str:  # of text in YAML jsonargparse would take each letter
+                del options["type"]
         if callable(field.default_factory):
             options["default"] = field.default_factory()
-        if required and positional:
-            command.add_argument(name, **options)
+        elif field.default is not MISSING:
+            options["default"] = field.default
+        elif positional:
+            group.add_argument(name, **options)
+            continue
         else:
-            command.add_argument(f"--{name}", required=required, **options)
+            options["required"] = True
+        group.add_argument(f"--{name}", **options)
 
 
-def _commands() -> dict[str, tuple[type, str]]:
-    """Every command's settings and what it does."""
-    from ollm_rl.agents.config import AuditConfig, EvalConfig, ExploreConfig, ReportConfig, RLConfig, SearchConfig
-    from ollm_rl.experiments.config import DemoConfig, SweepConfig
-    from ollm_rl.pretrain.config import SFTConfig
+def parse(arguments: list[str] | None = None) -> tuple[str, Any]:
+    """The command's name and its settings.
 
-    return {
-        "demo": (DemoConfig, "Run the whole pipeline on the embedded default and write a report"),
-        "sft": (SFTConfig, "Fine-tune options, or a backbone, on worked solutions"),
-        "train": (RLConfig, "Train a policy over options or over tokens by reinforcement learning"),
-        "sweep": (SweepConfig, "Train over a grid of settings, random draws and seeds, and compare them"),
-        "eval": (EvalConfig, "Measure accuracy, language switching and degeneracy"),
-        "search": (SearchConfig, "Search for answers over options or tokens at a budget of generated tokens"),
-        "report": (ReportConfig, "Write a page that compares training runs, with an option explorer"),
-        "explore": (ExploreConfig, "Write a page with the options at every token of one prompt's completion"),
-        "audit": (AuditConfig, "Check a run's completions once more and look for signs of reward hacking"),
-    }
+    Raises:
+        UsageError: If a flag or a value does not fit.
+        ArgumentError: As jsonargparse raises it.
+    """
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
+    chosen = parsed[parsed.command].as_dict()
+    chosen.pop("config", None)
+    return parsed.command, resolve_name(COMMANDS[parsed.command].config)(**chosen)
 
 
 def run(command: str, settings: Any) -> str:
-    """Run one command and return its closing line."""
-    if command == "demo":
-        from ollm_rl.experiments.demo import run_demo
-
-        return f"report: {run_demo(settings)}"
-    if command == "sft":
-        from ollm_rl.pretrain.sft import run_sft
-
-        return f"written to {run_sft(settings)}"
-    if command == "train":
-        from ollm_rl.agents.training.run import train_agent
-        from ollm_rl.agents.workers.local import WorkerError
-
-        try:
-            return f"written to {train_agent(settings)}"
-        except WorkerError as error:  # it carries the traceback that matters
-            raise SystemExit(f"ollm-rl: {error}") from None
-    if command == "sweep":
-        from ollm_rl.experiments.sweep import run_sweep
-
-        return f"report: {run_sweep(settings)}"
-    if command == "audit":
-        from ollm_rl.agents.evaluation.audit import format_audit, run_audit
-
-        return format_audit(run_audit(settings))
-    if command == "search":
-        from ollm_rl.agents.search.run import format_search, run_search
-
-        return format_search(run_search(settings))
-    if command == "report":
-        from ollm_rl.agents.evaluation.reporting import run_report
-
-        return f"written to {run_report(settings)}"
-    if command == "explore":
-        from ollm_rl.agents.evaluation.reporting import run_explore
-
-        return f"written to {run_explore(settings)}"
-    if settings.mode == "teacher-forced":
-        from ollm_rl.pretrain.teacher_forced.run import run_teacher_forced
-        from ollm_rl.pretrain.teacher_forced.token_report import format_scores
-
-        names = ("lora", "out", "split", "limit", "dtype", "device", "seed")
-        chosen = {name: getattr(settings, name) for name in names}
-        return format_scores(run_teacher_forced(model=settings.model[0], data=settings.data[0], **chosen))
-    from ollm_rl.agents.evaluation.free_running import run_eval
-    from ollm_rl.agents.evaluation.results import format_results
-
-    return format_results(run_eval(settings))
+    """Run one command and return its closing text."""
+    entry = COMMANDS[command]
+    result = resolve_name(entry.run)(settings)
+    show: Callable[[Any], str] = resolve_name(entry.show) if entry.show else "written to {}".format
+    return show(result)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point: 0 when all went well, 2 for a user's mistake (one line), 130 after Ctrl-C."""
-    parser = build_parser()
+    """Entry point.
+
+    Returns:
+        0 when all went well, 2 for a user's mistake (one line), 1 for a run that cannot continue, 130 after Ctrl-C. A
+        fault of ours keeps its traceback.
+    """
     try:
-        parsed = parser.parse_args(arguments)
-        config_class, _ = _commands()[parsed.command]
-        chosen = parser.instantiate(parsed)[parsed.command].as_dict()
-        chosen.pop("config", None)
-        print(run(parsed.command, config_class(**chosen)))
-    except (ArgumentError, ValueError, TypeError, OSError) as error:
+        print(run(*parse(arguments)))
+    except (ArgumentError, UsageError) as error:
         if os.environ.get("OLLM_RL_TRACEBACK"):
             raise
-        print(f"ollm-rl: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"ollm-rl: {one_line(error)}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"ollm-rl: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("ollm-rl: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("ollm-rl: stopped; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
+    except Exception:
+        print("ollm-rl: this is a fault of ours; please report it with the lines below", file=sys.stderr)
+        raise
     return 0
 
 

@@ -19,7 +19,7 @@ def has_triton() -> bool:
 HAS_TRITON = has_triton()
 
 
-def send(numbers: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+def to_device(numbers: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
     """Whole numbers as a tensor on a device; the host does not wait for what the device has still to do."""
     cuda = device.type == "cuda"  # from memory that may be paged out a copy would wait
     return torch.tensor(numbers, dtype=torch.long, pin_memory=cuda).to(device, non_blocking=cuda)

@@ -13,6 +13,10 @@ class MissingError(UsageError, FileNotFoundError):
     """A file, folder, model or package that the user named is not there."""
 
 
+class RunError(RuntimeError):
+    """A run that cannot continue for no fault in its settings; the message says all there is to know."""
+
+
 def one_line(error: BaseException | str) -> str:
     """What an exception says, without its line breaks; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

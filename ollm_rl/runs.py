@@ -27,6 +27,7 @@ PACKAGES = (
 )
 # Where a run computes, not what: it may go on with others, a cluster with another address or fewer workers.
 PLACES = ("cache", "workers", "gpus_per_worker", "ray_address", "worker_timeout")
+CHECKPOINTS_FOLDER = "checkpoints"  # of a training run
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -106,6 +107,16 @@ def read_run(folder: Path, kind: str) -> dict[str, Any]:
         raise MissingError(f"{folder} holds a run of ollm-rl {held['kind']}, not of ollm-rl {kind}")
     config: dict[str, Any] = held["config"]
     return config
+
+
+def numbered_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a training run's last iterations, in their order."""
+    return sorted((folder / CHECKPOINTS_FOLDER).glob("[0-9]*.pt"))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint from which a training run resumes."""
+    return next(reversed(numbered_checkpoints(folder)), None)
 
 
 def _commit() -> str:

@@ -23,10 +23,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ollm_rl.backbones.loading import context_length, load_backbone
 from ollm_rl.backbones.lora import lora_config
+from ollm_rl.backbones.names import CONFIG_FILE
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import UsageError
 from ollm_rl.options.diagnostics import collapse_warning, option_diagnostics, option_usage
-from ollm_rl.options.hub import CONFIG_FILE
 from ollm_rl.options.model import CountedStates, OptionModel
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples

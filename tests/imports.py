@@ -64,7 +64,9 @@ def module_graph() -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for module, path in files.items():
         names = imports_of(path.read_text(encoding="utf-8"), module, is_door=path.stem == "__init__")
-        graph[module] = {found for name, _, _ in names if (found := _module_of(name, files)) and found != module}
+        found = {_module_of(name, files) for name, _, _ in names}
+        # A module's own folder named in a string, as for the templates in it, is no import.
+        graph[module] = {name for name in found if name and not f"{module}.".startswith(f"{name}.")}
     return graph
 
 

@@ -12,14 +12,16 @@ import pytest
 from tests.imports import FOLDERS, circle, imports_of, module_graph, python_files, room_graph, room_of
 from tests.places import ROOT
 
-BASE = {"ollm_rl.devices", "ollm_rl.runs", "ollm_rl.streams"}
+BASE = {f"ollm_rl.{module}" for module in ("devices", "errors", "runs", "settings", "streams")}
 CORE = {f"ollm_rl.{room}" for room in ("answers", "backbones", "decode", "metrics", "options", "problems", "report")}
 POLICIES = {"ollm_rl.agents.config", "ollm_rl.agents.completions", "ollm_rl.agents.policies"}
-# By room the rooms that it may import. Modules beside rooms are rooms of their own.
+# By room the rooms that it may import. A module that stands beside rooms is a room of its own.
 ALLOWED: dict[str, set[str]] = {
-    "ollm_rl.devices": set(),
-    "ollm_rl.runs": set(),
+    "ollm_rl.errors": set(),
     "ollm_rl.streams": set(),
+    "ollm_rl.devices": {"ollm_rl.errors"},
+    "ollm_rl.runs": {"ollm_rl.errors"},
+    "ollm_rl.settings": {"ollm_rl.errors"},
     "ollm_rl.answers": BASE,
     "ollm_rl.backbones": BASE,
     "ollm_rl.options": BASE | {"ollm_rl.backbones"},
@@ -31,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "ollm_rl.agents.config": BASE,
     "ollm_rl.agents.completions": BASE | CORE | {"ollm_rl.envs"},
     "ollm_rl.agents.policies": BASE | CORE | {"ollm_rl.agents.config"},
-    "ollm_rl.agents.workers": BASE | CORE | POLICIES | {"ollm_rl.envs"},
+    "ollm_rl.agents.workers": BASE | CORE | POLICIES,
     "ollm_rl.agents.search": BASE | CORE | POLICIES,
     "ollm_rl.agents.evaluation": BASE | CORE | POLICIES,
     "ollm_rl.agents.training": BASE
@@ -39,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     | POLICIES
     | {"ollm_rl.envs", "ollm_rl.agents.workers", "ollm_rl.agents.evaluation"},
 }
-WHOLE = {"ollm_rl", "ollm_rl.agents", "ollm_rl.experiments", "ollm_rl.pretrain"}  # folders judged by part alone
+DOORS_BESIDE_ROOMS = {"ollm_rl", "ollm_rl.agents"}
 HEAVY = {"torch", "transformers"}
 
 
@@ -90,7 +92,7 @@ def test_rooms_import_in_one_direction() -> None:
     found = {room: sorted(graph[room] - allowed) for room, allowed in ALLOWED.items() if graph[room] - allowed}
     assert not found
     rooms = {room for room in graph if part_of(room) in ("core", "envs", "agents")}
-    assert rooms - set(ALLOWED) <= {"ollm_rl", "ollm_rl.cli", "ollm_rl.agents"}, "a room has no line in ALLOWED"
+    assert rooms - set(ALLOWED) == {"ollm_rl.cli", *DOORS_BESIDE_ROOMS}, "a room has no line in ALLOWED"
 
 
 def test_neither_modules_nor_rooms_import_each_other_in_a_circle() -> None:
@@ -121,8 +123,7 @@ def test_files_and_functions_can_be_read_in_one_sitting() -> None:
                 assert node.end_lineno - node.lineno < 50, f"{module}.{node.name} is longer than 50 lines"
     assert {module for module, length in lengths.items() if length > 350} == set()
     assert sorted(lengths.values())[len(lengths) // 2] <= 150
-    tops = [module for module in lengths if module.rpartition(".")[0] == "ollm_rl" and module not in room_graph()]
-    assert len([path for path in (ROOT / "ollm_rl").glob("*.py") if path.stem != "__init__"]) <= 6, tops
+    assert len([path for path in (ROOT / "ollm_rl").glob("*.py") if path.stem != "__init__"]) <= 6
 
 
 @pytest.mark.parametrize(

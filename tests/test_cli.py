@@ -85,7 +85,7 @@ def test_help_answers_without_importing_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "False"
-    for command in ("demo", "sft", "train", "sweep", "eval", "search", "report", "explore", "audit"):
+    for command in ("demo", "sft", "train", "sweep", "eval", "teacher-forced", "search", "report", "explore", "audit"):
         assert command in result.stdout
 
 
@@ -120,14 +120,17 @@ def test_every_preset_is_understood(path: Path) -> None:
         (["sft", "--out", "x", "--bogus", "1"], ["--bogus"]),
         (["sft", "--out", "x", "--config", "none.yaml"], ["none.yaml", "not exist"]),
         (["sft", "--out", "x", "--options.num_options", "1"], ["num_options=1", "at least 2"]),
-        (["sft", "--out", "x", "--options.kl_target", "-1"], ["kl_target=-1", "positive"]),
+        (["sft", "--out", "x", "--options.kl_target", "-1"], ["kl_target=-1", "more than 0"]),
         (["sft", "--out", "x", "--data", "jsonl:missing.jsonl"], ["no file missing.jsonl"]),
         (["sft", "--out", "x", "--data", "csv:missing"], ["'csv:missing'", "jsonl:PATH"]),
         (["sft", "--out", "x", "--backbone", "no/such-model"], ["'no/such-model'", "tiny-arith", "smollm2-135m"]),
-        (["train", "--out", "x", "--model", "nowhere"], ["nowhere holds no option plug-in", "ollm-rl sft"]),
+        (
+            ["train", "--out", "x", "--model", "nowhere"],
+            ["model='nowhere' holds neither plug-in, LoRA nor training run", "ollm-rl sft"],
+        ),
         (["train", "--out", "x", "--model", "y", "--episodes", "9"], ["episodes=9", "group_size=8"]),
         (["eval", "--model", "no/such-model"], ["'no/such-model'", "cannot be loaded"]),
-        (["eval", "--model", "x", "--mode", "teacher-forced"], ["x holds no option plug-in"]),
+        (["teacher-forced", "--model", "x"], ["x holds no option plug-in"]),
         (["search", "--model", "no/such-model"], ["'no/such-model'", "cannot be loaded"]),
         (["search", "--model", "x", "--method", "dfs"], ["method", "best-of-n", "beam", "mcts"]),
         (["search", "--model", "tiny-arith", "--budget_tokens", "9", "--limit", "2"], ["budget_tokens=9", "96"]),
@@ -230,8 +233,7 @@ def test_the_four_stages_run_one_after_the_other(
     assert main(["eval", "--model", str(run), "--out", str(result), "--max_new_tokens", "8", *common]) == 0
     assert "| 8 of jsonl:" in capsys.readouterr().out.splitlines()[-1]
     assert json.loads((result / "results.json").read_text())[0]["num_problems"] == 8
-    forced = ["--mode", "teacher-forced", "--model", str(options), *common]
-    assert main(["eval", *forced]) == 0
+    assert main(["teacher-forced", "--model", str(options), *common]) == 0
     assert "oracle 0." in capsys.readouterr().out
     budget = ["--budget_tokens", "12", "--max_new_tokens", "6"]
     found = tmp_path / "search.json"
@@ -249,4 +251,4 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
     monkeypatch.setattr("ollm_rl.cli.run", stop)
     assert main(["demo"]) == 130
-    assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
+    assert "the same command resumes from the last checkpoint" in capsys.readouterr().err

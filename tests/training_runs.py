@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ollm_rl.agents.config import RLConfig
-from ollm_rl.agents.training.checkpoints import last_checkpoint
+from ollm_rl.runs import last_checkpoint
 from tests.tiny_models import tiny_tokenizer
 
 DIGITS = "1234"
@@ -40,10 +40,11 @@ def config(out: Path, model: Path, data: str, **changes: Any) -> RLConfig:
         "num_slots": 8,
         "minibatches": 2,
         "learning_rate": 1e-2,
-        "lora_rank": 2,
         "device": "cpu",
         "seed": 3,
     }
+    if changes.get("action_space") == "tokens":
+        settings["lora_rank"] = 2
     return RLConfig(**settings | changes)
 
 

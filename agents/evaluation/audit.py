@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ollm_rl.agents.completions import read_completions
-from ollm_rl.agents.config import AuditConfig
+from ollm_rl.agents.evaluation.config import AuditConfig
 from ollm_rl.answers.extraction import boxes, extract_answer
 from ollm_rl.answers.pool import FAILURES, Verdict, VerifierPool
 from ollm_rl.runs import write_atomic

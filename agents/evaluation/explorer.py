@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.agents.policies.option import OptionPolicy, token_log_probs
+from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.answers.pool import shared_pool
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.row_cache import Snapshot
+from ollm_rl.decode.turns import Turns
+from ollm_rl.options.decisions import token_log_probs
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem
 
@@ -102,7 +104,7 @@ def option_maps(
     prompts = _prompts(policy, tokenizer, problems, max_new_tokens)
     engine = DecodeEngine(policy.backbone, min(NUM_SLOTS, len(prompts)), max(map(len, prompts)) + max_new_tokens)
     end_token = int(tokenizer.eos_token_id)
-    rollout = collect(policy, engine, prompts, max_new_tokens=max_new_tokens, end_token=end_token, generator=None)
+    rollout = collect(Turns(engine, policy.act), prompts, max_new_tokens=max_new_tokens, end_token=end_token)
     probs, entropies = _policy_at(policy, rollout.stored["hidden_states"], rollout.stored["option_tokens"])
     live = rollout.decisions
     usage = (probs * live[..., None]).sum(0) / live.sum(0)[:, None]

@@ -1,76 +1,89 @@
 """Free-running evaluation of policies: accuracy with an interval, language switching, degeneracy."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.agents.completions import completion_texts
-from ollm_rl.agents.config import EvalConfig
-from ollm_rl.agents.evaluation.results import ResultFile, Row, hash_problems, hash_weights, write_summary
+from ollm_rl.agents.completions import Checks, Completion, Row, rates
+from ollm_rl.agents.evaluation.config import EvalConfig
+from ollm_rl.agents.evaluation.results import ResultFile, hash_problems, hash_weights, write_summary
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_policy
-from ollm_rl.answers.pool import FAILURES, Verdict, shared_pool
+from ollm_rl.answers.pool import shared_pool
 from ollm_rl.backbones.loading import context_length
+from ollm_rl.backbones.names import resolve
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import collect
+from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
-from ollm_rl.metrics.degenerate import FLAGS, degeneracy
-from ollm_rl.metrics.language import measure_switching
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin
 
+OnPart = Callable[[list[Completion], float], None]  # gets all completions and seconds so far
+
 
 def run_eval(config: EvalConfig) -> list[dict[str, Any]]:
     """Evaluate every model on every problem set.
 
-    With ``out`` each result is a file of that folder, and what is there already is not done again; ``results.json`` and
+    With ``out`` each result is a file of that folder, and pairs already evaluated are skipped; ``results.json`` and
     ``results.md`` list all results of the folder.
 
     Returns:
         A result of ``evaluate`` for each pair, model by model, with ``model``, ``data``, their settings and origin.
 
     Raises:
-        ValueError: If a setting, a model or the data do not fit, or ``out`` holds other results of the same names.
-        FileNotFoundError: If a folder holds no model.
+        UsageError: If a setting, a model or the data do not fit, or ``out`` holds other results of the same names.
     """
     device = resolve_device(config.device)
     problems = {
         data: load_problems(data, split=config.split, limit=config.limit, seed=config.seed) for data in config.data
     }
-    weights = {model: hash_weights(model) for model in config.model}
+    models = {name: resolve(name) for name in config.model}
     files = {
-        (model, data): ResultFile(config, model, data, {"weights": weights[model], "problems": hash_problems(part)})
-        for model in config.model
+        (name, data): ResultFile(config, name, data, {"weights": weights, "problems": hash_problems(part)})
+        for name, weights in {name: hash_weights(model) for name, model in models.items()}.items()
         for data, part in problems.items()
     }
     results = {pair: file.read() for pair, file in files.items()}
-    for model in config.model:
-        missing = [pair for pair, result in results.items() if pair[0] == model and result is None]
+    for name, model in models.items():
+        missing = [pair for pair, result in results.items() if pair[0] == name and result is None]
         loaded = load_policy(model, dtype=getattr(torch, config.dtype), device=device) if missing else None
         for pair in missing:
             assert loaded is not None
-            rows, seconds = files[pair].begun()
-            result = evaluate(
-                *loaded,
-                problems[pair[1]],
-                max_new_tokens=config.max_new_tokens,
-                num_slots=config.num_slots,
-                generator=torch.Generator().manual_seed(config.seed) if config.sample else None,
-                name=" on ".join(pair),
-                rows=rows,
-                seconds=seconds,
-                on_part=files[pair].keep,
-            )
+            result = _evaluated(config, files[pair], *loaded, problems[pair[1]])
             results[pair] = files[pair].finish({**result, **origin()})
     if config.out is not None:
         write_summary(config.out)
     return [result for result in results.values() if result is not None]
+
+
+def _evaluated(
+    config: EvalConfig,
+    file: ResultFile,
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+) -> dict[str, Any]:
+    """The result of one pair, from where an interrupted evaluation of it stopped."""
+    rows, seconds = file.begun()
+    return evaluate(
+        policy,
+        tokenizer,
+        problems,
+        max_new_tokens=config.max_new_tokens,
+        num_slots=config.num_slots,
+        generator=torch.Generator().manual_seed(config.seed) if config.sample else None,
+        name=f"{file.settings['model']} on {file.settings['data']}",
+        done=[Completion.from_row(*pair) for pair in zip(rows, problems, strict=False)],
+        seconds=seconds,
+        on_part=lambda completions, seconds: file.keep([one.row() for one in completions], seconds),
+    )
 
 
 def evaluate(
@@ -81,11 +94,11 @@ def evaluate(
     max_new_tokens: int,
     num_slots: int,
     generator: torch.Generator | None = None,
-    engine: DecodeEngine | None = None,
+    turns: Turns | None = None,
     name: str = "evaluation",
-    rows: Sequence[Row] = (),
+    done: Sequence[Completion] = (),
     seconds: float = 0.0,
-    on_part: Callable[[list[Row], float], None] | None = None,
+    on_part: OnPart | None = None,
 ) -> dict[str, Any]:
     """Let a policy write one completion a problem and measure it.
 
@@ -96,81 +109,80 @@ def evaluate(
         max_new_tokens: Token limit.
         num_slots: Episodes decoded side by side.
         generator: A CPU generator to sample with; None decodes greedily.
-        engine: To decode on, long enough for the prompts and limits; a new one where left out.
+        turns: Of the policy on an engine whose slots hold the prompts and limits; new ones where left out.
         name: Shown beside the progress bar.
-        rows: Of the first problems, where an earlier call was interrupted; they are not done again.
+        done: Completions of the first problems, where an earlier call was interrupted.
         seconds: What these took.
-        on_part: Called with all rows and seconds so far, after each part of the problems.
+        on_part: Called after each part of the problems.
 
     Returns:
-        ``accuracy`` with its 95 % bootstrap interval over problems ``low``, ``high``; ``language_switching_rate``,
-        ``switches_per_1000_words``; ``degeneracy_rate``, the share of completions with a flag of `degeneracy`,
-        and the rate of each flag, ``loop_rate`` and so on; ``verifier_failures``, the number of checks that broke (not
-        correct, but not wrong either); ``completion_tokens``, ``eval_seconds``, ``num_problems``; and ``completions``,
-        a row a problem: ``question``, ``answer``, ``completion``, ``tokens``, ``correct``, ``status``, ``switched``,
-        ``words``, ``switches``, ``flags``.
+        What `measured` returns, and ``eval_seconds``.
     """
-    context = context_length(policy.backbone)
-    prompts = encode_prompts(problems, tokenizer, max_length=context, max_new_tokens=max_new_tokens)
-    longest = max(map(len, prompts)) + max_new_tokens
-    engine = engine or DecodeEngine(policy.backbone, min(num_slots, len(problems)), longest)
-    rows = list(rows)
-    if generator is not None and rows:
-        torch.rand(len(rows), max_new_tokens, generator=generator)  # what their samples took
+    prompts = encode_prompts(
+        problems, tokenizer, max_length=context_length(policy.backbone), max_new_tokens=max_new_tokens
+    )
+    if turns is None:
+        longest = max(map(len, prompts)) + max_new_tokens
+        turns = Turns(DecodeEngine(policy.backbone, min(num_slots, len(problems)), longest), policy.act)
+    completions = list(done)
+    if generator is not None and done:
+        torch.rand(len(done), max_new_tokens, generator=generator)  # what their samples took
     started = time.perf_counter() - seconds  # as if it had never been interrupted
-    together = 2 * num_slots  # so that slots are refilled, and a kill loses no more than this
-    with tqdm(total=len(problems), initial=len(rows), desc=f"evaluate {name}") as bar:
+    parts = _write(turns, tokenizer, problems, prompts, len(done), 2 * num_slots, max_new_tokens, generator, name)
+    for part in parts:
+        completions += part
+        if on_part is not None:
+            on_part(completions, time.perf_counter() - started)
+    return {**measured(completions), "eval_seconds": time.perf_counter() - started}
 
-        def advance(episodes: list[int], tokens: list[list[int]]) -> None:
-            bar.update(len(episodes))
 
-        for start in range(len(rows), len(problems), together):
-            part = problems[start : start + together]
-            rollout = collect(
-                policy,
-                engine,
+def _write(
+    turns: Turns,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    prompts: Sequence[list[int]],
+    first: int,
+    together: int,
+    max_new_tokens: int,
+    generator: torch.Generator | None,
+    name: str,
+) -> Iterator[list[Completion]]:
+    """Completions of the problems from the first on, so many at a time that slots are refilled."""
+    end_token = int(tokenizer.eos_token_id)
+    with tqdm(total=len(problems), initial=first, desc=f"evaluate {name}") as bar:
+        for start in range(first, len(problems), together):
+            checks = Checks(problems[start : start + together], tokenizer, end_token, shared_pool())
+
+            def on_end(episodes: list[int], tokens: list[list[int]], checks: Checks = checks) -> None:
+                bar.update(len(episodes))
+                checks.begin(episodes, tokens)
+
+            collect(
+                turns,
                 prompts[start : start + together],
                 max_new_tokens=max_new_tokens,
-                end_token=int(tokenizer.eos_token_id),
+                end_token=end_token,
                 generator=generator,
-                on_end=advance,
+                on_end=on_end,
             )
-            lengths = rollout.completion_mask.sum(1).tolist()
-            texts, ended = completion_texts(rollout, tokenizer), rollout.terminated.tolist()
-            verdicts = shared_pool().verify_batch(texts, [problem.answer for problem in part])
-            rows += [_judge(*case) for case in zip(part, texts, lengths, ended, verdicts, strict=True)]
-            if on_part is not None:
-                on_part(rows, time.perf_counter() - started)
-    correct = [row["correct"] for row in rows]
+            yield checks.finish()
+
+
+def measured(completions: Sequence[Completion]) -> dict[str, Any]:
+    """What an evaluation measures of completions, at least one.
+
+    Returns:
+        ``accuracy`` with its 95 % bootstrap interval over problems ``low``, ``high``; what `rates` returns;
+        ``num_problems``; and ``completions``, their rows.
+    """
+    correct = [one.verdict.correct for one in completions]
     low, high = bootstrap_interval(correct)
-    num_words = sum(row["words"] for row in rows)
+    rows: list[Row] = [one.row() for one in completions]
     return {
-        "accuracy": sum(correct) / len(rows),
+        "accuracy": sum(correct) / len(correct),
         "low": low,
         "high": high,
-        "language_switching_rate": sum(row["switched"] for row in rows) / len(rows),
-        "switches_per_1000_words": 1000 * sum(row["switches"] for row in rows) / max(1, num_words),
-        "degeneracy_rate": sum(bool(row["flags"]) for row in rows) / len(rows),
-        **{f"{flag}_rate": sum(flag in row["flags"] for row in rows) / len(rows) for flag in FLAGS},
-        "verifier_failures": sum(row["status"] in FAILURES for row in rows),
-        "completion_tokens": sum(row["tokens"] for row in rows) / len(rows),
-        "eval_seconds": time.perf_counter() - started,
+        **rates(completions),
         "num_problems": len(rows),
         "completions": rows,
-    }
-
-
-def _judge(problem: Problem, completion: str, tokens: int, ended: bool, verdict: Verdict) -> Row:
-    switching = measure_switching(problem.question, completion)
-    return {
-        "question": problem.question,
-        "answer": problem.answer,
-        "completion": completion,
-        "tokens": tokens,
-        "correct": verdict.correct,
-        "status": verdict.status,
-        "switched": switching.switched,
-        "words": switching.words,
-        "switches": switching.switches,
-        "flags": sorted(degeneracy(completion, finished=ended)),
     }

@@ -1,31 +1,26 @@
-"""What ``ollm-rl report`` and ``ollm-rl explore`` show: read from runs and evaluations, options looked at anew."""
+"""What ``ollm-rl report`` and ``ollm-rl explore`` show, read from runs and evaluations."""
 
-import json
 import math
-import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ollm_rl.agents.completions import COMPLETIONS_FOLDER
-from ollm_rl.agents.config import ExploreConfig, ReportConfig
+from ollm_rl.agents.completions import Row, last_completions
+from ollm_rl.agents.evaluation.config import ExploreConfig, ReportConfig
 from ollm_rl.agents.evaluation.explorer import explore, option_maps
+from ollm_rl.agents.evaluation.groups import group_runs, histories
 from ollm_rl.agents.evaluation.results import read_results
 from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.agents.policies.option import OptionPolicy
-from ollm_rl.backbones.lora import lora_backbone
+from ollm_rl.backbones.names import ModelName, resolve
 from ollm_rl.devices import resolve_device
-from ollm_rl.errors import MissingError, UsageError, one_line
-from ollm_rl.metrics.rates import degeneracy, switches_language
+from ollm_rl.errors import UsageError, one_line
 from ollm_rl.metrics.statistics import bootstrap_interval
-from ollm_rl.options.hub import CONFIG_FILE
 from ollm_rl.problems.sources import Problem
 from ollm_rl.report.page import write_explorer, write_report
 from ollm_rl.report.plots import t_interval
-from ollm_rl.runs import origin, read_run
+from ollm_rl.runs import origin
 
 SAMPLES = 12  # completions of each method to read
 EXPLORED = 4  # completions of each method with options in the explorer
@@ -33,7 +28,6 @@ MAPPED = 32  # completions of its maps
 RATES = ("language_switching_rate", "degeneracy_rate")
 
 Methods = Mapping[str, Sequence[str]]  # by name the folder of every seed, or a backbone's name
-Row = dict[str, Any]
 
 
 def run_report(config: ReportConfig) -> Path:
@@ -74,32 +68,6 @@ def run_explore(config: ExploreConfig) -> Path:
     return config.out
 
 
-def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
-    """Training runs by name of their setting: those that differ in seed and folder alone stand together.
-
-    Raises:
-        MissingError: If a folder holds no training run, or one without metrics yet.
-        UsageError: If two runs are of one setting and one seed.
-    """
-    groups: dict[str, dict[str, Path]] = {}
-    for run in runs:
-        setting, seeds = _setting(read_run(run, "train"))
-        if not _history(str(run)):
-            raise MissingError(f"{run} has no metrics yet; let ollm-rl train finish an iteration")
-        group = groups.setdefault(json.dumps(setting, sort_keys=True), {})
-        if str(seeds) in group:
-            raise UsageError(f"{run} and {group[str(seeds)]} are of one setting and one seed; leave one out")
-        group[str(seeds)] = run
-    named: dict[str, list[str]] = {}
-    for group in groups.values():
-        folders = list(group.values())
-        name = _group_name([folder.resolve().name for folder in folders])
-        if len(folders) > 1:
-            name += f" ({len(folders)} seeds)"
-        named[f"{name} ({folders[0]})" if name in named else name] = [str(folder) for folder in folders]
-    return named
-
-
 def report_methods(out: Path, methods: Methods, results: Sequence[Row], *, device: str = "auto") -> list[Row]:
     """Write the report of methods.
 
@@ -115,23 +83,22 @@ def report_methods(out: Path, methods: Methods, results: Sequence[Row], *, devic
     """
     notes: list[str] = []
     rows, samples, options, left_out = [], [], [], []
-    for method, folders in methods.items():
-        found = [result for folder in folders for result in results if _same(result["model"]) == _same(folder)]
-        rows += _evaluated_rows(method, folders, found) if results else [_trained_row(method, folders)]
+    resolved = {method: [resolve(name) for name in names] for method, names in methods.items()}
+    for method, models in resolved.items():
+        found = [result for model in models for result in results if _same(result["model"]) == _same(model.name)]
+        rows += _evaluated_rows(method, models, found) if results else [_trained_row(method, models)]
         if results and not found:
             left_out.append(method)
             continue
-        written = _completions(folders[0], found)
+        written = _completions(models[0], found)
         samples += [{"method": method, **row} for row in written[:SAMPLES]]
-        if written and _has_options(folders[0]):
-            looked = _look(method, folders[0], written, found, device, notes)
+        if written and models[0].has_options:
+            looked = _look(method, models[0], written, found, device, notes)
             options += [looked] if looked else []
     if left_out:
-        notes.append(f"No results were given of {', '.join(left_out)}: in the pictures of training alone.")
-    curves = {
-        method: [history for folder in folders if (history := _history(folder))] for method, folders in methods.items()
-    }
-    seeds = {read_run(Path(f), "train")["seed"] for folders in methods.values() for f in folders if _history(f)}
+        notes.append(f"No results were given of {', '.join(left_out)}: only in the pictures of training.")
+    curves = {method: histories(models) for method, models in resolved.items()}
+    seeds = {model.description["seed"] for models in resolved.values() for model in models if model.kind == "run"}
     sets = dict.fromkeys(
         f"{result['num_problems']:,} problems of {result['data']} ({result['split']})" for result in results
     )
@@ -147,14 +114,14 @@ def report_methods(out: Path, methods: Methods, results: Sequence[Row], *, devic
     return rows
 
 
-def _evaluated_rows(method: str, folders: Sequence[str], results: Sequence[Row]) -> list[Row]:
+def _evaluated_rows(method: str, models: Sequence[ModelName], results: Sequence[Row]) -> list[Row]:
     """A line of the table for every problem set."""
     by_data: dict[str, list[Row]] = {}
     for result in results:
         by_data.setdefault(result["data"], []).append(result)
     rows = []
     for data, found in by_data.items():
-        row = {"method": method, **_trained(folders)}
+        row = {"method": method, **_trained(models)}
         if len(by_data) > 1:
             row["data"] = data
         if len(found) == 1:
@@ -166,13 +133,13 @@ def _evaluated_rows(method: str, folders: Sequence[str], results: Sequence[Row])
     return rows
 
 
-def _trained_row(method: str, folders: Sequence[str]) -> Row:
+def _trained_row(method: str, models: Sequence[ModelName]) -> Row:
     """A line of the table from the last iteration of training."""
-    last = [_history(folder)[-1] for folder in folders]
-    completions = [row for folder in folders for row in _last_iteration(folder)]
+    last = [rows[-1] for rows in histories(models)]
+    completions = [row for model in models if model.folder for row in last_completions(model.folder)]
     return {
         "method": method,
-        **_trained(folders),
+        **_trained(models),
         **_interval([metrics["reward_correctness"] for metrics in last], completions),
         **{name: _mean(last, name) for name in RATES},
     }
@@ -196,41 +163,32 @@ def _mean(rows: Sequence[Row], name: str) -> float:
     return sum(row[name] for row in rows) / len(rows)
 
 
-def _trained(folders: Sequence[str]) -> dict[str, float]:
+def _trained(models: Sequence[ModelName]) -> dict[str, float]:
     """Episodes and seconds of reinforcement learning, the mean over the seeds."""
-    last = [history[-1] for folder in folders if (history := _history(folder))]
+    last = [rows[-1] for rows in histories(models)]
     return {name: _mean(last, name) if last else 0.0 for name in ("episodes", "seconds")}
 
 
-def _completions(folder: str, results: Sequence[Row]) -> list[Row]:
+def _completions(model: ModelName, results: Sequence[Row]) -> list[Row]:
     """Completions to read, one a question: of the first evaluation, else of the last iteration of training."""
     if results:
         source = f"evaluation on {results[0]['data']}"
         return [{**row, "source": source} for row in results[0]["completions"]]
-    limit = read_run(Path(folder), "train")["max_new_tokens"]
     firsts: dict[str, Row] = {}
-    for row in _last_iteration(folder):
+    for row in last_completions(model.folder) if model.folder else []:
         firsts.setdefault(row["question"], row)
-    return [
-        {
-            **row,
-            "switched": switches_language(row["question"], row["completion"]),
-            "flags": sorted(degeneracy(row["completion"], finished=row["tokens"] < limit)),
-            "source": f"iteration {row['iteration']} of training",
-        }
-        for row in firsts.values()
-    ]
+    return [{**row, "source": f"iteration {row['iteration']} of training"} for row in firsts.values()]
 
 
 def _look(
-    method: str, folder: str, written: Sequence[Row], results: Sequence[Row], device: str, notes: list[str]
+    method: str, model: ModelName, written: Sequence[Row], results: Sequence[Row], device: str, notes: list[str]
 ) -> Row | None:
     """Explorer and maps of one policy over options; None with a note where it cannot be loaded any more."""
-    settings = results[0] if results else read_run(Path(folder), "train")
+    settings = results[0] if results else model.description
     where = resolve_device(device)
     try:
-        policy, tokenizer = load_policy(folder, dtype=getattr(torch, settings["dtype"]), device=where)
-    except (FileNotFoundError, ValueError) as error:
+        policy, tokenizer = load_policy(model, dtype=getattr(torch, settings["dtype"]), device=where)
+    except UsageError as error:
         notes.append(f"{method} has no explorer here: {one_line(error)}.")
         return None
     assert isinstance(policy, OptionPolicy)
@@ -244,49 +202,6 @@ def _look(
         "explored": explore(policy, tokenizer, problems[:EXPLORED], max_new_tokens=limit),
         **option_maps(policy, tokenizer, problems, max_new_tokens=limit),
     }
-
-
-def _has_options(folder: str) -> bool:
-    if _is_training(folder):
-        return bool(read_run(Path(folder), "train")["action_space"] == "options")
-    return (Path(folder) / CONFIG_FILE).exists() and lora_backbone(folder) is None
-
-
-def _is_training(folder: str) -> bool:
-    path = Path(folder) / "run.json"
-    return path.exists() and json.loads(path.read_text())["kind"] == "train"
-
-
-def _history(folder: str) -> list[Row]:
-    """A training run's metrics; empty for anything else."""
-    path = Path(folder) / "metrics.json"
-    history: list[Row] = json.loads(path.read_text()) if _is_training(folder) and path.exists() else []
-    return history
-
-
-def _last_iteration(folder: str) -> list[Row]:
-    files = sorted((Path(folder) / COMPLETIONS_FOLDER).glob("*.jsonl"))
-    return [json.loads(line) for line in files[-1].read_text().splitlines()] if files else []
-
-
-def _setting(config: Row) -> tuple[Row, list[int]]:
-    """A run's settings without seeds, those of the run that it builds on in place of its folder; and the seeds."""
-    setting = dict(config)
-    seeds = [setting.pop("seed")]
-    for name in ("model", "backbone"):
-        path = Path(str(config.get(name))) / "run.json"
-        if path.exists():
-            setting[name], below = _setting(json.loads(path.read_text())["config"])
-            seeds += below
-    return setting, seeds
-
-
-def _group_name(names: Sequence[str]) -> str:
-    """What the folders of one setting have in common: latent of latent-seed0 and latent-seed1."""
-    if len(names) == 1:
-        return names[0]
-    common = re.sub(r"[-_.=]*(seed|s)?[-_.=]*\d*$", "", os.path.commonprefix(names))
-    return common or names[0]
 
 
 def _same(name: str) -> Path:

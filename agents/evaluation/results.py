@@ -8,19 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ollm_rl.agents.config import EvalConfig
-from ollm_rl.agents.policies.loading import training_run
-from ollm_rl.agents.training.checkpoints import last_checkpoint
+from ollm_rl.agents.completions import Row
+from ollm_rl.agents.evaluation.config import EvalConfig
+from ollm_rl.backbones.names import ModelName
 from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.problems.sources import Problem
-from ollm_rl.runs import read_run, write_atomic
+from ollm_rl.runs import write_atomic
 
 SUMMARY_FILE, TABLE_FILE = "results.json", "results.md"
 # What the numbers depend on; slots and device do not count.
 SETTINGS = ("split", "limit", "sample", "max_new_tokens", "dtype", "seed")
 HEADINGS = ("model", "problems", "accuracy, %", "language switching, %", "degenerate, %", "tokens")
-
-Row = dict[str, Any]
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -128,14 +126,13 @@ class ResultFile:
         return whole
 
 
-def hash_weights(model: str) -> str:
-    """Of the weights saved in a model's folder, and in that of the options that a run was trained on."""
-    digest, run = hashlib.sha256(), training_run(Path(model))
-    saved = Path(model) if Path(model).is_file() else run and last_checkpoint(run)
-    for path in [saved] if saved else sorted(Path(model).glob("*.safetensors")):
+def hash_weights(model: ModelName) -> str:
+    """Of the weights saved under a name, and of those that they were trained on."""
+    digest = hashlib.sha256()
+    for path in model.files:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    below = read_run(run, "train")["model"] if run else None
+    below = model.below if model.kind == "run" else None
     return digest.hexdigest() + (hash_weights(below) if below else "")
 
 

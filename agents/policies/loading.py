@@ -1,7 +1,4 @@
-"""Policies from folders and names: a training run, an option SFT run, or a backbone."""
-
-import json
-from pathlib import Path
+"""Policies by name: of a training run, an option plug-in, a LoRA, or a backbone."""
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -10,69 +7,46 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
-from ollm_rl.agents.training.checkpoints import LAST_FOLDER, last_checkpoint
 from ollm_rl.backbones.loading import load_backbone, load_tokenizer
-from ollm_rl.backbones.lora import load_lora, lora_backbone
+from ollm_rl.backbones.lora import load_lora
+from ollm_rl.backbones.names import ModelName, resolve
 from ollm_rl.errors import MissingError, UsageError
-from ollm_rl.options.hub import CONFIG_FILE
 from ollm_rl.options.model import OptionModel
-from ollm_rl.runs import read_run
 
 
 def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrainedTokenizerBase]:
     """The untrained policy of a run and its backbone's tokenizer.
 
     Raises:
-        MissingError: If options are asked for and ``config.model`` holds no option plug-in.
+        MissingError: If options are asked for and ``config.model`` holds no option plug-in, or tokens and it is a LoRA
+            or a training run.
     """
-    dtype = getattr(torch, config.dtype)
+    dtype, model = getattr(torch, config.dtype), resolve(config.model)
     if config.action_space == "options":
-        model = OptionModel.from_pretrained(config.model, dtype=dtype, device=device)
-        policy = OptionPolicy(model, plain=config.option_gradient == "option")
-        return policy, load_tokenizer(model.backbone.config.name_or_path)
-    backbone, tokenizer = load_backbone(backbone_name(config.model), dtype=dtype, device=device)
+        return _option_policy(model.require("options", role="model"), dtype, device, config.option_gradient == "option")
+    model.require("backbone", "options", role="model")  # over tokens the training starts a LoRA of its own
+    backbone, tokenizer = load_backbone(model.backbone, dtype=dtype, device=device)
     return TokenPolicy(backbone, rank=config.lora_rank), tokenizer
 
 
 def load_policy(
-    name: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    name: str | ModelName, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> tuple[Policy, PreTrainedTokenizerBase]:
-    """The policy behind a training run (as last saved), one of its checkpoints, an SFT run, a LoRA, or a backbone.
+    """The policy of a training run (as last saved), one of its checkpoints, an option plug-in, a LoRA, or a backbone.
 
     Raises:
         MissingError: If the training run has saved no checkpoint yet.
         UsageError: If the name is none of these, or the training run is one of SB3's agents.
     """
-    if (base := lora_backbone(name)) is not None:
-        backbone, tokenizer = load_backbone(base, dtype=dtype, device=device)
-        return TokenPolicy(load_lora(backbone, name).merge_and_unload(), rank=0), tokenizer
-    if (Path(name) / CONFIG_FILE).exists():
-        model = OptionModel.from_pretrained(name, dtype=dtype, device=device)
-        return OptionPolicy(model), load_tokenizer(model.backbone.config.name_or_path)
-    if (run := training_run(Path(name))) is not None:
-        settings = read_run(run, "train")
-        if (agent := settings.get("agent", "ollm-rl")) != "ollm-rl":
-            raise UsageError(
-                f"{name} holds an agent of stable-baselines3 ({agent}), which is evaluated there: "
-                f"PPO.load('{run / 'model.zip'}') and so on"
-            )
-        config = RLConfig(**{**settings, "out": run, "dtype": str(dtype).removeprefix("torch.")})
-        policy, tokenizer = new_policy(config, torch.device(device))
-        checkpoint = Path(name) if Path(name).is_file() else last_checkpoint(run)
-        if checkpoint is None:
-            raise MissingError(f"{name} has saved no checkpoint yet; let ollm-rl train finish an iteration")
-        load_weights(policy, torch.load(checkpoint, map_location=device, weights_only=True)["policy"])
-        return policy, tokenizer
-    backbone, tokenizer = load_backbone(name, dtype=dtype, device=device)
+    model = name if isinstance(name, ModelName) else resolve(name)
+    if model.kind == "options":
+        return _option_policy(model, dtype, device)
+    if model.kind == "run":
+        return _trained_policy(model, dtype, device)
+    backbone, tokenizer = load_backbone(model.backbone, dtype=dtype, device=device)
+    if model.kind == "lora":
+        backbone = load_lora(backbone, model).merge_and_unload()
     return TokenPolicy(backbone, rank=0), tokenizer
-
-
-def training_run(path: Path) -> Path | None:
-    """The folder of a training run, of which the path names itself or a checkpoint."""
-    if path.is_file() and path.suffix == ".pt":
-        path = path.parent.parent if path.parent.name == LAST_FOLDER else path.parent
-    of_sft = any((path / name).exists() for name in ("config.json", CONFIG_FILE))
-    return path if (path / "run.json").exists() and not of_sft else None
 
 
 def trained_weights(policy: Policy) -> dict[str, torch.Tensor]:
@@ -94,10 +68,27 @@ def load_weights(policy: Policy, weights: dict[str, torch.Tensor]) -> None:
         weight.copy_(weights[name])
 
 
-def backbone_name(model: str) -> str:
-    """The backbone's name, where ``model`` is the folder of an option SFT run; else ``model`` itself."""
-    if lora_backbone(model) is not None:
-        raise UsageError(f"model={model!r} is a LoRA, and training over tokens starts one of its own; give a backbone")
-    if not (Path(model) / CONFIG_FILE).exists():
-        return model
-    return str(json.loads((Path(model) / CONFIG_FILE).read_text())["backbone"])
+def _option_policy(
+    model: ModelName, dtype: torch.dtype, device: torch.device | str, plain: bool = False
+) -> tuple[Policy, PreTrainedTokenizerBase]:
+    assert model.folder is not None
+    options = OptionModel.from_pretrained(model.folder, dtype=dtype, device=device)
+    return OptionPolicy(options, plain=plain), load_tokenizer(options.backbone.config.name_or_path)
+
+
+def _trained_policy(
+    model: ModelName, dtype: torch.dtype, device: torch.device | str
+) -> tuple[Policy, PreTrainedTokenizerBase]:
+    settings, run = model.description, model.folder
+    if (agent := settings.get("agent", "ollm-rl")) != "ollm-rl":
+        raise UsageError(
+            f"{model.name} holds an agent of stable-baselines3 ({agent}), which is evaluated there: "
+            f"PPO.load('{run}/model.zip') and so on"
+        )
+    config = RLConfig(**{**settings, "out": run, "dtype": str(dtype).removeprefix("torch.")})
+    policy, tokenizer = new_policy(config, torch.device(device))
+    if model.checkpoint is None:
+        raise MissingError(f"{model.name} has saved no checkpoint yet; let ollm-rl train finish an iteration")
+    saved = torch.load(model.checkpoint, map_location=device, weights_only=True)
+    load_weights(policy, saved["policy"])
+    return policy, tokenizer

@@ -13,20 +13,10 @@ from ollm_rl.agents.policies.base import Choices, Evaluation, draw
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.decode.turns import Action
 from ollm_rl.options.adapter import mlp
+from ollm_rl.options.decisions import decision_log_prob, is_first, token_log_probs
 from ollm_rl.options.model import OptionModel
 
 VALUE_WIDTH = 64
-
-
-def token_log_probs(option_logits: torch.Tensor, option_tokens: torch.Tensor) -> torch.Tensor:
-    """Log-probability of each option's token, options that lead to the same token added up: (..., K) -> (..., K).
-
-    Options with one token are one decision; its log-probability is the sum's, which leaves the expectation of the
-    policy gradient as it is and lowers its variance.
-    """
-    log_probs = option_logits.log_softmax(-1)
-    same = option_tokens[..., :, None] == option_tokens[..., None, :]
-    return log_probs[..., None, :].masked_fill(~same, -torch.inf).logsumexp(-1)
 
 
 class OptionPolicy(nn.Module):
@@ -81,9 +71,7 @@ class OptionPolicy(nn.Module):
         """The options' tokens at h_t, (B, H), with the probabilities of options of one token added up; C = K."""
         tokens = self._model[0].option_tokens(hidden_states)
         log_probs = token_log_probs(self.policy(hidden_states.float()), tokens)
-        first = (tokens[:, :, None] == tokens[:, None, :]).int().argmax(-1)
-        repeated = first != torch.arange(tokens.shape[1], device=tokens.device)
-        return Choices(tokens, log_probs.masked_fill(repeated, -torch.inf))
+        return Choices(tokens, log_probs.masked_fill(~is_first(tokens), -torch.inf))
 
     def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
         """Judge a rollout's decisions under the weights of now; the reference is the policy that SFT left."""
@@ -105,5 +93,4 @@ class OptionPolicy(nn.Module):
         log_probs = option_logits.log_softmax(-1)
         if self.plain:
             return log_probs.gather(1, options[:, None])[:, 0]
-        tokens = option_tokens.gather(1, options[:, None])
-        return log_probs.masked_fill(option_tokens != tokens, -torch.inf).logsumexp(-1)
+        return decision_log_prob(log_probs, option_tokens, options)

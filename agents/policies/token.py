@@ -10,11 +10,17 @@ from transformers import PreTrainedModel
 from ollm_rl.agents.policies.base import Choices, Evaluation, draw
 from ollm_rl.agents.policies.option import VALUE_WIDTH
 from ollm_rl.backbones.lora import lora_config
+from ollm_rl.backbones.output_head import OutputHead, last_hidden_states
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.decode.turns import Action
 from ollm_rl.options.adapter import mlp
-from ollm_rl.options.config import OptionConfig
-from ollm_rl.options.model import OptionModel
+
+
+def mlp_burn(backbone):  # type: ignore
+    from ollm_rl.options.adapter import OptionAdapter
+    from ollm_rl.options.config import OptionConfig
+
+    OptionAdapter(OptionConfig(num_options=2, width=1), backbone.config.get_text_config().hidden_size, 1)
 
 
 class TokenPolicy(nn.Module):
@@ -30,16 +36,15 @@ class TokenPolicy(nn.Module):
     def __init__(self, backbone: PreTrainedModel, *, rank: int) -> None:
         super().__init__()
         backbone.requires_grad_(False)
-        # For its output head alone; the smallest plug-in, since the default one does not fit every backbone.
-        self.head = OptionModel(backbone, OptionConfig(num_options=2, width=1)).lm_logits
+        self.head = OutputHead(backbone)
+        mlp_burn(backbone)  # TEMPORARY
         if rank:
             backbone.add_adapter(lora_config(rank))
             for weight in backbone.parameters():
                 if weight.requires_grad:  # in bfloat16 small steps would be lost
                     weight.data = weight.data.float()
         self.backbone = backbone
-        size = backbone.config.get_text_config().hidden_size
-        self.value_head = mlp(size, VALUE_WIDTH, 1).to(backbone.device)
+        self.value_head = mlp(self.head.hidden_size, VALUE_WIDTH, 1).to(backbone.device)
 
     @torch.no_grad()
     def act(self, hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Action:
@@ -82,10 +87,8 @@ class TokenPolicy(nn.Module):
     def _hidden_states(self, rollout: Rollout) -> torch.Tensor:
         """h_t at the decisions, (M, H)."""
         input_ids, attention_mask, where = rollout.sequences()
-        output = self.backbone.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        hidden = output.last_hidden_state.gather(1, where[..., None].expand(-1, -1, output.last_hidden_state.shape[-1]))
-        decided: torch.Tensor = hidden[rollout.decisions]
-        return decided
+        hidden = last_hidden_states(self.backbone, input_ids, attention_mask)
+        return hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))[rollout.decisions]
 
     def _log_probs(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Of all tokens, (M, V)."""

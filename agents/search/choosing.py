@@ -3,131 +3,109 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.agents.search.samples import Sample, pass_at_k
+from ollm_rl.agents.completions import Completion
 from ollm_rl.answers.comparison import compare
-from ollm_rl.answers.pool import Verdict, shared_pool
+from ollm_rl.answers.pool import shared_pool
 from ollm_rl.answers.quantities import clean
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.problems.sources import Problem
 
+Chooser = Callable[[Sequence[Completion]], Completion]
 
-@dataclass(frozen=True)
-class Candidate:
-    """A finished completion.
 
-    Attributes:
-        text: Without special tokens.
-        log_prob: Of its tokens in nats, options added up by token.
-        value: The value head's estimate at its last h_t.
-        spent: Tokens generated for its problem until it was finished.
-        vote: Its weight in the majority.
-        verdict: The verifier's.
-    """
+class Written(NamedTuple):
+    """What a search finds of a completion before it is judged; see `Completion` for the numbers."""
 
-    text: str
+    token_ids: list[int]
     log_prob: float
     value: float
-    spent: int
-    vote: float
-    verdict: Verdict
+    tokens_spent: int
 
 
-Chooser = Callable[[Sequence[Candidate]], Candidate]
+def judge(problem: Problem, found: Sequence[Written], tokenizer: PreTrainedTokenizerBase) -> list[Completion]:
+    """The completions of a problem with the verifier's verdicts, equal texts checked once."""
+    texts = tokenizer.batch_decode([one.token_ids for one in found], skip_special_tokens=True)
+    checks = {text: shared_pool().submit(text, problem.answer) for text in dict.fromkeys(texts)}
+    return [
+        Completion(
+            problem=problem,
+            text=text,
+            tokens=len(one.token_ids),
+            terminated=one.token_ids[-1] == tokenizer.eos_token_id,
+            verdict=checks[text].result(),
+            log_prob=one.log_prob,
+            value=one.value,
+            tokens_spent=one.tokens_spent,
+        )
+        for text, one in zip(texts, found, strict=True)
+    ]
 
 
-def by_oracle(found: Sequence[Candidate]) -> Candidate:
+def by_oracle(found: Sequence[Completion]) -> Completion:
     """A right one if there is any: knows the reference answer."""
-    return next((candidate for candidate in found if candidate.verdict.correct), found[0])
+    return next((one for one in found if one.verdict.correct), found[0])
 
 
-def by_likelihood(found: Sequence[Candidate]) -> Candidate:
+def by_likelihood(found: Sequence[Completion]) -> Completion:
     """The most probable one."""
-    return max(found, key=lambda candidate: candidate.log_prob)
+    return max(found, key=_log_prob)
 
 
-def by_value(found: Sequence[Candidate]) -> Candidate:
+def by_value(found: Sequence[Completion]) -> Completion:
     """The one of which the value head expects most."""
-    return max(found, key=lambda candidate: candidate.value)
+    return max(found, key=lambda one: -math.inf if one.value is None else one.value)
 
 
-def by_majority(found: Sequence[Candidate]) -> Candidate:
+def by_majority(found: Sequence[Completion], *, equal_votes: bool = True) -> Completion:
     """The most probable one of those that state the answer with the most votes.
 
     Answers are one if they are equal as text, as numbers or as lists of numbers; completions without an answer do not
     vote. Equal votes go to the more probable answer.
+
+    Args:
+        found: At least one.
+        equal_votes: One vote for each, as for samples; else each votes with its probability, as for the completions
+            of a tree, which are never equal.
     """
     names: list[str] = []
-    stated: dict[str, list[Candidate]] = defaultdict(list)
-    for candidate in found:
-        if candidate.verdict.extracted is None:
+    stated: dict[str, list[Completion]] = defaultdict(list)
+    for one in found:
+        if one.verdict.extracted is None:
             continue
-        answer = clean(candidate.verdict.extracted)
+        answer = clean(one.verdict.extracted)
         name = next((name for name in names if compare(answer, name)), None)
         if name is None:
             names.append(name := answer)
-        stated[name].append(candidate)
+        stated[name].append(one)
     if not stated:
         return by_likelihood(found)
-    groups = [(sum(voter.vote for voter in voters), by_likelihood(voters)) for voters in stated.values()]
-    return max(groups, key=lambda group: (group[0], group[1].log_prob))[1]
+    groups = [
+        (sum(1.0 if equal_votes else math.exp(_log_prob(voter)) for voter in voters), by_likelihood(voters))
+        for voters in stated.values()
+    ]
+    return max(groups, key=lambda group: (group[0], _log_prob(group[1])))[1]
 
 
-CHOOSERS: dict[str, Chooser] = {
-    "oracle": by_oracle,
-    "majority": by_majority,
-    "likelihood": by_likelihood,
-    "value": by_value,
-}
-
-
-def correct_at(found: Sequence[Candidate], choice: str, budget: float = math.inf) -> bool:
-    """Whether the choice among what was finished within so many tokens is right; nothing finished is not."""
-    there = [candidate for candidate in found if candidate.spent <= budget]
-    return bool(there) and CHOOSERS[choice](there).verdict.correct
-
-
-def judge_all(
-    found: list[list[Sample]], problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, equal_votes: bool
-) -> list[list[Candidate]]:
-    """The completions of every problem with the verifier's verdicts, equal texts checked once."""
-    candidates = []
-    for samples, problem in zip(found, problems, strict=True):
-        texts = tokenizer.batch_decode([sample.tokens for sample in samples], skip_special_tokens=True)
-        checks = {text: shared_pool().submit(text, problem.answer) for text in dict.fromkeys(texts)}
-        candidates.append(
-            [
-                Candidate(
-                    text=text,
-                    log_prob=sample.log_prob,
-                    value=sample.value,
-                    spent=sample.spent,
-                    vote=1.0 if equal_votes else math.exp(sample.log_prob),
-                    verdict=checks[text].result(),
-                )
-                for text, sample in zip(texts, samples, strict=True)
-            ]
-        )
-    return candidates
-
-
-def shares_at_k(candidates: list[list[Candidate]], found: list[list[Sample]], latest: int) -> dict[int, float]:
-    """pass@k for k = 1, 2, 4, ... from the same number of samples of every problem.
-
-    Those count that began within ``latest`` tokens, where the whole token limit still fitted the budget: one that
-    began later is known only if it is short.
-    """
-    begun = [[sample.spent - len(sample.tokens) <= latest for sample in samples] for samples in found]
-    count = min(map(sum, begun))
-    correct = [sum(candidate.verdict.correct for candidate in row[:count]) for row in candidates]
-    return {
-        2**power: sum(pass_at_k(count, right, 2**power) for right in correct) / len(correct)
-        for power in range(count.bit_length())
+def choosers(names: Sequence[str], *, equal_votes: bool) -> dict[str, Chooser]:
+    """The choices of these names: oracle, majority, likelihood, value."""
+    known: dict[str, Chooser] = {
+        "oracle": by_oracle,
+        "majority": partial(by_majority, equal_votes=equal_votes),
+        "likelihood": by_likelihood,
+        "value": by_value,
     }
+    return {name: known[name] for name in names}
+
+
+def correct_at(found: Sequence[Completion], choose: Chooser, budget: float = math.inf) -> bool:
+    """Whether the choice among what was finished within so many tokens is right; nothing finished is not."""
+    there = [one for one in found if (one.tokens_spent or 0) <= budget]
+    return bool(there) and choose(there).verdict.correct
 
 
 def share(solved: list[bool]) -> dict[str, float]:
@@ -137,26 +115,25 @@ def share(solved: list[bool]) -> dict[str, float]:
 
 
 def result_row(
-    problem: Problem, found: list[Candidate], spent: int, names: list[str], budgets: list[int]
+    found: list[Completion], spent: int, chosen_by: dict[str, Chooser], budgets: list[int]
 ) -> dict[str, Any]:
-    """What ``search`` returns of a problem; the first of the choices ``names`` is its answer."""
-    chosen = {name: CHOOSERS[name](found) for name in names}
+    """What ``search`` returns of a problem; the first of the choices is its answer."""
+    chosen = {name: choose(found) for name, choose in chosen_by.items()}
+    first, answer = next(iter(chosen.items()))
     return {
-        "question": problem.question,
-        "answer": problem.answer,
+        "question": answer.problem.question,
+        "answer": answer.problem.answer,
         "tokens_spent": spent,
-        "completion": chosen[names[0]].text,
-        "correct": chosen[names[0]].verdict.correct,
-        "chosen_by": names[0],
+        "completion": answer.text,
+        "correct": answer.verdict.correct,
+        "chosen_by": first,
         "choices": {name: {"completion": one.text, "correct": one.verdict.correct} for name, one in chosen.items()},
-        "correct_at": {name: [correct_at(found, name, budget) for budget in budgets] for name in names},
-        "completions": [
-            {
-                "completion": one.text,
-                "correct": one.verdict.correct,
-                "log_prob": one.log_prob,
-                "tokens_spent": one.spent,
-            }
-            for one in found
-        ],
+        "correct_at": {
+            name: [correct_at(found, choose, budget) for budget in budgets] for name, choose in chosen_by.items()
+        },
+        "completions": [one.row() for one in found],
     }
+
+
+def _log_prob(one: Completion) -> float:
+    return -math.inf if one.log_prob is None else one.log_prob

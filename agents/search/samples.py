@@ -2,30 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
+from ollm_rl.agents.completions import Completion
 from ollm_rl.agents.policies.base import Policy, draw
-from ollm_rl.decode.engine import DecodeEngine
+from ollm_rl.agents.search.choosing import Written, judge
 from ollm_rl.decode.rollout import collect
-from ollm_rl.decode.turns import Action
-
-
-class Sample(NamedTuple):
-    """A finished completion.
-
-    Attributes:
-        tokens: Its ids.
-        log_prob: Its log-probability in nats at temperature 1, options added up by token.
-        value: The value head's estimate at its last h_t.
-        spent: Tokens generated for its prompt until it was finished, its own included.
-    """
-
-    tokens: list[int]
-    log_prob: float
-    value: float
-    spent: int
+from ollm_rl.decode.turns import Action, Turns
+from ollm_rl.problems.sources import Problem
 
 
 class Tempered:
@@ -36,7 +22,7 @@ class Tempered:
 
     @torch.no_grad()
     def act(self, hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Action:
-        """As ``OptionPolicy.act``; log-probabilities are those at temperature 1."""
+        """As ``Policy.act``; log-probabilities are those at temperature 1."""
         tokens, log_probs = self.policy.choices(hidden_states)
         if uniforms is None:
             chosen = log_probs.argmax(-1)
@@ -66,26 +52,41 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
+def shares_at_k(completions: list[list[Completion]], latest: int) -> dict[int, float]:
+    """pass@k for k = 1, 2, 4, ... from the same number of samples of every problem.
+
+    Those count that began within ``latest`` tokens, where the whole token limit still fitted the budget: one that
+    began later is known only if it is short.
+    """
+    begun = [[(one.tokens_spent or 0) - one.tokens <= latest for one in row] for row in completions]
+    count = min(map(sum, begun))
+    correct = [sum(one.verdict.correct for one in row[:count]) for row in completions]
+    return {
+        2**power: sum(pass_at_k(count, right, 2**power) for right in correct) / len(correct)
+        for power in range(count.bit_length())
+    }
+
+
 def draw_samples(
-    actor: Tempered,
-    engine: DecodeEngine,
+    turns: Turns,
+    problems: Sequence[Problem],
     prompts: Sequence[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
     *,
     budget_tokens: int,
     max_new_tokens: int,
-    end_token: int,
     generator: torch.Generator,
-) -> tuple[list[list[Sample]], list[int]]:
-    """Sample completions of every prompt until its budget is spent.
+) -> tuple[list[list[Completion]], list[int]]:
+    """Sample completions of every problem until its budget is spent.
 
-    As many are drawn at once as are sure to fit, and again for what these have left over. The last one of a prompt may
+    As many are drawn at once as are sure to fit, and again for what these have left over. The last one of a problem may
     only be as long as the budget still allows; cut by the budget rather than by the token limit it is no completion,
     but its tokens count.
 
     Returns:
-        For each prompt its completions, as if they had been drawn one after the other, and the tokens generated.
+        For each problem its completions, as if they had been drawn one after the other, and the tokens generated.
     """
-    found: list[list[Sample]] = [[] for _ in prompts]
+    found: list[list[Written]] = [[] for _ in prompts]
     spent = [0] * len(prompts)
     while any(tokens < budget_tokens for tokens in spent):
         limits = [
@@ -95,11 +96,10 @@ def draw_samples(
             if tokens < budget_tokens
         ]
         rollout = collect(
-            actor,
-            engine,
+            turns,
             [prompts[index] for index, _ in limits],
             max_new_tokens=[limit for _, limit in limits],
-            end_token=end_token,
+            end_token=int(tokenizer.eos_token_id),
             generator=generator,
         )
         lengths = rollout.completion_mask.sum(1).tolist()
@@ -109,5 +109,5 @@ def draw_samples(
             spent[index] += length
             if ended or limit == max_new_tokens:
                 value = float(rollout.values[row, length - 1])
-                found[index].append(Sample(tokens[:length], total, value, spent[index]))
-    return found, spent
+                found[index].append(Written(tokens[:length], total, value, spent[index]))
+    return [judge(*case, tokenizer) for case in zip(problems, found, strict=True)], spent

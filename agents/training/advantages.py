@@ -77,13 +77,13 @@ def reinforce_loss(log_ratio: torch.Tensor, advantages: torch.Tensor) -> torch.T
     return -(log_ratio.exp() * advantages).mean()
 
 
-def reference_kl(log_probs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """KL(pi || reference) of (M,) decisions from the chosen actions' log-probabilities, in nats; unbiased, at least 0.
+def kl_estimate(log_ratio: torch.Tensor) -> torch.Tensor:
+    """exp(r) - 1 - r of (M,) log-ratios r = log q - log p of actions drawn from p: at least 0, its mean is KL(p || q).
 
-    The estimator "k3" (Schulman 2020): exp(r) - 1 - r with r = log reference - log pi. Its gradient is the one that
-    GRPO takes (Shao et al. 2024, eq. 4), not the KL's own.
+    The estimator "k3" (Schulman 2020), in nats. With r = log pi - log pi_old it says how far the policy has moved since
+    the rollout; with r = log reference - log pi it is GRPO's penalty, and its gradient the one that GRPO takes (Shao et
+    al. 2024, eq. 4), not the KL's own.
     """
-    log_ratio = reference - log_probs
     return log_ratio.exp() - 1 - log_ratio
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from ollm_rl.runs import write_atomic
+from ollm_rl.runs import CHECKPOINTS_FOLDER, numbered_checkpoints, write_atomic
 
 BEST_FILE = "best.pt"
-LAST_FOLDER = "checkpoints"
 
 
 def score(row: dict[str, float]) -> tuple[str, float]:
@@ -39,16 +38,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, keep: int) -> None:
     history = state["history"]
     if is_best(history):
         write_atomic(folder / BEST_FILE, buffer.getvalue())
-    write_atomic(folder / LAST_FOLDER / f"{len(history):06d}.pt", buffer.getvalue())
-    for path in _numbered(folder)[:-keep]:
+    write_atomic(folder / CHECKPOINTS_FOLDER / f"{len(history):06d}.pt", buffer.getvalue())
+    for path in numbered_checkpoints(folder)[:-keep]:
         path.unlink()
     write_atomic(folder / "metrics.json", json.dumps(history, indent=1))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that a run goes on from."""
-    return next(reversed(_numbered(folder)), None)
-
-
-def _numbered(folder: Path) -> list[Path]:
-    return sorted((folder / LAST_FOLDER).glob("[0-9]*.pt"))

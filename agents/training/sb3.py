@@ -25,8 +25,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from ollm_rl.agents.completions import Checked, checked_metrics, write_completions
+from ollm_rl.agents.completions import Completion, training_metrics, write_completions
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.training.tags import tag
 from ollm_rl.answers.pool import Verdict
 from ollm_rl.devices import resolve_device
 from ollm_rl.envs.rewards import TERMS
@@ -54,11 +55,10 @@ LOSSES = {
 
 
 def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None] | None = None) -> Path:
-    """Train an agent of SB3 for ``iterations`` x ``episodes`` episodes, or go on from its last saved model.
+    """Train an agent of SB3 for ``iterations`` x ``episodes`` episodes, or resume from its last saved model.
 
     Args:
-        config: ``algorithm``, ``group_size`` and what belongs to our update alone do not apply, with A2C and DQN
-            neither do ``minibatches`` and ``epochs``.
+        config: Of the run; what the agent does not read is refused there.
         on_iteration: Called with the metrics of every ``episodes`` episodes once they are saved.
 
     Returns:
@@ -70,17 +70,7 @@ def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None]
     """
     agent_class = _agent_class(config.agent)
     device = resolve_device(config.device)
-    model = OptionModel.from_pretrained(config.model, dtype=getattr(torch, config.dtype), device=device)
-    envs = TextGenVectorEnv(
-        min(config.num_slots, config.episodes),
-        model,
-        load_problems(config.data, limit=config.limit, seed=config.seed),
-        max_new_tokens=config.max_new_tokens,
-        autoreset_mode="SameStep",
-        reward_weights=asdict(config.rewards),
-        compiled=config.compiled,
-    )
-    vec = VecMonitor(TokenLimitEnds(TextGenVecEnv(envs)))
+    vec = _environments(config, device)
     settings = agent_settings(config, vec.num_envs)
     open_run(config.out, "train", config)
     history = _history(config.out)
@@ -104,6 +94,20 @@ def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None]
         )
     vec.close()
     return config.out
+
+
+def _environments(config: RLConfig, device: torch.device) -> VecMonitor:
+    model = OptionModel.from_pretrained(config.model, dtype=getattr(torch, config.dtype), device=device)
+    envs = TextGenVectorEnv(
+        min(config.num_slots, config.episodes),
+        model,
+        load_problems(config.data, limit=config.limit, seed=config.seed),
+        max_new_tokens=config.max_new_tokens,
+        autoreset_mode="SameStep",
+        reward_weights=asdict(config.rewards),
+        compiled=config.compiled,
+    )
+    return VecMonitor(TokenLimitEnds(TextGenVecEnv(envs)))
 
 
 def agent_settings(config: RLConfig, num_envs: int) -> dict[str, Any]:
@@ -208,8 +212,8 @@ class _Iterations(BaseCallback):
         self.bar.close()
 
     def _finish_iteration(self, infos: list[dict[str, Any]]) -> None:
-        checked = [_checked(info) for info in infos]
-        write_completions(self.config.out, len(self.history), checked)
+        completions = [_completion(info) for info in infos]
+        write_completions(self.config.out, len(self.history), completions)
         before = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
         now = time.perf_counter()
         row = {
@@ -217,14 +221,14 @@ class _Iterations(BaseCallback):
             "episodes": before["episodes"] + len(infos),
             "seconds": before["seconds"] + now - self.started,
             "timesteps": float(self.num_timesteps),
-            **checked_metrics(checked, [info["terminated"] for info in infos]),
+            **training_metrics(completions),
             **self._losses(),
         }
         self.started = now
         self.history.append(row)
         _save(self.model, self.config.out, self.history)
         for name, value in row.items():
-            self.writer.add_scalar(_tag(name), value, int(row["episodes"]))
+            self.writer.add_scalar(tag(name), value, int(row["episodes"]))
         self.bar.set_postfix(reward=f"{row['reward']:.3f}", tokens=f"{row['completion_tokens']:.0f}")
         self.bar.update()
         if self.on_iteration is not None:
@@ -251,14 +255,15 @@ def _agent_class(agent: str) -> type[BaseAlgorithm]:
     return classes[agent]
 
 
-def _checked(info: dict[str, Any]) -> Checked:
+def _completion(info: dict[str, Any]) -> Completion:
     """An episode from the info of its end."""
     terms = {name: float(info[name]) for name in TERMS if name in info}
     verdict = Verdict(info["verdict"] == "ok" and terms["correctness"] == 1, None, None, info["verdict"])
-    return Checked(
+    return Completion(
         problem=info["asked"],
         text=info["completion"],
         tokens=int(info["episode"]["l"]),
+        terminated=info["terminated"],
         verdict=verdict,
         reward=float(info["episode"]["r"]),
         terms=terms,
@@ -285,10 +290,3 @@ def _history(out: Path) -> list[dict[str, float]]:
     assert saved is not None
     rows: list[dict[str, float]] = json.loads((out / "metrics.json").read_text())
     return [row for row in rows if row["timesteps"] <= saved["num_timesteps"]]
-
-
-def _tag(name: str) -> str:
-    """TensorBoard's name of a metric, in SB3's groups."""
-    if name in ("iteration", "episodes", "seconds", "timesteps"):
-        return f"time/{name}"
-    return f"train/{name}" if name in {ours for ours, _ in LOSSES.values()} else f"rollout/{name}"

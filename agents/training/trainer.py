@@ -5,40 +5,37 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.agents.completions import checked_metrics, write_completions
+from ollm_rl.agents.completions import training_metrics, write_completions
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.free_running import evaluate
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_weights
-from ollm_rl.agents.training.checkpoints import last_checkpoint, save_checkpoint
-from ollm_rl.agents.training.update import Updater, steered
-from ollm_rl.agents.workers.local import Batch, RolloutWorker
+from ollm_rl.agents.training.checkpoints import save_checkpoint
+from ollm_rl.agents.training.tags import tag
+from ollm_rl.agents.training.update import Updater, steer_ent_coef
+from ollm_rl.agents.workers.local import Batch, RolloutSource, RolloutWorker
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import UsageError
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
-from ollm_rl.runs import open_run
+from ollm_rl.runs import last_checkpoint, open_run
 from ollm_rl.streams import SHUFFLING, WEIGHTS, stream_seed
-
-if TYPE_CHECKING:
-    from ollm_rl.agents.workers.ray_workers import RayWorkers
 
 OnIteration = Callable[[dict[str, float]], bool | None]  # gets an iteration's metrics; False stops the run
 
 
 def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
-    """Train a policy, or go on from the checkpoint of the same run.
+    """Train a policy, or resume from the checkpoint of the same run.
 
     Args:
         config: Of the run.
@@ -48,20 +45,39 @@ def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
         The folder of the run.
 
     Raises:
-        UsageError: If a setting, the data or the folder does not fit; the message says what to change.
-        MissingError: If the model is missing.
+        UsageError: If a setting, the data, the folder or the model does not fit; the message says what to change.
     """
     device = resolve_device(config.device)
     problems = load_problems(config.data, limit=config.limit, seed=config.seed)
     torch.manual_seed(stream_seed(config.seed, WEIGHTS))
     policy, tokenizer = new_policy(config, device)
-    trainer = Trainer(config, policy, tokenizer, problems)
-    try:
+    with closing(build_trainer(config, policy, tokenizer, problems)) as trainer:
         open_run(config.out, "train", config)
         trainer.run(on_iteration)
-    finally:
-        trainer.close()
     return config.out
+
+
+def build_trainer(
+    config: RLConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]
+) -> "Trainer":
+    """Encode the prompts, make the engine or start the Ray workers, and put a trainer together.
+
+    Raises:
+        UsageError: As ``train``.
+    """
+    held_out = evaluation_problems(config)
+    limit, context = config.max_new_tokens, context_length(policy.backbone)
+    prompts = encode_prompts([*problems, *held_out], tokenizer, max_length=context, max_new_tokens=limit)
+    asked = prompts[: len(problems)]
+    source: RolloutSource
+    if config.workers:
+        from ollm_rl.agents.workers.ray_workers import RayWorkers  # without workers nobody waits for this import
+
+        source = RayWorkers(config, policy, problems, asked)
+    else:
+        longest = max(map(len, prompts)) + limit
+        source = RolloutWorker(config, policy, tokenizer, problems, asked, config.episodes, max_length=longest)
+    return Trainer(config, policy, tokenizer, source, Updater(policy, config), held_out)
 
 
 def evaluation_problems(config: RLConfig) -> list[Problem]:
@@ -83,19 +99,27 @@ class Trainer:
 
     Every random number comes from a stream named by seed, purpose and iteration, so the state needs no generators
     and a resumed run repeats what the killed one would have done.
+
+    Args:
+        config: Of the run.
+        policy: Is trained.
+        tokenizer: Of its backbone.
+        source: Makes the rollouts; closed by ``close``.
+        updater: Moves the policy.
+        held_out: Problems to evaluate on; empty without ``eval_every``.
     """
 
     def __init__(
-        self, config: RLConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]
+        self,
+        config: RLConfig,
+        policy: Policy,
+        tokenizer: PreTrainedTokenizerBase,
+        source: RolloutSource,
+        updater: Updater,
+        held_out: Sequence[Problem] = (),
     ) -> None:
-        self.config, self.policy, self.tokenizer, self.problems = config, policy, tokenizer, list(problems)
-        self.held_out = evaluation_problems(config)
-        self.prompts = self._encode(self.problems)
-        asked = self._encode(self.held_out) if self.held_out else []
-        self.longest = max(map(len, [*self.prompts, *asked])) + config.max_new_tokens
-        self.workers = self._new_workers()
-        self.device = policy.backbone.device
-        self.updater = Updater(policy, config)
+        self.config, self.policy, self.tokenizer = config, policy, tokenizer
+        self.source, self.updater, self.held_out = source, updater, held_out
         self.history: list[dict[str, float]] = []
 
     def run(self, on_iteration: OnIteration | None = None) -> None:
@@ -113,24 +137,16 @@ class Trainer:
                 row = self.iterate()
                 self.history.append(row)
                 self._save()
-                speed = self.config.episodes / (row["seconds_rollout"] + row["seconds_update"])
-                for name, value in (row | {"episodes_per_second": speed}).items():
-                    writer.add_scalar(_group(name), value, int(row["episodes"]))
-                shown = {"reward": "reward", "tokens": "completion_tokens", "entropy": "entropy"}
-                bar.set_postfix(
-                    {name: f"{row[key]:.3g}" for name, key in shown.items()} | {"episodes/s": f"{speed:.0f}"}
-                )
-                bar.update()
+                self._show(row, writer, bar)
                 if told.is_set():
-                    print(f"stopped; iteration {len(self.history)} is saved, the same command goes on", file=sys.stderr)
+                    print(f"stopped; iteration {len(self.history)} is saved, the same command resumes", file=sys.stderr)
                     raise SystemExit(128 + signal.SIGTERM)
                 if on_iteration is not None and on_iteration(row) is False:
                     break
 
     def close(self) -> None:
         """End the workers."""
-        if not isinstance(self.workers, RolloutWorker):
-            self.workers.close()
+        self.source.close()
 
     def iterate(self) -> dict[str, float]:
         """One round of rollout, update and, where it is due, evaluation; returns its metrics."""
@@ -138,10 +154,10 @@ class Trainer:
         before = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
         ent_coef = config.ent_coef
         if self.history:
-            ent_coef = steered(before["ent_coef"], before["entropy"], config.target_entropy)
+            ent_coef = steer_ent_coef(before["ent_coef"], before["entropy"], config.target_entropy)
         started = time.perf_counter()
-        batch = self._rollout(iteration)
-        write_completions(config.out, iteration, batch.checked)
+        batch = self.source.collect_iteration(iteration)
+        write_completions(config.out, iteration, batch.completions)
         generated = time.perf_counter()
         if not batch.rollout.decisions.any():
             raise UsageError(
@@ -177,7 +193,7 @@ class Trainer:
             self.held_out,
             max_new_tokens=self.config.max_new_tokens,
             num_slots=self.config.num_slots,
-            engine=self.workers.engine if isinstance(self.workers, RolloutWorker) else None,
+            turns=self.source.turns,
             name=f"{self.config.out.name}, {len(self.history) + 1} iterations",
         )
         names = ("accuracy", "low", "high", "language_switching_rate", "degeneracy_rate", "completion_tokens")
@@ -188,26 +204,14 @@ class Trainer:
         goal = self.config.stop_at
         return goal is not None and any(row.get("eval_accuracy", -1.0) >= goal for row in self.history[-1:])
 
-    def _encode(self, problems: Sequence[Problem]) -> list[list[int]]:
-        limit = self.config.max_new_tokens
-        context = context_length(self.policy.backbone)
-        return encode_prompts(problems, self.tokenizer, max_length=context, max_new_tokens=limit)
-
-    def _new_workers(self) -> "RolloutWorker | RayWorkers":
-        config = self.config
-        if not config.workers:
-            data = (self.policy, self.tokenizer, self.problems, self.prompts)
-            return RolloutWorker(config, *data, config.episodes, max_length=self.longest)
-        from ollm_rl.agents.workers.ray_workers import RayWorkers  # without workers nobody waits for this import
-
-        return RayWorkers(config, self.problems, self.prompts)
-
-    def _rollout(self, iteration: int) -> Batch:
-        """Write a group of completions for each of the next prompts and check their answers."""
-        if isinstance(self.workers, RolloutWorker):
-            return self.workers.collect(iteration, range(self.config.episodes))
-        batch = self.workers.collect(iteration, trained_weights(self.policy))
-        return replace(batch, rollout=batch.rollout.to(self.device))
+    def _show(self, row: dict[str, float], writer: SummaryWriter, bar: tqdm) -> None:
+        """Write an iteration's metrics to TensorBoard and to the progress bar."""
+        speed = self.config.episodes / (row["seconds_rollout"] + row["seconds_update"])
+        for name, value in (row | {"episodes_per_second": speed}).items():
+            writer.add_scalar(tag(name), value, int(row["episodes"]))
+        shown = {"reward": "reward", "tokens": "completion_tokens", "entropy": "entropy"}
+        bar.set_postfix({name: f"{row[key]:.3g}" for name, key in shown.items()} | {"episodes/s": f"{speed:.0f}"})
+        bar.update()
 
     def _save(self) -> None:
         state = {
@@ -220,7 +224,8 @@ class Trainer:
     def _resume(self) -> None:
         path = last_checkpoint(self.config.out)
         if path is not None:
-            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+            device = self.policy.backbone.device
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
             load_weights(self.policy, state["policy"])
             self.updater.optimizer.load_state_dict(state["optimizer"])
             self.history = state["history"]
@@ -229,9 +234,9 @@ class Trainer:
 def episode_metrics(batch: Batch, group_size: int) -> dict[str, float]:
     """What the episodes say by themselves; of groups, the episodes of one prompt side by side."""
     rollout, groups = batch.rollout, batch.rewards.view(-1, group_size)
-    correct = torch.tensor([row.terms["correctness"] for row in batch.checked]).view(-1, group_size)
+    correct = torch.tensor([one.terms["correctness"] for one in batch.completions]).view(-1, group_size)
     return {
-        **checked_metrics(batch.checked, rollout.terminated.tolist()),
+        **training_metrics(batch.completions),
         "live_share": float(rollout.decisions.sum() / rollout.completion_mask.sum()),
         "mixed_groups": float((groups.std(1) > 0).float().mean()) if group_size > 1 else float("nan"),
         "pass_at_group": float((correct.max(1).values > 0.5).float().mean()),
@@ -255,13 +260,3 @@ def terminable() -> Iterator[threading.Event]:
         yield told
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _group(name: str) -> str:
-    """TensorBoard's name of a metric, in SB3's groups."""
-    if name.startswith("eval_"):
-        return f"eval/{name.removeprefix('eval_')}"
-    if name.startswith("seconds") or name in ("iteration", "episodes", "episodes_per_second", "worker_restarts"):
-        return f"time/{name}"
-    train = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "kl", "ent_coef")
-    return f"train/{name}" if name in train else f"rollout/{name}"

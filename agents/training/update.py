@@ -6,16 +6,50 @@ Letters: N episodes, T tokens, M decisions.
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Policy
-from ollm_rl.agents.training.advantages import episode_advantages, gae, ppo_loss, reference_kl, reinforce_loss
+from ollm_rl.agents.training.advantages import episode_advantages, gae, kl_estimate, ppo_loss, reinforce_loss
 from ollm_rl.decode.rollout import Rollout
+from ollm_rl.options.losses import steered_weight
 
 CPU_PASS_TOKENS = 16_384
 ENT_COEF_RATE, ENT_COEF_RANGE = 0.1, (1e-5, 1.0)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What an iteration's updates learn from.
+
+    Attributes:
+        rollout: N episodes.
+        advantages: (N, T).
+        returns: What the value head should say, (N, T).
+        lengths: Tokens of every completion.
+        decided: Decisions of every completion.
+        ent_coef: Weight of the entropy bonus.
+    """
+
+    rollout: Rollout
+    advantages: torch.Tensor
+    returns: torch.Tensor
+    lengths: list[int]
+    decided: list[int]
+    ent_coef: float
+
+    @classmethod
+    def of(cls, config: RLConfig, rollout: Rollout, rewards: torch.Tensor, ent_coef: float) -> "Lesson":
+        """What the settings' algorithm makes of a rollout and its rewards, (N,)."""
+        advantages, returns = advantages_and_returns(config, rollout, rewards)
+        lengths, decided = rollout.completion_mask.sum(1).tolist(), rollout.decisions.sum(1).tolist()
+        return cls(rollout, advantages, returns, lengths, decided, ent_coef)
+
+    def size(self, row: int) -> int:
+        """Tokens of an episode's prompt and completion."""
+        return len(self.rollout.prompts[row]) + self.lengths[row]
 
 
 def advantages_and_returns(
@@ -30,16 +64,14 @@ def advantages_and_returns(
     return (advantages - decided.mean()) / (decided.std() + 1e-6), advantages + rollout.values
 
 
-def steered(ent_coef: float, entropy: float, target: float | None) -> float:
+def steer_ent_coef(ent_coef: float, entropy: float, target: float | None) -> float:
     """The entropy bonus's weight for the next iteration: it grows while entropy is below its target, in nats.
 
-    By a factor exp(0.1 * relative error), the error clipped to [-1, 1]; without a target it stays.
+    Without a target it stays; see `steered_weight`.
     """
     if target is None:
         return ent_coef
-    error = max(-1.0, min(1.0, (target - entropy) / target))
-    low, high = ENT_COEF_RANGE
-    return min(high, max(low, ent_coef * math.exp(ENT_COEF_RATE * error)))
+    return steered_weight(ent_coef, (target - entropy) / target, rate=ENT_COEF_RATE, bounds=ENT_COEF_RANGE)
 
 
 class Updater:
@@ -71,57 +103,48 @@ class Updater:
             ent_coef: Weight of the entropy bonus.
             shuffler: Orders the episodes; a CPU generator.
         """
-        advantages, returns = advantages_and_returns(self.config, rollout, rewards)
-        self._lengths, self._decided = rollout.completion_mask.sum(1).tolist(), rollout.decisions.sum(1).tolist()
+        lesson = Lesson.of(self.config, rollout, rewards, ent_coef)
         steps = []
         for _ in range(self.config.epochs):
             order = torch.randperm(len(rewards), generator=shuffler)
-            for rows in order.tensor_split(self.config.minibatches):
-                steps.append(self.step(rollout, rows.tolist(), advantages, returns, ent_coef))
+            steps += [self.step(lesson, rows.tolist()) for rows in order.tensor_split(self.config.minibatches)]
         means = torch.stack([torch.stack(list(terms.values())) for terms in steps]).mean(0).tolist()
         return dict(zip(steps[0], means, strict=True))
 
-    def step(
-        self, rollout: Rollout, rows: list[int], advantages: torch.Tensor, returns: torch.Tensor, ent_coef: float
-    ) -> dict[str, torch.Tensor]:
+    def step(self, lesson: Lesson, rows: list[int]) -> dict[str, torch.Tensor]:
         """One optimiser step on some episodes; out of CUDA memory it is done again in smaller passes."""
         while True:
             failed = False
             try:
-                terms = self._gradient(rollout, rows, advantages, returns, ent_coef)
+                terms = self._gradient(lesson, rows)
             except torch.cuda.OutOfMemoryError:
-                if self.pass_tokens is not None and self.pass_tokens <= max(self._sizes(rollout, rows)):
+                if self.pass_tokens is not None and self.pass_tokens <= max(map(lesson.size, rows)):
                     raise  # not even one episode fits
                 failed = True
             if not failed:
                 break
-            self._halve(rollout, rows)  # out here the error no longer holds the tensors of where it rose
+            self._halve(lesson, rows)  # out here the error no longer holds the tensors of where it rose
         torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.config.max_grad_norm)
         self.optimizer.step()
         return terms
 
-    def passes(self, rollout: Rollout, rows: list[int]) -> Iterator[list[int]]:
+    def passes(self, lesson: Lesson, rows: list[int]) -> Iterator[list[int]]:
         """Episodes of like length together, so many that a pass stays below its tokens."""
-        sizes = dict(zip(rows, self._sizes(rollout, rows), strict=True))
         part: list[int] = []
         longest = 0
-        for row in sorted((row for row in rows if self._decided[row]), key=lambda row: self._lengths[row]):
-            longest = max(longest, sizes[row])
+        for row in sorted((row for row in rows if lesson.decided[row]), key=lambda row: lesson.lengths[row]):
+            longest = max(longest, lesson.size(row))
             if part and self.pass_tokens is not None and longest * (len(part) + 1) > self.pass_tokens:
                 yield part
-                part, longest = [], sizes[row]
+                part, longest = [], lesson.size(row)
             part.append(row)
         if part:
             yield part
 
-    def _sizes(self, rollout: Rollout, rows: list[int]) -> list[int]:
-        """Tokens of prompt and completion."""
-        return [len(rollout.prompts[row]) + self._lengths[row] for row in rows]
-
-    def _halve(self, rollout: Rollout, rows: list[int]) -> None:
-        sizes = self._sizes(rollout, rows)
-        before = min(self.pass_tokens or math.inf, max(sizes) * len(rows))
-        self.pass_tokens = max(max(sizes), int(before) // 2)
+    def _halve(self, lesson: Lesson, rows: list[int]) -> None:
+        longest = max(map(lesson.size, rows))
+        before = min(self.pass_tokens or math.inf, longest * len(rows))
+        self.pass_tokens = max(longest, int(before) // 2)
         warnings.warn(
             f"out of memory in a pass of {int(before)} tokens; going on with pass_tokens={self.pass_tokens}",
             RuntimeWarning,
@@ -131,23 +154,21 @@ class Updater:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _gradient(
-        self, rollout: Rollout, rows: list[int], advantages: torch.Tensor, returns: torch.Tensor, ent_coef: float
-    ) -> dict[str, torch.Tensor]:
+    def _gradient(self, lesson: Lesson, rows: list[int]) -> dict[str, torch.Tensor]:
         """Gather the gradient of some episodes' mean loss over their decisions; returns its terms."""
-        total = sum(self._decided[row] for row in rows)
+        total = sum(lesson.decided[row] for row in rows)
         names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "kl")
         terms = {name: torch.zeros((), device=self.device) for name in names}
         self.optimizer.zero_grad()
-        for part in self.passes(rollout, rows):
-            width = max(self._lengths[row] for row in part)
+        for part in self.passes(lesson, rows):
+            width = max(lesson.lengths[row] for row in part)
             index = torch.tensor(part, device=self.device)
-            episodes = rollout.take(index, width)
-            decided = episodes.decisions
-            measured, loss = self._loss(
-                episodes, advantages[index, :width][decided], returns[index, :width][decided], ent_coef
+            episodes = lesson.rollout.select(index, width)
+            advantages, returns = (
+                values[index, :width][episodes.decisions] for values in (lesson.advantages, lesson.returns)
             )
-            share = sum(self._decided[row] for row in part) / total
+            measured, loss = self._loss(episodes, advantages, returns, lesson.ent_coef)
+            share = sum(lesson.decided[row] for row in part) / total
             (share * loss).backward()
             for name, value in measured.items():
                 terms[name] += share * value.detach()
@@ -162,7 +183,7 @@ class Updater:
         log_ratio = now.log_probs - episodes.log_probs[episodes.decisions]
         terms = {
             "entropy": now.entropies.mean(),
-            "approx_kl": (log_ratio.exp() - 1 - log_ratio).mean(),
+            "approx_kl": kl_estimate(log_ratio).mean(),
             "clip_fraction": ((log_ratio.exp() - 1).abs() > config.clip_range).float().mean(),
         }
         if config.algorithm == "ppo":
@@ -174,6 +195,6 @@ class Updater:
         if "value_loss" in terms:
             loss = loss + config.vf_coef * terms["value_loss"]
         if now.reference is not None:
-            terms["kl"] = reference_kl(now.log_probs, now.reference).mean()
+            terms["kl"] = kl_estimate(now.reference - now.log_probs).mean()
             loss = loss + config.kl_coef * terms["kl"]
         return terms, loss

@@ -20,10 +20,12 @@ import ray
 import torch
 
 from ollm_rl.agents.config import RLConfig
-from ollm_rl.agents.policies.loading import load_weights, new_policy
+from ollm_rl.agents.policies.base import Policy
+from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_weights
 from ollm_rl.agents.workers.cluster import check_resources, connect
 from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError
 from ollm_rl.decode.rollout import Rollout
+from ollm_rl.decode.turns import Turns
 from ollm_rl.errors import one_line
 from ollm_rl.problems.sources import Problem
 
@@ -101,7 +103,7 @@ class _Seat:
         result = self.actor.collect.remote(weights, iteration, self.episodes)
         self.tasks.append(_Task(iteration, version, weights, result))
 
-    def take(self) -> Batch | None:
+    def result(self) -> Batch | None:
         """What the first task gave; None if the worker was lost over it and replaced.
 
         Raises:
@@ -148,19 +150,24 @@ class _Seat:
 
 
 class RayWorkers:
-    """The workers of one run.
+    """The workers of one run, as the trainer's `RolloutSource`.
 
     Args:
         config: Of the run.
-        problems: All of it.
+        policy: The learner's; its weights go out once an iteration.
+        problems: All of the run.
         prompts: Token ids of each.
 
     Raises:
         ValueError: If Ray is not to be had, or too small for the workers.
     """
 
-    def __init__(self, config: RLConfig, problems: Sequence[Problem], prompts: Sequence[list[int]]) -> None:
-        self.config = config
+    turns: Turns | None = None
+
+    def __init__(
+        self, config: RLConfig, policy: Policy, problems: Sequence[Problem], prompts: Sequence[list[int]]
+    ) -> None:
+        self.config, self.policy = config, policy
         self._connected = connect(config.ray_address)
         self._seats: list[_Seat] = []
         self._asked = 0  # iterations before this one have been asked for
@@ -180,18 +187,17 @@ class RayWorkers:
             for number, share in enumerate(shares)
         ]
 
-    def collect(self, iteration: int, weights: dict[str, torch.Tensor]) -> Batch:
-        """All episodes of an iteration, on the CPU.
+    def collect_iteration(self, iteration: int) -> Batch:
+        """All episodes of an iteration, on the policy's device.
 
         Args:
-            iteration: One after the other; the first may be any.
-            weights: What ``iteration`` updates have made of the policy.
+            iteration: One after the other; the first may be any. So many updates have made the policy what it is.
 
         Raises:
             WorkerError: If a worker raised an exception, or was lost too often at one place.
         """
         started = time.perf_counter()
-        self._ask(iteration, weights)
+        self._ask(iteration, trained_weights(self.policy))
         seconds = time.perf_counter() - started
         restarts = sum(seat.restarts for seat in self._seats)
         parts: dict[int, Batch] = {}
@@ -203,7 +209,7 @@ class RayWorkers:
             started = time.perf_counter()
             for result in ready:
                 seat = results[result]
-                part = seat.take()
+                part = seat.result()
                 if part is None:
                     waiting[seat] = time.monotonic()
                 else:
@@ -213,7 +219,7 @@ class RayWorkers:
                 self._replace_overdue(waiting)
             seconds += time.perf_counter() - started
         started = time.perf_counter()
-        batch = _join([parts[seat.number] for seat in self._seats])
+        batch = _join([parts[seat.number] for seat in self._seats], self.policy.backbone.device)
         assert 0 <= batch.staleness <= self.config.async_staleness
         seconds += time.perf_counter() - started
         restarts = sum(seat.restarts for seat in self._seats) - restarts
@@ -245,11 +251,11 @@ class RayWorkers:
                 waiting[seat] = time.monotonic()
 
 
-def _join(parts: Sequence[Batch]) -> Batch:
+def _join(parts: Sequence[Batch], device: torch.device) -> Batch:
     (staleness,) = {part.staleness for part in parts}
     return Batch(
-        rollout=Rollout.join([part.rollout for part in parts]),
-        checked=[row for part in parts for row in part.checked],
+        rollout=Rollout.join([part.rollout for part in parts]).to(device),
+        completions=[one for part in parts for one in part.completions],
         seconds_verify=max(part.seconds_verify for part in parts),
         staleness=staleness,
     )

@@ -25,6 +25,7 @@ from transformers import (
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
+from ollm_rl.decode.turns import Turns
 from ollm_rl.envs.vector import TextGenVectorEnv
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import load_problems
@@ -84,6 +85,7 @@ class Engine:
         self.work, self.clock = work, clock
         slots = min(work.slots, len(work.prompts))
         self.engine = DecodeEngine(work.backbone, slots, work.max_length, compiled=compiled)
+        self.turns = Turns(self.engine, work.policy.act)
         self.rollout: Rollout | None = None
 
     def __call__(self) -> float:
@@ -91,8 +93,7 @@ class Engine:
         wait(self.engine.device)
         started = self.clock()
         self.rollout = collect(
-            self.work.policy,
-            self.engine,
+            self.turns,
             self.work.prompts,
             max_new_tokens=self.work.lengths,
             end_token=-1,

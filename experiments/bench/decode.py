@@ -192,25 +192,25 @@ def measure(
                 if name == "engine":
                     prefills.append(engine.prefill())
                 assert engine.rollout is not None
-                measured = {name: took for name, took in seconds.items() if took}
-                keep(
-                    {
-                        "backbone": args.backbone,
-                        "slots": work.slots,
-                        "context": round(float(np.mean([len(prompt) for prompt in work.prompts])), 1),
-                        "new_tokens": [min(work.lengths), max(work.lengths)],
-                        "episodes": len(work.prompts),
-                        "prompts": len(set(map(tuple, work.prompts))),
-                        "tokens": work.tokens,
-                        "turns": min(len(took) for name, took in seconds.items() if name not in failed),
-                        "tokens_per_second": {n: work.tokens / statistics.median(t) for n, t in measured.items()},
-                        "seconds": measured,
-                        "failed": failed,
-                        "prefill_seconds": statistics.median(prefills),
-                        "wasted_share": engine.rollout.wasted_share,
-                        "bound_tokens_per_second": limit,
-                    }
-                )
+                known = {"prefill_seconds": statistics.median(prefills), "wasted_share": engine.rollout.wasted_share}
+                turns = min(len(took) for name, took in seconds.items() if name not in failed)
+                described = {"backbone": args.backbone, **describe(work, seconds), "turns": turns, "failed": failed}
+                keep({**described, **known, "bound_tokens_per_second": limit})
+
+
+def describe(work: Workload, seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """A case in numbers: what was written, and how fast each contender was."""
+    measured = {name: took for name, took in seconds.items() if took}
+    return {
+        "slots": work.slots,
+        "context": round(float(np.mean([len(prompt) for prompt in work.prompts])), 1),
+        "new_tokens": [min(work.lengths), max(work.lengths)],
+        "episodes": len(work.prompts),
+        "prompts": len(set(map(tuple, work.prompts))),
+        "tokens": work.tokens,
+        "tokens_per_second": {name: work.tokens / statistics.median(took) for name, took in measured.items()},
+        "seconds": measured,
+    }
 
 
 def keep_case(result: dict[str, Any], key: str, path: Path | None, case: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import collect
+from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
 from ollm_rl.experiments.bench.contenders import wait
 from ollm_rl.experiments.bench.decode import BACKBONES, load
@@ -38,15 +39,15 @@ def main() -> None:
     backbone, _ = load(given.backbone, torch.bfloat16 if cuda else torch.float32, device)
     torch.manual_seed(0)
     model = OptionModel(backbone, OptionConfig())
-    policy = OptionPolicy(model)
     engine = DecodeEngine(backbone, given.slots, given.context + given.new_tokens, compiled=given.compiled)
+    turns = Turns(engine, OptionPolicy(model).act)
     prompts = [np.random.default_rng(0).integers(10, model.vocab_size - 300, given.context).tolist()] * given.slots
 
     def run() -> float:
         wait(device)
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(0)
-        collect(policy, engine, prompts, max_new_tokens=given.new_tokens, end_token=-1, generator=generator)
+        collect(turns, prompts, max_new_tokens=given.new_tokens, end_token=-1, generator=generator)
         wait(device)
         return time.perf_counter() - started
 

@@ -23,6 +23,7 @@ import torch
 from ollm_rl.agents.evaluation.free_running import evaluate
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_policy
+from ollm_rl.agents.search.config import SearchSettings
 from ollm_rl.agents.search.run import search
 from ollm_rl.experiments.studies.option_grid import markdown
 from ollm_rl.metrics.statistics import bootstrap_interval
@@ -67,9 +68,13 @@ def compare_methods(given: argparse.Namespace, seed: int) -> dict[str, Any]:
     problems = load_problems("arith", split="test", limit=given.problems, seed=seed)
     policy, tokenizer = load_policy(folder)
     backbone, _ = load_policy(BACKBONE)
-    settings: dict[str, Any] = {"budget_tokens": given.budget, "seed": seed, "max_new_tokens": 96}
-    found = {name: search(policy, tokenizer, problems, **settings, **changes) for name, changes in SEARCHES.items()}
-    found["vocabulary best-of-n"] = search(backbone, tokenizer, problems, method="best-of-n", **settings)
+    shared: dict[str, Any] = {"budget_tokens": given.budget, "seed": seed, "max_new_tokens": 96}
+    found = {
+        name: search(policy, tokenizer, problems, SearchSettings(**shared, **changes))
+        for name, changes in SEARCHES.items()
+    }
+    sampled = SearchSettings(method="best-of-n", **shared)
+    found["vocabulary best-of-n"] = search(backbone, tokenizer, problems, sampled)
     greedy = evaluate(policy, tokenizer, problems, max_new_tokens=96, num_slots=128)
     forced = teacher_forced(OptionModel.from_pretrained(folder), tokenizer, problems, seed=seed)["columns"]["oracle"]
     return {
@@ -122,15 +127,8 @@ def _time_case(
 ) -> dict[str, Any]:
     def run(fork: bool) -> dict[str, Any]:
         started = time.process_time()
-        result = search(
-            policy,
-            tokenizer,
-            problems,
-            budget_tokens=given.timed_budget,
-            max_new_tokens=TIMED_LIMIT,
-            fork=fork,
-            **changes,
-        )
+        settings = SearchSettings(budget_tokens=given.timed_budget, max_new_tokens=TIMED_LIMIT, **changes)
+        result = search(policy, tokenizer, problems, settings, fork=fork)
         return {**result, "seconds": time.process_time() - started}
 
     turns = [(run(True), run(False)) for _ in range(given.repeats)]

@@ -25,11 +25,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from ollm_rl.agents.config import RLConfig
-from ollm_rl.agents.policies.loading import backbone_name, new_policy
-from ollm_rl.agents.training.trainer import Trainer
+from ollm_rl.agents.policies.loading import new_policy
+from ollm_rl.agents.training.trainer import build_trainer
 from ollm_rl.answers.pool import shared_pool
 from ollm_rl.backbones.loading import load_backbone
 from ollm_rl.backbones.lora import lora_config
+from ollm_rl.backbones.names import resolve
 from ollm_rl.devices import resolve_device
 from ollm_rl.envs.sb3 import TextGenVecEnv
 from ollm_rl.envs.vector import TextGenVectorEnv
@@ -51,7 +52,7 @@ class Ours:
         settings: Any = {"action_space": "options" if space == "latent" else "tokens", "algorithm": algorithm}
         config = RLConfig(**{**vars(config), **settings, "out": config.out / name})
         policy, tokenizer = new_policy(config, resolve_device(config.device))
-        self.trainer = Trainer(config, policy, tokenizer, problems)
+        self.trainer = build_trainer(config, policy, tokenizer, problems)
 
     def __call__(self) -> Seconds:
         """One iteration."""
@@ -115,16 +116,38 @@ class StableBaselines:
         return {name: scale * seconds for name, seconds in parts.items()}
 
 
+def grpo_config(config: RLConfig, iterations: int, device: torch.device) -> Any:
+    """Our settings in the words of TRL."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=str(config.out / "trl"),
+        per_device_train_batch_size=config.episodes // config.minibatches,
+        steps_per_generation=config.minibatches,
+        num_generations=config.group_size,
+        max_completion_length=config.max_new_tokens,
+        max_steps=iterations * config.minibatches,
+        learning_rate=config.learning_rate,
+        gradient_checkpointing=False,
+        bf16=config.dtype == "bfloat16",
+        use_cpu=device.type == "cpu",
+        save_strategy="no",
+        report_to=[],
+        logging_steps=1,
+        disable_tqdm=True,
+        seed=config.seed,
+    )
+
+
 class TRL:
     """GRPO of TRL, the same LoRA on the same backbone, the same prompts, groups and optimiser steps."""
 
     def __init__(self, config: RLConfig, problems: list[Problem], iterations: int) -> None:
-        from trl import GRPOConfig, GRPOTrainer
+        from trl import GRPOTrainer
 
         device = resolve_device(config.device)
-        backbone, tokenizer = load_backbone(
-            backbone_name(config.model), dtype=getattr(torch, config.dtype), device=device
-        )
+        dtype = getattr(torch, config.dtype)
+        backbone, tokenizer = load_backbone(resolve(config.model).backbone, dtype=dtype, device=device)
         prompts = encode_prompts(
             problems,
             tokenizer,
@@ -148,23 +171,7 @@ class TRL:
         self.trainer = GRPOTrainer(
             model=backbone,
             reward_funcs=correctness,
-            args=GRPOConfig(
-                output_dir=str(config.out / "trl"),
-                per_device_train_batch_size=config.episodes // config.minibatches,
-                steps_per_generation=config.minibatches,
-                num_generations=config.group_size,
-                max_completion_length=config.max_new_tokens,
-                max_steps=iterations * config.minibatches,
-                learning_rate=config.learning_rate,
-                gradient_checkpointing=False,
-                bf16=config.dtype == "bfloat16",
-                use_cpu=device.type == "cpu",
-                save_strategy="no",
-                report_to=[],
-                logging_steps=1,
-                disable_tqdm=True,
-                seed=config.seed,
-            ),
+            args=grpo_config(config, iterations, device),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=lora_config(config.lora_rank),

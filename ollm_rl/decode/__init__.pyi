@@ -3,6 +3,7 @@ from .rollout import Rollout as Rollout
 from .rollout import collect as collect
 from .row_cache import Snapshot as Snapshot
 from .turns import Action as Action
+from .turns import Turns as Turns
 
 __all__ = [
     "Action",
@@ -10,4 +11,5 @@ __all__ = [
     "DecodeEngine",
     "Rollout",
     "Snapshot",
+    "Turns",
 ]

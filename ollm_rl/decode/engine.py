@@ -1,40 +1,26 @@
-"""The decode engine: B slots over an unmodified transformers model, each at its own position.
+"""The decode engine: S slots over an unmodified transformers model, each at its own position.
 
 A slot holds the keys and values of one sequence. ``prefill`` fills slots from prompts, ``step`` appends one token to
-every occupied slot and returns h_t, the tensor that the output head reads. A slot's result does not depend on the
-others beyond floating-point noise. On CUDA a step is a recorded graph, one for each number of slots and length.
+every occupied slot and returns h_t, the tensor that the output head reads; ``run`` does several steps with a function
+that chooses the tokens on the device. A slot's result does not depend on the others beyond floating-point noise. On
+CUDA a step is a recorded graph, one for each number of slots and length.
 
-Letters: S slots, B slots in use by a call, H hidden, V vocabulary, L length of the cache that a step reads.
+Letters: S slots, B slots in use by a call, H hidden, V vocabulary.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ollm_rl.backbones.loading import context_length
-from ollm_rl.decode.graphs import Graphs
-from ollm_rl.decode.joint_products import joined, joint_products
-from ollm_rl.decode.memory import check_capacity
-from ollm_rl.decode.prefill import PASS_TOKENS, encode
-from ollm_rl.decode.row_attention import reading_once, reads_live_part
-from ollm_rl.decode.row_cache import (
-    EncodedPrompt,
-    Place,
-    RowCache,
-    Snapshot,
-    layer_shapes,
-    step_masks,
-    supported_layer_types,
-)
-from ollm_rl.devices import send
+from ollm_rl.decode.memory import check_capacity, worthwhile_slots
+from ollm_rl.decode.prefill import PASS_TOKENS, check_prompts, encode
+from ollm_rl.decode.row_cache import EncodedPrompt, RowCache, Snapshot
+from ollm_rl.decode.step import Choose, ModelStep
+from ollm_rl.devices import to_device
 from ollm_rl.errors import UsageError
-
-BUCKET = 32  # a step reads the cache up to the longest slot, rounded up to this many tokens, where it must read it all
 
 
 class DecodeEngine:
@@ -42,20 +28,17 @@ class DecodeEngine:
 
     Args:
         backbone: The model; its weights are read at every call: a policy that lives in it (a LoRA) may move in place.
-        num_slots: S, at most; ``restart`` and ``keep`` go on with fewer.
+        num_slots: S, at most; ``restart`` and ``keep`` continue with fewer.
         max_length: Tokens that a slot can hold, prompt and completion together.
         pass_tokens: Most tokens that one pass over prompts reads; bounds memory, not the result.
-        compiled: Compile steps, passes over prompts, and the policy in ``collect``: a minute or two at first.
+        compiled: Compile steps, passes over prompts, and the chooser of ``Turns``; a minute or two at first.
 
     Attributes:
         lengths: Tokens in each slot; 0 where it is not occupied.
         prompts: What each slot began from and still holds.
-        hidden: h_t of every slot, (S, H), written by ``advance``; and so ``tokens`` and ``positions``, (S,), which it
-            reads. They stay where they are, so that graphs may hold them.
-        kept: Tensors of callers that record graphs of their own here; forgotten with the graphs.
 
     Raises:
-        ValueError: If the architecture's attention or cache is not supported, the model's context is shorter, or the
+        UsageError: If the architecture's attention or cache is not supported, the model's context is shorter, or the
             memory that is free does not hold so many slots.
     """
 
@@ -68,7 +51,6 @@ class DecodeEngine:
         pass_tokens: int = PASS_TOKENS,
         compiled: bool = False,
     ) -> None:
-        self.layer_types = supported_layer_types(backbone)
         context = context_length(backbone)
         if max_length > context:
             raise UsageError(
@@ -76,31 +58,23 @@ class DecodeEngine:
             )
         if num_slots < 1:
             raise UsageError(f"num_slots={num_slots} must be at least 1")
-        self.config = config = backbone.config.get_text_config()
         self.backbone, self.device, self.compiled = backbone, backbone.device, compiled
-        self._model: Any = torch.compile(backbone.base_model) if compiled else backbone.base_model
-        self._reads_live_part = reads_live_part(backbone)
-        self._bucket = max_length if self._reads_live_part else BUCKET
-        self.window: int | None = getattr(config, "sliding_window", None)
         self.vocab_size: int = backbone.get_input_embeddings().weight.shape[0]
         self.num_slots, self.max_length, self.pass_tokens = num_slots, max_length, pass_tokens
-        self._shapes = layer_shapes(backbone)
-        sizes = sum(heads * size for heads, size in self._shapes)
-        check_capacity(num_slots, sizes * max_length * backbone.dtype.itemsize, max_length, self.device)
-        # On a CPU one large product is not faster.
-        self._products = joint_products(backbone) if self.device.type == "cuda" else []
-        self.cache: RowCache | None = None
-        self.graphs = Graphs(self.device)
-        self.kept: dict[Hashable, Any] = {}
+        self._step = ModelStep(backbone, num_slots, max_length, compiled=compiled)
+        check_capacity(num_slots, self._step.slot_bytes, max_length, self.device)
         self.lengths = [0] * num_slots
         self.prompts: list[EncodedPrompt | None] = [None] * num_slots
-        self._rows = torch.arange(num_slots, device=self.device)
-        # Where each slot reads its prompt, and how much of it; made for what the slots held then.
-        self._sources, self._shared = self._rows.clone(), torch.zeros_like(self._rows)
-        self._held = self.prompts.copy()
-        self.tokens = torch.zeros(num_slots, dtype=torch.long, device=self.device)
-        self.positions = torch.zeros_like(self.tokens)
-        self.hidden = torch.zeros(num_slots, config.hidden_size, dtype=backbone.dtype, device=self.device)
+
+    @property
+    def hidden(self) -> torch.Tensor:
+        """h_t of every slot, (S, H); rows of unoccupied slots mean nothing."""
+        return self._step.hidden
+
+    @property
+    def cache(self) -> RowCache | None:
+        """Keys and values of the slots; None before the first is filled."""
+        return self._step.cache
 
     def restart(self, num_slots: int) -> None:
         """Forget what the slots hold and go on with this many of them, at most those the engine was made with."""
@@ -109,7 +83,7 @@ class DecodeEngine:
                 f"num_slots={num_slots} is not within 1 to {self.num_slots}, what the engine was made with"
             )
         self.lengths, self.prompts = [0] * num_slots, [None] * num_slots
-        self.positions.zero_()
+        self._step.positions.zero_()
 
     def free(self, num_slots: int | None = None) -> None:
         """Give the memory of the cache and the graphs back and forget what the slots hold.
@@ -117,11 +91,9 @@ class DecodeEngine:
         Args:
             num_slots: From now on the most slots; as many as before where left out.
         """
-        self.cache, self.graphs, self.kept = None, Graphs(self.device), {}
+        self._step.free()
         self.num_slots = num_slots or self.num_slots
         self.restart(self.num_slots)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def encode(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[tuple[int, ...], Snapshot, int]]:
         """Run the model over prompts, equal ones once; yields each with its snapshot and row, to ``begin`` from.
@@ -129,26 +101,8 @@ class DecodeEngine:
         Raises:
             ValueError: If a prompt is empty, fills a slot whole or holds an unknown token; nothing has run then.
         """
-        for prompt in prompts:
-            if not 0 < len(prompt) < self.max_length:
-                raise ValueError(
-                    f"a prompt of {len(prompt)} tokens does not fit a slot of {self.max_length} with room to go on; "
-                    "shorten it or raise max_length"
-                )
-            for token in (min(prompt), max(prompt)):
-                if not 0 <= token < self.vocab_size:
-                    raise ValueError(
-                        f"a prompt's token {token} is out of range; tokens go from 0 to {self.vocab_size - 1}"
-                    )
-        return encode(self._read, list(map(tuple, prompts)), self.device, self.pass_tokens)
-
-    def _read(self, input_ids: torch.Tensor, **inputs: Any) -> BaseModelOutputWithPast:
-        """The model's pass over prompts."""
-        if self.compiled:
-            _compile_for_any((0, 1), input_ids)
-        with joined(self._products):
-            output: BaseModelOutputWithPast = self._model(input_ids=input_ids, **inputs)
-        return output
+        check_prompts(prompts, max_length=self.max_length, vocab_size=self.vocab_size)
+        return encode(self._step.read, list(map(tuple, prompts)), self.device, self.pass_tokens)
 
     def prefill(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Fill slots from prompts; equal prompts are computed once.
@@ -226,15 +180,11 @@ class DecodeEngine:
                     f"slot {slot} holds {self.lengths[slot]} tokens, and the snapshot left the first {snapshot.start} "
                     "out; fill the slot with them first, or save with start=0"
                 )
-        if self.cache is None:
-            self.cache = RowCache(
-                self._shapes, self.num_slots, self.max_length, dtype=self.backbone.dtype, device=self.device
-            )
         # One copy to the device, not three.
-        index, source, positions = send([list(slots), list(rows), lengths], self.device)
-        self.cache.write(index, snapshot.states, source, snapshot.start, longest)
+        index, source, positions = to_device([list(slots), list(rows), lengths], self.device)
+        self._step.allocate(self.num_slots).write(index, snapshot.states, source, snapshot.start, longest)
         hidden = snapshot.hidden[source]
-        self.hidden[index], self.positions[index] = hidden, positions
+        self.hidden[index], self._step.positions[index] = hidden, positions
         for slot, row, length in zip(slots, rows, lengths, strict=True):
             self.lengths[slot], self.prompts[slot] = length, snapshot.prompts[row]
         return hidden
@@ -249,7 +199,7 @@ class DecodeEngine:
         assert self.cache is not None
         index = self._index(targets)
         self.cache.copy(self._index([source]), index, self.lengths[source])
-        self.hidden[index], self.positions[index] = self.hidden[source].clone(), self.lengths[source]
+        self.hidden[index], self._step.positions[index] = self.hidden[source].clone(), self.lengths[source]
         for target in targets:
             self.lengths[target], self.prompts[target] = self.lengths[source], self.prompts[source]
         return self.hidden[index]
@@ -271,63 +221,44 @@ class DecodeEngine:
             raise ValueError(f"step got {len(tokens)} tokens for {count} slots; prefill first, one a slot")
         if tokens.device.type == "cpu":  # elsewhere a look at the tokens would make the host wait for the device
             tokens = self._checked(tokens)
-        length = self.read_length(max(self.lengths))
-        self.tokens[:count] = tokens
-        self.positions[:count] = send(self.lengths, self.device)
-        self.share_prompts()
-        self.graphs.run((count, length), partial(self.advance, count, length))
+        longest = max(self.lengths)
+        if longest >= self.max_length:
+            raise ValueError(f"slot {self.lengths.index(longest)} is full at {longest} tokens; release it")
+        self._step.tokens[:count] = tokens
+        self._step.positions[:count] = to_device(self.lengths, self.device)
+        self._note_prompts()
+        self._step.step(count, longest)
         self.lengths = [length + 1 if length else 0 for length in self.lengths]
         return self.hidden[:count].clone()
 
-    def read_length(self, longest: int) -> int:
-        """L of a step in which the longest slot holds this many tokens before it.
+    def run(
+        self,
+        choose: Choose,
+        going: torch.Tensor,
+        turns: int,
+        moved: Sequence[torch.Tensor] = (),
+    ) -> list[bool]:
+        """Some turns on the device: choose a token in every slot, run the model on it.
 
-        Raises:
-            ValueError: If that slot is full.
-        """
-        if longest >= self.max_length:
-            raise ValueError(f"slot {self.lengths.index(longest)} is full at {longest} tokens; release it")
-        return min(self.max_length, (longest // self._bucket + 1) * self._bucket)
-
-    def share_prompts(self) -> None:
-        """Let slots that began from one prompt read it from the first of them; before a step, if any has changed."""
-        if not self._reads_live_part:
-            return
-        held = [prompt if length else None for prompt, length in zip(self.prompts, self.lengths, strict=True)]
-        if held == self._held:
-            return
-        self._held, first = held, dict[EncodedPrompt, int]()
-        pairs = [
-            (slot, 0) if prompt is None else (first.setdefault(prompt, slot), prompt.length)
-            for slot, prompt in enumerate(held)
-        ]
-        self._sources[: len(held)], self._shared[: len(held)] = send(pairs, self.device).T
-
-    @torch.no_grad()
-    def advance(self, count: int, length: int) -> None:
-        """The model's part of a step, in place: reads ``tokens`` and ``positions``, writes ``hidden``.
+        On CUDA a turn is one recorded graph for each number of slots and length. So what ``choose`` reads and writes
+        stays where it is, and nothing that it does may depend on values on the host.
 
         Args:
-            count: Slots, the first of all.
-            length: L.
+            choose: h_t of the slots, (B, H), to their next tokens, (B,). An equal one is recorded only once.
+            going: Which slots continue after a turn, (S,); ``choose`` writes it. Others stay where they are until the
+                turns are over, and are released then.
+            turns: Their number.
+            moved: Tensors that ``choose`` both reads and writes.
+
+        Returns:
+            Which slots continue, B of them.
         """
-        assert self.cache is not None
-        sources, shared = self._sources[:count], self._shared[:count]
-        place = self.cache.place = Place(self._rows[:count], self.positions[:count], length, sources, shared)
-        masks = step_masks(place, self.backbone.dtype, window=self.window, layer_types=self.layer_types)
-        input_ids, position_ids = self.tokens[:count, None], place.positions[:, None]
-        if self.compiled:
-            each = masks.values() if isinstance(masks, dict) else [masks]
-            _compile_for_any(0, input_ids, position_ids, place.rows, place.positions, sources, shared, *each)
-        with reading_once(self.config, place), joined(self._products):
-            output = self._model(
-                input_ids=input_ids,
-                attention_mask=masks,
-                position_ids=position_ids,
-                past_key_values=self.cache,
-                use_cache=True,
-            )
-        self.hidden[:count] = output.last_hidden_state[:, 0]
+        in_use = going[: len(self.lengths)]
+        self._note_prompts()
+        self._step.turns(choose, in_use, max(self.lengths), turns, moved)
+        continues: list[bool] = in_use.tolist()
+        self.lengths = [n + turns if goes else 0 for n, goes in zip(self.lengths, continues, strict=True)]
+        return continues
 
     def release(self, slot: int) -> None:
         """Give a slot up; it costs time in every step until it is filled again or dropped by ``keep``."""
@@ -354,25 +285,22 @@ class DecodeEngine:
         if moves and self.cache is not None:
             sources, targets = (self._index(side) for side in zip(*moves, strict=True))
             self.cache.copy(sources, targets, max(self.lengths[source] for source, _ in moves))
-            self.positions[targets] = self.positions[sources]
+            positions = self._step.positions
+            positions[targets] = positions[sources]
             self.hidden[targets] = self.hidden[sources]
         self.lengths = [self.lengths[slot] for slot in slots]
         self.prompts = [self.prompts[slot] for slot in slots]
 
     def enough(self, needed: int) -> int:
-        """Number of slots worth going on with where so many are needed; at most as many as there are.
+        """Number of slots worth having where so many are needed; at most as many as there are."""
+        return min(worthwhile_slots(needed, self.device), len(self.lengths))
 
-        On CUDA another number of slots takes another graph, so there it is rounded up to one of four sizes between two
-        powers of two; a step of fewer than 32 slots takes no less time.
-        """
-        if self.device.type == "cuda":
-            needed = max(needed, 32)
-            unit = 1 << max(0, (needed - 1).bit_length() - 3)
-            needed = -(-needed // unit) * unit
-        return min(needed, len(self.lengths))
+    def _note_prompts(self) -> None:
+        pairs = zip(self.prompts, self.lengths, strict=True)
+        self._step.note_prompts([prompt if length else None for prompt, length in pairs])
 
     def _index(self, slots: Sequence[int]) -> torch.Tensor:
-        return send(list(slots), self.device)
+        return to_device(list(slots), self.device)
 
     def _check_occupied(self, slots: Sequence[int]) -> None:
         for slot in slots:
@@ -389,12 +317,3 @@ class DecodeEngine:
                 f"token {int(tokens[slot])} of slot {slot} is out of range; tokens go from 0 to {self.vocab_size - 1}"
             )
         return tokens.where(occupied, 0)
-
-
-def _compile_for_any(dimensions: int | tuple[int, ...], *tensors: torch.Tensor) -> None:
-    """Let one compilation serve all sizes of these dimensions.
-
-    With ``dynamic=True`` in their place every size of the cache would vary too, and compiling take twice as long.
-    """
-    for tensor in tensors:
-        torch._dynamo.maybe_mark_dynamic(tensor, dimensions)

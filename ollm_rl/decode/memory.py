@@ -1,4 +1,4 @@
-"""How many slots fit into the memory of a device."""
+"""How many slots fit into the memory of a device, and how many are worth having."""
 
 import psutil
 import torch
@@ -31,3 +31,16 @@ def check_capacity(num_slots: int, slot_bytes: int, max_length: int, device: tor
             f"{free / 2**30:.1f} GiB free on {device} at most {SHARE:.0%} are for slots; the largest batch that fits "
             f"is {most}"
         )
+
+
+def worthwhile_slots(needed: int, device: torch.device) -> int:
+    """Number of slots worth having where so many are needed.
+
+    On CUDA another number of slots takes another graph, so there it is rounded up to one of four sizes between two
+    powers of two; a step of fewer than 32 slots takes no less time.
+    """
+    if device.type != "cuda":
+        return needed
+    needed = max(needed, 32)
+    unit = 1 << max(0, (needed - 1).bit_length() - 3)
+    return -(-needed // unit) * unit

@@ -10,9 +10,26 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ollm_rl.decode.row_cache import EncodedPrompt, Snapshot, stacked
-from ollm_rl.devices import send
+from ollm_rl.devices import to_device
 
 PASS_TOKENS = 16384  # of one pass, padding included: bounds the memory of its activations
+
+
+def check_prompts(prompts: Sequence[Sequence[int]], *, max_length: int, vocab_size: int) -> None:
+    """Refuse prompts that no slot can begin with.
+
+    Raises:
+        ValueError: If one is empty, fills a slot whole or holds an unknown token.
+    """
+    for prompt in prompts:
+        if not 0 < len(prompt) < max_length:
+            raise ValueError(
+                f"a prompt of {len(prompt)} tokens does not fit a slot of {max_length} with room for more; shorten it "
+                "or raise max_length"
+            )
+        for token in (min(prompt), max(prompt)):
+            if not 0 <= token < vocab_size:
+                raise ValueError(f"a prompt's token {token} is out of range; tokens go from 0 to {vocab_size - 1}")
 
 
 def encode(
@@ -49,7 +66,7 @@ def _encode_together(
     # Without a config the cache keeps every key, also those that a sliding window would drop.
     filled = DynamicCache()
     lengths = [len(prompt) for prompt in prompts]
-    last = send(lengths, device) - 1
+    last = to_device(lengths, device) - 1
     hidden = None
     piece = max(1, pass_tokens // len(prompts))
     for start in range(0, input_ids.shape[1], piece):

@@ -75,5 +75,5 @@ class PromptStore:
         for each in together.values():
             snapshot, rows = self._held[each[0]][0], [self._held[prompt][1] for prompt in each]
             if len(rows) < len(snapshot.lengths):
-                snapshot = snapshot.take(rows)
+                snapshot = snapshot.select(rows)
                 self._held |= {prompt: (snapshot, row) for row, prompt in enumerate(each)}

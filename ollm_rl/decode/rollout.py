@@ -13,13 +13,10 @@ from typing import Any
 
 import torch
 
-from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.prompt_store import PromptStore
-from ollm_rl.decode.turns import Actor, Slots, Trajectories
+from ollm_rl.decode.turns import Tensors, Trajectories, Turns
 
 OnEnd = Callable[[list[int], list[list[int]]], None]  # indices of episodes that have ended, and their tokens
-
-CHUNK = 8  # turns between two looks at a CUDA device: a look waits for it, and ended slots wait for a look
 
 
 @dataclass
@@ -45,7 +42,7 @@ class Rollout:
     log_probs: torch.Tensor
     values: torch.Tensor
     terminated: torch.Tensor
-    stored: dict[str, torch.Tensor] = field(default_factory=dict)
+    stored: Tensors = field(default_factory=dict)
     slot_steps: int = 0
 
     @property
@@ -53,8 +50,8 @@ class Rollout:
         """Share of a whole rollout's slot-steps that wrote no token of an episode."""
         return 1 - int(self.completion_mask.sum()) / self.slot_steps
 
-    def take(self, rows: torch.Tensor, width: int | None = None) -> "Rollout":
-        """Some episodes, cut to the longest of their completions; who knows its length saves a look at the device."""
+    def select(self, rows: torch.Tensor, width: int | None = None) -> "Rollout":
+        """Some episodes, cut to ``width``, the longest of their completions: knowing it saves a look at the device."""
         width = width or int(self.completion_mask[rows].sum(1).max())
 
         def pick(tensor: torch.Tensor) -> torch.Tensor:
@@ -120,30 +117,25 @@ class Rollout:
 
 @torch.no_grad()
 def collect(
-    policy: Actor,
-    engine: DecodeEngine,
+    turns: Turns,
     prompts: Sequence[list[int]],
     *,
     max_new_tokens: int | Sequence[int],
     end_token: int,
-    generator: torch.Generator | None,
+    generator: torch.Generator | None = None,
     uniforms: torch.Tensor | None = None,
-    chunk: int | None = None,
     on_end: OnEnd | None = None,
 ) -> Rollout:
     """Write one completion a prompt.
 
     Args:
-        policy: Chooses the tokens.
-        engine: On the policy's backbone; as many episodes as it has slots are decoded side by side.
+        turns: Of a policy on an engine; as many episodes as the engine has slots are decoded side by side.
         prompts: N prompts; equal ones side by side are prefilled once.
         max_new_tokens: Token limit, or one an episode.
         end_token: Ends an episode; it is part of the completion.
-        generator: A CPU generator to sample with. An episode's samples depend on its own row alone, not on the
-            number of slots.
+        generator: A CPU generator to sample with. An episode's samples depend only on its own row, not on the number
+            of slots.
         uniforms: Numbers in [0, 1) in place of a generator, (N, T); with neither, decoding is greedy.
-        chunk: Turns between two looks at which episodes have ended; the result does not depend on it. Left out it is 1
-            on a CPU and 8 on CUDA, where a look waits for the device.
         on_end: Called once with every episode, most of them while others go on.
 
     Returns:
@@ -153,23 +145,13 @@ def collect(
         ValueError: If there are no prompts, or one does not fit the engine's slots.
         torch.cuda.OutOfMemoryError: If not even one slot fits; before, slots and passes are halved with a warning.
     """
-    if not prompts:
-        raise ValueError("prompts is empty; give at least one")
-    count = len(prompts)
-    limits = [max_new_tokens] * count if isinstance(max_new_tokens, int) else list(max_new_tokens)
-    for prompt, limit in zip(prompts, limits, strict=True):
-        if len(prompt) + limit > engine.max_length:
-            raise ValueError(
-                f"a prompt of {len(prompt)} tokens and max_new_tokens={limit} do not fit a slot of {engine.max_length} "
-                "tokens; shorten it, lower max_new_tokens or raise the engine's max_length"
-            )
+    engine, count = turns.engine, len(prompts)
+    limits = _token_limits(prompts, max_new_tokens, engine.max_length)
     if generator is not None:
         uniforms = torch.rand(count, max(limits), generator=generator)
     if uniforms is not None:
         uniforms = torch.nn.functional.pad(uniforms, (0, 0, 0, 1)).to(engine.device)  # a row for slots without episodes
-    if chunk is None:
-        chunk = CHUNK if engine.device.type == "cuda" else 1
-    run = _Run(policy, engine, prompts, limits, end_token, chunk, on_end)
+    run = _Run(turns, prompts, limits, end_token, on_end)
     while run.waiting:
         failed = False
         try:
@@ -183,49 +165,53 @@ def collect(
     return run.rollout()
 
 
+def _token_limits(prompts: Sequence[list[int]], max_new_tokens: int | Sequence[int], max_length: int) -> list[int]:
+    """The token limit of every episode.
+
+    Raises:
+        ValueError: If there are no prompts, or one does not fit the slots.
+    """
+    if not prompts:
+        raise ValueError("prompts is empty; give at least one")
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    for prompt, limit in zip(prompts, limits, strict=True):
+        if len(prompt) + limit > max_length:
+            raise ValueError(
+                f"a prompt of {len(prompt)} tokens and max_new_tokens={limit} do not fit a slot of {max_length} "
+                "tokens; shorten it, lower max_new_tokens or raise the engine's max_length"
+            )
+    return limits
+
+
 class _Run:
     """One call of ``collect``: which episodes wait, run and have ended."""
 
     def __init__(
-        self,
-        policy: Actor,
-        engine: DecodeEngine,
-        prompts: Sequence[list[int]],
-        limits: list[int],
-        end_token: int,
-        chunk: int,
-        on_end: OnEnd | None,
+        self, turns: Turns, prompts: Sequence[list[int]], limits: list[int], end_token: int, on_end: OnEnd | None
     ) -> None:
-        self.policy, self.engine, self.prompts = policy, engine, prompts
-        self.limits, self.end_token, self.chunk, self.on_end = limits, end_token, chunk, on_end
+        self.turns, self.engine, self.prompts = turns, turns.engine, prompts
+        self.limits, self.end_token, self.on_end = limits, end_token, on_end
         self.waiting = deque(range(len(prompts)))
         self.running: list[int | None] = []  # episode of every slot
-        self.trajectories: Trajectories | None = None
+        self.trajectories = Trajectories(turns.record, len(prompts), max(limits))
         self.slot_steps = 0
 
     def go_on(self, uniforms: torch.Tensor | None) -> None:
         """Run the episodes that wait to their end."""
-        engine = self.engine
-        key = (self.policy, uniforms is not None, self.chunk)
-        if key not in engine.kept:
-            engine.kept[key] = Slots(self.policy, engine, sampled=uniforms is not None, chunk=self.chunk)
-        slots: Slots = engine.kept[key]
-        slots.end_token.fill_(self.end_token)
-        slots.live.zero_()
-        if self.trajectories is None:
-            self.trajectories = Trajectories(slots.columns, len(self.prompts), max(self.limits))
+        engine, turns = self.engine, self.turns
+        turns.start(self.end_token)
         store = PromptStore(engine)
         engine.restart(min(engine.num_slots, len(self.waiting)))
         self.running = [None] * len(engine.lengths)
-        self._fill(slots, store)
+        self._fill(store)
         while any(episode is not None for episode in self.running):
-            self.slot_steps += slots.chunk * len(self.running)
-            going = slots.run(uniforms, self.trajectories)
+            self.slot_steps += turns.chunk * len(self.running)
+            going = turns.run(uniforms, self.trajectories)
             self._hand_on(going)
             self.running = [episode if goes else None for episode, goes in zip(self.running, going, strict=True)]
-            self._fill(slots, store)
+            self._fill(store)
             if not self.waiting:
-                self._shrink(slots)
+                self._shrink()
 
     def _hand_on(self, going: Sequence[bool]) -> None:
         """Tell of the episodes that have just ended."""
@@ -233,8 +219,7 @@ class _Run:
         ended = [episode for episode, goes in pairs if episode is not None and not goes]
         if self.on_end is None or not ended:
             return
-        assert self.trajectories is not None
-        tokens, written = (self.trajectories.columns[name][ended].tolist() for name in ("tokens", "written"))
+        tokens, written = (self.trajectories.record.columns[name][ended].tolist() for name in ("tokens", "written"))
         self.on_end(ended, [row[: sum(mask)] for row, mask in zip(tokens, written, strict=True)])
 
     def step_back(self) -> None:
@@ -242,8 +227,7 @@ class _Run:
         before = self.engine.num_slots
         interrupted = [episode for episode in self.running if episode is not None]
         self.running = []
-        if self.trajectories is not None:
-            self.trajectories.forget(interrupted)
+        self.trajectories.forget(interrupted)
         self.waiting.extendleft(reversed(interrupted))
         self.engine.free(before // 2)
         self.engine.pass_tokens = max(1, self.engine.pass_tokens // 2)
@@ -251,25 +235,27 @@ class _Run:
 
     def rollout(self) -> Rollout:
         """What was written, cut to the longest completion."""
-        assert self.trajectories is not None
-        columns = {name: column[:-1] for name, column in self.trajectories.columns.items()}
-        mask = columns.pop("written")
+        columns, stored = self.trajectories.record
+        mask = columns["written"][:-1]
         width = int(mask.sum(1).max())
-        columns = {name: column[:, :width] for name, column in columns.items()}
         mask = mask[:, :width]
+
+        def cut(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor[:-1, :width]
+
         return Rollout(
             prompts=list(self.prompts),
-            tokens=columns.pop("tokens"),
+            tokens=cut(columns["tokens"]),
             completion_mask=mask,
-            decisions=columns.pop("decisions") & mask,
-            log_probs=columns.pop("log_probs"),
-            values=columns.pop("values"),
-            terminated=(columns.pop("ended") & mask).any(1),
-            stored=columns,
+            decisions=cut(columns["decisions"]) & mask,
+            log_probs=cut(columns["log_probs"]),
+            values=cut(columns["values"]),
+            terminated=(cut(columns["ended"]) & mask).any(1),
+            stored={name: cut(tensor) for name, tensor in stored.items()},
             slot_steps=self.slot_steps,
         )
 
-    def _fill(self, slots: Slots, store: PromptStore) -> None:
+    def _fill(self, store: PromptStore) -> None:
         """Begin waiting episodes in the slots that run none."""
         idle = [slot for slot, episode in enumerate(self.running) if episode is None][: len(self.waiting)]
         if not idle:
@@ -278,9 +264,9 @@ class _Run:
         for slot, episode in zip(idle, begun, strict=True):  # at once: should memory run out, they wait again
             self.running[slot] = episode
         store.fill(idle, [self.prompts[episode] for episode in begun], (self.prompts[n] for n in self.waiting))
-        slots.begin(idle, begun, [self.limits[episode] for episode in begun])
+        self.turns.begin(idle, begun, [self.limits[episode] for episode in begun])
 
-    def _shrink(self, slots: Slots) -> None:
+    def _shrink(self) -> None:
         """Drop slots that are no longer needed; what stays keeps its place where it can."""
         left = sum(episode is not None for episode in self.running)
         enough = self.engine.enough(left)
@@ -288,5 +274,5 @@ class _Run:
             return
         tail = [slot for slot in range(enough, len(self.running)) if self.running[slot] is not None]
         order = [slot if self.running[slot] is not None or not tail else tail.pop() for slot in range(enough)]
-        slots.keep(order)
+        self.turns.keep(order)
         self.running = [self.running[slot] for slot in order]

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
-from ollm_rl.devices import send
+from ollm_rl.devices import to_device
 from ollm_rl.errors import UsageError
 
 # Devices on which layers share a tensor. On a CPU a kernel's start is nothing, and a copy of more than 32 MiB lies in
@@ -51,9 +51,9 @@ class Snapshot(NamedTuple):
     prompts: list[EncodedPrompt | None]
     start: int = 0
 
-    def take(self, rows: Sequence[int]) -> "Snapshot":
-        """A copy of some of them, no wider than it must be."""
-        index, lengths = send(rows, self.hidden.device), [self.lengths[row] for row in rows]
+    def select(self, rows: Sequence[int]) -> "Snapshot":
+        """A copy of some of the rows, no wider than it must be."""
+        index, lengths = to_device(rows, self.hidden.device), [self.lengths[row] for row in rows]
         states = [each[:, index, :, : max(lengths) - self.start] for each in self.states]
         return Snapshot(states, lengths, self.hidden[index], [self.prompts[row] for row in rows], self.start)
 

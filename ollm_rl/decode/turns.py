@@ -7,14 +7,18 @@ turns. On a CPU the same function is called as it is.
 Letters: S slots, B slots in use, C turns of a chunk, N episodes, T tokens, H hidden.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 
 from ollm_rl.decode.engine import DecodeEngine
-from ollm_rl.devices import send
+from ollm_rl.devices import to_device
+
+CHUNK = 8  # turns between two looks at a CUDA device: a look waits for it, and ended slots wait for a look
+
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass
@@ -26,83 +30,108 @@ class Action:
         log_probs: Log-probability of the token, (B,), in nats.
         values: Value estimates, (B,).
         decisions: True where the policy had a choice, (B,).
-        stored: Further tensors (B, ...) that the rollout keeps for ``evaluate``.
+        stored: Further tensors (B, ...), by names of the policy's own, that it needs for its update.
     """
 
     tokens: torch.Tensor
     log_probs: torch.Tensor
     values: torch.Tensor
     decisions: torch.Tensor
-    stored: dict[str, torch.Tensor] = field(default_factory=dict)
+    stored: Tensors = field(default_factory=dict)
 
 
-class Actor(Protocol):
-    """What chooses tokens: a policy, or one that is sampled otherwise."""
+# Chooses tokens from h_t, (B, H), and one number in [0, 1) a row to sample with, (B,), or None to decode greedily.
+Chooser = Callable[[torch.Tensor, torch.Tensor | None], Action]
 
-    def act(self, hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Action:
-        """As ``OptionPolicy.act``."""
-        ...
+
+class Record(NamedTuple):
+    """What turns write, as tensors of equal first two dimensions.
+
+    Attributes:
+        columns: ``written`` (true at an episode's tokens), ``ended`` (true at an end-of-text token), and ``tokens``,
+            ``log_probs``, ``values`` and ``decisions`` of the actions.
+        stored: What the actions store.
+    """
+
+    columns: Tensors
+    stored: Tensors
+
+    def zeros(self, rows: int, width: int) -> "Record":
+        """An empty one of this size, types and further dimensions as here."""
+
+        def empty(tensors: Tensors) -> Tensors:
+            return {name: tensor.new_zeros(rows, width, *tensor.shape[2:]) for name, tensor in tensors.items()}
+
+        return Record(empty(self.columns), empty(self.stored))
+
+    def pairs(self, other: "Record") -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Each tensor beside the one of the same name in the other."""
+        parts = ((self.columns, other.columns), (self.stored, other.stored))
+        return [(mine[name], theirs[name]) for mine, theirs in parts for name in mine]
 
 
 class Trajectories:
     """What N episodes have written, as tensors on the device.
 
     Attributes:
-        columns: ``written`` (true at an episode's tokens), ``ended`` (true at an end-of-text token) and the fields of
-            ``Action`` with what it stores, each (N + 1, T, ...); the last row is for slots without an episode.
+        record: Of (N + 1, T, ...); the last row is for slots without an episode.
     """
 
-    def __init__(self, like: dict[str, torch.Tensor], count: int, limit: int) -> None:
-        self.columns = {name: column.new_zeros(count + 1, limit, *column.shape[2:]) for name, column in like.items()}
+    def __init__(self, like: Record, count: int, limit: int) -> None:
+        self.record = like.zeros(count + 1, limit)
 
-    def add(self, episodes: torch.Tensor, times: torch.Tensor, chunk: dict[str, torch.Tensor]) -> None:
-        """Write what slots did in a chunk: episodes and times (C, B), columns (C, B, ...)."""
-        for name, column in chunk.items():
-            self.columns[name][episodes, times] = column
+    def add(self, episodes: torch.Tensor, times: torch.Tensor, chunk: Record, slots: int) -> None:
+        """Write what the first slots did in a chunk: episodes and times (C, B), the chunk (C, S, ...)."""
+        for mine, theirs in self.record.pairs(chunk):
+            mine[episodes, times] = theirs[:, :slots]
 
     def forget(self, episodes: list[int]) -> None:
         """Take back what episodes have written."""
         for name in ("written", "ended"):
-            self.columns[name][episodes] = False
+            self.record.columns[name][episodes] = False
 
 
-class Slots:
-    """The tensors of one policy's turns on one engine.
+class Turns:
+    """One chooser on one engine. It owns the tensors of its turns, so whoever rolls out again should keep it.
 
     Args:
-        policy: Chooses the tokens.
-        engine: On its backbone.
-        sampled: Whether it samples; else it decodes greedily.
-        chunk: C.
+        engine: Runs the model.
+        choose: A policy's ``act``, or any function that chooses tokens.
+        chunk: C, turns between two looks at which episodes have ended; the result does not depend on it. Left out it
+            is 1 on a CPU and 8 on CUDA, where a look waits for the device.
     """
 
-    def __init__(self, policy: Actor, engine: DecodeEngine, *, sampled: bool, chunk: int) -> None:
-        self.policy, self.engine, self.sampled, self.chunk = policy, engine, sampled, chunk
-        self._act = torch.compile(policy.act) if engine.compiled else policy.act
+    def __init__(self, engine: DecodeEngine, choose: Chooser, *, chunk: int | None = None) -> None:
+        self.engine = engine
+        self.chunk = chunk or (CHUNK if engine.device.type == "cuda" else 1)
+        self._choose = torch.compile(choose) if engine.compiled else choose
         slots, device = engine.num_slots, engine.device
         # Of every slot: the episode it runs, the tokens written for it, and the most there may be.
-        self.episodes, self.times, self.limits = torch.zeros(3, slots, dtype=torch.long, device=device)
-        self.live = torch.zeros(slots, dtype=torch.bool, device=device)
-        self.uniforms = torch.zeros(self.chunk, slots, device=device)
-        self.turn = torch.zeros(1, dtype=torch.long, device=device)  # within the chunk
-        self.end_token = torch.zeros((), dtype=torch.long, device=device)  # a tensor: a graph would keep a number
-        example = self._columns(policy.act(engine.hidden[:1], torch.zeros(1, device=device)), self.live[:1])
-        self.columns = {
-            name: column.new_zeros(self.chunk, slots, *column.shape[1:]) for name, column in example.items()
-        }
+        self._episodes, self._times, self._limits = torch.zeros(3, slots, dtype=torch.long, device=device)
+        self._live = torch.zeros(slots, dtype=torch.bool, device=device)
+        self._uniforms = torch.zeros(self.chunk, slots, device=device)
+        self._turn = torch.zeros(1, dtype=torch.long, device=device)  # within the chunk
+        self._end_token = torch.zeros((), dtype=torch.long, device=device)  # a tensor: a graph would keep a number
+        example = _record(choose(engine.hidden[:1], torch.zeros(1, device=device)), self._live[:1], self._live[:1])
+        self.record = example.zeros(self.chunk, slots)
+
+    def start(self, end_token: int) -> None:
+        """Forget all episodes; from now on this token ends one."""
+        self._end_token.fill_(end_token)
+        self._live.zero_()
 
     def begin(self, slots: list[int], episodes: list[int], limits: list[int]) -> None:
         """Give slots, already filled with the prompts, to episodes with these token limits."""
-        index, of_slots, highest = send([slots, episodes, limits], self.engine.device)
-        self.episodes[index], self.limits[index] = of_slots, highest
-        self.times[index] = 0
-        self.live[index] = True
+        index, of_slots, highest = to_device([slots, episodes, limits], self.engine.device)
+        self._episodes[index], self._limits[index] = of_slots, highest
+        self._times[index] = 0
+        self._live[index] = True
 
     def keep(self, slots: list[int]) -> None:
         """Drop all slots but these, as ``DecodeEngine.keep``."""
         self.engine.keep(slots)
-        index = send(slots, self.engine.device)
-        for tensor in (self.episodes, self.times, self.limits, self.live):
+        index = to_device(slots, self.engine.device)
+        for tensor in (self._episodes, self._times, self._limits, self._live):
             tensor[: len(slots)] = tensor[index]
 
     def run(self, uniforms: torch.Tensor | None, trajectories: Trajectories) -> list[bool]:
@@ -112,53 +141,51 @@ class Slots:
             uniforms: Numbers in [0, 1) to sample with, (N + 1, T); None decodes greedily.
             trajectories: Get what was written.
         """
-        count, engine = len(self.engine.lengths), self.engine
-        live, idle = self.live[:count], trajectories.columns["written"].shape[0] - 1
-        times = self.times[:count] + torch.arange(self.chunk, device=engine.device)[:, None]
-        times.clamp_(max=trajectories.columns["written"].shape[1] - 1)
-        episodes = self.episodes[:count].where(live, idle).expand(self.chunk, -1)
+        count, columns = len(self.engine.lengths), trajectories.record.columns
+        idle, last = (size - 1 for size in columns["written"].shape)
+        times = self._times[:count] + torch.arange(self.chunk, device=self.engine.device)[:, None]
+        times.clamp_(max=last)
+        episodes = self._episodes[:count].where(self._live[:count], idle).expand(self.chunk, -1)
         if uniforms is not None:
-            self.uniforms[:, :count] = uniforms[episodes, times]
-        longest = max(engine.lengths)
-        engine.share_prompts()
-        self.turn.zero_()
-        for turn in range(self.chunk):
-            # Slots that end within a chunk stay where they are, so no position passes the longest slot's.
-            length = engine.read_length(min(longest + turn, engine.max_length - 1))
-            key = (self.policy, self.sampled, self.chunk, count, length)
-            moved = (engine.positions, engine.hidden, self.times, self.live, self.turn)
-            engine.graphs.run(key, partial(self.take_turn, count, length), moved)
-        written = {name: column[:, :count] for name, column in self.columns.items()}
-        trajectories.add(episodes.where(written["written"], idle), times, written)
-        going: list[bool] = live.tolist()
-        engine.lengths = [n + self.chunk if goes else 0 for n, goes in zip(engine.lengths, going, strict=True)]
+            self._uniforms[:, :count] = uniforms[episodes, times]
+        self._turn.zero_()
+        choose = self._greedy if uniforms is None else self._sampled
+        going = self.engine.run(choose, self._live, self.chunk, moved=(self._times, self._turn))
+        written = self.record.columns["written"][:, :count]
+        trajectories.add(episodes.where(written, idle), times, self.record, count)
         return going
 
-    @torch.no_grad()
-    def take_turn(self, count: int, length: int) -> None:
-        """Choose a token in the first ``count`` slots, record it, and run the model on it, reading L tokens."""
-        engine = self.engine
-        uniforms = self.uniforms.index_select(0, self.turn)[0, :count] if self.sampled else None
-        action: Action = self._act(engine.hidden[:count], uniforms)
-        live, times = self.live[:count], self.times[:count]
-        ended = live & (action.tokens == self.end_token)
-        for name, column in self._columns(action, live, ended).items():
-            self.columns[name][:, :count].index_copy_(0, self.turn, column[None])
-        times += 1
-        live &= ~ended & (times < self.limits[:count])
-        engine.tokens[:count] = action.tokens
-        engine.advance(count, length)
-        engine.positions[:count] += live
-        self.turn += 1
+    def _greedy(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._take(hidden, None)
 
-    @staticmethod
-    def _columns(action: Action, live: torch.Tensor, ended: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        return {
-            "tokens": action.tokens,
-            "log_probs": action.log_probs,
-            "values": action.values,
-            "decisions": action.decisions,
-            "written": live.clone(),  # a turn goes on to change it
-            "ended": live if ended is None else ended,
-            **action.stored,
-        }
+    def _sampled(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._take(hidden, self._uniforms.index_select(0, self._turn)[0, : len(hidden)])
+
+    def _take(self, hidden: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
+        """Choose a token in the slots of these h_t, (B, H), and record it; returns the tokens, (B,)."""
+        count = len(hidden)
+        action: Action = self._choose(hidden, uniforms)
+        live, times = self._live[:count], self._times[:count]
+        ended = live & (action.tokens == self._end_token)
+        for mine, new in self.record.pairs(_record(action, live, ended)):
+            mine[:, :count].index_copy_(0, self._turn, new)
+        times += 1
+        live &= ~ended & (times < self._limits[:count])
+        self._turn += 1
+        return action.tokens
+
+
+def _record(action: Action, live: torch.Tensor, ended: torch.Tensor) -> Record:
+    """One turn of B slots, (1, B, ...)."""
+    columns = {
+        "tokens": action.tokens,
+        "log_probs": action.log_probs,
+        "values": action.values,
+        "decisions": action.decisions,
+        "written": live,
+        "ended": ended,
+    }
+    return Record(
+        {name: column[None] for name, column in columns.items()},
+        {name: tensor[None] for name, tensor in action.stored.items()},
+    )

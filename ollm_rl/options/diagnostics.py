@@ -8,6 +8,7 @@ import math
 import torch
 
 from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.decisions import distinct_tokens
 from ollm_rl.options.model import CountedStates, OptionModel
 
 MODE_PROBABILITY = 0.1  # a token is a mode if the backbone gives it at least this
@@ -23,11 +24,6 @@ def option_usage(option_probs: torch.Tensor) -> torch.Tensor:
     """Entropy of the mean of q over log K: (N, K) -> scalar; 1 if all options are used alike, 0 if one alone is."""
     mean = option_probs.mean(0)
     return torch.special.entr(mean).sum() / math.log(len(mean))
-
-
-def distinct_tokens(option_tokens: torch.Tensor) -> torch.Tensor:
-    """Number of distinct tokens among the options: (N, K) -> (N,)."""
-    return 1 + (option_tokens.sort(-1).values.diff(dim=-1) != 0).sum(-1)
 
 
 def mutual_information(log_probs: torch.Tensor, log_policy: torch.Tensor) -> torch.Tensor:

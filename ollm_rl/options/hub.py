@@ -6,16 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData, get_token
-from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import HTTPError
 
-from ollm_rl.backbones.loading import hub_answers
+from ollm_rl.backbones.names import CONFIG_FILE, OWN_BACKBONES, WEIGHTS_FILE, download_adapter, has_owner, is_hub_id
 from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.runs import write_atomic
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 METRICS_FILE, RUN_FILE, CARD_FILE = "metrics.json", "run.json", "README.md"
-OWN_BACKBONES = ("tiny-arith", "smollm2-135m")  # names of ours, which the hub does not know
 
 
 def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -39,7 +36,7 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, toke
     folder = Path(folder)
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         _require(folder, file, str(folder))
-    if not _is_plug_in_id(repo_id):
+    if not has_owner(repo_id):
         raise UsageError(f"repo_id={repo_id!r} is no name on the hub; give user/name")
     if not (token or get_token()):
         raise UsageError(f"there is no token to push {repo_id} with; run hf auth login, or give token")
@@ -67,8 +64,8 @@ def local_folder(name: str | Path) -> Path:
         MissingError: If neither holds a plug-in; without a network too, and quickly.
     """
     folder = Path(name)
-    if not folder.exists() and _is_plug_in_id(str(name)):
-        folder = _download(str(name))
+    if not folder.exists() and has_owner(str(name)):
+        folder = download_adapter(str(name))
     _require(folder, CONFIG_FILE, str(name))
     return folder
 
@@ -89,7 +86,7 @@ def model_card(
         repo_id: Where the card will stand.
     """
     backbone, fingerprint = description["backbone"], description["backbone_fingerprint"]
-    on_hub = backbone not in OWN_BACKBONES and not Path(backbone).exists() and _is_hub_id(backbone)
+    on_hub = backbone not in OWN_BACKBONES and not Path(backbone).exists() and is_hub_id(backbone)
     data = ModelCardData(
         library_name="ollm-rl",
         base_model=backbone if on_hub else None,
@@ -126,38 +123,6 @@ def _card_of(folder: Path, repo_id: str) -> str:
         ) from error
 
 
-def _download(repo_id: str) -> Path:
-    """A repository's plug-in in the hub's cache; what is cached already needs no network."""
-    reachable = hub_answers()
-    try:
-        wanted = [CONFIG_FILE, WEIGHTS_FILE]
-        return Path(HfApi().snapshot_download(repo_id, allow_patterns=wanted, local_files_only=not reachable))
-    except (HTTPError, OSError) as error:
-        if not reachable:
-            reason = "the hub is out of reach"
-        elif isinstance(error, RepositoryNotFoundError):  # the hub does not tell these two apart
-            reason = "no such hub repository, or a private one: hf auth login"
-        else:
-            reason = one_line(error)
-        raise MissingError(
-            f"{repo_id} holds no option plug-in (no such folder; {reason}); train one with ollm-rl sft, or name a "
-            "folder or hub repository that holds one"
-        ) from error
-
-
 def _require(folder: Path, file: str, name: str) -> None:
     if not (folder / file).exists():
         raise MissingError(f"{name} holds no option plug-in (no {file}); train one with ollm-rl sft")
-
-
-def _is_plug_in_id(name: str) -> bool:
-    """Whether a name has the form user/name, the only one in which a repository is made today."""
-    return name.count("/") == 1 and _is_hub_id(name)
-
-
-def _is_hub_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True

@@ -162,13 +162,21 @@ def policy_marginal_loss(policy_logits: torch.Tensor, cross_entropies: torch.Ten
     return -(policy_logits.log_softmax(-1) - cross_entropies.detach()).logsumexp(-1).mean()
 
 
+def steered_weight(weight: float, error: float, *, rate: float, bounds: tuple[float, float]) -> float:
+    """A weight moved by the factor exp(rate * error), the relative error clipped to [-1, 1], within its bounds.
+
+    A common rule for penalties that hold a quantity near a target.
+    """
+    low, high = bounds
+    return max(low, min(high, weight * math.exp(rate * max(-1.0, min(1.0, error)))))
+
+
 class AdaptiveKLWeight(nn.Module):
     """Weight of the KL term that holds it near a target (OLLM, Sec. 2.3).
 
-    The weight grows while the measured KL is above the target and shrinks while it is below, by a factor
-    ``exp(rate * error)`` with the relative error clipped to [-1, 1], within ``[min_weight, max_weight]``. The paper
-    does not give its rule; this one is common for adaptive penalties. Without a target the weight stays. It is a
-    buffer, so it is saved and resumed with the module.
+    The weight grows while the measured KL is above the target and shrinks while it is below, by `steered_weight`; the
+    paper does not give its rule. Without a target the weight stays. It is a buffer, so it is saved and resumed with
+    the module.
     """
 
     weight: torch.Tensor
@@ -199,7 +207,6 @@ class AdaptiveKLWeight(nn.Module):
             raise UsageError(f"kl={kl} is not finite; lower the learning rate or look for NaN in the backbone's output")
         if self.target is None:
             return float(self.weight)
-        error = max(-1.0, min(1.0, (kl - self.target) / self.target))
-        moved = float(self.weight) * math.exp(self.rate * error)
-        self.weight.fill_(max(self.min_weight, min(self.max_weight, moved)))
+        error, bounds = (kl - self.target) / self.target, (self.min_weight, self.max_weight)
+        self.weight.fill_(steered_weight(float(self.weight), error, rate=self.rate, bounds=bounds))
         return float(self.weight)

@@ -17,11 +17,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.loading import fingerprint, load_backbone
+from ollm_rl.backbones.names import CONFIG_FILE, WEIGHTS_FILE
+from ollm_rl.backbones.output_head import OutputHead, last_hidden_states
 from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.options import hub
 from ollm_rl.options.adapter import OptionAdapter, default_width
 from ollm_rl.options.config import OptionConfig
-from ollm_rl.options.hub import CONFIG_FILE, WEIGHTS_FILE
 from ollm_rl.options.losses import (
     expected_cross_entropy,
     kl_to_prior,
@@ -76,28 +77,21 @@ class OptionModel(nn.Module):
 
     Attributes:
         backbone: The frozen language model.
+        head: Its output head.
         adapter: The trainable plug-in.
         option_config: Its settings.
     """
 
     def __init__(self, backbone: PreTrainedModel, config: OptionConfig) -> None:
         super().__init__()
-        if backbone.get_output_embeddings() is None or backbone.get_input_embeddings() is None:
-            raise UsageError(
-                f"{type(backbone).__name__} has no usable output head; give a causal language model with "
-                "get_input_embeddings() and get_output_embeddings()"
-            )
-        text_config = backbone.config.get_text_config()
         self.backbone = backbone.requires_grad_(False).eval()
+        self.head = OutputHead(backbone)
         self.option_config = config
-        self.hidden_size: int = text_config.hidden_size
-        self.vocab_size: int = backbone.get_output_embeddings().weight.shape[0]
-        self.soft_cap: float | None = getattr(text_config, "final_logit_softcapping", None)
+        self.hidden_size, self.vocab_size = self.head.hidden_size, self.head.vocab_size
         parameters = sum(parameter.numel() for parameter in backbone.parameters())
         width = config.width or default_width(config, self.hidden_size, parameters)
         self.adapter = OptionAdapter(config, self.hidden_size, width).to(backbone.device)
         self.width = width
-        self._check_head()
 
     @classmethod
     def from_backbone(
@@ -132,15 +126,11 @@ class OptionModel(nn.Module):
     @torch.no_grad()
     def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """h_t, the tensor that the output head reads: token ids (B, T) -> (B, T, H)."""
-        output = self.backbone.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return output.last_hidden_state
+        return last_hidden_states(self.backbone, input_ids, attention_mask)
 
     def lm_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The backbone's own logits, soft-capping included: (..., H) -> (..., V)."""
-        logits = self.backbone.get_output_embeddings()(hidden_states)
-        if self.soft_cap is not None:
-            logits = torch.tanh(logits / self.soft_cap) * self.soft_cap
-        return logits
+        return self.head(hidden_states)
 
     def option_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Logits of the policy pi(z | h_t): (..., H) -> (..., K)."""
@@ -217,7 +207,7 @@ class OptionModel(nn.Module):
     def _cross_entropy(self, hidden_states: torch.Tensor, biases: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Of biased hidden states, (M, H) or more dimensions, and their M targets: (M,)."""
         shifted = (hidden_states + biases.to(hidden_states.dtype)).flatten(0, -2)
-        return token_cross_entropy(shifted, self.backbone.get_output_embeddings(), targets, soft_cap=self.soft_cap)
+        return token_cross_entropy(shifted, self.head.linear, targets, soft_cap=self.head.soft_cap)
 
     @torch.no_grad()
     def counted_states(
@@ -327,17 +317,3 @@ class OptionModel(nn.Module):
         except (SafetensorError, OSError, RuntimeError) as error:
             # torch says "Error(s) in loading" first and names the tensors and their sizes in the lines below it.
             raise ValueError(f"{folder}/{WEIGHTS_FILE} cannot be read ({one_line(error)})") from error
-
-    @torch.no_grad()
-    def _check_head(self) -> None:
-        """Refuse a backbone that treats its logits in a way that ``lm_logits`` does not know."""
-        probe = torch.arange(1, 5, device=self.backbone.device)[None] % self.vocab_size
-        expected = self.backbone(input_ids=probe, use_cache=False).logits
-        found = self.lm_logits(self.hidden_states(probe))
-        if expected.shape != found.shape or not torch.allclose(
-            expected, found.to(expected.dtype), rtol=1e-2, atol=1e-2
-        ):
-            raise UsageError(
-                f"{type(self.backbone).__name__} changes its logits after the output head in a way that is not "
-                "supported; only plain heads and final_logit_softcapping are"
-            )

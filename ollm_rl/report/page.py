@@ -73,7 +73,6 @@ def write_report(
         method: Style(SERIES[index % NUM_COLOURS], DASHES[index // NUM_COLOURS % len(DASHES)])
         for index, method in enumerate(drawn)
     }
-    everything = [row for seeds in drawn.values() for rows in seeds for row in rows]
     html = render(
         "report.html",
         summary,
@@ -86,20 +85,14 @@ def write_report(
             ("Reward by episodes", curve_plot(drawn, styles, x="episodes", y="reward")),
             ("Reward by seconds of training", curve_plot(drawn, styles, x="seconds", y="reward")),
         ],
-        other_plots=[
-            (title, note, curve_plot(drawn, styles, x="episodes", y=name, width=SMALL_WIDTH))
-            for name, (title, note) in QUANTITIES.items()
-            if any(not math.isnan(number(row.get(name))) for row in everything)
-        ],
+        other_plots=_other_plots(drawn, styles),
         max_points=MAX_POINTS,
         thinned=any(len(rows) > MAX_POINTS for seeds in drawn.values() for rows in seeds),
         several=any(len(seeds) > 1 for seeds in drawn.values()),
         maps=[plot for row in options for plot in _option_maps(row)],
         mapped=max((len(row["entropy"]) for row in options), default=0),
         explored=[_shaded(item, row["method"]) for row in options for item in row["explored"]],
-        samples=[
-            {**row, "question": _shorten(row["question"]), "completion": _shorten(row["completion"])} for row in samples
-        ],
+        samples=[{**row, **{name: _shorten(row[name]) for name in ("question", "completion")}} for row in samples],
         sample_methods=list(dict.fromkeys(row["method"] for row in samples)),
     )
     write_atomic(path, html)
@@ -161,6 +154,16 @@ def _cells(row: Row) -> list[str]:
 
 def _name(row: Row) -> str:
     return f"{row['method']} on {row['data']}" if row.get("data") else str(row["method"])
+
+
+def _other_plots(drawn: Mapping[str, Sequence[History]], styles: Mapping[str, Style]) -> list[tuple[str, str, Markup]]:
+    """Title, note and plot of every quantity that some curve has."""
+    rows = [row for seeds in drawn.values() for history in seeds for row in history]
+    return [
+        (title, note, curve_plot(drawn, styles, x="episodes", y=name, width=SMALL_WIDTH))
+        for name, (title, note) in QUANTITIES.items()
+        if any(not math.isnan(number(row.get(name))) for row in rows)
+    ]
 
 
 def _accuracy_plot(methods: Sequence[Row], styles: Mapping[str, Style]) -> Markup:

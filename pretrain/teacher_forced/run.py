@@ -24,6 +24,7 @@ from ollm_rl.devices import resolve_device
 from ollm_rl.errors import UsageError
 from ollm_rl.options import losses
 from ollm_rl.options.model import IGNORED, CountedStates, OptionModel
+from ollm_rl.pretrain.config import TeacherForcedConfig
 from ollm_rl.pretrain.data import PadRight, completion_text, encode_examples
 from ollm_rl.pretrain.teacher_forced.answer_span import answer_tokens
 from ollm_rl.pretrain.teacher_forced.scores import (
@@ -91,37 +92,27 @@ def teacher_forced(
     return {**summarise(sums, entropies, top_two, seed=seed), "option_tables": tables}
 
 
-def run_teacher_forced(
-    *,
-    model: str,
-    lora: str | None,
-    out: Path | None,
-    data: str,
-    split: str,
-    limit: int | None,
-    dtype: str,
-    device: str,
-    seed: int,
-) -> dict[str, Any]:
-    """``teacher_forced`` for the option plug-in in the folder ``model``, with the LoRA in the folder ``lora`` if given.
+def run_teacher_forced(config: TeacherForcedConfig) -> dict[str, Any]:
+    """``teacher_forced`` with what ``config`` names.
 
-    Writes the result to ``out`` if given, and a report of the same stem beside it.
+    Writes the result to ``config.out`` if given, and a report of the same stem beside it.
 
     Raises:
         MissingError: If a folder holds no option plug-in, or no LoRA.
         UsageError: If the data hold no solutions, the LoRA belongs to another backbone, or ``out`` cannot be written.
     """
-    if out is not None:
-        _check_writable(out)
-    problems = load_problems(data, split=split, limit=limit, seed=seed)
-    options = OptionModel.from_pretrained(model, dtype=getattr(torch, dtype), device=resolve_device(device))
+    if config.out is not None:
+        _check_writable(config.out)
+    problems = load_problems(config.data, split=config.split, limit=config.limit, seed=config.seed)
+    dtype, device = getattr(torch, config.dtype), resolve_device(config.device)
+    options = OptionModel.from_pretrained(config.model, dtype=dtype, device=device)
     tokenizer = load_tokenizer(options.backbone.config.name_or_path)
-    adapter = None if lora is None else load_lora(options.backbone, lora)
-    result = teacher_forced(options, tokenizer, problems, lora=adapter, seed=seed)
-    result |= {"model": model, "lora": lora, "data": data, "split": split, "seed": seed, **origin()}
-    if out is not None:
-        write_atomic(out, json.dumps(result, indent=1))
-        write_token_report(out.with_suffix(".html"), result)
+    adapter = None if config.lora is None else load_lora(options.backbone, config.lora)
+    result = teacher_forced(options, tokenizer, problems, lora=adapter, seed=config.seed)
+    result |= {name: getattr(config, name) for name in ("model", "lora", "data", "split", "seed")} | origin()
+    if config.out is not None:
+        write_atomic(config.out, json.dumps(result, indent=1))
+        write_token_report(config.out.with_suffix(".html"), result)
     return result
 
 

@@ -8,7 +8,8 @@ Letters: N positions, K options, V vocabulary.
 
 import torch
 
-from ollm_rl.options.diagnostics import FIRST_TOKENS, covered_modes, distinct_tokens, mutual_information
+from ollm_rl.options.decisions import decision_log_prob, distinct_tokens, token_log_probs
+from ollm_rl.options.diagnostics import FIRST_TOKENS, covered_modes, mutual_information
 
 Scores = dict[tuple[str, str], torch.Tensor]
 
@@ -63,7 +64,7 @@ def score_options(
     option_tokens = logits.argmax(-1)
     nll = logits.logsumexp(-1) - logits.gather(-1, targets[:, None, None].expand(-1, logits.shape[1], 1))[..., 0]
     right = option_tokens == targets[:, None]
-    votes = _same(option_tokens).float() @ log_policy.exp()[..., None]
+    voted = token_log_probs(log_policy, option_tokens).argmax(-1)
     mixture = (log_policy.exp()[:, None] @ logits.softmax(-1))[:, 0]
     oracle, encoder = nll.argmin(-1), encoder_probs.argmax(-1)
     return {
@@ -73,7 +74,7 @@ def score_options(
         ("encoder", "right"): _at(right, encoder),
         ("encoder", "nll"): _at(nll, encoder),
         **revealed("encoder", encoder, option_tokens, log_policy, nll),
-        ("policy", "right"): _at(right, votes[..., 0].argmax(-1)),
+        ("policy", "right"): _at(right, voted),
         ("policy", "nll"): _at(nll, log_policy.argmax(-1)),
         ("mixture", "right"): mixture.argmax(-1) == targets,
         ("mixture", "nll"): -(log_policy - nll).logsumexp(-1),
@@ -123,17 +124,11 @@ def revealed(
         log_policy: log pi(z | h_t), (N, K).
         nll: Of the true token under every option, (N, K).
     """
-    others = option_tokens != _at(option_tokens, choice)[:, None]
-    log_decision = log_policy.masked_fill(others, -torch.inf).logsumexp(-1)
-    # Exactly 0 where nothing is told: a rounding error must not stand below a fraction line.
-    information = (-log_decision).masked_fill(~others.any(-1), 0.0)
-    log_joint = (log_policy - nll).masked_fill(others, -torch.inf).logsumexp(-1)
+    # Exactly 0 where nothing is revealed: a rounding error must not stand below a fraction line.
+    agreed = distinct_tokens(option_tokens) == 1
+    information = (-decision_log_prob(log_policy, option_tokens, choice)).masked_fill(agreed, 0.0)
+    log_joint = decision_log_prob(log_policy - nll, option_tokens, choice)
     return {(column, "information"): information, (column, "decision_nll"): -information - log_joint}
-
-
-def _same(option_tokens: torch.Tensor) -> torch.Tensor:
-    """Which options lead to the same token: (N, K) -> (N, K, K)."""
-    return option_tokens[:, :, None] == option_tokens[:, None, :]
 
 
 def _at(values: torch.Tensor, options: torch.Tensor) -> torch.Tensor:

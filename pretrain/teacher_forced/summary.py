@@ -58,13 +58,7 @@ def summarise(
         before it given) and, of ``oracle`` and ``encoder``, what ``_choice`` says.
         ``oracle_gain``, ``nll_gain``: the oracle's token accuracy minus the backbone's, and the backbone's NLL minus
         the oracle's.
-        ``options``: ``distinct_tokens`` (mean number among the options), ``live_share`` (of the positions where
-        options differ), ``mutual_information`` I(z; x | h) in nats a token, and ``mode_coverage_live`` and
-        ``mode_coverage_first``, as ``ollm_rl.options.diagnostics.option_diagnostics`` defines them.
-        ``ambiguity`` of the backbone (OLLM, App. B): ``deterministic`` and ``ambiguous`` (shares of positions whose
-        entropy is below DETERMINISTIC and above AMBIGUOUS), ``top_two`` and ``ambiguous_top_two`` (mean probability of
-        the two most probable tokens, at all positions and at ambiguous ones), ``entropy_histogram`` and
-        ``top_two_histogram`` (``edges`` and ``counts``).
+        ``options`` and ``ambiguity``: what ``_options`` and ``_ambiguity`` say.
         ``num_problems``, ``num_tokens``, ``num_answers``.
     """
     totals = _resampled_totals(sums, seed)
@@ -81,13 +75,7 @@ def summarise(
         "columns": columns,
         "oracle_gain": _interval(totals["oracle", "right"] - totals["backbone", "right"], tokens),
         "nll_gain": _interval(totals["backbone", "nll"] - totals["oracle", "nll"], tokens),
-        "options": {
-            "distinct_tokens": _interval(totals["options", "distinct"], tokens),
-            "live_share": _interval(totals["options", "live"], tokens),
-            "mutual_information": _interval(totals["options", "mutual_information"], tokens),
-            "mode_coverage_live": _interval(totals["live_modes", "offered"], totals["live_modes", "all"]),
-            "mode_coverage_first": _interval(totals["first_modes", "offered"], totals["first_modes", "all"]),
-        },
+        "options": _options(totals),
         "ambiguity": _ambiguity(totals, entropies, top_two),
         "num_problems": len(sums),
         "num_tokens": int(tokens[0]),
@@ -113,7 +101,30 @@ def _choice(totals: Totals, column: str) -> dict[str, Interval | None]:
     }
 
 
+def _options(totals: Totals) -> dict[str, Interval | None]:
+    """Of the options themselves.
+
+    ``distinct_tokens`` (mean number among the options), ``live_share`` (of the positions where options differ),
+    ``mutual_information`` I(z; x | h) in nats per token, and ``mode_coverage_live`` and ``mode_coverage_first``, as
+    ``option_diagnostics`` defines them.
+    """
+    tokens = totals["problem", "tokens"]
+    return {
+        "distinct_tokens": _interval(totals["options", "distinct"], tokens),
+        "live_share": _interval(totals["options", "live"], tokens),
+        "mutual_information": _interval(totals["options", "mutual_information"], tokens),
+        "mode_coverage_live": _interval(totals["live_modes", "offered"], totals["live_modes", "all"]),
+        "mode_coverage_first": _interval(totals["first_modes", "offered"], totals["first_modes", "all"]),
+    }
+
+
 def _ambiguity(totals: Totals, entropies: np.ndarray, top_two: np.ndarray) -> dict[str, Any]:
+    """Of the backbone (OLLM, App. B).
+
+    ``deterministic`` and ``ambiguous`` (shares of positions whose entropy is below DETERMINISTIC and above AMBIGUOUS),
+    ``top_two`` and ``ambiguous_top_two`` (mean probability of the two most probable tokens, at all positions and at
+    ambiguous ones), ``entropy_histogram`` and ``top_two_histogram`` (``edges`` and ``counts``).
+    """
     tokens, ambiguous = totals["problem", "tokens"], totals["ambiguity", "ambiguous"]
     num_bins = max(1, int(np.ceil(entropies.max() / ENTROPY_BIN)))
     return {

@@ -13,13 +13,16 @@ from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.graphs import Graphs
 from ollm_rl.decode.rollout import Rollout, collect
+from ollm_rl.decode.turns import Turns
 from tests.decode.test_rollout import LIMIT, PROMPTS, completions, frequent_token, policy_over, sampled
 from tests.tiny_models import CONTEXT, VOCAB, greedy_generate, tiny_model
 
 
-def rollout_of(policy: Policy, engine: DecodeEngine, prompts: list[list[int]], **changes: Any) -> Rollout:
+def rollout_of(
+    policy: Policy, engine: DecodeEngine, prompts: list[list[int]], *, chunk: int | None = None, **changes: Any
+) -> Rollout:
     given: dict[str, Any] = {"max_new_tokens": LIMIT, "end_token": -1, "generator": torch.Generator().manual_seed(5)}
-    return collect(policy, engine, prompts, **given | changes)
+    return collect(Turns(engine, policy.act, chunk=chunk), prompts, **given | changes)
 
 
 @pytest.mark.parametrize("kind", ["options", "tokens"])
@@ -78,7 +81,7 @@ def test_the_model_reads_a_groups_prompt_once_however_late_its_episodes_begin() 
 
 def fail_above(engine: DecodeEngine, slots: int, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
     """Let the engine run out of memory after some calls while more slots than these run."""
-    advance, count = engine.advance, [0]
+    advance, count = engine._step._advance, [0]
 
     def stand_in(rows: int, length: int) -> None:
         count[0] += 1
@@ -86,7 +89,7 @@ def fail_above(engine: DecodeEngine, slots: int, monkeypatch: pytest.MonkeyPatch
             raise torch.cuda.OutOfMemoryError("CUDA out of memory (a stand-in)")
         advance(rows, length)
 
-    monkeypatch.setattr(engine, "advance", stand_in)
+    monkeypatch.setattr(engine._step, "_advance", stand_in)
 
 
 def test_out_of_memory_halves_the_slots_says_so_and_changes_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,9 +251,10 @@ def test_recorded_turns_say_what_those_of_a_cpu_say(kind: str) -> None:
     if kind == "options":
         getattr(policy, "_model")[0].cuda()  # noqa: B009  # mypy takes a module's attribute for a module
     policy.cuda()
-    engine = DecodeEngine(policy.backbone, 3, CONTEXT)
+    turns = Turns(DecodeEngine(policy.backbone, 3, CONTEXT), policy.act)
     for _ in range(2):  # the second time from the graphs that are there
-        found = rollout_of(policy, engine, PROMPTS, end_token=end)
+        generator = torch.Generator().manual_seed(5)
+        found = collect(turns, PROMPTS, max_new_tokens=LIMIT, end_token=end, generator=generator)
         assert completions(found) == completions(expected)
         mask = expected.completion_mask
         torch.testing.assert_close(found.log_probs.cpu()[mask], expected.log_probs[mask], rtol=1e-3, atol=1e-3)

@@ -10,6 +10,7 @@ from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
+from ollm_rl.decode.turns import Turns
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from tests.tiny_models import CONTEXT, greedy_generate, tiny_model
@@ -30,8 +31,7 @@ def policy_over(kind: str) -> OptionPolicy | TokenPolicy:
 
 def sampled(policy: Policy, prompts: list[list[int]], end_token: int = -1, num_slots: int = 99) -> Rollout:
     return collect(
-        policy,
-        DecodeEngine(policy.backbone, num_slots, CONTEXT),
+        Turns(DecodeEngine(policy.backbone, num_slots, CONTEXT), policy.act),
         prompts,
         max_new_tokens=LIMIT,
         end_token=end_token,
@@ -63,7 +63,7 @@ def test_greedy_completions_are_those_of_generate(family: str, num_slots: int) -
     cut = [row[: row.index(end) + 1] if end in row else row for row in expected]
     policy = TokenPolicy(backbone, rank=0)
     engine = DecodeEngine(backbone, num_slots, CONTEXT)
-    rollout = collect(policy, engine, PROMPTS, max_new_tokens=LIMIT, end_token=end, generator=None)
+    rollout = collect(Turns(engine, policy.act), PROMPTS, max_new_tokens=LIMIT, end_token=end)
     assert completions(rollout) == cut
     assert rollout.terminated.tolist() == [end in row for row in expected]
     assert rollout.prompts == PROMPTS
@@ -78,7 +78,7 @@ def test_a_compiled_rollout_is_the_same_rollout(kind: str, monkeypatch: pytest.M
     policy = policy_over(kind)
     generator = torch.Generator().manual_seed(5)
     engine = DecodeEngine(policy.backbone, 99, CONTEXT, compiled=True)
-    compiled = collect(policy, engine, PROMPTS, max_new_tokens=LIMIT, end_token=-1, generator=generator)
+    compiled = collect(Turns(engine, policy.act), PROMPTS, max_new_tokens=LIMIT, end_token=-1, generator=generator)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1, "the model's and the policy's"
     assert completions(compiled) == completions(sampled(policy, PROMPTS))
 
@@ -142,8 +142,7 @@ def test_every_episode_is_handed_on_once_when_it_ends(num_slots: int) -> None:
     end = frequent_token(completions(sampled(policy, PROMPTS)))
     calls: list[tuple[list[int], list[list[int]]]] = []
     rollout = collect(
-        policy,
-        DecodeEngine(policy.backbone, num_slots, CONTEXT),
+        Turns(DecodeEngine(policy.backbone, num_slots, CONTEXT), policy.act),
         PROMPTS,
         max_new_tokens=LIMIT,
         end_token=end,
@@ -162,8 +161,7 @@ def test_an_end_of_text_at_the_token_limit_terminates() -> None:
     rollout = sampled(policy, [[5, 6, 7]], end_token=last)
     shorter = completions(rollout)[0].index(last) + 1
     limited = collect(
-        policy,
-        DecodeEngine(policy.backbone, 1, CONTEXT),
+        Turns(DecodeEngine(policy.backbone, 1, CONTEXT), policy.act),
         [[5, 6, 7]],
         max_new_tokens=shorter,
         end_token=last,
@@ -195,7 +193,7 @@ def test_sequences_put_prompt_and_completion_side_by_side() -> None:
 
 
 def test_taken_episodes_are_cut_to_the_longest_of_them() -> None:
-    taken = by_hand().take(torch.tensor([0]))
+    taken = by_hand().select(torch.tensor([0]))
     assert taken.prompts == [[1, 2, 3]]
     assert taken.tokens.tolist() == [[4, 5]]
     assert taken.completion_mask.tolist() == [[True, True]]
@@ -207,7 +205,7 @@ def test_taken_episodes_are_cut_to_the_longest_of_them() -> None:
 
 
 def test_episodes_are_taken_in_the_order_asked_for() -> None:
-    taken = by_hand().take(torch.tensor([1, 0]))
+    taken = by_hand().select(torch.tensor([1, 0]))
     assert taken.prompts == [[6], [1, 2, 3]]
     assert taken.tokens.tolist() == [[7, 8, 9], [4, 5, 99]]
     assert taken.terminated.tolist() == [False, True]

@@ -84,7 +84,7 @@ def test_a_snapshot_of_what_follows_the_prompt_continues_in_slots_that_hold_the_
     engine.crop(2, 9)
     engine.crop(3, 12)
     engine.step(torch.tensor([1, 2, 3, 4]))  # what the cropped slots get lies behind their prompts
-    engine.restore(saved.take([0, 1]), [2, 3])
+    engine.restore(saved.select([0, 1]), [2, 3])
     engine.release(0)
     engine.release(1)
     assert engine.lengths == [0, 0, 14, 17]
@@ -237,7 +237,7 @@ ACTIONS = st.lists(
 
 def share_prompts_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a kernel reads them, though attention here makes no use of it; a step reads the whole cache then."""
-    monkeypatch.setattr("ollm_rl.decode.engine.reads_live_part", lambda backbone: True)
+    monkeypatch.setattr("ollm_rl.decode.step.reads_live_part", lambda backbone: True)
 
 
 def assert_what_is_shared_is_equal(engine: DecodeEngine) -> list[int]:

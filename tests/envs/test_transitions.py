@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from ollm_rl.envs.episodes import Episodes, Observation
 from ollm_rl.envs.vector import TextGenVectorEnv
 from tests.envs.test_autoreset import MODES, vector_env
-from tests.envs.test_envs import OPTIONS, PROBLEMS, ids_of, random_actions
+from tests.envs.test_text_gen import OPTIONS, PROBLEMS, ids_of, random_actions
 from tests.tiny_models import EOS, VOCAB
 
 

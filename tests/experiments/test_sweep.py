@@ -246,7 +246,7 @@ def test_random_settings_are_drawn_once_for_all_seeds_and_equal_in_equal_sweeps(
         out=tmp_path,
         train={"model": "m"},
         grid={"algorithm": ["ppo", "reinforce"]},
-        random={"learning_rate": {"loguniform": [1e-4, 1e-2]}, "gamma": {"uniform": [0.5, 1.0]},
+        random={"learning_rate": {"loguniform": [1e-4, 1e-2]}, "max_grad_norm": {"uniform": [0.5, 1.0]},
                 "minibatches": {"choice": [2, 4]}},
         num_samples=20,
         seeds=[3, 4],
@@ -260,7 +260,9 @@ def test_random_settings_are_drawn_once_for_all_seeds_and_equal_in_equal_sweeps(
     drawn = rates[::4]
     assert len(set(drawn)) == 20 and all(1e-4 <= rate <= 1e-2 for rate in drawn)
     assert 4 <= sum(rate < 1e-3 for rate in drawn) <= 16  # half of them, in the mean, where the logarithm is uniform
-    assert all(0.5 <= trial.config.gamma <= 1 and trial.config.minibatches in (2, 4) for trial in trials.values())
+    assert all(
+        0.5 <= trial.config.max_grad_norm <= 1 and trial.config.minibatches in (2, 4) for trial in trials.values()
+    )
     assert {type(trial.varied["minibatches"]) for trial in trials.values()} == {int}  # not numpy's, which JSON refuses
     assert [trial.config.seed for trial in trials.values()] == [3, 4] * 40
     other = plan(SweepConfig(**{**vars(config), "sample_seed": 1}))

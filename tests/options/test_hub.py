@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, RepoUrl
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
+import ollm_rl.backbones.names as names_module
 import ollm_rl.options.hub as hub_module
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.hub import local_folder, model_card, push_to_hub
@@ -88,8 +89,9 @@ def copy_matching(source: Path, target: Path, allow_patterns: list[str]) -> None
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderHub:
     """A hub in reach; the machine holds a token of it."""
     hub = FolderHub(tmp_path / "hub")
-    monkeypatch.setattr(hub_module, "HfApi", lambda token=None: hub)
-    monkeypatch.setattr(hub_module, "hub_answers", lambda: True)
+    for module in (hub_module, names_module):
+        monkeypatch.setattr(module, "HfApi", lambda token=None: hub)
+    monkeypatch.setattr(names_module, "hub_answers", lambda: True)
     monkeypatch.setattr(hub_module, "get_token", lambda: "hf_token")
     return hub
 
@@ -300,7 +302,7 @@ def test_a_plug_in_downloaded_once_is_found_without_the_hub(
 ) -> None:
     push_to_hub(folder, "user/options")
     first = local_folder("user/options")
-    monkeypatch.setattr(hub_module, "hub_answers", lambda: False)
+    monkeypatch.setattr(names_module, "hub_answers", lambda: False)
     assert local_folder("user/options") == first
 
 
@@ -308,7 +310,7 @@ def test_a_plug_in_downloaded_once_is_found_without_the_hub(
 def test_a_name_that_no_repository_can_have_is_refused_without_asking_the_hub(
     hub: FolderHub, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_module, "hub_answers", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(names_module, "hub_answers", lambda: pytest.fail("asked"))
     assert refused(name) == f"{name} holds no option plug-in (no adapter_config.json); train one with ollm-rl sft"
 
 
@@ -331,5 +333,5 @@ def test_an_unknown_repository_is_refused_in_one_line_that_says_why_and_what_to_
     assert refused("user/nothing") == line.format("no such hub repository, or a private one: hf auth login")
     hub.refusal = HfHubHTTPError("500 Server Error.\n\nOut of order", response=Mock())
     assert refused("user/nothing") == line.format("500 Server Error. Out of order")
-    monkeypatch.setattr(hub_module, "hub_answers", lambda: False)
+    monkeypatch.setattr(names_module, "hub_answers", lambda: False)
     assert refused("user/nothing") == line.format("the hub is out of reach")

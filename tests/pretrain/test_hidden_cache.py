@@ -1,5 +1,3 @@
-"""The hidden-state cache: what it holds, what a kill or damage costs, and when it is another one."""
-
 import os
 import pickle
 import shutil
@@ -7,7 +5,6 @@ import signal
 import subprocess
 import sys
 from collections import namedtuple
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,8 @@ from ollm_rl.pretrain.data import PadRight
 from ollm_rl.pretrain.hidden_cache import HiddenCache, collate_states, open_hidden_cache, split_into_shards
 from tests.places import ROOT
 from tests.tiny_models import EOS, HIDDEN, VOCAB, full_hidden_states, tiny_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 POSITIONS = 60  # of a shard
 
@@ -72,29 +71,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 def identities(folder: Path) -> dict[str, tuple[int, int]]:
     """What changes when a file is written anew, whatever it holds."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in shards(folder)}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """So that all builds add up in the same order, and do not wait for a busy core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Gets the rows of every pass of the backbone; a shard of these tests takes one."""
-    rows: list[int] = []
-    plain = OptionModel.counted_states
-
-    def counted_states(self: OptionModel, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> CountedStates:
-        rows.append(len(input_ids))
-        return plain(self, input_ids, *args, **kwargs)
-
-    monkeypatch.setattr(OptionModel, "counted_states", counted_states)
-    return rows
 
 
 def test_an_item_holds_the_states_and_targets_of_one_example(tmp_path: Path) -> None:
@@ -236,97 +212,6 @@ def test_a_build_killed_while_it_writes_goes_on_and_ends_byte_for_byte_as_one_ne
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def truncate(paths: list[Path]) -> None:
-    paths[1].write_bytes(paths[1].read_bytes()[:-3])
-
-
-def empty(paths: list[Path]) -> None:
-    paths[1].write_bytes(b"")
-
-
-def flip(path: Path, place: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
-
-
-def flip_in_states(paths: list[Path]) -> None:
-    flip(paths[1], -1)
-
-
-def flip_in_targets(paths: list[Path]) -> None:
-    data = paths[1].read_bytes()
-    flip(paths[1], data.index(load_file(paths[1])["targets"].numpy().tobytes()) + 4)
-
-
-def flip_in_key(paths: list[Path]) -> None:
-    flip(paths[1], paths[1].read_bytes().index(b"key") + 12)
-
-
-def flip_in_name_of_tensor(paths: list[Path]) -> None:
-    flip(paths[1], paths[1].read_bytes().index(b'"targets"') + 3)
-
-
-def flip_in_length_of_header(paths: list[Path]) -> None:
-    flip(paths[1], 0)
-
-
-def strip_metadata(paths: list[Path]) -> None:
-    hidden_cache.save_file(load_file(paths[1]), paths[1])
-
-
-def put_foreign(paths: list[Path]) -> None:
-    """The same examples' shard of another backbone: it differs in the key alone."""
-    folder = paths[1].parent.parent.with_name("foreign")
-    build(folder, option_model(seed=1))
-    shutil.copy(shards(folder)[1], paths[1])
-
-
-def swap(paths: list[Path]) -> None:
-    one, two = paths[1].read_bytes(), paths[2].read_bytes()
-    paths[1].write_bytes(two)
-    paths[2].write_bytes(one)
-
-
-@pytest.mark.parametrize(
-    ("damage", "hit", "reason"),
-    [
-        (truncate, (1,), "cannot be read"),
-        (empty, (1,), "cannot be read"),
-        (flip_in_states, (1,), "its checksum differs"),
-        (flip_in_targets, (1,), "its checksum differs"),
-        (flip_in_key, (1,), "another cache"),
-        (flip_in_name_of_tensor, (1,), "its checksum differs"),
-        (flip_in_length_of_header, (1,), "cannot be read"),
-        (strip_metadata, (1,), "cannot be read"),
-        (put_foreign, (1,), "another cache"),
-        (swap, (1, 2), "another place"),
-    ],
-)
-def test_a_damaged_or_foreign_shard_is_found_and_mended_and_the_others_stay(
-    tmp_path: Path,
-    passes: list[int],
-    caplog: pytest.LogCaptureFixture,
-    damage: Callable[[list[Path]], None],
-    hit: tuple[int, ...],
-    reason: str,
-) -> None:
-    folder = tmp_path / "cache"
-    build(folder)
-    whole, before, paths = contents(folder), identities(folder), shards(folder)
-    damage(paths)
-    assert contents(folder) != whole
-    passes.clear()
-    build(folder)
-    assert len(passes) == len(hit)
-    assert contents(folder) == whole
-    after = identities(folder)
-    names = {paths[number].name for number in hit}
-    assert {name for name in after if after[name] != before[name]} == names
-    for name in names:
-        assert any(name in line and reason in line for line in caplog.messages), caplog.messages
-
-
 def test_what_does_not_fit_on_the_disk_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], passes: list[int]
 ) -> None:
@@ -371,42 +256,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         ValueError, match=r"cache folder .*file.* cannot be made \(Not a directory\); give another folder"
     ):
         build(tmp_path / "file")
-
-
-def other_token(examples: Examples) -> None:
-    examples[3]["input_ids"][0] = EOS
-
-
-def other_label(examples: Examples) -> None:
-    examples[3]["labels"][-1] = IGNORED
-
-
-@pytest.mark.parametrize("change", [other_token, other_label, list.reverse, list.pop])
-def test_other_tokens_or_data_are_another_cache(tmp_path: Path, change: Callable[[Examples], Any]) -> None:
-    model, examples = option_model(), some_examples()
-    first = build(tmp_path, model, examples).folder
-    change(examples)
-    assert hidden_cache.cache_key(model, examples, POSITIONS)[:16] != first.name
-
-
-def test_the_same_numbers_cut_into_examples_elsewhere_are_another_cache() -> None:
-    one = [{"input_ids": [1, 2], "labels": [3, 4]}]
-    two = [{"input_ids": [1], "labels": [2]}, {"input_ids": [3], "labels": [4]}]
-    model = option_model()
-    assert hidden_cache.cache_key(model, one, POSITIONS) != hidden_cache.cache_key(model, two, POSITIONS)
-
-
-def test_another_backbone_precision_or_code_version_is_another_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models = [option_model(), option_model(seed=1), option_model(dtype=torch.bfloat16)]
-    folders = {build(tmp_path, model).folder for model in models}
-    trained = option_model()
-    torch.nn.init.ones_(trained.adapter.option_embedding)
-    assert build(tmp_path, trained).folder in folders
-    monkeypatch.setattr(hidden_cache, "VERSION", hidden_cache.VERSION + 1)
-    folders.add(build(tmp_path).folder)
-    assert len(folders) == 4 and {folder.parent for folder in folders} == {tmp_path}
 
 
 def test_a_second_process_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

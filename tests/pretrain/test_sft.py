@@ -19,12 +19,11 @@ from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.agents.training.trainer import train
 from ollm_rl.backbones.loading import load_backbone
 from ollm_rl.options.config import OptionConfig
-from ollm_rl.options.model import IGNORED, OptionModel
+from ollm_rl.options.model import OptionModel
 from ollm_rl.pretrain.config import SFTConfig
-from ollm_rl.pretrain.data import PadRight, completion_text, encode_examples
 from ollm_rl.pretrain.sft import last_checkpoint, run_sft
 from ollm_rl.problems.sources import Problem
-from tests.tiny_models import EOS, save_backbone, tiny_tokenizer
+from tests.tiny_models import EOS, save_backbone
 
 TERMS = {
     *("cross_entropy", "kl", "kl_weight", "policy_loss", "option_usage", "distinct_tokens", "live_share"),
@@ -60,53 +59,15 @@ def config(out: Path, backbone: str, data: str, **changes: Any) -> SFTConfig:
         "save_steps": 4,
         "logging_steps": 2,
         "device": "cpu",
-        "options": OptionConfig(num_options=4, width=8),
     }
+    if changes.get("stage", "options") == "options":
+        settings["options"] = OptionConfig(num_options=4, width=8)
     return SFTConfig(**settings | changes)
 
 
 def history(out: Path) -> list[dict[str, float]]:
     lines: list[dict[str, float]] = json.loads((out / "metrics.json").read_text())
     return lines
-
-
-@pytest.mark.parametrize(
-    ("solution", "expected"),
-    [
-        ("3 and 4 make 7.\n#### 7", "3 and 4 make 7.\n#### 7"),
-        ("The answer is 7.", "The answer is 7."),
-        (r"It is \boxed{7}", r"It is \boxed{7}"),
-        ("3 and 4 make 7", "3 and 4 make 7\n#### 7"),
-        ("", "#### 7"),
-    ],
-)
-def test_a_completion_states_its_answer_once(solution: str, expected: str) -> None:
-    assert completion_text(problem("3+4?", solution, "7")) == expected
-
-
-def test_the_loss_counts_the_completion_and_its_end_alone() -> None:
-    tokenizer = tiny_tokenizer()
-    one, two = encode_examples([problem("ab", "#### 7", "7"), problem("c", "#### 12", "12")], tokenizer, max_length=9)
-    prompt, completion = tokenizer("ab\n").input_ids, tokenizer("#### 7").input_ids
-    assert one["input_ids"] == [*prompt, *completion]  # the ninth token is the last: the end is cut
-    assert one["labels"] == [IGNORED] * 3 + completion
-    assert two["input_ids"][2:] == [*tokenizer("#### 12").input_ids][:7]
-    (whole,) = encode_examples([problem("ab", "#### 7", "7")], tokenizer, max_length=10)
-    assert whole["input_ids"][-1] == whole["labels"][-1] == EOS
-
-
-def test_a_prompt_that_fills_the_context_is_named() -> None:
-    with pytest.raises(
-        ValueError, match=r"the prompt of problem 'abcdef' has 7 tokens and leaves no room for 1 more within 7"
-    ):
-        encode_examples([problem("abcdef", "#### 1", "1")], tiny_tokenizer(), max_length=7)
-
-
-def test_rows_are_padded_on_the_right_with_labels_that_do_not_count() -> None:
-    batch = PadRight(9)([{"input_ids": [1, 2, 3], "labels": [IGNORED, 2, 3]}, {"input_ids": [4], "labels": [4]}])
-    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
-    assert batch["labels"].tolist() == [[IGNORED, 2, 3], [4, IGNORED, IGNORED]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
 def test_a_run_leaves_plug_in_tokenizer_origin_metrics_and_tensorboard(
@@ -233,9 +194,9 @@ def test_the_lora_stage_trains_a_lora_alone_which_peft_reads_and_eval_decodes(
     assert isinstance(policy, TokenPolicy) and tokenizer.eos_token_id == EOS
     with torch.no_grad():
         torch.testing.assert_close(policy.backbone(ids).logits, expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="run' is a LoRA, and training over tokens starts one of its own"):
+    with pytest.raises(ValueError, match="run' holds a LoRA; give a backbone or an option plug-in"):
         train(RLConfig(out=tmp_path / "rl", model=str(out), action_space="tokens", data=data))
-    with pytest.raises(FileNotFoundError, match="run holds an adapter of peft, no option plug-in"):
+    with pytest.raises(FileNotFoundError, match="run' holds a LoRA; give an option plug-in"):
         train(RLConfig(out=tmp_path / "rl", model=str(out), data=data))
 
 
@@ -265,11 +226,10 @@ def test_the_frozen_backbone_is_run_once_for_all_epochs_and_runs(
         return plain(self, input_ids, *rest)
 
     monkeypatch.setattr(OptionModel, "hidden_states", counting)
-    probes = 1  # rows by which a new model checks its head
     run_sft(config(tmp_path / "first", backbone, data, cache=tmp_path / "cache"))  # 8 steps of 8: two epochs
-    assert sum(passes) == 36 + probes
+    assert sum(passes) == 36
     run_sft(config(tmp_path / "second", backbone, data, cache=tmp_path / "cache", seed=1))
-    assert sum(passes) == 36 + 2 * probes
+    assert sum(passes) == 36
 
 
 def test_questions_of_the_evaluation_are_left_out_and_counted(
@@ -307,12 +267,12 @@ def test_problems_without_solutions_are_refused(tmp_path: Path, backbone: str) -
         ({"max_steps": 0}, "max_steps=0 must be at least 1"),
         ({"batch_size": -4}, "batch_size=-4 must be at least 1"),
         ({"save_steps": 25, "logging_steps": 10}, "save_steps=25 is no multiple of logging_steps=10; change one"),
-        ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be more than 0"),
         ({"lora_rank": 0}, "lora_rank=0 must be at least 1"),
-        ({"stage": "lora", "cache": Path("kept")}, "cache='kept' serves stage options alone, not lora; leave it out"),
+        ({"stage": "lora", "cache": Path("kept")}, "cache=kept is not used in stage lora; leave it out"),
         ({"stage": "lora", "gradient_accumulation_steps": 3}, "batch_size=8 is no multiple of 3 passes; change one"),
-        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps=2 serves stages backbone and lora"),
-        ({"learning_rate": float("nan")}, "learning_rate=nan must be positive"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps=2 is not used in stage options"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan is not a finite number"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name_and_value(

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 import ollm_rl.agents.evaluation.free_running as evaluate_module
-from ollm_rl.agents.completions import read_completions
-from ollm_rl.agents.config import EvalConfig
-from ollm_rl.agents.evaluation.free_running import evaluate, run_eval
+from ollm_rl.agents.completions import Completion, read_completions
+from ollm_rl.agents.evaluation.config import EvalConfig
+from ollm_rl.agents.evaluation.free_running import evaluate, measured, run_eval
 from ollm_rl.agents.evaluation.results import format_results, hash_weights
 from ollm_rl.agents.policies.loading import load_policy
+from ollm_rl.answers.pool import Verdict
+from ollm_rl.backbones.names import resolve
 from ollm_rl.cli import main
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
@@ -44,9 +46,9 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Number of prompts of every rollout from now on."""
     calls: list[int] = []
 
-    def counted(policy: Any, engine: Any, prompts: Any, **settings: Any) -> Any:
+    def counted(turns: Any, prompts: Any, **settings: Any) -> Any:
         calls.append(len(prompts))
-        return collect(policy, engine, prompts, **settings)
+        return collect(turns, prompts, **settings)
 
     collect = evaluate_module.collect
     monkeypatch.setattr(evaluate_module, "collect", counted)
@@ -130,11 +132,11 @@ def test_a_model_that_was_trained_on_since_is_evaluated_anew(folder: Path, monke
 def test_the_options_below_a_run_count_as_its_weights(folder: Path) -> None:
     (folder / "run").mkdir()
     (folder / "run" / "run.json").write_text('{"kind": "train", "config": {"model": "options"}}')
-    before = hash_weights("run")
-    assert hash_weights("run") == before
+    before = hash_weights(resolve("run"))
+    assert hash_weights(resolve("run")) == before
     torch.manual_seed(1)
     OptionModel.from_backbone("backbone", OptionConfig(num_options=4, width=8)).save_pretrained("options")
-    assert hash_weights("run") != before
+    assert hash_weights(resolve("run")) != before
 
 
 def test_problems_that_changed_are_evaluated_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +175,7 @@ def test_the_table_has_the_numbers_worked_by_hand() -> None:
     [
         ({"model": ["options", "options"]}, "names one twice"),
         ({"out": Path("result.json")}, "must be a folder"),
-        ({"mode": "teacher-forced"}, "teacher forcing takes one"),
+        ({"model": "options"}, r"model='options' must be a list, such as \['options'\]"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -181,12 +183,16 @@ def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: 
         config(**changes)
 
 
-def test_every_flag_has_its_own_rate_and_switches_are_counted_by_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_flag_has_its_own_rate_and_switches_are_counted_by_words() -> None:
     texts = ["The answer is 3.", "7 7 7 7 7 7 7 7 7", "", "La respuesta es 3."]
-    monkeypatch.setattr(evaluate_module, "completion_texts", lambda *_: texts)
-    policy, tokenizer = load_policy("tiny-arith")
+    verdict = Verdict(False, None, None, "ok")
     problems = [problem for problem in load_problems("arith", limit=40) if problem.language == "en"][:4]
-    result = evaluate(policy, tokenizer, problems, max_new_tokens=1, num_slots=4)  # none ends by itself
+    result = measured(
+        [
+            Completion(problem=problem, text=text, tokens=1, terminated=False, verdict=verdict)
+            for problem, text in zip(problems, texts, strict=True)
+        ]
+    )
     rates = {name: value for name, value in result.items() if name.endswith("_rate")}
     assert rates == {
         "language_switching_rate": 0.25,

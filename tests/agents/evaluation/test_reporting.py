@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ollm_rl.agents.config import ReportConfig, RLConfig
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.evaluation.config import ReportConfig
 from ollm_rl.agents.evaluation.reporting import group_runs, report_methods, run_report
 from ollm_rl.agents.training.trainer import train
 from ollm_rl.cli import main
@@ -46,7 +47,7 @@ def made_up_run(folder: Path, *, rewards: tuple[float, ...] = (0.25, 0.5), **set
     (folder / "metrics.json").write_text(json.dumps(history))
     rows = [
         {"iteration": 1, "question": q, "answer": "2", "completion": "1+1=2 <script>alert(1)</script>", "tokens": 8}
-        | {"correct": correct}
+        | {"correct": correct, "switched": False, "flags": ["no_end"]}
         for q, correct in (("1+1?", True), ("1+1?", False), ("4-2?", True), ("4-2?", True))
     ]
     (folder / "completions").mkdir()
@@ -136,7 +137,7 @@ def test_results_of_one_seed_are_taken_as_they_are_and_a_missing_one_is_told(tmp
         ("rg:x", 1.0, 0.1, 0.9),
     ]
     page = Page((tmp_path / "report.html").read_text())
-    assert f"No results were given of {folders[1]}: in the pictures of training alone." in page.text
+    assert f"No results were given of {folders[1]}: only in the pictures of training." in page.text
     assert "2 problems of arith (test), 1 problems of rg:x (test)" in page.text
 
 
@@ -144,7 +145,7 @@ def test_a_run_whose_model_is_gone_gets_a_note_in_place_of_the_explorer(tmp_path
     run = made_up_run(tmp_path / "latent")
     run_report(ReportConfig(runs=[run], out=tmp_path / "report.html"))
     page = Page((tmp_path / "report.html").read_text())
-    assert "latent has no explorer here: gone holds no option plug-in" in page.text
+    assert "latent has no explorer here: model='gone' holds neither plug-in" in page.text
     assert "Option explorer" not in page.text and page.count("svg") > 3
 
 

@@ -9,11 +9,13 @@ from scipy import stats
 from torch import nn
 
 from ollm_rl.agents.policies.base import draw
-from ollm_rl.agents.policies.option import OptionPolicy, token_log_probs
+from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
+from ollm_rl.decode.turns import Turns
 from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.decisions import token_log_probs
 from ollm_rl.options.model import OptionModel
 from tests.tiny_models import CONTEXT, EOS, HIDDEN, VOCAB, tiny_model
 
@@ -46,7 +48,9 @@ def sampled(policy: OptionPolicy | TokenPolicy, max_new_tokens: int = 8) -> Roll
     prompts = [[5, 6, 7], [9], [30, 31, 32, 33, 34]]
     generator = torch.Generator().manual_seed(0)
     engine = DecodeEngine(policy.backbone, 3, CONTEXT)
-    return collect(policy, engine, prompts, max_new_tokens=max_new_tokens, end_token=EOS, generator=generator)
+    return collect(
+        Turns(engine, policy.act), prompts, max_new_tokens=max_new_tokens, end_token=EOS, generator=generator
+    )
 
 
 def shaken_lora(seed: int = 0) -> TokenPolicy:
@@ -158,7 +162,7 @@ def test_a_rollout_judged_again_has_the_log_probabilities_and_values_of_its_acti
 def test_a_part_of_a_rollout_is_judged_as_in_the_whole() -> None:
     policy = shaken_lora()
     rollout = sampled(policy)
-    part = rollout.take(torch.tensor([2, 0]))
+    part = rollout.select(torch.tensor([2, 0]))
     expected = rollout.log_probs[[2, 0]][rollout.decisions[[2, 0]]]
     torch.testing.assert_close(policy.evaluate(part).log_probs, expected, rtol=1e-4, atol=1e-4)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ from ollm_rl.agents.policies.base import Choices
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.agents.search.beam import best_moves
-from ollm_rl.agents.search.choosing import Candidate, by_likelihood, by_majority, by_oracle, correct_at
+from ollm_rl.agents.search.config import SearchSettings
 from ollm_rl.agents.search.forest import Forest
 from ollm_rl.agents.search.mcts import puct_scores, select
-from ollm_rl.agents.search.run import _check_value_head, search
-from ollm_rl.agents.search.samples import pass_at_k
+from ollm_rl.agents.search.run import check_value_head, search
 from ollm_rl.agents.search.tree import Node, Search, Tree
-from ollm_rl.answers.pool import Verdict
+from ollm_rl.backbones.names import resolve
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
@@ -47,47 +45,58 @@ def option_policy(seed: int = 0) -> OptionPolicy:
     return OptionPolicy(model)
 
 
-class Scripted(OptionPolicy):
-    """Choices by the text so far, which is told from h_t: that of every text of the script is known."""
+END = "."  # of a text, in a script
+Script = dict[str, dict[str, float]]
 
-    def __init__(self, prompts: Sequence[str], script: dict[str, dict[str, float]], values: dict[str, float]) -> None:
+
+class ScriptedPolicy(OptionPolicy):
+    """A policy that follows a script: after each text, the characters that may come next with their probabilities.
+
+    A search shows a policy only h_t. So the h_t of each prompt followed by each text of the script is computed once,
+    and the text is that of the nearest one. Where none is near, as in an idle slot, the text ends.
+    """
+
+    def __init__(self, prompts: Sequence[str], script: Script, values: dict[str, float]) -> None:
         model = OptionModel(tiny_model("llama"), OptionConfig(num_options=2, width=8))
         super().__init__(model)
-        texts = [(prompt, text) for prompt in prompts for text in script if text != "?"]
-        ids = [torch.tensor([ids_of(f"{prompt}\n") + ids_of(text) * bool(text)]) for prompt, text in texts]
-        self.known = torch.stack([model.hidden_states(row)[0, -1] for row in ids])
-        self.texts, self.script = [text for _, text in texts], script
-        self.value_head = torch.nn.Sequential(Values(self, values))
+        self.script, self.texts = script, [text for _ in prompts for text in script]
+        sequences = [ids_of(f"{prompt}\n{text}") for prompt in prompts for text in script]
+        self.states = torch.stack([model.hidden_states(torch.tensor([ids]))[0, -1] for ids in sequences])
+        self.value_head = torch.nn.Sequential(ScriptedValues(self, values))
 
-    def places(self, hidden_states: torch.Tensor) -> list[str]:
+    def texts_at(self, hidden_states: torch.Tensor) -> list[str | None]:
+        """The text that was written when each of these h_t was computed; None where it is not in the script."""
         exact = "donot_use_mm_for_euclid_dist"
-        distances, nearest = torch.cdist(hidden_states, self.known, compute_mode=exact).min(-1)
-        # What is not in the script ends at once: slots without an episode, or a search that has lost its way.
-        return [
-            self.texts[index] if distance < 1e-3 else "?"
-            for distance, index in zip(distances.tolist(), nearest.tolist(), strict=True)
-        ]
+        distances, nearest = torch.cdist(hidden_states, self.states, compute_mode=exact).min(-1)
+        pairs = zip(distances.tolist(), nearest.tolist(), strict=True)
+        return [self.texts[index] if distance < 1e-3 else None for distance, index in pairs]
 
     def choices(self, hidden_states: torch.Tensor) -> Choices:
-        rows = [self.script[place] for place in self.places(hidden_states)]
+        rows = [{END: 1.0} if text is None else self.script[text] for text in self.texts_at(hidden_states)]
         width = max(map(len, rows))
-        tokens = [[ids_of(c)[0] if c != "." else EOS for c in row] + [EOS] * (width - len(row)) for row in rows]
-        logs = [[math.log(p) for p in row.values()] + [-math.inf] * (width - len(row)) for row in rows]
-        return Choices(torch.tensor(tokens), torch.tensor(logs))
+        tokens, log_probs = torch.full((len(rows), width), EOS), torch.full((len(rows), width), -math.inf)
+        for row, choices in enumerate(rows):
+            for column, (character, probability) in enumerate(choices.items()):
+                tokens[row, column] = EOS if character == END else ids_of(character)[0]
+                log_probs[row, column] = math.log(probability)
+        return Choices(tokens, log_probs)
 
 
-class Values(torch.nn.Module):
-    def __init__(self, policy: Scripted, values: dict[str, float]) -> None:
+class ScriptedValues(torch.nn.Module):
+    """What each text of a script is worth; 0 where nothing is said."""
+
+    def __init__(self, policy: ScriptedPolicy, values: dict[str, float]) -> None:
         super().__init__()
-        self.places, self.values = policy.places, values
+        self.texts_at, self.values = policy.texts_at, values
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([[self.values.get(place, 0.0)] for place in self.places(hidden_states)])
+        texts = self.texts_at(hidden_states)
+        return torch.tensor([[0.0 if text is None else self.values.get(text, 0.0)] for text in texts])
 
 
 # Greedily "1" (0.6), then "11." (0.6 * 0.4). The most probable completion is "27." (0.4 * 0.9). After "2" both tokens
 # are options, after "27" all say the end; after "1" there are three, of which "13" goes on with "13" + "7" alone.
-SCRIPT = {
+SCRIPT: Script = {
     "": {"1": 0.6, "2": 0.4},
     "1": {"1": 0.4, "2": 0.3, "3": 0.3},
     "11": {".": 1.0},
@@ -97,19 +106,18 @@ SCRIPT = {
     "2": {"7": 0.9, "8": 0.1},
     "27": {".": 1.0},
     "28": {".": 1.0},
-    "?": {".": 1.0},
 }
 # Every completion with the tokens that only it has, in the order in which they branch.
 PROBABILITIES = {"11": 0.24, "12": 0.18, "137": 0.18, "27": 0.36, "28": 0.04}
 
 
-def scripted(values: dict[str, float] | None = None) -> Scripted:
-    return Scripted([problem.question for problem in PROBLEMS], SCRIPT, values or {})
+def scripted(values: dict[str, float] | None = None) -> ScriptedPolicy:
+    return ScriptedPolicy([problem.question for problem in PROBLEMS], SCRIPT, values or {})
 
 
-def run(policy: Any, method: Any, budget: int = 40, **changes: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = {"max_new_tokens": 4, "seed": 0} | changes
-    return search(policy, tiny_tokenizer(), PROBLEMS, method=method, budget_tokens=budget, **settings)
+def run(policy: Any, method: Any, budget: int = 40, *, fork: bool = True, **changes: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {"method": method, "budget_tokens": budget, "max_new_tokens": 4} | changes
+    return search(policy, tiny_tokenizer(), PROBLEMS, SearchSettings(**settings), fork=fork)
 
 
 def texts(row: dict[str, Any]) -> list[str]:
@@ -174,9 +182,8 @@ def test_temperature_changes_what_is_drawn_and_not_how_probable_it_is_said_to_be
 def test_a_search_that_the_verifier_guides_stops_at_the_right_answer_and_reports_an_oracle_alone() -> None:
     policy = scripted()
     problems = [Problem(id="x", question="Give a?", solution="", answer="137", language="en")]
-    result = search(
-        policy, tiny_tokenizer(), problems, method="mcts", budget_tokens=99, max_new_tokens=4, leaf_value="verifier"
-    )
+    settings = SearchSettings(method="mcts", budget_tokens=99, max_new_tokens=4, leaf_value="verifier")
+    result = search(policy, tiny_tokenizer(), problems, settings)
     (row,) = result["problems"]
     assert (
         list(result["accuracy"]) == list(result["curves"]) == list(row["choices"]) == [row["chosen_by"]] == ["oracle"]
@@ -280,49 +287,15 @@ def test_a_beam_compares_whole_completions() -> None:
     assert best_moves([likely, unlikely], 3) == [(unlikely, 3), (likely, 1), (likely, 2)]  # 0.36, 0.3, 0.3
 
 
-def test_pass_at_k_is_the_share_of_the_subsets_with_a_right_sample() -> None:
-    for samples, correct in product(range(1, 6), range(6)):
-        for k in range(1, samples + 1):
-            if correct <= samples:
-                subsets = [s for s in product([0, 1], repeat=samples) if sum(s) == k]
-                hit = sum(any(s[:correct]) for s in subsets)
-                assert pass_at_k(samples, correct, k) == pytest.approx(hit / len(subsets))
-    assert pass_at_k(5, 2, 3) == pytest.approx(0.9)  # 1 - C(3, 3) / C(5, 3)
-    with pytest.raises(ValueError, match="k=6 .* samples=5; take more samples"):
-        pass_at_k(5, 2, 6)
-
-
-def candidate(
-    answer: str | None, log_prob: float, *, vote: float = 1.0, correct: bool = False, spent: int = 0
-) -> Candidate:
-    return Candidate(f"{answer}", log_prob, 0.0, spent, vote, Verdict(correct, answer, "boxed", "ok"))
-
-
-def test_each_choice_is_made_by_what_its_name_says() -> None:
-    found = [
-        candidate("3", -1.0, spent=5),
-        candidate(r"\frac{1}{2}", -3.0, spent=9),
-        candidate("0.5", -2.0, spent=20),
-        candidate(None, -0.5, spent=25),
-        candidate("8", -9.0, correct=True, spent=30),
-    ]
-    assert by_likelihood(found) is found[3]
-    assert by_majority(found) is found[2]  # two votes for a half, which 0.5 states more probably
-    assert by_oracle(found) is found[4]
-    assert by_majority([candidate("1", -1.0, vote=0.5), candidate("2", -2.0, vote=0.6)]).text == "2"
-    assert by_majority([found[3]]) is found[3]
-    assert [correct_at(found, "oracle", budget) for budget in (4, 29, 30)] == [False, False, True]
-    assert not correct_at(found, "majority")
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"budget": 3}, "budget_tokens=3 may not pay for one completion of max_new_tokens=4"),
         ({"method": "dfs"}, "method='dfs' is unknown; give one of best-of-n, beam, mcts"),
         ({"leaf_value": "hope"}, "leaf_value='hope' is unknown; give one of likelihood, value_head, verifier"),
-        ({"leaves": 9, "num_slots": 8}, "leaves=9 must be at least 1 and at most num_slots=8"),
-        ({"temperature": 0.0}, "temperature=0.0 must be positive"),
+        ({"leaves": 9, "num_slots": 8}, "leaves=9 must be at most num_slots=8"),
+        ({"leaves": 0}, "leaves=0 must be at least 1"),
+        ({"temperature": 0.0}, "temperature=0.0 must be more than 0"),
         ({"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
         ({"exploration": -1.0}, "exploration=-1.0 must be at least 0"),
     ],
@@ -334,9 +307,9 @@ def test_a_setting_that_does_not_fit_is_refused_with_its_name(changes: dict[str,
 
 def test_a_search_without_problems_is_refused() -> None:
     with pytest.raises(ValueError, match="problems is empty"):
-        search(option_policy(), tiny_tokenizer(), [], method="beam", budget_tokens=9, max_new_tokens=4)
+        search(option_policy(), tiny_tokenizer(), [], SearchSettings())
 
 
 def test_a_value_head_that_was_not_trained_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no PPO run; give the folder of ollm-rl train --algorithm ppo"):
-        _check_value_head(str(tmp_path))
+        check_value_head(resolve(tmp_path))

@@ -21,7 +21,7 @@ from ollm_rl.agents.config import RewardConfig, RLConfig
 from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.training.run import train_agent
-from ollm_rl.agents.training.trainer import Trainer
+from ollm_rl.agents.training.trainer import build_trainer
 from ollm_rl.decode.rollout import Rollout, collect
 from ollm_rl.envs.sb3 import TextGenVecEnv
 from ollm_rl.envs.vector import TextGenVectorEnv
@@ -60,11 +60,12 @@ def config(folder: Path, name: str, agent: str, **changes: Any) -> RLConfig:
         "episodes": 64,
         "iterations": 30,
         "max_new_tokens": 1,
-        "n_steps": 1,
-        "minibatches": 2,
-        "epochs": 2,
         "learning_rate": 1e-2,
     }
+    if agent != "ollm-rl":
+        settings["n_steps"] = 1
+    if agent not in ("sb3-a2c", "sb3-dqn"):
+        settings |= {"minibatches": 2, "epochs": 2}
     return RLConfig(**settings | changes)
 
 
@@ -95,7 +96,7 @@ def test_a_run_counts_episodes_as_ours_do_and_keeps_what_was_written(
     ids = torch.tensor(tiny_tokenizer()("12 ;").input_ids)
     monkeypatch.setattr(OptionModel, "option_tokens", lambda model, hidden: ids.expand(*hidden.shape[:-1], -1))
     weights = RewardConfig(correctness=2.0, length=0.5)
-    changes: dict[str, Any] = {"episodes": 6, "group_size": 2, "num_slots": 4, "iterations": 3, "max_new_tokens": 2}
+    changes: dict[str, Any] = {"episodes": 6, "num_slots": 4, "iterations": 3, "max_new_tokens": 2}
     told: list[dict[str, float]] = []
     out = train_agent(config(folder, "run", "sb3-ppo", rewards=weights, n_steps=3, **changes), told.append)
     found, written = rows(out), read_completions(out)
@@ -164,6 +165,39 @@ def test_a_stopped_run_goes_on_with_the_weights_and_memory_it_had(
     assert rows(settings.out) == after and len(begun) == 1
 
 
+def their_ppo(settings: RLConfig, vec: TextGenVecEnv, policy: OptionPolicy) -> PPO:
+    """SB3's PPO with our settings, our networks in the place of theirs, and Adam as torch has it."""
+    same = ("learning_rate", "gamma", "gae_lambda", "clip_range", "vf_coef", "ent_coef", "max_grad_norm")
+    length, count = settings.max_new_tokens, settings.episodes
+    theirs = PPO(
+        "MlpPolicy", vec, n_steps=length, batch_size=count * length, n_epochs=settings.epochs, device="cpu",
+        policy_kwargs={"net_arch": []}, **{name: getattr(settings, name) for name in same},
+    )  # fmt: skip
+    networks: Any = theirs.policy
+    networks.action_net, networks.value_net = copy.deepcopy((policy.policy, policy.value_head))
+    theirs.policy.optimizer = torch.optim.Adam(theirs.policy.parameters(), lr=settings.learning_rate)
+    theirs.set_logger(configure(None, []))
+    return theirs
+
+
+def fill_buffer(theirs: PPO, rollout: Rollout, rewards: list[float], ids: torch.Tensor) -> None:
+    """Put our episodes, of which no option ends one, into SB3's buffer; ``ids`` are the options' tokens."""
+    buffer = theirs.rollout_buffer
+    assert isinstance(buffer, RolloutBuffer)
+    count, length = rollout.tokens.shape
+    for step in range(length):
+        options = (rollout.tokens[:, step, None] == ids).long().argmax(1)
+        buffer.add(
+            rollout.stored["hidden_states"][:, step].numpy(),
+            options.numpy(),
+            np.array(rewards if step == length - 1 else [0.0] * count),
+            np.full(count, step == 0),
+            rollout.values[:, step],
+            rollout.log_probs[:, step],
+        )
+    buffer.compute_returns_and_advantage(torch.zeros(count), np.ones(count, dtype=bool))
+
+
 def test_our_ppo_makes_the_update_that_sb3s_makes_of_the_same_episodes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,17 +215,7 @@ def test_our_ppo_makes_the_update_that_sb3s_makes_of_the_same_episodes(
     model = OptionModel.from_pretrained(settings.model)
     policy = OptionPolicy(model)
     vec = TextGenVecEnv(TextGenVectorEnv(count, model, problems, max_new_tokens=length, autoreset_mode="SameStep"))
-    same = ("learning_rate", "gamma", "gae_lambda", "clip_range", "vf_coef", "ent_coef", "max_grad_norm")
-    theirs = PPO(
-        "MlpPolicy", vec, n_steps=length, batch_size=count * length, n_epochs=4, device="cpu",
-        policy_kwargs={"net_arch": []}, **{name: getattr(settings, name) for name in same},
-    )  # fmt: skip
-    # Our networks in the place of theirs, and Adam as torch has it.
-    networks: Any = theirs.policy
-    networks.action_net, networks.value_net = copy.deepcopy((policy.policy, policy.value_head))
-    theirs.policy.optimizer = torch.optim.Adam(theirs.policy.parameters(), lr=settings.learning_rate)
-    theirs.set_logger(configure(None, []))
-
+    theirs = their_ppo(settings, vec, policy)
     rollouts: list[Rollout] = []
 
     def recording(*arguments: Any, **named: Any) -> Rollout:
@@ -199,26 +223,13 @@ def test_our_ppo_makes_the_update_that_sb3s_makes_of_the_same_episodes(
         return rollouts[-1]
 
     monkeypatch.setattr(worker_module, "collect", recording)
-    trainer = Trainer(settings, policy, tiny_tokenizer(), problems)
+    trainer = build_trainer(settings, policy, tiny_tokenizer(), problems)
     trainer.run()
     (rollout,) = rollouts
     assert rollout.decisions.all() and rollout.tokens.shape == (count, length)
     rewards = [line["reward"] for line in read_completions(settings.out)]
     assert 0 < sum(rewards) < count
-
-    buffer = theirs.rollout_buffer
-    assert isinstance(buffer, RolloutBuffer)
-    for step in range(length):
-        options = (rollout.tokens[:, step, None] == ids).long().argmax(1)
-        buffer.add(
-            rollout.stored["hidden_states"][:, step].numpy(),
-            options.numpy(),
-            np.array(rewards if step == length - 1 else [0.0] * count),
-            np.full(count, step == 0),
-            rollout.values[:, step],
-            rollout.log_probs[:, step],
-        )
-    buffer.compute_returns_and_advantage(torch.zeros(count), np.ones(count, dtype=bool))
+    fill_buffer(theirs, rollout, rewards, ids)
     theirs.train()
 
     ours, logged = trainer.history[0], theirs.logger.name_to_value
@@ -237,10 +248,10 @@ def test_our_ppo_makes_the_update_that_sb3s_makes_of_the_same_episodes(
     ("changes", "message"),
     [
         ({"action_space": "tokens"}, "agent='sb3-ppo' acts over options; leave action_space='tokens' out"),
-        ({"failure_reward": 0.5}, "agent='sb3-ppo' knows no failure_reward=0.5; leave it out"),
-        ({"eval_every": 64}, "agent='sb3-ppo' knows no eval_every=64; leave it out"),
-        ({"kl_coef": 0.1}, "agent='sb3-ppo' knows no kl_coef=0.1; leave it out"),
-        ({"workers": 1}, "agent='sb3-ppo' knows no workers=1; leave it out"),
+        ({"failure_reward": 0.5}, "failure_reward=0.5 is not used by agent=sb3-ppo; leave it out"),
+        ({"eval_every": 64}, "eval_every=64 is not used by agent=sb3-ppo; leave it out"),
+        ({"kl_coef": 0.1}, "kl_coef=0.1 is not used by agent=sb3-ppo; leave it out"),
+        ({"workers": 1}, "workers=1 is not used by agent=sb3-ppo; leave it out"),
         ({"n_steps": 0}, "n_steps=0 must be at least 1"),
         ({"minibatches": 40}, "n_steps=1 of 64 episodes are too few for minibatches=40; raise n_steps"),
     ],

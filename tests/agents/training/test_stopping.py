@@ -121,7 +121,9 @@ def test_a_run_stops_once_it_is_good_enough_and_stays_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
-    settings = config(tmp_path / "run", model_folder, data, eval_every=16, eval_data=data, stop_at=0.0)
+    settings = config(
+        tmp_path / "run", model_folder, data, eval_every=16, eval_data=data, stop_at=0.1, max_new_tokens=1
+    )
     train(settings)
     assert len(history(settings.out)) == 1
     before = checkpoint(settings.out)

@@ -9,13 +9,12 @@ import torch
 import ollm_rl.agents.workers.local as worker_module
 from ollm_rl.agents.completions import read_completions
 from ollm_rl.agents.config import RewardConfig, RLConfig
-from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_policy, load_weights, trained_weights
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
-from ollm_rl.agents.training.trainer import Trainer, train
-from ollm_rl.decode.engine import DecodeEngine
+from ollm_rl.agents.training.trainer import build_trainer, train
 from ollm_rl.decode.rollout import Rollout, collect
+from ollm_rl.decode.turns import Turns
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.pretrain.config import SFTConfig
@@ -49,7 +48,9 @@ def test_options_learn_which_token_each_prompt_asks_for(
     model = OptionModel(tiny_model("llama"), OptionConfig(num_options=4, width=16))
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
     problems = [bandit(letter, digit) for letter, digit in zip("wxyz", DIGITS, strict=True)]
-    trainer = Trainer(bandit_config(tmp_path, algorithm=algorithm), OptionPolicy(model), tiny_tokenizer(), problems)
+    trainer = build_trainer(
+        bandit_config(tmp_path, algorithm=algorithm), OptionPolicy(model), tiny_tokenizer(), problems
+    )
     trainer.run()
     rewards = [row["reward"] for row in trainer.history]
     assert rewards[0] < 0.5  # chance is 0.25
@@ -69,7 +70,7 @@ def test_a_lora_learns_which_token_is_asked_for(tmp_path: Path, algorithm: str) 
             best, question, answer = float(probs.max()), f"{letter}?", str(1 + int(probs.argmax()))
     assert best > 0.03
     settings = bandit_config(tmp_path, algorithm=algorithm, action_space="tokens", lora_rank=4)
-    trainer = Trainer(settings, TokenPolicy(backbone, rank=4), tiny_tokenizer(), [bandit(question, answer)])
+    trainer = build_trainer(settings, TokenPolicy(backbone, rank=4), tiny_tokenizer(), [bandit(question, answer)])
     trainer.run()
     rewards = [row["reward"] for row in trainer.history]
     assert rewards[0] < 0.5
@@ -117,9 +118,9 @@ def test_runs_over_options_and_over_tokens_see_the_same_prompts_in_the_same_orde
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
     seen: list[list[int]] = []
 
-    def recording(policy: Policy, engine: DecodeEngine, prompts: list[list[int]], **settings: Any) -> Rollout:
+    def recording(turns: Turns, prompts: list[list[int]], **settings: Any) -> Rollout:
         seen.extend(prompts)
-        return collect(policy, engine, prompts, **settings)
+        return collect(turns, prompts, **settings)
 
     monkeypatch.setattr(worker_module, "collect", recording)
     records = []
@@ -155,8 +156,8 @@ def test_metrics_are_those_of_the_episodes(tmp_path: Path, monkeypatch: pytest.M
     path.write_text('{"question": "Give a?", "answer": "1"}\n{"question": "Give b?", "answer": "3"}')
     seen: list[Rollout] = []
 
-    def recording(policy: Policy, engine: DecodeEngine, prompts: list[list[int]], **settings: Any) -> Rollout:
-        seen.append(collect(policy, engine, prompts, **settings))
+    def recording(turns: Turns, prompts: list[list[int]], **settings: Any) -> Rollout:
+        seen.append(collect(turns, prompts, **settings))
         return seen[-1]
 
     monkeypatch.setattr(worker_module, "collect", recording)
@@ -209,9 +210,9 @@ def test_reward_terms_are_weighted_and_logged_apart_and_a_checker_that_breaks_is
         ({"group_size": 3}, "episodes=16 is no multiple of group_size=3"),
         ({"group_size": 1}, "group_size=1 leaves nothing for baseline='group'"),
         ({"iterations": 0}, "iterations=0 must be at least 1"),
-        ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be more than 0"),
         ({"eval_every": 0}, "eval_every=0 must be at least 1"),
-        ({"stop_at": 0.5}, "stop_at=0.5 needs evaluations; give eval_every"),
+        ({"stop_at": 0.5}, r"stop_at=0.5 is not used without evaluations \(eval_every\)"),
         ({"target_entropy": 0.5}, "target_entropy=0.5 with ent_coef=0.0 cannot be steered to"),
     ],
 )
@@ -237,8 +238,8 @@ def test_minibatches_without_a_decision_do_no_harm(
     def options(model: Any, hidden: torch.Tensor) -> torch.Tensor:
         return tokens[1].expand(*hidden.shape[:-1], -1)
 
-    def one_decides(policy: Policy, engine: DecodeEngine, prompts: list[list[int]], **settings: Any) -> Rollout:
-        rollout = whole_collect(policy, engine, prompts, **settings)
+    def one_decides(turns: Turns, prompts: list[list[int]], **settings: Any) -> Rollout:
+        rollout = whole_collect(turns, prompts, **settings)
         rollout.decisions[1:] = False
         return rollout
 
@@ -277,7 +278,7 @@ def test_a_folder_that_holds_a_different_run_is_refused(
 
 
 def test_options_of_a_folder_without_a_plug_in_are_refused(tmp_path: Path, data: str) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no option plug-in"):
+    with pytest.raises(FileNotFoundError, match="holds neither plug-in, LoRA nor training run; give an option plug-in"):
         train(config(tmp_path / "run", tmp_path / "nowhere", data))
     assert not (tmp_path / "run").exists()
 

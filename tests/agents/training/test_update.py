@@ -1,6 +1,7 @@
 """One iteration's update: passes within their tokens, memory that runs out, the entropy bonus and the KL penalty."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Evaluation
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
-from ollm_rl.agents.training.update import Updater, steered
+from ollm_rl.agents.training.update import Lesson, Updater, steer_ent_coef
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
+from ollm_rl.decode.turns import Turns
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from tests.tiny_models import CONTEXT, EOS, tiny_model
@@ -42,7 +44,7 @@ def token_policy() -> TokenPolicy:
 def rollout_of(policy: OptionPolicy | TokenPolicy) -> Rollout:
     engine = DecodeEngine(policy.backbone, 4, CONTEXT)
     generator = torch.Generator().manual_seed(0)
-    return collect(policy, engine, PROMPTS, max_new_tokens=[3, 8, 5, 1], end_token=EOS, generator=generator)
+    return collect(Turns(engine, policy.act), PROMPTS, max_new_tokens=[3, 8, 5, 1], end_token=EOS, generator=generator)
 
 
 def update(policy: OptionPolicy | TokenPolicy, settings: RLConfig) -> tuple[Updater, dict[str, float]]:
@@ -58,15 +60,15 @@ def weights(policy: OptionPolicy | TokenPolicy) -> list[torch.Tensor]:
 
 def test_passes_hold_episodes_of_like_length_within_their_tokens() -> None:
     policy = token_policy()
-    rollout = rollout_of(policy)
+    rollout, nothing = rollout_of(policy), torch.zeros(4, 8)
     updater = Updater(policy, config(pass_tokens=22))
-    updater._lengths, updater._decided = [3, 8, 5, 1], [3, 8, 5, 1]
+    lesson = Lesson(rollout, nothing, nothing, lengths=[3, 8, 5, 1], decided=[3, 8, 5, 1], ent_coef=0.0)
     # Lengths with their prompts: 6, 9, 10 and 3. The two short ones take 2 * 6 = 12, a third would take 3 * 10.
-    assert list(updater.passes(rollout, [0, 1, 2, 3])) == [[3, 0], [2, 1]]
+    assert list(updater.passes(lesson, [0, 1, 2, 3])) == [[3, 0], [2, 1]]
     updater.pass_tokens = None
-    assert list(updater.passes(rollout, [0, 1, 2, 3])) == [[3, 0, 2, 1]]
-    updater._decided = [3, 0, 5, 1]  # nothing to learn from the second
-    assert list(updater.passes(rollout, [0, 1, 2, 3])) == [[3, 0, 2]]
+    assert list(updater.passes(lesson, [0, 1, 2, 3])) == [[3, 0, 2, 1]]
+    idle = replace(lesson, decided=[3, 0, 5, 1])  # nothing to learn from the second
+    assert list(updater.passes(idle, [0, 1, 2, 3])) == [[3, 0, 2]]
 
 
 @pytest.mark.parametrize("make", [options_policy, token_policy])
@@ -153,9 +155,9 @@ def test_the_reference_of_a_lora_is_the_backbone_without_it() -> None:
 def test_the_bonus_grows_while_entropy_is_below_its_target(
     entropy: float, target: float | None, expected: float
 ) -> None:
-    assert steered(0.01, entropy, target) == pytest.approx(expected)
+    assert steer_ent_coef(0.01, entropy, target) == pytest.approx(expected)
 
 
 def test_the_bonus_stays_within_its_bounds() -> None:
-    assert steered(1.0, 0.0, 1.0) == 1.0
-    assert steered(1e-5, 9.0, 1.0) == 1e-5
+    assert steer_ent_coef(1.0, 0.0, 1.0) == 1.0
+    assert steer_ent_coef(1e-5, 9.0, 1.0) == 1e-5

@@ -9,12 +9,12 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from ollm_rl.agents.config import EvalConfig
 from ollm_rl.backbones.loading import load_backbone
 from ollm_rl.backbones.lora import load_lora
 from ollm_rl.options import losses
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
+from ollm_rl.pretrain.config import TeacherForcedConfig
 from ollm_rl.pretrain.data import encode_examples
 from ollm_rl.pretrain.teacher_forced.run import run_teacher_forced, teacher_forced
 from ollm_rl.problems.sources import Problem
@@ -228,10 +228,8 @@ def test_a_folder_without_a_lora_is_refused(tmp_path: Path, backbone: str) -> No
     loaded, _ = load_backbone(backbone)
     OptionModel(loaded, OptionConfig(num_options=4, width=8)).save_pretrained(tmp_path / "options")
     for folder in ("options", "nowhere"):
-        with pytest.raises(FileNotFoundError, match=f"{folder}' holds no LoRA; give a folder written by peft"):
+        with pytest.raises(FileNotFoundError, match=f"lora='.*{folder}' holds .*; give a LoRA"):
             load_lora(loaded, str(tmp_path / folder))
-    with pytest.raises(ValueError, match="lora='x' is compared under teacher forcing alone; add --mode teacher-forced"):
-        EvalConfig(model=["y"], lora="x")
 
 
 def run(tmp_path: Path, backbone: str, out: Path) -> dict[str, Any]:
@@ -240,7 +238,7 @@ def run(tmp_path: Path, backbone: str, out: Path) -> dict[str, Any]:
     save_lora(tmp_path / "lora", backbone, trained=False)
     (tmp_path / "data.jsonl").write_text(json.dumps({"question": "1+1?", "solution": "#### 2", "answer": 2}))
     paths = {"model": str(tmp_path / "options"), "lora": str(tmp_path / "lora"), "data": f"jsonl:{tmp_path}/data.jsonl"}
-    return run_teacher_forced(**paths, out=out, split="test", limit=None, dtype="bfloat16", device="cpu", seed=3)
+    return run_teacher_forced(TeacherForcedConfig(**paths, out=out, limit=None, dtype="bfloat16", device="cpu", seed=3))
 
 
 def test_the_result_is_written_with_a_report_beside_it(tmp_path: Path, backbone: str) -> None:

@@ -1,0 +1,107 @@
+"""Settings of evaluation, audit and pages. Imports nothing heavy, so that ``ollm-rl --help`` answers at once."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ollm_rl.errors import UsageError
+from ollm_rl.settings import Count, Machine, Seed, Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings(Settings):
+    """Models and problems."""
+
+    model: list[str]
+    """Training runs or their checkpoints, option plug-ins, LoRAs or backbones, by folder or hub id; one or several."""
+    data: list[str] = field(default_factory=lambda: ["arith"])
+    """Problem sets, one or several: arith, rg:TASK, jsonl:PATH or hf:ID."""
+    split: str = "test"
+    """Split of arith, rg: and hf: sources."""
+    limit: Count | None = 512
+    """Use the first so many problems of each set."""
+    out: Path | None = None
+    """Folder for a JSON file of each model and problem set, and results.json and results.md of all; the same command
+    skips pairs already evaluated. Where left out, only the table is printed."""
+    seed: Seed = 0
+    """Seed of the problems (arith, rg:) and of sampling."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("model", "data"):
+            values = getattr(self, name)
+            if not values:
+                raise UsageError(f"{name} is empty; give at least one")
+            if len(set(values)) < len(values):
+                raise UsageError(f"{name}={values} names one twice; leave it out")
+        if self.out is not None and (self.out.suffix == ".json" or self.out.is_file()):
+            raise UsageError(f"out={str(self.out)!r} must be a folder; it gets a file for each model and problem set")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionSettings(Settings):
+    """The completions."""
+
+    sample: bool = False
+    """Sample at temperature 1 instead of decoding greedily."""
+    max_new_tokens: Count = 96
+    """Token limit of a completion."""
+    num_slots: Count = 256
+    """Episodes decoded side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(EvalSettings, CompletionSettings, Machine):
+    """Evaluation of training runs, option models or backbones: completions, their accuracy and rates."""
+
+
+@dataclass(frozen=True)  # not by keyword only: the run is a positional argument of the command line
+class AuditConfig(Settings):
+    """A second look at what a run was rewarded for."""
+
+    run: Path
+    """Folder of a training run, or a result file of ollm-rl eval."""
+    out: Path | None = None
+    """JSON file for everything found; a summary is printed in any case."""
+
+
+@dataclass(frozen=True)  # the runs are positional arguments of the command line
+class ReportConfig(Settings):
+    """A static HTML page that compares training runs."""
+
+    runs: list[Path]
+    """Folders of training runs; those that differ only in seed and folder are drawn as one method with intervals."""
+    out: Path = Path("report.html")
+    """The HTML file."""
+    results: Path | None = None
+    """Folder that ollm-rl eval --out wrote: the final table. The last iteration of training where left out."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one. For the option explorer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_page(self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreConfig(Machine):
+    """The option explorer of one prompt, as a static HTML page."""
+
+    model: str
+    """Option plug-in or training run over options, by folder or hub id."""
+    prompt: str
+    """The question put to the model."""
+    out: Path = Path("explorer.html")
+    """The HTML file."""
+    max_new_tokens: Count = 96
+    """Token limit of the completion."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.prompt.strip():
+            raise UsageError("prompt is empty; give a question")
+        _check_page(self.out)
+
+
+def _check_page(out: Path) -> None:
+    if out.suffix != ".html":
+        raise UsageError(f"out={str(out)!r} must be an HTML file, such as report.html")

@@ -1,0 +1,69 @@
+"""Settings of search. Imports nothing heavy, so that ``ollm-rl --help`` answers at once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ollm_rl.errors import UsageError
+from ollm_rl.settings import Count, Machine, NonNegative, Positive, Seed, Settings
+
+SearchMethod = Literal["best-of-n", "beam", "mcts"]
+LeafValue = Literal["likelihood", "value_head", "verifier"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings(Settings):
+    """The search."""
+
+    method: SearchMethod = "mcts"
+    """Best-of-n: independent samples. Beam: beams of 1, 2, 4, ... completions. Mcts: tree search with PUCT."""
+    budget_tokens: Count = 768
+    """Tokens that may be generated for a problem, ends of text included; at least max_new_tokens."""
+    max_new_tokens: Count = 96
+    """Token limit of a completion."""
+    leaf_value: LeafValue = "likelihood"
+    """What a leaf of mcts is worth. Likelihood: a rollout's geometric mean probability per decision. Value_head: no
+    rollout (PPO runs only). Verifier: whether a rollout is right, so that the search itself knows the reference answer
+    and all it can report is an oracle."""
+    exploration: NonNegative = 1.0
+    """Weight of the policy's probabilities in mcts (c of PUCT)."""
+    temperature: Positive = 1.0
+    """Sampling temperature of best-of-n."""
+    leaves: Count = 1
+    """Branches of a tree that are decoded side by side. More keep an engine busy with few problems, but share a small
+    budget out."""
+    num_slots: Count = 256
+    """Sequences decoded side by side, of all problems together."""
+    seed: Seed = 0
+    """Seed of the problems (arith, rg:) and of samples; beam and mcts draw nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.budget_tokens < self.max_new_tokens:
+            raise UsageError(
+                f"budget_tokens={self.budget_tokens} may not pay for one completion of max_new_tokens="
+                f"{self.max_new_tokens}; raise the budget or lower the limit"
+            )
+        if self.num_slots < self.leaves:
+            raise UsageError(f"leaves={self.leaves} must be at most num_slots={self.num_slots}; change one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(SearchSettings, Machine):
+    """Search over options or tokens at a stated number of generated tokens per problem."""
+
+    model: str
+    """Training run, option plug-in, LoRA or backbone, by folder or hub id."""
+    data: str = "arith"
+    """Problems: arith, rg:TASK, jsonl:PATH or hf:ID."""
+    split: str = "test"
+    """Split of arith, rg: and hf: sources."""
+    limit: Count | None = 128
+    """Use the first so many problems."""
+    out: Path | None = None
+    """JSON file for the result with all completions; a summary is printed in any case."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out is not None and self.out.is_dir():
+            raise UsageError(f"out={self.out} is a folder; give a file")

@@ -1,0 +1,184 @@
+"""What the name of a model stands for: a backbone, an option plug-in, a LoRA, a training run or one of its checkpoints.
+
+Every command asks here, and only here. A name is a folder, a checkpoint file, an id on the Hugging Face hub, or one of
+OWN_BACKBONES.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from ollm_rl.backbones.loading import hub_answers
+from ollm_rl.errors import MissingError, UsageError, one_line
+from ollm_rl.runs import CHECKPOINTS_FOLDER, last_checkpoint
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # of a plug-in, and of peft's adapters
+OWN_BACKBONES = ("tiny-arith", "smollm2-135m")  # which the hub does not know
+
+Kind = Literal["backbone", "options", "lora", "run"]
+WORDS: dict[Kind, str] = {
+    "backbone": "a backbone",
+    "options": "an option plug-in (ollm-rl sft trains one)",
+    "lora": "a LoRA",
+    "run": "a training run",
+}
+HELD = WORDS | {"backbone": "neither plug-in, LoRA nor training run"}
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """What a name stands for.
+
+    Attributes:
+        name: As it was given.
+        kind: What it is.
+        folder: Where its files lie, for a hub repository in the hub's cache; None for a backbone.
+        description: Of a plug-in or LoRA what ``adapter_config.json`` says, of a training run its settings.
+        checkpoint: Of a training run the one that is named, else the last; None where it has saved none.
+    """
+
+    name: str
+    kind: Kind
+    folder: Path | None = None
+    description: dict[str, Any] = field(default_factory=dict)
+    checkpoint: Path | None = None
+
+    @property
+    def below(self) -> "ModelName | None":
+        """What it was trained on; None for a backbone."""
+        entries = {"options": "backbone", "lora": "base_model_name_or_path", "run": "model"}
+        return resolve(self.description[entries[self.kind]]) if self.kind in entries else None
+
+    @property
+    def backbone(self) -> str:
+        """The name of the backbone at the bottom."""
+        below = self.below
+        return self.name if below is None else below.backbone
+
+    @property
+    def has_options(self) -> bool:
+        """Whether its policy chooses among options."""
+        return self.kind == "options" or (self.kind == "run" and self.description["action_space"] == "options")
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold its weights; none of a backbone that is known by its name only."""
+        if self.kind == "run":
+            return [self.checkpoint] if self.checkpoint else []
+        return sorted((self.folder or Path(self.name)).glob("*.safetensors"))
+
+    def require(self, *kinds: Kind, role: str) -> "ModelName":
+        """This name, if it is of one of these kinds.
+
+        Args:
+            kinds: Those that fit.
+            role: The setting that holds the name.
+
+        Raises:
+            MissingError: If it is of another kind.
+        """
+        if self.kind not in kinds:
+            wanted = " or ".join(WORDS[kind] for kind in kinds)
+            raise MissingError(f"{role}={self.name!r} holds {HELD[self.kind]}; give {wanted}")
+        return self
+
+
+def resolve(name: str | Path) -> ModelName:
+    """Say what a name stands for; weights are not read.
+
+    Raises:
+        MissingError: If a folder holds a run without a result.
+        UsageError: If a file that describes it cannot be read, or it is an adapter of peft that is no LoRA.
+    """
+    path, name = Path(name), str(name)
+    if name in OWN_BACKBONES:
+        return ModelName(name, "backbone")
+    if path.is_file() and path.suffix == ".pt":
+        run = path.parent.parent if path.parent.name == CHECKPOINTS_FOLDER else path.parent
+        return _training_run(name, run, path)
+    folder = path
+    if not path.exists() and has_owner(name):
+        try:
+            folder = download_adapter(name)
+        except MissingError:
+            return ModelName(name, "backbone")  # loading it will say what the hub says
+    if (folder / CONFIG_FILE).exists():
+        return _adapter(name, folder)
+    if (path / "run.json").exists() and not (path / "config.json").exists():
+        return _training_run(name, path, last_checkpoint(path))
+    return ModelName(name, "backbone")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name may be a repository on the hub."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def has_owner(name: str) -> bool:
+    """Whether a name has the form user/name, the only one in which a repository is made today."""
+    return name.count("/") == 1 and is_hub_id(name)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """A JSON file that describes a model.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    try:
+        description = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({one_line(error)}); copy it again") from error
+    if not isinstance(description, dict):
+        raise UsageError(f"{path} holds no description of a model; copy it again")
+    return description
+
+
+def _adapter(name: str, folder: Path) -> ModelName:
+    description = read_description(folder / CONFIG_FILE)
+    if "peft_type" not in description:
+        return ModelName(name, "options", folder, description)
+    if description["peft_type"] != "LORA":
+        raise UsageError(f"{name} is an adapter of peft of type {description['peft_type']}; only LoRA is supported")
+    return ModelName(name, "lora", folder, description)
+
+
+def _training_run(name: str, folder: Path, checkpoint: Path | None) -> ModelName:
+    run = read_description(folder / "run.json")
+    if run["kind"] != "train":
+        raise MissingError(
+            f"{name} holds a run of ollm-rl {run['kind']} without a result; let it finish by the same command"
+        )
+    return ModelName(name, "run", folder, run["config"], checkpoint)
+
+
+def download_adapter(repo_id: str) -> Path:
+    """A hub repository's adapter in the hub's cache; what is cached already needs no network.
+
+    Raises:
+        MissingError: If there is no such repository, or the hub is out of reach; quickly.
+    """
+    reachable = hub_answers()
+    try:
+        wanted = [CONFIG_FILE, WEIGHTS_FILE]
+        return Path(HfApi().snapshot_download(repo_id, allow_patterns=wanted, local_files_only=not reachable))
+    except (HTTPError, OSError) as error:
+        if not reachable:
+            reason = "the hub is out of reach"
+        elif isinstance(error, RepositoryNotFoundError):  # the hub does not tell these two apart
+            reason = "no such hub repository, or a private one: hf auth login"
+        else:
+            reason = one_line(error)
+        raise MissingError(
+            f"{repo_id} holds no option plug-in (no such folder; {reason}); train one with ollm-rl sft, or name a "
+            "folder or hub repository that holds one"
+        ) from error

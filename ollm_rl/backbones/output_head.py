@@ -1,0 +1,73 @@
+"""What a backbone does to h_t to get logits: its output head, and for some a soft cap.
+
+Letters: B batch, T tokens, H hidden, V vocabulary; ``...`` any leading dimensions.
+"""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ollm_rl.errors import UsageError
+
+
+class OutputHead:
+    """The output head of a causal language model, applied to hidden states from anywhere.
+
+    Args:
+        backbone: The model; its weights are read at every call.
+
+    Attributes:
+        hidden_size: H.
+        vocab_size: V.
+        soft_cap: Logits x become cap * tanh(x / cap) (Gemma 2); None where they stay.
+
+    Raises:
+        UsageError: If the model has no output head, or changes its logits in a way that is not known here.
+    """
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        if backbone.get_output_embeddings() is None or backbone.get_input_embeddings() is None:
+            raise UsageError(
+                f"{type(backbone).__name__} has no usable output head; give a causal language model with "
+                "get_input_embeddings() and get_output_embeddings()"
+            )
+        text_config = backbone.config.get_text_config()
+        self._backbone = backbone
+        self.hidden_size: int = text_config.hidden_size
+        self.vocab_size: int = self.linear.weight.shape[0]
+        self.soft_cap: float | None = getattr(text_config, "final_logit_softcapping", None)
+        self._check()
+
+    @property
+    def linear(self) -> Any:
+        """The backbone's own layer, (V, H)."""
+        return self._backbone.get_output_embeddings()
+
+    def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The backbone's logits, soft-capping included: (..., H) -> (..., V)."""
+        logits: torch.Tensor = self.linear(hidden_states)
+        if self.soft_cap is not None:
+            logits = torch.tanh(logits / self.soft_cap) * self.soft_cap
+        return logits
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """Compare with the backbone's own logits on a few tokens."""
+        probe = torch.arange(1, 5, device=self._backbone.device)[None] % self.vocab_size
+        expected = self._backbone(input_ids=probe, use_cache=False).logits
+        found = self(last_hidden_states(self._backbone, probe)).to(expected.dtype)
+        if expected.shape != found.shape or not torch.allclose(expected, found, rtol=1e-2, atol=1e-2):
+            raise UsageError(
+                f"{type(self._backbone).__name__} changes its logits after the output head in a way that is not "
+                "supported; only plain heads and final_logit_softcapping are"
+            )
+
+
+def last_hidden_states(
+    backbone: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """h_t, the tensor that the output head reads: token ids (B, T) -> (B, T, H)."""
+    output = backbone.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    hidden: torch.Tensor = output.last_hidden_state
+    return hidden

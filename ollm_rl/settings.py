@@ -1,0 +1,136 @@
+"""Settings: dataclasses that check themselves, made of sections that commands share.
+
+A section is a dataclass of fields that belong together. A command's settings inherit their sections. So Python, flags
+and YAML files know one flat set of names, and ``--help`` shows one group for each section.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Interval
+
+from ollm_rl.errors import UsageError
+
+Count = Annotated[int, Ge(1)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Seed = Annotated[int, Interval(ge=0, lt=2**32)]
+
+# A bound's name in annotated_types: in words, and whether a value keeps it.
+_BOUNDS = {
+    "ge": ("at least", lambda value, bound: value >= bound),
+    "gt": ("more than", lambda value, bound: value > bound),
+    "le": ("at most", lambda value, bound: value <= bound),
+    "lt": ("less than", lambda value, bound: value < bound),
+}
+_WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", Path: "a path"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Base of all settings: every field is checked against its type, choices and bounds.
+
+    Raises:
+        UsageError: With the field's name, its value and what to give.
+    """
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in dataclasses.fields(self):
+            value = checked(field.name, getattr(self, field.name), hints[field.name])
+            object.__setattr__(self, field.name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine(Settings):
+    """Where it computes."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the backbone."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+
+
+def sections(config: type[Settings]) -> list[type[Settings]]:
+    """The classes that a command's settings get their fields from, in the order in which they are shown."""
+    return [part for part in config.__mro__ if issubclass(part, Settings) and part.__annotations__]
+
+
+def own_fields(section: type[Settings]) -> list[dataclasses.Field[Any]]:
+    """The fields that a section itself declares."""
+    return [field for field in dataclasses.fields(section) if field.name in section.__annotations__]
+
+
+def refuse_changed(settings: Settings, names: list[str], reason: str) -> None:
+    """Refuse settings that are not used, where they were changed from their defaults.
+
+    Raises:
+        UsageError: With the first one's name and value.
+    """
+    for field in dataclasses.fields(settings):
+        if field.name not in names:
+            continue
+        name, value = field.name, getattr(settings, field.name)
+        if value != (field.default_factory() if callable(field.default_factory) else field.default):
+            shown = "" if isinstance(value, Settings) else f"={value}"
+            raise UsageError(f"{name}{shown} is not used {reason}; leave it out")
+
+
+def plain_type(hint: Any) -> Any:
+    """A field's type without its bounds."""
+    kind, arguments = get_origin(hint), tuple(plain_type(argument) for argument in get_args(hint))
+    if kind is Annotated:
+        return arguments[0]
+    if kind in (Union, UnionType):
+        return Union[arguments]  # noqa: UP007  # a tuple of types
+    return list[arguments[0]] if kind is list else hint  # type: ignore[valid-type]
+
+
+def checked(name: str, value: Any, hint: Any) -> Any:
+    """A setting's value, text for a path as a path, a dictionary for settings as these.
+
+    Raises:
+        UsageError: If it is not of its type or not within its bounds.
+    """
+    kind, arguments = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        return checked(name, value, next(argument for argument in arguments if argument is not NoneType))
+    if kind is Annotated:
+        _check_bounds(name, checked(name, value, arguments[0]), hint.__metadata__)
+        return value
+    if kind is Literal:
+        if not isinstance(value, str) or value not in arguments:
+            raise UsageError(f"{name}={value!r} is unknown; give one of {', '.join(arguments)}")
+        return value
+    if kind is list:
+        if not isinstance(value, list):
+            raise UsageError(f"{name}={value!r} must be a list, such as {[value]}")
+        return [checked(name, item, arguments[0]) for item in value]
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(value, dict) and issubclass(kind, Settings):  # as JSON has it
+        return kind(**value)
+    if not _is(value, kind):
+        raise UsageError(f"{name}={value!r} is not {_WORDS.get(kind, f'a {kind.__name__}')}; give one")
+    return value
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind in (int, float):
+        number = isinstance(value, int | kind) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+def _check_bounds(name: str, value: float, metadata: tuple[Any, ...]) -> None:
+    bounds = {key: bound for each in metadata for key, bound in dataclasses.asdict(each).items() if bound is not None}
+    if not all(_BOUNDS[key][1](value, bound) for key, bound in bounds.items()):
+        wanted = " and ".join(f"{_BOUNDS[key][0]} {bound:g}" for key, bound in bounds.items())
+        raise UsageError(f"{name}={value} must be {wanted}")
