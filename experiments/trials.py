@@ -14,6 +14,7 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.cli import settings_parser
 from ollm_rl.errors import UsageError
 from ollm_rl.experiments.config import SweepConfig
+from ollm_rl.streams import Purpose, numpy_generator
 
 DISTRIBUTIONS = ("uniform", "loguniform", "choice")
 NAME_LENGTH = 120  # characters of a trial's folder
@@ -73,7 +74,7 @@ def _check_names(config: SweepConfig) -> None:
 def _settings(config: SweepConfig) -> Iterator[dict[str, Any]]:
     """What varies: each random draw with each combination of the grid."""
     domains = {name: _domain(name, given) for name, given in config.random.items()}
-    generator = np.random.default_rng(np.random.SeedSequence([config.sample_seed]))
+    generator = numpy_generator(config.sample_seed, Purpose.SWEEP)
     for _ in range(config.num_samples if domains else 1):
         drawn = {name: _plain(domain.sample(random_state=generator)) for name, domain in domains.items()}
         for values in itertools.product(*config.grid.values()):

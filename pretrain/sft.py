@@ -33,6 +33,7 @@ from ollm_rl.pretrain.data import PadRight, encode_examples
 from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
 from ollm_rl.problems.sources import Problem, load_problems, without
 from ollm_rl.runs import open_run, write_atomic
+from ollm_rl.streams import Purpose, integer_seed
 
 SETTLED = 0.2  # share of the steps after which options that say the same are not merely young
 
@@ -115,7 +116,7 @@ def run_sft(config: SFTConfig) -> Path:
     backbone, tokenizer = load_backbone(config.backbone, dtype=precision, device=device)
     max_length = min(config.max_length, context_length(backbone))
     examples: Any = encode_examples(problems, tokenizer, max_length=max_length)
-    set_seed(config.seed)
+    set_seed(integer_seed(config.seed, Purpose.SFT_WEIGHTS))
     model = trainable(backbone, config)
     result = config.out / ("config.json" if config.stage == "backbone" else CONFIG_FILE)
     if open_run(config.out, "sft", config) and result.exists():
@@ -183,7 +184,7 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
         save_steps=config.save_steps,
         save_total_limit=2,
         report_to=["tensorboard"],
-        seed=config.seed,
+        seed=integer_seed(config.seed, Purpose.SFT_TRAINER),
         use_cpu=device.type == "cpu",
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",

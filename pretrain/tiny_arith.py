@@ -11,6 +11,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
@@ -30,7 +31,7 @@ CAREFUL_SHARE = 0.6  # of the steps see careful solutions alone
 CAREFUL_MIX = SolutionMix(short=0.0, switch=0.06, loop=0.0)
 TOKENS_PER_SOLUTION = 20  # a constant near the mean; see SumTrainer
 PERIODS = (2, 5, 10, 20, 50, 100, 200)  # of the waves in the embeddings of numbers
-TOKENIZER_STREAM, FIRST_STREAM = 99, 100  # apart from the streams of train, validation and test
+TOKENIZER_STREAM, FIRST_STREAM = 99, 100
 
 
 class SumTrainer(Trainer):
@@ -49,6 +50,11 @@ class SumTrainer(Trainer):
         return loss / (BATCH_SIZE * TOKENS_PER_SOLUTION)
 
 
+def _generator(stream: int) -> np.random.Generator:
+    """The streams that the embedded weights were trained on; no purpose of `ollm_rl.streams` shares one."""
+    return np.random.default_rng([0, stream])
+
+
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE trained on the generator's text: a word, or a number of up to two digits, is one token."""
     tokenizer = Tokenizer(models.BPE())
@@ -63,7 +69,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (f"{problem.question}\n{problem.solution}" for problem in generate(20_000, seed=0, stream=TOKENIZER_STREAM))
+    texts = (f"{problem.question}\n{problem.solution}" for problem in generate(20_000, _generator(TOKENIZER_STREAM)))
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
 
@@ -108,7 +114,7 @@ def training_examples(tokenizer: PreTrainedTokenizerFast, steps: int) -> list[di
     examples: list[dict[str, list[int]]] = []
     for start in range(0, steps, block):
         mix = CAREFUL_MIX if start < CAREFUL_SHARE * steps else SolutionMix()
-        problems = generate(block * BATCH_SIZE, seed=0, stream=FIRST_STREAM + start, mix=mix)
+        problems = generate(block * BATCH_SIZE, _generator(FIRST_STREAM + start), mix=mix)
         encoded = sorted((encode(problem, tokenizer) for problem in problems), key=lambda e: len(e["input_ids"]))
         batches = [encoded[i : i + BATCH_SIZE] for i in range(0, len(encoded), BATCH_SIZE)]
         random.Random(start).shuffle(batches)

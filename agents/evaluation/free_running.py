@@ -24,6 +24,7 @@ from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin
+from ollm_rl.streams import Purpose, torch_generator
 
 OnPart = Callable[[list[Completion], float], None]  # gets all completions and seconds so far
 
@@ -78,7 +79,7 @@ def _evaluated(
         problems,
         max_new_tokens=config.max_new_tokens,
         num_slots=config.num_slots,
-        generator=torch.Generator().manual_seed(config.seed) if config.sample else None,
+        generator=torch_generator(config.seed, Purpose.EVALUATION) if config.sample else None,
         name=f"{file.settings['model']} on {file.settings['data']}",
         done=[Completion.from_row(*pair) for pair in zip(rows, problems, strict=False)],
         seconds=seconds,

@@ -16,13 +16,6 @@ from ollm_rl.decode.turns import Action
 from ollm_rl.options.adapter import mlp
 
 
-def mlp_burn(backbone):  # type: ignore
-    from ollm_rl.options.adapter import OptionAdapter
-    from ollm_rl.options.config import OptionConfig
-
-    OptionAdapter(OptionConfig(num_options=2, width=1), backbone.config.get_text_config().hidden_size, 1)
-
-
 class TokenPolicy(nn.Module):
     """The vocabulary baseline: a LoRA on the backbone's linear layers, in place, with a value head on h_t.
 
@@ -37,7 +30,6 @@ class TokenPolicy(nn.Module):
         super().__init__()
         backbone.requires_grad_(False)
         self.head = OutputHead(backbone)
-        mlp_burn(backbone)  # TEMPORARY
         if rank:
             backbone.add_adapter(lora_config(rank))
             for weight in backbone.parameters():

@@ -35,7 +35,7 @@ from ollm_rl.errors import UsageError
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin, write_atomic
-from ollm_rl.streams import stream_seed
+from ollm_rl.streams import Purpose, torch_generator
 
 TOGETHER = 64  # problems whose samples are drawn in one go
 HALVINGS = 5  # the curves begin at the budget over 2 to this power
@@ -160,7 +160,7 @@ def _sample(
             tokenizer,
             budget_tokens=settings.budget_tokens,
             max_new_tokens=settings.max_new_tokens,
-            generator=torch.Generator().manual_seed(stream_seed(settings.seed, start)),
+            generator=torch_generator(settings.seed, Purpose.SEARCH, start),
         )
         found += part
         spent += tokens

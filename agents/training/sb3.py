@@ -37,6 +37,7 @@ from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import open_run, write_atomic
+from ollm_rl.streams import Purpose, integer_seed
 
 MODEL_FILE, REPLAY_FILE = "model.zip", "replay_buffer.pkl"
 REPLAY = 100_000  # transitions that DQN remembers; each holds h_t twice, and all are saved with every checkpoint
@@ -75,7 +76,7 @@ def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None]
     open_run(config.out, "train", config)
     history = _history(config.out)
     # A stream of its own for every start: what a killed run drew beyond its last save is not to be repeated halfway.
-    seed = int(np.random.SeedSequence([config.seed, len(history)]).generate_state(1)[0])
+    seed = integer_seed(config.seed, Purpose.SB3, len(history))
     if history:
         agent = agent_class.load(config.out / MODEL_FILE, env=vec, device=device)
         agent.set_random_seed(seed)

@@ -29,7 +29,7 @@ from ollm_rl.errors import UsageError
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import last_checkpoint, open_run
-from ollm_rl.streams import SHUFFLING, WEIGHTS, stream_seed
+from ollm_rl.streams import Purpose, integer_seed, torch_generator
 
 OnIteration = Callable[[dict[str, float]], bool | None]  # gets an iteration's metrics; False stops the run
 
@@ -49,7 +49,7 @@ def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
     """
     device = resolve_device(config.device)
     problems = load_problems(config.data, limit=config.limit, seed=config.seed)
-    torch.manual_seed(stream_seed(config.seed, WEIGHTS))
+    torch.manual_seed(integer_seed(config.seed, Purpose.POLICY_WEIGHTS))
     policy, tokenizer = new_policy(config, device)
     with closing(build_trainer(config, policy, tokenizer, problems)) as trainer:
         open_run(config.out, "train", config)
@@ -164,7 +164,7 @@ class Trainer:
                 "all options lead to the same token at every position, so there is nothing to choose; "
                 "train options with a higher kl_target or more steps"
             )
-        shuffler = torch.Generator().manual_seed(stream_seed(config.seed, SHUFFLING, iteration))
+        shuffler = torch_generator(config.seed, Purpose.MINIBATCHES, iteration)
         terms = self.updater.run(batch.rollout, batch.rewards, ent_coef=ent_coef, shuffler=shuffler)
         ended = time.perf_counter()
         row = {

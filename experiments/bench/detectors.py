@@ -83,7 +83,7 @@ def arith() -> dict[str, Any]:
     The error of a share is its standard error over ARITH_PROBLEMS draws.
     """
     mix = SolutionMix()
-    problems = generate(ARITH_PROBLEMS, seed=SEED)
+    problems = generate(ARITH_PROBLEMS, np.random.default_rng(SEED))
     counts = [measure_switching(problem.question, problem.solution) for problem in problems]
     looping = ["loop" in degeneracy(problem.solution) for problem in problems]
     other = [bool(degeneracy(problem.solution) - {"loop"}) for problem in problems]

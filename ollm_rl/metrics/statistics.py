@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import integrate, stats
 
+from ollm_rl.streams import Purpose, numpy_generator
+
 NUM_RESAMPLES = 2000
 NUM_PERMUTATIONS = 9999
 _VALUES_AT_ONCE = 1_000_000  # that resampling holds in memory
@@ -55,7 +57,7 @@ def bootstrap_interval(
         num_problems = data.shape[-1]
         exact = stats.binomtest(int(data.flat[0]) * num_problems, num_problems).proportion_ci(confidence)
         return float(exact.low), float(exact.high)
-    generator = np.random.default_rng(np.random.SeedSequence([seed]))
+    generator = numpy_generator(seed, Purpose.INTERVALS)
     if len(data) > 1:
         tail = (1 - confidence) / 2
         low, high = np.quantile(_means_over_seeds_and_problems(data, num_resamples, generator), [tail, 1 - tail])
@@ -112,7 +114,7 @@ def compare_paired(first: Values, second: Values, *, confidence: float = 0.95, s
         vectorized=True,
         n_resamples=NUM_PERMUTATIONS,
         batch=max(1, _VALUES_AT_ONCE // by_problem.size),
-        random_state=np.random.default_rng(np.random.SeedSequence([seed])),
+        random_state=numpy_generator(seed, Purpose.PERMUTATIONS),
     ).pvalue
     return Comparison(float(differences.mean()), low, high, float(p_value))
 

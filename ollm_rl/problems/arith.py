@@ -99,17 +99,9 @@ class ArithProblem:
     wrong: bool  # a step was skipped or slipped
 
 
-def generate(count: int, *, seed: int, stream: int = 0, mix: SolutionMix | None = None) -> list[ArithProblem]:
-    """Generate ``count`` problems; equal arguments give equal problems.
-
-    Args:
-        count: Number of problems.
-        seed: Seed of the run.
-        stream: Tells independent sets of one seed apart (training, validation, test).
-        mix: Shares of the kinds of solution.
-    """
-    rng = np.random.default_rng(np.random.SeedSequence([seed, stream]))
-    return [_problem(rng, mix or SolutionMix()) for _ in range(count)]
+def generate(count: int, generator: np.random.Generator, *, mix: SolutionMix | None = None) -> list[ArithProblem]:
+    """Generate ``count`` problems, all random numbers from ``generator``, with ``mix`` as the shares of solutions."""
+    return [_problem(generator, mix or SolutionMix()) for _ in range(count)]
 
 
 def _pick(rng: np.random.Generator, choices: tuple[str, ...]) -> str:

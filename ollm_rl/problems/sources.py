@@ -17,14 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ollm_rl.answers.pool import extract_answer
 from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.problems import arith
+from ollm_rl.streams import Purpose, integer_seed, numpy_generator
 
 FORMS = "arith, rg:TASK, jsonl:PATH, or hf:ID (hf:ID:CONFIG)"
-STREAMS = {"train": 0, "validation": 1, "test": 2}
+GENERATED_SPLITS = ("train", "validation", "test")
 DEFAULT_ARITH = 10_000  # problems
 DEFAULT_RG = 1_000  # problems
 
@@ -121,13 +120,16 @@ def _normalised(question: str) -> str:
     return _SPARE.sub(" ", text).strip()
 
 
-def _stream(split: str) -> int:
-    if split not in STREAMS:
-        raise UsageError(f"split={split!r} is unknown for generated problems; give one of {', '.join(STREAMS)}")
-    return STREAMS[split]
+def _split_index(split: str) -> int:
+    if split not in GENERATED_SPLITS:
+        raise UsageError(
+            f"split={split!r} is unknown for generated problems; give one of {', '.join(GENERATED_SPLITS)}"
+        )
+    return GENERATED_SPLITS.index(split)
 
 
 def _from_arith(split: str, count: int, seed: int) -> list[Problem]:
+    generator = numpy_generator(seed, Purpose.PROBLEMS, _split_index(split))
     return [
         Problem(
             id=f"arith-{split}-{seed}-{index}",
@@ -136,14 +138,13 @@ def _from_arith(split: str, count: int, seed: int) -> list[Problem]:
             answer=str(item.answer),
             language=item.language,
         )
-        for index, item in enumerate(arith.generate(count, seed=seed, stream=_stream(split)))
+        for index, item in enumerate(arith.generate(count, generator))
     ]
 
 
 def _from_reasoning_gym(task: str, split: str, count: int, seed: int) -> list[Problem]:
     # reasoning-gym seeds entry i with seed + i: neighbouring seeds would share all but one of their problems.
-    # Halved, since some tasks hand seed + i to numpy, which ends at 2**32.
-    task_seed = int(np.random.SeedSequence([seed, _stream(split)]).generate_state(1)[0]) // 2
+    task_seed = integer_seed(seed, Purpose.PROBLEMS, _split_index(split))
     try:
         import reasoning_gym
         from reasoning_gym.factory import DATASETS

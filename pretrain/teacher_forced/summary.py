@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ollm_rl.metrics.statistics import bootstrap_interval
+from ollm_rl.streams import Purpose, numpy_generator
 
 COLUMNS = ("backbone", "lora", "oracle", "encoder", "policy", "mixture")
 CHOICES = ("oracle", "encoder")  # columns whose choice of an option reveals something
@@ -146,7 +147,7 @@ def _histogram(values: np.ndarray, edges: np.ndarray) -> dict[str, list[float]]:
 def _resampled_totals(sums: Sequence[dict[Key, float]], seed: int) -> Totals:
     """Every sum's total over the P problems, then over each of RESAMPLES draws of P: (1 + RESAMPLES,)."""
     matrix, num_problems = np.array([list(row.values()) for row in sums]), len(sums)
-    generator = np.random.default_rng(np.random.SeedSequence([seed]))
+    generator = numpy_generator(seed, Purpose.TEACHER_FORCED)
     drawn = (generator.integers(num_problems, size=num_problems) for _ in range(RESAMPLES))
     resampled = [np.bincount(indices, minlength=num_problems) @ matrix for indices in drawn]
     return dict(zip(sums[0], np.stack([matrix.sum(0), *resampled], 1), strict=True))

@@ -4,6 +4,7 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ollm_rl.problems.arith import ArithProblem, SolutionMix, generate
@@ -18,7 +19,7 @@ LOSSES = ("loses", "gives away", "sells", "pierde", "regala", "vende")
 
 @pytest.fixture(scope="module")
 def problems() -> list[ArithProblem]:
-    return generate(COUNT, seed=3)
+    return generate(COUNT, np.random.default_rng(3))
 
 
 def stated_answer(solution: str) -> int | None:
@@ -51,12 +52,12 @@ def assert_share(hits: int, of: int, share: float) -> None:
     assert abs(hits / of - share) <= 4 * math.sqrt(share * (1 - share) / of), f"{hits} of {of}, expected {share}"
 
 
-def test_equal_seeds_give_equal_problems_and_other_seeds_and_streams_others() -> None:
-    first = generate(50, seed=1, stream=2)
-    assert generate(50, seed=1, stream=2) == first
-    assert generate(20, seed=1, stream=2) == first[:20]
-    for other in (generate(50, seed=1, stream=1), generate(50, seed=2, stream=2)):
-        assert len({problem.question for problem in first} & {problem.question for problem in other}) < 5
+def test_equal_generators_give_equal_problems_and_others_others() -> None:
+    first = generate(50, np.random.default_rng(1))
+    assert generate(50, np.random.default_rng(1)) == first
+    assert generate(20, np.random.default_rng(1)) == first[:20]
+    other = generate(50, np.random.default_rng(2))
+    assert len({problem.question for problem in first + other}) > 90
 
 
 def test_the_shares_of_the_kinds_are_those_stated(problems: list[ArithProblem]) -> None:
@@ -73,7 +74,7 @@ def test_the_shares_of_the_kinds_are_those_stated(problems: list[ArithProblem]) 
 
 
 def test_a_mix_of_ones_own_is_followed() -> None:
-    problems = generate(1000, seed=0, mix=SolutionMix(short=0.0, switch=0.3, loop=0.2, slip=0.5))
+    problems = generate(1000, np.random.default_rng(0), mix=SolutionMix(short=0.0, switch=0.3, loop=0.2, slip=0.5))
     assert not any(problem.style == "short" for problem in problems)
     for style, share in (("switch", 0.3), ("loop", 0.2), ("careful", 0.5)):
         assert_share(sum(problem.style == style for problem in problems), 1000, share)
