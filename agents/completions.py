@@ -29,11 +29,11 @@ class Completion:
     """One completion of a problem.
 
     Attributes:
-        problem: What was asked.
+        problem: The problem that it answers.
         text: What was written, without special tokens.
         tokens: Its length in tokens, the end of text included.
         terminated: Whether it ended by itself, not at the token limit.
-        verdict: On its answer.
+        verdict: Verdict on its answer.
         reward: In training, the weighted sum of ``terms``.
         terms: In training, the reward's terms by name, unweighted.
         log_prob: In search, its log-probability in nats at temperature 1, options added up by token.
@@ -93,24 +93,24 @@ class Completion:
 
 
 class Checks:
-    """The checks of one rollout's answers, which run while decoding goes on.
+    """The checks of one rollout's answers, which run while decoding continues.
 
     Args:
-        problems: One an episode.
-        tokenizer: Of the backbone that writes.
+        problems: One per episode.
+        tokenizer: Tokenizer of the policy's backbone.
         end_token: Ends an episode.
-        pool: Does the checks that take long.
+        pool: Runs the slow checks.
     """
 
     def __init__(
         self, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, end_token: int, pool: VerifierPool
     ) -> None:
         self.problems, self.tokenizer, self.end_token, self.pool = problems, tokenizer, end_token, pool
-        self.seconds = 0.0  # that checking kept the rollout waiting
+        self.seconds = 0.0  # that the rollout waited for checks
         self._begun: dict[int, tuple[str, list[int], Future[Verdict]]] = {}
 
     def begin(self, episodes: list[int], tokens: list[list[int]]) -> None:
-        """Check the answers of episodes that have ended; what takes long goes on beside the others' decoding."""
+        """Check the answers of ended episodes; slow checks run while other episodes are decoded."""
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         started = time.perf_counter()
         for episode, text, ids in zip(episodes, texts, tokens, strict=True):
@@ -118,7 +118,7 @@ class Checks:
         self.seconds += time.perf_counter() - started
 
     def finish(self) -> list[Completion]:
-        """Wait for the verdicts; the completions in the order of the problems."""
+        """Wait for the verdicts; returns the completions in the order of the problems."""
         started = time.perf_counter()
         verdicts = [self._begun[episode][2].result() for episode in range(len(self.problems))]
         self.seconds += time.perf_counter() - started
@@ -180,7 +180,7 @@ def training_metrics(completions: Sequence[Completion]) -> dict[str, float]:
 
 
 def write_completions(run: Path, iteration: int, completions: Sequence[Completion]) -> None:
-    """Keep an iteration's completions, one file an iteration: what a kill undid is written again, never twice."""
+    """Save an iteration's completions, one file per iteration: a resumed run overwrites what a kill undid."""
     path = run / COMPLETIONS_FOLDER / f"{iteration:06d}.jsonl"
     rows = ({"iteration": iteration, **completion.row()} for completion in completions)
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))

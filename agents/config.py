@@ -1,4 +1,4 @@
-"""Settings of reinforcement learning. Imports nothing heavy, so that ``ollm-rl --help`` answers at once."""
+"""Settings of reinforcement learning. Nothing heavy is imported, so that ``ollm-rl --help`` is fast."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,19 +24,19 @@ from ollm_rl.settings import (
 class RewardConfig(Settings):
     """Weights of the reward's terms.
 
-    `ollm_rl.envs.rewards` defines them; with correctness only, nothing else is computed.
+    `ollm_rl.envs.rewards` defines the terms; with correctness only, no other term is computed.
     """
 
     correctness: float = 1.0
-    """Of 1 for a right answer."""
+    """Weight of correctness, which is 1 for a correct answer."""
     format: float = 0.0
-    """Of 1 for an answer that is stated: boxed, after ####, or "the answer is"."""
+    """Weight of the format, which is 1 for a stated answer: boxed, after ####, or "the answer is"."""
     length: float = 0.0
-    """Of 0 for an empty completion down to -1 for one at the token limit."""
+    """Weight of the length, which falls from 0 for an empty completion to -1 for one at the token limit."""
     language: float = 0.0
-    """Of 1 for a completion in the language of its question."""
+    """Weight of the language, which is 1 for a completion in the language of its question."""
     repetition: float = 0.0
-    """Of minus the share of repeated sequences of four words."""
+    """Weight of the repetition, which is minus the share of repeated sequences of four words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +44,22 @@ class RunSettings(Settings):
     """The run."""
 
     out: Path
-    """Folder of the run: checkpoints, metrics, TensorBoard files. The same command resumes it."""
+    """Folder of the run: checkpoints, metrics, TensorBoard files. The same command resumes the run."""
     model: str
-    """Folder or hub id of an option plug-in. Over tokens its backbone is trained; a backbone's name does there, too."""
+    """Folder or hub id of an option plug-in. Over tokens its backbone is trained; a backbone's name works too."""
     agent: Literal["ollm-rl", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-recurrent-ppo"] = "ollm-rl"
-    """Ours (algorithm says which), or an agent of stable-baselines3 or sb3-contrib over options."""
+    """Our agent (see algorithm), or an agent of stable-baselines3 or sb3-contrib over options."""
     action_space: Literal["options", "tokens"] = "options"
     """Options: a policy over the K options on frozen hidden states. Tokens: a LoRA on the backbone."""
     algorithm: Literal["ppo", "reinforce"] = "reinforce"
-    """PPO: clipped ratio, GAE with a value head. REINFORCE: the whole reward less a baseline."""
+    """PPO: clipped ratio, GAE with a value head. REINFORCE: the whole reward minus a baseline."""
     iterations: Count = 12
-    """Rounds of rollout and update."""
+    """Number of iterations, each with a rollout and an update."""
     keep_checkpoints: Count = 2
-    """Keep the checkpoints of the last so many iterations, beside the best one: that of the highest evaluated accuracy,
-    or of the highest reward where nothing is evaluated."""
+    """Number of latest checkpoints to keep. The best one is kept too: that with the highest evaluated accuracy, or with
+    the highest reward if nothing is evaluated."""
     seed: Seed = 0
-    """Seed of every random stream; runs of one seed see the same prompts in the same order."""
+    """Seed of all random streams. Runs with equal seeds see the same prompts in the same order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class DataSettings(Settings):
     data: str = "arith"
     """Problems: arith, rg:TASK, jsonl:PATH or hf:ID."""
     limit: Count | None = None
-    """Use the first so many problems; all where left out."""
+    """Use only the first N problems; all if left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,19 +77,19 @@ class RolloutSettings(Settings):
     """Rollouts and their rewards."""
 
     episodes: Count = 256
-    """Episodes of an iteration."""
+    """Episodes per iteration."""
     group_size: Count = 8
-    """Episodes of one prompt; divides the episodes."""
+    """Episodes per prompt; must divide episodes."""
     max_new_tokens: Count = 96
-    """Token limit of a completion."""
+    """Token limit per completion."""
     num_slots: Count = 256
-    """Episodes decoded side by side."""
+    """Episodes decoded in parallel."""
     compiled: bool = False
-    """Compile decoding with torch.compile: a minute or two when the run starts, then faster rollouts on CUDA."""
+    """Compile decoding with torch.compile: takes a minute or two at the start and speeds up rollouts on CUDA."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """Weights of the reward's terms."""
     failure_reward: float = 0.0
-    """Correctness of a completion whose check broke or ran out of time; such are counted as verifier_failures."""
+    """Correctness of a completion whose check failed or timed out. These are counted as verifier_failures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +97,8 @@ class PolicySettings(Settings):
     """The policy."""
 
     option_gradient: Literal["token", "option"] = "token"
-    """What counts as the choice (options): the token, the probabilities of options that lead to it added up, or the
-    option itself, plain log pi(z)."""
+    """Log-probability of a choice (options). Token: log of the sum of pi(z) over the options that lead to that token.
+    Option: log pi(z) of the chosen option."""
     lora_rank: Count = 16
     """Rank of the LoRA (tokens)."""
 
@@ -108,22 +108,22 @@ class UpdateSettings(Settings):
     """The update."""
 
     learning_rate: Positive = 1e-3
-    """Step size of Adam."""
+    """Learning rate of Adam."""
     minibatches: Count = 4
-    """Optimiser steps of one pass over an iteration's episodes."""
+    """Optimiser steps per pass over an iteration's episodes."""
     epochs: Count = 1
     """Passes over an iteration's episodes."""
     ent_coef: NonNegative = 0.0
-    """Weight of the bonus for entropy over tokens at decisions; where it begins, if a target is given."""
+    """Weight of the bonus for entropy over tokens at decisions; its first value if target_entropy is set."""
     target_entropy: Positive | None = None
-    """Entropy at decisions, in nats, below which ent_coef grows and above which it shrinks, iteration by iteration."""
+    """Target of the entropy at decisions, in nats. After an iteration ent_coef grows below it and shrinks above it."""
     kl_coef: NonNegative = 0.0
-    """Weight of the KL penalty to the policy before training: that of SFT, or the LoRA switched off."""
+    """Weight of the KL penalty towards the policy before training: that of SFT, or the backbone without its LoRA."""
     max_grad_norm: Positive = 1.0
-    """Gradients are scaled down to this norm."""
+    """Gradients of a larger norm are scaled down to this norm."""
     pass_tokens: Count | None = None
-    """Tokens, padding counted, of one forward and backward pass; bounds memory, not the result. Left out it is 16,384
-    on a CPU, and on CUDA a whole minibatch, halved whenever memory runs out."""
+    """Maximum tokens, padding included, per forward and backward pass. It limits memory and does not change the result.
+    If left out: 16,384 on a CPU; on CUDA a whole minibatch, halved whenever memory runs out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,8 +139,8 @@ class ReinforceSettings(Settings):
     """REINFORCE."""
 
     baseline: Literal["none", "mean", "leave-one-out", "group"] = "group"
-    """None, the mean of all rewards, the mean of the group's others (RLOO), or rewards normalised within each group of
-    one prompt (GRPO)."""
+    """None. Mean: mean of all rewards. Leave-one-out: mean of the group's other rewards (RLOO). Group: rewards are
+    normalised within the group of one prompt (GRPO)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,11 +148,11 @@ class PPOSettings(Settings):
     """PPO."""
 
     clip_range: Positive = 0.2
-    """Bound on the probability ratio."""
+    """The probability ratio is clipped to [1 - clip_range, 1 + clip_range]."""
     gamma: Share = 1.0
     """Discount per decision."""
     gae_lambda: Share = 1.0
-    """Weight of GAE's longer returns."""
+    """Lambda of GAE: 0 uses one-step returns, 1 the whole return."""
     vf_coef: NonNegative = 0.5
     """Weight of the value loss."""
 
@@ -162,12 +162,12 @@ class EvaluationSettings(Settings):
     """Evaluation while training."""
 
     eval_every: Count | None = None
-    """Evaluate greedily after every so many episodes; never where left out."""
+    """Evaluate with greedy decoding every N episodes; never if left out."""
     eval_data: str | None = None
-    """Problems to evaluate on, the validation split of arith, rg: and hf: sources; a source as data, which it is where
-    left out."""
+    """Problems to evaluate on, in the format of data; data itself if left out. Arith, rg: and hf: sources use their
+    validation split."""
     eval_limit: Count = 256
-    """Evaluate on the first so many problems."""
+    """Evaluate on only the first N problems."""
     stop_at: Annotated[float, Interval(gt=0, le=1)] | None = None
     """Stop early once an evaluation reaches this accuracy."""
 
@@ -182,15 +182,15 @@ class RaySettings(Settings):
     """Ray workers."""
 
     workers: Annotated[int, Ge(0)] = 0
-    """Ray workers that make the rollouts, each with an engine and a processor core; 0 makes them in this process."""
+    """Ray workers that generate the rollouts, each with an engine and a CPU core. 0: this process generates them."""
     gpus_per_worker: Share = 0.0
-    """Share of a GPU that each worker gets, such as 0.5; with 0 they decode on the CPU."""
+    """Share of a GPU for each worker, such as 0.5. 0: decode on the CPU."""
     ray_address: str | None = None
-    """Ray cluster that holds the workers, host:port or auto; left out, one is started on this machine."""
+    """Ray cluster for the workers, host:port or auto. If left out, one is started on this machine."""
     async_staleness: Annotated[int, Ge(0)] = 0
-    """0: workers wait for the update. N: they go on, and rollouts come from weights up to N updates old."""
+    """0: workers wait for the update. N: they do not wait, and rollouts come from weights up to N updates old."""
     worker_timeout: Annotated[float, Gt(0)] = 600.0
-    """Seconds that the learner waits for a worker, its start included, before it takes it to hang and replaces it."""
+    """Seconds that the learner waits for a worker, its start included, before it replaces the worker."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -204,10 +204,10 @@ class SB3Settings(Settings):
     """Agents of stable-baselines3."""
 
     n_steps: Count = 32
-    """Steps of each of the episodes decoded side by side between two updates."""
+    """Steps between two updates, in each of the episodes decoded in parallel."""
 
 
-# What each agent of SB3 reads, besides what describes the run, its problems and its episodes.
+# Settings that each SB3 agent uses, besides those of the run, its problems and its episodes.
 SB3_READS = {
     "sb3-dqn": ("learning_rate", "max_grad_norm", "gamma", "n_steps"),
     "sb3-a2c": ("learning_rate", "max_grad_norm", "gamma", "n_steps", "gae_lambda", "vf_coef", "ent_coef"),

@@ -1,4 +1,4 @@
-"""Episodes of text generation in the slots of one decode engine; what both environments share.
+"""Episodes of text generation in the slots of one decode engine, shared by both environments.
 
 Letters: B slots, T tokens, H hidden, K options, V vocabulary.
 """
@@ -17,7 +17,7 @@ from ollm_rl.answers.pool import shared_pool
 from ollm_rl.backbones.loading import context_length, load_tokenizer
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.prompt_store import PromptStore
-from ollm_rl.envs.rewards import CORRECTNESS_ALONE, check_weights, reward_terms, total
+from ollm_rl.envs.rewards import CORRECTNESS_ONLY, check_weights, reward_terms, total
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.prompts import encode_prompts
@@ -25,24 +25,24 @@ from ollm_rl.problems.sources import Problem, load_problems
 
 ActionSpace = Literal["options", "tokens"]
 ObservationMode = Literal["hidden", "hidden+text"]
-Observation = Any  # an array, or in ``hidden+text`` a dictionary
+Observation = Any  # an array; in mode ``hidden+text`` a dictionary
 Facts = dict[str, str | int | float]
 
-# What a text observation may be made of: Unicode's first plane without surrogates; U+FFFD stands for the rest.
+# Characters of a text observation: Unicode's first plane without surrogates. U+FFFD replaces all others.
 CHARACTERS = frozenset(map(chr, (*range(0xD800), *range(0xE000, 0x10000))))
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """What one step did, in arrays over all slots, (B,).
+    """Results of one step, in arrays over all slots, (B,).
 
     Attributes:
-        ran: Which slots ran an episode; the others hold zeros below.
-        tokens: What was appended.
-        rewards: 0 but at an end.
+        ran: Which slots ran an episode; the arrays below are 0 in the others.
+        tokens: The appended tokens.
+        rewards: 0 except at the end of an episode.
         terminations: Which episodes ended by the end-of-text token.
         truncations: Which episodes ended at the token limit.
-        ended: By the slot of each episode that ended, facts for its ``info``, its last token among them.
+        ended: Facts for the ``info`` of each episode that ended, its last token included, by slot.
     """
 
     ran: np.ndarray
@@ -61,17 +61,17 @@ class Episodes:
         num_slots: B.
         problems: Problems, or a source that ``load_problems`` knows.
         action_space: ``options`` takes an option z and appends its most probable token; ``tokens`` takes the token.
-        max_new_tokens: Episodes are truncated at this many tokens.
-        tokenizer: The backbone's; found by the backbone's name where left out.
-        reward_weights: By the names in `ollm_rl.envs.rewards.TERMS`.
-        observation_mode: ``hidden`` shows h_t, ``hidden+text`` a dictionary of h_t and the text so far.
+        max_new_tokens: Number of tokens at which an episode is truncated.
+        tokenizer: The backbone's tokenizer; None loads it by the backbone's name.
+        reward_weights: Weights by the names in `ollm_rl.envs.rewards.TERMS`.
+        observation_mode: ``hidden`` observes h_t, ``hidden+text`` a dictionary of h_t and the text so far.
         compiled: Compile the model with torch.compile.
 
     Attributes:
         running: Which slots run an episode, (B,).
-        tokens: Prompt and completion of every slot's last episode, after its end too, (B, T).
-        prompt_lengths: Tokens of its prompt, (B,).
-        completion_lengths: Tokens of its completion so far, (B,).
+        tokens: Prompt and completion of every slot's last episode, which may have ended, (B, T).
+        prompt_lengths: Number of tokens of its prompt, (B,).
+        completion_lengths: Number of tokens of its completion so far, (B,).
 
     Raises:
         UsageError: If a setting does not fit, or a prompt leaves no room within the backbone's context.
@@ -88,7 +88,7 @@ class Episodes:
         max_new_tokens: int,
         tokenizer: PreTrainedTokenizerBase | None,
         observation_mode: ObservationMode,
-        reward_weights: Mapping[str, float] = CORRECTNESS_ALONE,
+        reward_weights: Mapping[str, float] = CORRECTNESS_ONLY,
         compiled: bool = False,
     ) -> None:
         check_weights(reward_weights)
@@ -104,7 +104,7 @@ class Episodes:
         if not self.problems:
             raise UsageError("problems is empty; give at least one problem")
         self.end_token = int(self.tokenizer.eos_token_id)
-        self._places = {problem.id: index for index, problem in enumerate(self.problems)}
+        self._index_by_id = {problem.id: index for index, problem in enumerate(self.problems)}
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
         self.num_actions = self.model.option_config.num_options if action_space == "options" else self.model.vocab_size
         self.reward_weights = dict(reward_weights)
@@ -117,13 +117,13 @@ class Episodes:
         self.running = np.zeros(num_slots, dtype=bool)
         self.tokens = np.zeros((num_slots, max_length), dtype=np.int64)
         self.prompt_lengths, self.completion_lengths = np.zeros((2, num_slots), dtype=np.int64)
-        self._asked = [self.problems[0]] * num_slots  # problem of every slot's last episode
+        self._slot_problems = [self.problems[0]] * num_slots  # problem of every slot's last episode
         self.hidden = torch.zeros(num_slots, self.model.hidden_size, device=self.engine.device)
 
     def spaces(self) -> tuple[spaces.Space[Any], spaces.Discrete]:
         """Observation space and action space, Discrete(K) or Discrete(V), of one slot.
 
-        Observations are Box(H,) in float32, with the text so far Dict(hidden=Box(H,), text=Text).
+        Observations are Box(H,) in float32, or Dict(hidden=Box(H,), text=Text) in mode ``hidden+text``.
         """
         hidden = spaces.Box(-np.inf, np.inf, (self.model.hidden_size,), np.float32)
         if self.observation_mode == "hidden":
@@ -133,24 +133,24 @@ class Episodes:
         return spaces.Dict({"hidden": hidden, "text": text}), spaces.Discrete(self.num_actions)
 
     def find(self, problem: str | int) -> int:
-        """Index of a problem given by its id or its index."""
-        found = self._places.get(problem, -1) if isinstance(problem, str) else int(problem)
-        if not 0 <= found < len(self.problems):
+        """Index of a problem, which is named by its id or its index."""
+        index = self._index_by_id.get(problem, -1) if isinstance(problem, str) else int(problem)
+        if not 0 <= index < len(self.problems):
             raise UsageError(
                 f"problem {problem!r} is unknown; there are {len(self.problems)}, counted from 0; give one or an id"
             )
-        return found
+        return index
 
     def start(self, slots: Sequence[int], indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[dict[str, str]]:
         """Begin episodes on the problems with these indices; returns their infos.
 
-        Problems that come next may be named, the soonest first: their prompts are encoded in the same pass, for later.
+        ``upcoming`` may name problems that come next, the soonest first. Their prompts are encoded in the same pass.
         """
         self.check_open()
         prompts, later = ([self.prompts[i] for i in each] for each in (indices, upcoming))
         self.hidden[list(slots)] = self._store.fill(slots, prompts, later).float()
         for slot, index, prompt in zip(slots, indices, prompts, strict=True):
-            self._asked[slot] = self.problems[index]
+            self._slot_problems[slot] = self.problems[index]
             self.tokens[slot, : len(prompt)] = prompt
             self.prompt_lengths[slot], self.completion_lengths[slot] = len(prompt), 0
             self.running[slot] = True
@@ -160,13 +160,13 @@ class Episodes:
         ]
 
     def advance(self, actions: np.ndarray) -> Transitions:
-        """Append a token to every running episode; does nothing where none runs.
+        """Append a token to every running episode; does nothing if none runs.
 
         Args:
-            actions: Options or tokens, (B,); those of idle slots do not matter.
+            actions: Options or tokens, (B,); those of idle slots are ignored.
 
         Raises:
-            UsageError: If an action is out of range or their number is wrong; nothing has moved then.
+            UsageError: If an action is out of range or their number is wrong; no episode has moved then.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
         self.check_open()
@@ -176,31 +176,31 @@ class Episodes:
         truncations = ran & ~terminations & (self.completion_lengths >= self.max_new_tokens)
         slots = np.flatnonzero(terminations | truncations).tolist()
         rewards, ended = np.zeros(len(ran)), {}
-        for slot, (reward, facts) in zip(slots, self._judged(slots), strict=True):
+        for slot, (reward, facts) in zip(slots, self._rewards_and_facts(slots), strict=True):
             rewards[slot], ended[slot] = reward, {"token": int(tokens[slot]), **facts}
             self.running[slot] = False
             self.engine.release(slot)
         return Transitions(ran, tokens, rewards, terminations, truncations, ended)
 
     def observation(self, slots: Sequence[int] | None = None) -> Observation:
-        """Of these slots, N of them, or of all: h_t, (N, H) float32, in ``hidden+text`` with a tuple of N texts."""
-        shown = self.hidden if slots is None else self.hidden[list(slots)]
-        # A copy on a CPU too: the next episode's start would change the caller's array.
-        hidden: np.ndarray = shown.to("cpu", copy=True).numpy()
+        """h_t of N slots (None: of all), (N, H) float32; in mode ``hidden+text`` with a tuple of N texts."""
+        selected = self.hidden if slots is None else self.hidden[list(slots)]
+        # A copy on a CPU too, since the start of the next episode would change the caller's array.
+        hidden: np.ndarray = selected.to("cpu", copy=True).numpy()
         if self.observation_mode == "hidden":
             return hidden
         texts = map(self.text, range(len(self.running)) if slots is None else slots)
         return {"hidden": hidden, "text": tuple("".join(c if c in CHARACTERS else "\ufffd" for c in t) for t in texts)}
 
     def text(self, slot: int) -> str:
-        """Prompt and completion so far as the model reads them, of the last episode where none runs."""
+        """Prompt and completion so far, as the model reads them; those of the last episode if none runs."""
         length = self.prompt_lengths[slot] + self.completion_lengths[slot]
-        # Decoded as a whole: one token may be a part of a character, or lose the space before it.
+        # Decoded as a whole: a single token may be part of a character, or lose the space before it.
         text: str = self.tokenizer.decode(self.tokens[slot, :length])
         return text
 
     def close(self) -> None:
-        """Give the memory of the slots back; nothing can be started or advanced any more."""
+        """Free the memory of the slots; no episode can be started or advanced afterwards."""
         self.closed = True
         self.running[:] = False
         self.engine.free()
@@ -212,21 +212,21 @@ class Episodes:
             raise ClosedEnvironmentError("the environment is closed; make a new one")
 
     def _append(self, actions: np.ndarray) -> np.ndarray:
-        """Append the actions' tokens to the running episodes; returns them, (B,), 0 in idle slots."""
+        """Append the tokens of the actions to the running episodes; returns the tokens, (B,), 0 in idle slots."""
         ran = self.running
         if np.shape(actions) != ran.shape:
-            raise UsageError(f"got actions of shape {np.shape(actions)}; give {len(ran)}, one a slot")
-        wrong = ran & ~((actions >= 0) & (actions < self.num_actions))  # a NaN is wrong too
-        if wrong.any():
+            raise UsageError(f"got actions of shape {np.shape(actions)}; give {len(ran)}, one per slot")
+        invalid = ran & ~((actions >= 0) & (actions < self.num_actions))  # true for NaN too
+        if invalid.any():
             raise UsageError(
-                f"action {actions[wrong.argmax()]} is out of range; {self.action_space_name} go from 0 to "
+                f"action {actions[invalid.argmax()]} is out of range; {self.action_space_name} go from 0 to "
                 f"{self.num_actions - 1}"
             )
         chosen = torch.as_tensor(np.where(ran, actions, 0), dtype=torch.long, device=self.engine.device)
         if self.action_space_name == "options":
             offered = self.model.option_tokens(self.hidden.to(self.model.backbone.dtype))
             chosen = offered.gather(1, chosen[:, None])[:, 0]
-        # Fetched before the step, so that what follows is done while a device takes it.
+        # Copied before the step, so that the code below runs while the device computes the step.
         tokens: np.ndarray = np.where(ran, chosen.cpu().numpy(), 0)
         self.hidden = self.engine.step(chosen).float()
         slots = np.flatnonzero(ran)
@@ -234,16 +234,16 @@ class Episodes:
         self.completion_lengths[slots] += 1
         return tokens
 
-    def _judged(self, slots: Sequence[int]) -> Iterator[tuple[float, Facts]]:
+    def _rewards_and_facts(self, slots: Sequence[int]) -> Iterator[tuple[float, Facts]]:
         """Reward and facts of the completions in these slots."""
         begins, ends = self.prompt_lengths, self.prompt_lengths + self.completion_lengths
         completions = [
             self.tokenizer.decode(self.tokens[slot, begins[slot] : ends[slot]], skip_special_tokens=True)
             for slot in slots
         ]
-        asked = [self._asked[slot] for slot in slots]
-        verdicts = shared_pool().verify_batch(completions, [problem.answer for problem in asked])
-        for slot, problem, completion, verdict in zip(slots, asked, completions, verdicts, strict=True):
+        problems = [self._slot_problems[slot] for slot in slots]
+        verdicts = shared_pool().verify_batch(completions, [problem.answer for problem in problems])
+        for slot, problem, completion, verdict in zip(slots, problems, completions, verdicts, strict=True):
             terms = reward_terms(
                 problem.question,
                 completion,

@@ -1,7 +1,7 @@
-"""Rewards of a finished completion: plain functions, one a term, and their weighted sum.
+"""Rewards of a finished completion: one plain function per term, and their weighted sum.
 
-Correctness alone is the default. The other terms are shaping: they can be had without a right answer, so a policy that
-earns them while correctness stands still games them; each is logged apart for that.
+Correctness is the default reward. The other terms are shaping and can be earned without a right answer. A policy that
+earns more of them while correctness does not rise games them, so each term is logged separately.
 """
 
 import re
@@ -12,14 +12,14 @@ from ollm_rl.errors import UsageError
 from ollm_rl.metrics.language import switches_language
 
 TERMS = ("correctness", "format", "length", "language", "repetition")
-CORRECTNESS_ALONE: Mapping[str, float] = {"correctness": 1.0}
-REPEATED_WORDS = 4  # length of the sequences that repetition counts
+CORRECTNESS_ONLY: Mapping[str, float] = {"correctness": 1.0}
+REPEATED_WORDS = 4  # length of the sequences that ``repetition`` compares
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def correctness(verdict: Verdict, *, failure: float = 0.0) -> float:
-    """1 for a right answer, 0 for a wrong one or none, ``failure`` where the checker broke or ran out of time."""
+    """1 for a right answer, 0 for a wrong or missing one, ``failure`` if the checker crashed or timed out."""
     return failure if verdict.failed else float(verdict.correct)
 
 
@@ -29,27 +29,27 @@ def answer_format(verdict: Verdict) -> float:
 
 
 def length(tokens: int, max_tokens: int) -> float:
-    """From 0 for an empty completion down to -1 for one at the token limit."""
+    """0 for an empty completion, falling to -1 for one at the token limit."""
     return -tokens / max_tokens
 
 
 def language_consistency(question: str, completion: str) -> float:
-    """1 if the completion stays in the language of the question, 0 if it leaves it (`ollm_rl.metrics.language`)."""
+    """1 if the completion stays in the language of the question, else 0 (`ollm_rl.metrics.language`)."""
     return float(not switches_language(question, completion))
 
 
 def repetition(completion: str) -> float:
-    """Minus the share of the sequences of four words or signs that stand in the completion before, in [-1, 0]."""
+    """Minus the share of the sequences of four words or signs that occurred before in the completion, in [-1, 0]."""
     words = _WORD.findall(completion)
     sequences = [tuple(words[start : start + REPEATED_WORDS]) for start in range(len(words) - REPEATED_WORDS + 1)]
     return len(set(sequences)) / len(sequences) - 1.0 if sequences else 0.0
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
-    """Refuse weights of terms that do not exist.
+    """Refuse weights of unknown terms.
 
     Raises:
-        ValueError: With the names there are.
+        ValueError: If a term is unknown; the message lists the known terms.
     """
     unknown = [name for name in weights if name not in TERMS]
     if unknown:
@@ -66,15 +66,15 @@ def reward_terms(
     weights: Mapping[str, float],
     failure: float = 0.0,
 ) -> dict[str, float]:
-    """Correctness and every other term with a weight, each unweighted.
+    """Correctness and every other term that has a weight; the values are unweighted.
 
     Args:
-        question: What was asked.
-        completion: What was written, ``tokens`` long and ``max_tokens`` at most.
-        verdict: On the completion's answer.
-        tokens: Tokens of the completion.
+        question: The question of the problem.
+        completion: Text of the completion.
+        verdict: Verdict on the completion's answer.
+        tokens: Number of tokens of the completion, at most ``max_tokens``.
         max_tokens: Token limit.
-        weights: By the names in ``TERMS``; a term without one, or with weight 0, is not computed.
+        weights: Weights by the names in ``TERMS``; a term without a weight, or with weight 0, is not computed.
         failure: See `correctness`.
     """
     terms = {
@@ -83,10 +83,10 @@ def reward_terms(
         "language": lambda: language_consistency(question, completion),
         "repetition": lambda: repetition(completion),
     }
-    wanted = {name: term() for name, term in terms.items() if weights.get(name)}
-    return {"correctness": correctness(verdict, failure=failure), **wanted}
+    weighted = {name: term() for name, term in terms.items() if weights.get(name)}
+    return {"correctness": correctness(verdict, failure=failure), **weighted}
 
 
 def total(terms: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """The reward: the weighted sum of terms."""
+    """The reward: the weighted sum of the terms."""
     return sum(weights.get(name, 0.0) * value for name, value in terms.items())

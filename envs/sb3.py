@@ -1,4 +1,4 @@
-"""The vector environment for stable-baselines3, whose agents take no ``gymnasium.vector.VectorEnv``.
+"""The vector environment for stable-baselines3, whose agents do not accept a ``gymnasium.vector.VectorEnv``.
 
 Letters: B environments, H hidden.
 """
@@ -18,11 +18,11 @@ from ollm_rl.errors import UsageError
 class TextGenVecEnv(VecEnv):
     """``TextGenVectorEnv`` as SB3's ``VecEnv``.
 
-    Infos hold ``terminal_observation`` at an episode's end and ``TimeLimit.truncated``; with these SB3 adds the value
-    of the last observation to the reward of a truncated episode.
+    Infos contain ``terminal_observation`` at an episode's end and ``TimeLimit.truncated``. SB3 uses them to add the
+    value of the last observation to the reward of a truncated episode.
 
     Args:
-        envs: In autoreset mode SAME_STEP, SB3's own; observation mode ``hidden``.
+        envs: Must have autoreset mode SAME_STEP, which SB3 itself uses, and observation mode ``hidden``.
 
     Raises:
         UsageError: If the autoreset or observation mode is another.
@@ -33,58 +33,58 @@ class TextGenVecEnv(VecEnv):
             raise UsageError(f"autoreset_mode={envs.autoreset_mode.value!r} does not suit SB3; give 'SameStep'")
         if envs.episodes.observation_mode != "hidden":
             raise UsageError(
-                f"observation_mode={envs.episodes.observation_mode!r} does not suit SB3, which knows no texts; "
-                "give 'hidden'"
+                f"observation_mode={envs.episodes.observation_mode!r} does not suit SB3, which has no text "
+                "observations; give 'hidden'"
             )
         self.envs = envs
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 
     def reset(self) -> np.ndarray:
-        """Begin an episode in every environment; returns observations (B, H). ``seed(number)`` counts once."""
+        """Begin an episode in every environment; returns observations (B, H). ``seed(number)`` applies to one reset."""
         observations, infos = self.envs.reset(seed=self._seeds[0])
         self.reset_infos = _rows(infos, self.num_envs)
         self._reset_seeds()
         return np.asarray(observations)
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Keep the actions, (B,), for ``step_wait``."""
+        """Store the actions, (B,), for ``step_wait``."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Append one token in every environment; returns observations (B, H), rewards (B,), ends (B,), B infos."""
+        """Append one token in every environment; returns observations (B, H), rewards (B,), dones (B,), B infos."""
         observations, rewards, terminations, truncations, infos = self.envs.step(self._actions)
-        rows, over = _rows(infos, self.num_envs), terminations | truncations
-        for slot in np.flatnonzero(over).tolist():
-            last, final = rows[slot].pop("final_obs"), rows[slot].pop("final_info")
+        rows, dones = _rows(infos, self.num_envs), terminations | truncations
+        for slot in np.flatnonzero(dones).tolist():
+            final_obs, final_info = rows[slot].pop("final_obs"), rows[slot].pop("final_info")
             self.reset_infos[slot] = rows[slot]
-            rows[slot] = {**final, "terminal_observation": last}
+            rows[slot] = {**final_info, "terminal_observation": final_obs}
         for row, truncated in zip(rows, truncations.tolist(), strict=True):
             row["TimeLimit.truncated"] = truncated
-        return np.asarray(observations), rewards.astype(np.float32), over, rows
+        return np.asarray(observations), rewards.astype(np.float32), dones, rows
 
     def close(self) -> None:
-        """Give the memory of the engine back."""
+        """Free the memory of the engine."""
         self.envs.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of the shared environment, once for each of the environments asked for."""
+        """An attribute of the shared environment, once for each requested environment."""
         return [getattr(self.envs, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> NoReturn:
-        """Refused: the environments are one object."""
+        """Always refused: all environments are one object."""
         raise NotImplementedError(f"{attr_name!r} cannot be set for one environment: all share one engine")
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> NoReturn:
-        """Refused: the environments are one object."""
+        """Always refused: all environments are one object."""
         raise NotImplementedError(f"{method_name!r} cannot be called on one environment: all share one engine")
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """False for each: there are no single environments that could be wrapped."""
+        """False for each, since there are no single environments to wrap."""
         return [False for _ in self._get_indices(indices)]
 
 
 def _rows(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """Gymnasium's batched infos as one dictionary for each environment."""
+    """Gymnasium's batched infos as one dictionary per environment."""
     rows: list[dict[str, Any]] = [{} for _ in range(count)]
     for name, values in infos.items():
         if not name.startswith("_"):

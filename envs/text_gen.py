@@ -8,7 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode, row
-from ollm_rl.envs.rewards import CORRECTNESS_ALONE
+from ollm_rl.envs.rewards import CORRECTNESS_ONLY
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem
 
@@ -23,29 +23,30 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
     ## Observation Space
     ``Box(-inf, inf, (H,), float32)``: h_t, the backbone's last hidden state after its final norm. After the last
     step of an episode it is h_t at the last token. With ``observation_mode="hidden+text"``: ``Dict(hidden=Box(H,),
-    text=Text)``, with prompt and completion so far; characters beyond Unicode's first plane are U+FFFD there.
+    text=Text)``, where the text is prompt and completion so far. U+FFFD replaces characters beyond Unicode's first
+    plane.
 
     ## Rewards
-    0 until the end, then 1 if the final answer is right, else 0. ``reward_weights`` weighs this and other terms of
-    `ollm_rl.envs.rewards` into a sum.
+    0 until the end, then 1 if the final answer is right, else 0. With ``reward_weights`` the reward at the end is a
+    weighted sum of this and other terms of `ollm_rl.envs.rewards`.
 
     ## Starting State
-    The prompt of a problem that is drawn uniformly, or the one that ``reset(options={"problem": ...})`` names by its
-    id or index.
+    The prompt of a uniformly drawn problem, or of the problem that ``reset(options={"problem": ...})`` names by id or
+    index.
 
     ## Episode End
-    Terminated by the end-of-text token, truncated at ``max_new_tokens``.
+    Terminated by the end-of-text token, truncated at ``max_new_tokens`` tokens.
 
     ## Information
-    ``reset`` gives ``problem`` (its id), ``question`` and ``answer``; ``step`` gives ``token``, and at the end
-    ``completion``, ``verdict`` (the status of `ollm_rl.answers.pool.Verdict`: a checker that broke shows here),
-    ``correctness`` and every other reward term with a weight, unweighted.
+    ``reset`` gives ``problem`` (its id), ``question`` and ``answer``. ``step`` gives ``token``, and at the end also
+    ``completion``, ``verdict`` (the status of `ollm_rl.answers.pool.Verdict`, which shows whether the checker failed),
+    ``correctness`` and every other reward term that has a weight; the values are unweighted.
 
     ## Arguments
     ``model`` (an ``OptionModel`` or the folder of one), ``problems`` (a list, or a source such as ``"arith"``),
-    ``action_space``, ``max_new_tokens``, ``tokenizer`` (found by the backbone's name where left out),
-    ``observation_mode``, ``render_mode`` (``"ansi"``: prompt and completion so far), ``reward_weights`` (by term;
-    correctness alone where left out).
+    ``action_space``, ``max_new_tokens``, ``tokenizer`` (loaded by the backbone's name where left out),
+    ``observation_mode``, ``render_mode`` (``"ansi"``: prompt and completion so far), ``reward_weights`` (by term; only
+    correctness where left out).
     """
 
     metadata = {"render_modes": ["ansi"]}
@@ -60,7 +61,7 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
         tokenizer: PreTrainedTokenizerBase | None = None,
         observation_mode: ObservationMode = "hidden",
         render_mode: str | None = None,
-        reward_weights: Mapping[str, float] = CORRECTNESS_ALONE,
+        reward_weights: Mapping[str, float] = CORRECTNESS_ONLY,
     ) -> None:
         self.render_mode = render_mode
         self.episodes = Episodes(
@@ -81,7 +82,7 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
         """Begin an episode; ``options={"problem": ...}`` chooses its problem by id or index.
 
         Raises:
-            ValueError: If the problem is unknown; the running episode goes on unharmed.
+            ValueError: If the problem is unknown; the running episode is not affected.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
         super().reset(seed=seed)
@@ -94,22 +95,22 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
         """Append one token.
 
         Raises:
-            ValueError: If the action is out of range; the episode has not moved then.
+            ValueError: If the action is out of range; the episode does not change then.
             gymnasium.error.ResetNeeded: If no episode runs.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
         self.episodes.check_open()
         if not self.episodes.running[0]:
             raise gymnasium.error.ResetNeeded("no episode runs; call reset() first")
-        moved = self.episodes.advance(np.array([action]))
-        ends = bool(moved.terminations[0]), bool(moved.truncations[0])
-        info = moved.ended.get(0, {"token": int(moved.tokens[0])})
-        return row(self.episodes.observation(), 0), float(moved.rewards[0]), *ends, info
+        result = self.episodes.advance(np.array([action]))
+        ends = bool(result.terminations[0]), bool(result.truncations[0])
+        info = result.ended.get(0, {"token": int(result.tokens[0])})
+        return row(self.episodes.observation(), 0), float(result.rewards[0]), *ends, info
 
     def render(self) -> str | None:  # type: ignore[override]
         """Prompt and completion so far as the model reads them, with ``render_mode="ansi"``."""
         return self.episodes.text(0) if self.render_mode == "ansi" else None
 
     def close(self) -> None:
-        """Give the memory of the engine back."""
+        """Free the memory of the engine."""
         self.episodes.close()

@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode, row
-from ollm_rl.envs.rewards import CORRECTNESS_ALONE
+from ollm_rl.envs.rewards import CORRECTNESS_ONLY
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem
@@ -24,20 +24,19 @@ Step = tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     """B copies of ``TextGenEnv`` (its docstring is the manual) that share one decode engine.
 
-    A prompt is prefilled without stopping the other episodes. When an environment begins again, Gymnasium's
-    ``autoreset_mode`` says:
+    A prompt is prefilled without stopping the other episodes. Gymnasium's ``autoreset_mode`` decides when an
+    environment begins its next episode:
 
     - ``NEXT_STEP`` (the default): the step after an episode's end ignores that environment's action, gives reward 0 and
       returns the first observation of its next episode.
-    - ``SAME_STEP``: the step that ends an episode returns the first observation of the next; the last one and its info
-      stand in ``infos["final_obs"]`` and ``infos["final_info"]``.
-    - ``DISABLED``: ``reset(options={"reset_mask": ...})`` begins the episodes of the masked environments, and a step
-      with an environment that has ended is refused.
+    - ``SAME_STEP``: the step that ends an episode returns the first observation of the next episode. The last
+      observation and info of the ended one are ``infos["final_obs"]`` and ``infos["final_info"]``.
+    - ``DISABLED``: ``reset(options={"reset_mask": ...})`` begins the episodes of the masked environments. A step is
+      refused while any environment has ended.
 
-    Every environment draws its problems from a stream of its own, so they are the same in all three modes.
+    Every environment draws its problems from its own stream, so they are the same in all three modes.
 
-    With ``compiled`` the model is compiled with torch.compile, which takes a minute or two at first
-    and pays on CUDA.
+    ``compiled`` compiles the model with torch.compile, which takes a minute or two at first and is worthwhile on CUDA.
     """
 
     metadata = {"render_modes": ["ansi"], "autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -54,7 +53,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         observation_mode: ObservationMode = "hidden",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
-        reward_weights: Mapping[str, float] = CORRECTNESS_ALONE,
+        reward_weights: Mapping[str, float] = CORRECTNESS_ONLY,
         compiled: bool = False,
     ) -> None:
         self.num_envs = num_envs
@@ -76,7 +75,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._streams: list[np.random.Generator] = []
-        self._next = np.zeros(num_envs, dtype=np.int64)  # problem of every environment's next episode, drawn one ahead
+        self._next = np.zeros(num_envs, dtype=np.int64)  # problem of every environment's next episode, drawn in advance
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -84,11 +83,11 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         """Begin an episode in every environment, or in those where ``options["reset_mask"]`` (B,) is true.
 
         Returns:
-            Observations of all environments, (B, H), and infos of those that began.
+            Observations of all environments, (B, H), and infos of those that began an episode.
 
         Raises:
-            UsageError: If ``options`` asks for anything else, or the mask is no array of B truth values with a true
-                one; the episodes go on unharmed then.
+            UsageError: If ``options`` has another key, or the mask is not an array of B truth values of which at least
+                one is true; the running episodes are not affected.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
         slots = self._to_reset(options or {})
@@ -112,7 +111,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             Observations (B, H), rewards (B,), terminations (B,), truncations (B,), infos.
 
         Raises:
-            UsageError: If an action is out of range; no environment has moved then.
+            UsageError: If an action is out of range; no environment changes then.
             gymnasium.error.ResetNeeded: Before the first ``reset``, and in mode DISABLED if an episode has ended.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
@@ -122,34 +121,34 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         begin = np.flatnonzero(~self.episodes.running).tolist()
         if begin and self.autoreset_mode == AutoresetMode.DISABLED:
             raise ResetNeeded(f"environments {begin} have ended; reset them with options={{'reset_mask': ...}}")
-        moved = self.episodes.advance(np.asarray(actions))
-        shown, ended = moved.ran, dict[int, Any](moved.ended)
+        result = self.episodes.advance(np.asarray(actions))
+        shown, ended = result.ran, dict[int, Any](result.ended)
         if ended and self.autoreset_mode == AutoresetMode.SAME_STEP:
             begin += list(ended)
-            shown = shown & ~(moved.terminations | moved.truncations)
+            shown = shown & ~(result.terminations | result.truncations)
             last = self.episodes.observation(list(ended))
             ended = {
-                slot: {"final_obs": row(last, place), "final_info": facts}
-                for place, (slot, facts) in enumerate(ended.items())
+                slot: {"final_obs": row(last, index), "final_info": facts}
+                for index, (slot, facts) in enumerate(ended.items())
             }
-        # As ``_add_info`` would have it, without a call for each environment.
-        infos: dict[str, Any] = {"token": np.where(shown, moved.tokens, 0), "_token": shown} if shown.any() else {}
+        # The same as ``_add_info`` for each environment, in one call.
+        infos: dict[str, Any] = {"token": np.where(shown, result.tokens, 0), "_token": shown} if shown.any() else {}
         for slot, facts in ended.items():
             infos = self._add_info(infos, facts, slot)
         if begin:
             infos = self._start(begin, infos)
-        return self.episodes.observation(), moved.rewards, moved.terminations, moved.truncations, infos
+        return self.episodes.observation(), result.rewards, result.terminations, result.truncations, infos
 
     def render(self) -> tuple[str, ...] | None:
         """Prompt and completion so far of every environment, with ``render_mode="ansi"``."""
         return tuple(map(self.episodes.text, range(self.num_envs))) if self.render_mode == "ansi" else None
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Give the memory of the engine back."""
+        """Free the memory of the engine."""
         self.episodes.close()
 
     def _to_reset(self, options: dict[str, Any]) -> list[int]:
-        """Environments that a reset with these options begins again."""
+        """Environments that a reset with these options restarts."""
         if unknown := options.keys() - {"reset_mask"}:
             raise UsageError(f"reset option {sorted(unknown)[0]!r} is unknown; only 'reset_mask' is known here")
         mask = options.get("reset_mask", np.ones(self.num_envs, dtype=bool))
@@ -163,11 +162,11 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         return slots
 
     def _start(self, slots: list[int], infos: dict[str, Any]) -> dict[str, Any]:
-        """Begin episodes; returns ``infos`` with theirs."""
+        """Begin episodes in these slots; returns ``infos`` extended by theirs."""
         drawn = self._next[slots].tolist()
         for slot in slots:
             self._draw(slot)
-        # The others' next prompts will be needed in about this order: of those that have written most first.
+        # The other environments will need their next prompts in about this order: longest completion first.
         others = self.episodes.running.copy()
         others[slots] = False
         soonest = np.argsort(-self.episodes.completion_lengths[others], kind="stable")

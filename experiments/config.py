@@ -15,13 +15,13 @@ class DemoConfig(Settings):
     """The whole pipeline on the embedded default."""
 
     out: Path = Path("runs/demo")
-    """Folder of the report and of every stage. The same command goes on where it stopped."""
+    """Folder of the report and of every stage. The same command resumes where it stopped."""
     iterations: Count = 7
-    """Rounds of reinforcement learning of every method; 256 episodes each."""
+    """Iterations of reinforcement learning for each method, with 256 episodes each."""
     sft_steps: Count = 150
     """Optimiser steps of the option stage."""
     problems: Count = 512
-    """Held-out problems of the evaluation."""
+    """Number of held-out problems in the evaluation."""
     seed: Seed = 0
     """Seed of every random stream."""
 
@@ -31,15 +31,15 @@ class SweepConfig(Settings):
     """Training runs over a grid of settings, random draws and seeds."""
 
     out: Path
-    """Folder of the table, the report and every run. The same command goes on where it stopped."""
+    """Folder of the table, the report and every run. The same command resumes where it stopped."""
     train: dict[str, Any] = field(default_factory=dict)
-    """Settings of ollm-rl train that all runs share; model is needed."""
+    """Settings of ollm-rl train that all runs share; model is required."""
     grid: dict[str, list[Any]] = field(default_factory=dict)
-    """Settings of ollm-rl train, each with its values; every combination runs."""
+    """Settings of ollm-rl train, each with a list of values; every combination runs."""
     random: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     """Settings of ollm-rl train, each as uniform: [low, high], loguniform: [low, high] or choice: [value, ...]."""
     num_samples: Count = 1
-    """Draws of the random settings; each meets every combination of the grid."""
+    """Draws of the random settings; each is combined with every combination of the grid."""
     sample_seed: Seed = 0
     """Seed of these draws."""
     seeds: list[Seed] = field(default_factory=lambda: [0])
@@ -47,19 +47,19 @@ class SweepConfig(Settings):
     metric: Literal[
         "reward", "reward_correctness", "completion_tokens", "language_switching_rate", "degeneracy_rate"
     ] = "reward"
-    """What ranks the settings, and what ASHA compares."""
+    """Metric that ranks the settings and that ASHA compares."""
     mode: Literal["max", "min"] = "max"
-    """Whether more of it is better, or less."""
+    """Whether higher or lower values of the metric are better."""
     scheduler: Literal["none", "asha"] = "none"
-    """ASHA ends a run early whose metric is among the worse half of those that came as far."""
+    """ASHA stops a run early if its metric is in the worse half of the runs that reached the same iteration."""
     cpus: Count = 1
-    """Cores, and threads, of a run."""
+    """Cores, and threads, per run."""
     gpus: NonNegative = 0.0
-    """GPUs of a run; a fraction lets runs share one."""
+    """GPUs per run; with a fraction, runs share a GPU."""
     max_concurrent: Count | None = None
-    """Most runs side by side; as many as cores and GPUs allow where left out."""
+    """Most runs at the same time; as many as cores and GPUs allow where left out."""
     max_failures: Annotated[int, Ge(0)] = 1
-    """A run that fails is started again so many times; it goes on from its checkpoint."""
+    """How many times a failed run is restarted; it resumes from its checkpoint."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,7 @@
 """The whole pipeline on the embedded default.
 
-Options, latent PPO and REINFORCE, the vocabulary baseline, evaluation on held-out problems, report. Every stage is a
-run of its own below ``out`` and goes on where it stopped.
+The stages are option SFT, latent PPO and REINFORCE, the vocabulary baseline, evaluation on held-out problems, and the
+report. Every stage is a separate run below ``out`` and resumes where it stopped.
 """
 
 import json
@@ -20,7 +20,7 @@ from ollm_rl.report.page import format_table
 from ollm_rl.runs import open_run, origin, write_atomic
 
 BACKBONE = "tiny-arith"
-VOCABULARY_RATES = (3e-4, 1e-3, 3e-3)  # learning rates that the baseline may choose from
+VOCABULARY_RATES = (3e-4, 1e-3, 3e-3)  # learning rates of the baseline; validation accuracy chooses one
 
 
 def run_demo(config: DemoConfig) -> Path:
@@ -57,8 +57,8 @@ def run_demo(config: DemoConfig) -> Path:
         **{name: [str(run)] for name, run in {**latent, **vocabulary}.items()},
         "backbone-greedy": [BACKBONE],
     }
-    chosen = [str(options), *map(str, latent.values()), best, BACKBONE]
-    results = _evaluate(config, chosen, "test")
+    evaluated = [str(options), *map(str, latent.values()), best, BACKBONE]
+    results = _evaluate(config, evaluated, "test")
     rows = report_methods(config.out / "report.html", methods, results)
     summary = {"methods": rows, "seed": config.seed, "num_problems": config.problems, **origin()}
     write_atomic(config.out / "summary.json", json.dumps(summary, indent=1))
@@ -67,13 +67,13 @@ def run_demo(config: DemoConfig) -> Path:
 
 
 def _rl(config: DemoConfig, name: str, options: Path, **settings: Any) -> RLConfig:
-    """Settings of one run: the same problems, episodes and updates for all."""
+    """Settings of one run; problems, episodes and updates are the same for all runs."""
     return RLConfig(
         out=config.out / name, model=str(options), iterations=config.iterations, seed=config.seed, **settings
     )
 
 
 def _evaluate(config: DemoConfig, models: list[str], split: str) -> list[dict[str, Any]]:
-    """Greedy evaluation, kept beside the report; a resumed demo reads it again."""
+    """Greedy evaluation. The result is stored below ``out``, where a resumed demo reads it."""
     out = config.out / f"eval-{split}"
     return run_eval(EvalConfig(model=models, out=out, split=split, limit=config.problems, seed=config.seed))

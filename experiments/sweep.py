@@ -1,7 +1,7 @@
-"""Sweeps on Ray Tune: a grid of settings, random draws and seeds; one table and one report.
+"""Sweeps on Ray Tune over a grid of settings, random draws and seeds, with one table and one report.
 
-Every trial is a training run of its own below ``out/trials``, which checkpoints by itself. So Tune only has to run the
-same trial again after a failure or a kill; its own state is in ``out/tune``.
+Every trial is a separate training run below ``out/trials`` with its own checkpoints. After a failure or a kill, Tune
+therefore only has to run the same trial again. The state of Tune is in ``out/tune``.
 """
 
 import logging
@@ -28,21 +28,21 @@ from ollm_rl.experiments.trials import Trial, history, plan
 from ollm_rl.runs import open_run, write_atomic
 
 OBJECT_STORE = 100 * 2**20  # bytes; trials share files, not objects
-SYNC_PERIOD = 10  # seconds between two writes of Tune's state; what a kill undoes of it is found in the runs' folders
+SYNC_PERIOD = 10  # seconds between two writes of Tune's state; what a kill loses is restored from the runs' folders
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints at every verbosity
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints at every verbosity
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs write their own metrics
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stops the sweep instead of the trials one by one
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stops the whole sweep, not one trial after the other
 }
 
 
 def run_sweep(config: SweepConfig) -> Path:
-    """Run all trials, or what is left of them, print the settings from best to worst, and return the report's path.
+    """Run all trials that are not done, print the settings from best to worst, and return the report's path.
 
     Raises:
-        UsageError: If a setting does not fit, the machine lacks cores or GPUs, the folder holds another sweep or one
-            that is running, or every trial failed.
+        UsageError: If a setting does not fit, the machine lacks cores or GPUs, the folder holds another or a running
+            sweep, or every trial failed.
     """
     trials = plan(config)
     _check_resources(config)
@@ -56,17 +56,17 @@ def run_sweep(config: SweepConfig) -> Path:
 
 
 def _check_resources(config: SweepConfig) -> None:
-    """Tune would wait for ever for what the machine does not have."""
-    for name, wanted, present in (
+    """Refuse cores or GPUs that the machine lacks, for which Tune would wait forever."""
+    for name, requested, available in (
         ("cpus", config.cpus, os.cpu_count() or 1),
         ("gpus", config.gpus, torch.cuda.device_count()),
     ):
-        if wanted > present:
-            raise UsageError(f"{name}={wanted:g} for every trial, but this machine has {present}; lower it")
+        if requested > available:
+            raise UsageError(f"{name}={requested:g} for every trial, but this machine has {available}; lower it")
 
 
 def _run_trials(config: SweepConfig, trials: Mapping[str, Trial]) -> dict[str, str]:
-    """Run what has not ended yet; returns the errors of the trials that failed for good."""
+    """Run the trials that have not ended; returns the errors of those that failed permanently."""
     with ray_running():
         grid = _tuner(config, trials).fit()
     return {
@@ -79,13 +79,13 @@ def _run_trials(config: SweepConfig, trials: Mapping[str, Trial]) -> dict[str, s
 def last_line(traceback: str) -> str:
     """Name and message of the exception at the end of a traceback."""
     lines = traceback.strip().splitlines()
-    starts = [place for place, line in enumerate(lines) if re.match(r"[\w.]+(: |$)", line)]
+    starts = [number for number, line in enumerate(lines) if re.match(r"[\w.]+(: |$)", line)]
     return one_line(" ".join(lines[starts[-1] if starts else -1 :]))
 
 
 @contextmanager
 def ray_running() -> Iterator[None]:
-    """Ray on this machine, quiet: the one that runs already, or one that ends with the block."""
+    """A quiet local Ray: the instance that already runs, or a new one that stops when the block ends."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if ray.is_initialized():
@@ -106,7 +106,7 @@ def ray_running() -> Iterator[None]:
 
 
 def _tuner(config: SweepConfig, trials: Mapping[str, Trial]) -> tune.Tuner:
-    """A new tuner, or the one of a sweep that was killed."""
+    """A new tuner, or the restored tuner of a killed sweep."""
     trainable = tune.with_resources(
         _trainable({name: trial.config for name, trial in trials.items()}, config.metric, config.cpus),
         {"cpu": config.cpus, "gpu": config.gpus},
@@ -141,32 +141,32 @@ def _tuner(config: SweepConfig, trials: Mapping[str, Trial]) -> tune.Tuner:
 
 
 def _trainable(configs: dict[str, RLConfig], metric: str, threads: int) -> Callable[[dict[str, Any]], None]:
-    """What Tune runs: one trial by its name."""
-    here = Path.cwd()
+    """The function that Tune calls to run one trial by its name."""
+    working_folder = Path.cwd()
 
-    def run_trial(chosen: dict[str, Any]) -> None:
-        os.chdir(here)  # Tune has moved to a folder of its own, and settings may hold relative paths
+    def run_trial(parameters: dict[str, Any]) -> None:
+        os.chdir(working_folder)  # Tune changes the working folder, and settings may contain relative paths
         torch.set_num_threads(threads)
-        config = configs[chosen["trial"]]
+        config = configs[parameters["trial"]]
 
         def report(row: dict[str, float]) -> None:
             tune.report({"iterations": int(row["iteration"]) + 1, metric: row[metric]})
 
         for row in history(config):
-            report(row)  # of a start before this one: the scheduler may not have seen them
+            report(row)  # iterations before a restart, which the scheduler may not have seen
         train_agent(config, report)
 
     return run_trial
 
 
 class _Progress(tune.Callback):
-    """A bar of the trials that have ended."""
+    """A progress bar over the trials that have ended."""
 
     def setup(self, *arguments: Any, total_num_samples: int | None = None, **info: Any) -> None:
         self.bar = tqdm(total=total_num_samples, desc="trials")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        ended = {one.trial_id for one in trials if one.is_finished()} | {trial.trial_id}
+        ended = {each.trial_id for each in trials if each.is_finished()} | {trial.trial_id}
         self.bar.update(len(ended) - self.bar.n)
 
     on_trial_error = on_trial_complete
@@ -191,26 +191,27 @@ def _write_results(config: SweepConfig, trials: Mapping[str, Trial], errors: Map
 
 
 def trial_table(trials: Mapping[str, Trial], errors: Mapping[str, str], metric: str) -> pd.DataFrame:
-    """One row a trial: what varies (``train.NAME``), seed, status, last metrics, mean and spread over its seeds.
+    """One row per trial: varied settings (``train.NAME``), seed, status, last metrics, mean and spread over its seeds.
 
     Args:
-        trials: By name.
-        errors: Messages of those that failed, by name.
-        metric: Gets the columns ``METRIC_mean`` and ``METRIC_std`` (sample standard deviation) over the ``num_seeds``
-            finished trials that differ in their seed alone.
+        trials: Trials by name.
+        errors: Messages of the failed trials, by name.
+        metric: Metric with the columns ``METRIC_mean`` and ``METRIC_std`` (sample standard deviation) over the
+            ``num_seeds`` finished trials that differ only in their seed.
 
     Returns:
-        Status ``finished``, ``stopped`` (early, by the scheduler) or ``failed``, whose metrics are empty.
+        The table. Its ``status`` is ``finished``, ``stopped`` (early, by the scheduler) or ``failed``; failed trials
+        have no metrics.
     """
     rows = []
     for name, trial in trials.items():
         varied = {f"train.{key}": _cell(value) for key, value in trial.varied.items()}
         row: dict[str, Any] = {"trial": name, "setting": trial.setting, **varied, "seed": trial.config.seed}
-        done = [] if name in errors else history(trial.config)
-        finished = len(done) == trial.config.iterations
+        iterations = [] if name in errors else history(trial.config)
+        finished = len(iterations) == trial.config.iterations
         row["status"] = "failed" if name in errors else "finished" if finished else "stopped"
         row["error"] = errors.get(name)
-        rows.append({**row, **(done[-1] if done else {})})
+        rows.append({**row, **(iterations[-1] if iterations else {})})
     table = pd.DataFrame(rows)
     if metric not in table:
         table[metric] = float("nan")
@@ -222,18 +223,18 @@ def trial_table(trials: Mapping[str, Trial], errors: Mapping[str, str], metric: 
 
 
 def _cell(value: Any) -> Any:
-    """A setting as a table can hold it."""
+    """The value of a setting in a type that a table cell can have."""
     return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 
 def setting_table(table: pd.DataFrame, metric: str, mode: str) -> pd.DataFrame:
-    """One row a setting, from best to worst."""
+    """One row per setting, from best to worst."""
     columns = ["setting", f"{metric}_mean", f"{metric}_std", "num_seeds"]
     return table[columns].drop_duplicates("setting").sort_values(f"{metric}_mean", ascending=mode == "min")
 
 
 def _report(config: SweepConfig, trials: Mapping[str, Trial], table: pd.DataFrame) -> Path:
-    """Write the report, settings in place of methods, from the trials that finished."""
+    """Write the report of the finished trials, with settings in place of methods."""
     finished = table[table["status"] == "finished"]
     methods = {
         str(setting): [str(trials[name].config.out) for name in rows["trial"]]

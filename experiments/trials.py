@@ -1,4 +1,4 @@
-"""The trials of a sweep: every combination of the grid, with every random draw and every seed, as settings of a run."""
+"""The trials of a sweep: settings of a run for every combination of grid, random draw and seed."""
 
 import dataclasses
 import itertools
@@ -17,11 +17,11 @@ from ollm_rl.experiments.config import SweepConfig
 from ollm_rl.streams import Purpose, numpy_generator
 
 DISTRIBUTIONS = ("uniform", "loguniform", "choice")
-NAME_LENGTH = 120  # characters of a trial's folder
+NAME_LENGTH = 120  # most characters of the name of a trial's folder
 
 
 class Trial(NamedTuple):
-    """One run: its settings, what of them varies within the sweep, and this as text, which its seeds share."""
+    """One run: its settings, those that vary within the sweep, and the latter as text, which all its seeds share."""
 
     config: RLConfig
     varied: dict[str, Any]
@@ -29,14 +29,15 @@ class Trial(NamedTuple):
 
 
 def plan(config: SweepConfig) -> dict[str, Trial]:
-    """All trials by name, the seeds of a setting side by side; equal sweeps give equal trials.
+    """All trials by name, with the seeds of a setting next to each other. Equal sweeps give equal trials.
 
     Raises:
         UsageError: If a setting is unknown, given twice, or has a value that ``ollm-rl train`` would refuse.
     """
     _check_names(config)
     out = config.out.absolute() / "trials"
-    shared = {"device": "auto" if config.gpus else "cpu", **config.train}  # without a GPU a trial may still see them
+    # A trial without a GPU may still see the GPUs, so its device is set.
+    shared = {"device": "auto" if config.gpus else "cpu", **config.train}
     trials: dict[str, Trial] = {}
     for varied in _settings(config):
         setting = ", ".join(f"{name}={_text(value)}" for name, value in varied.items()) or "all settings fixed"
@@ -48,7 +49,7 @@ def plan(config: SweepConfig) -> dict[str, Trial]:
 
 
 def history(config: RLConfig) -> list[dict[str, float]]:
-    """Metrics of every iteration that a run has saved."""
+    """Metrics of all saved iterations of a run."""
     path = config.out / "metrics.json"
     rows: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
     return rows
@@ -56,15 +57,15 @@ def history(config: RLConfig) -> list[dict[str, float]]:
 
 def _check_names(config: SweepConfig) -> None:
     known = {field.name for field in dataclasses.fields(RLConfig)}
-    given = [*config.train, *config.grid, *config.random]
-    for name in given:
+    names = [*config.train, *config.grid, *config.random]
+    for name in names:
         if name in ("seed", "out"):
             raise UsageError(f"{name!r} cannot be a setting of the sweep's runs; give seeds and out of the sweep")
         if name not in known:
-            raise UsageError(f"setting {name!r} is unknown; ollm-rl train --help lists those there are")
-        if given.count(name) > 1:
+            raise UsageError(f"setting {name!r} is unknown; ollm-rl train --help lists all settings")
+        if names.count(name) > 1:
             raise UsageError(f"setting {name!r} is given twice; leave it in one of train, grid and random")
-    if "model" not in given:
+    if "model" not in names:
         raise UsageError("model is missing among the settings in train; give the folder of an ollm-rl sft")
     for name, values in config.grid.items():
         if not values:
@@ -72,8 +73,8 @@ def _check_names(config: SweepConfig) -> None:
 
 
 def _settings(config: SweepConfig) -> Iterator[dict[str, Any]]:
-    """What varies: each random draw with each combination of the grid."""
-    domains = {name: _domain(name, given) for name, given in config.random.items()}
+    """The varied settings: each random draw with each combination of the grid."""
+    domains = {name: _domain(name, specification) for name, specification in config.random.items()}
     generator = numpy_generator(config.sample_seed, Purpose.SWEEP)
     for _ in range(config.num_samples if domains else 1):
         drawn = {name: _plain(domain.sample(random_state=generator)) for name, domain in domains.items()}
@@ -81,11 +82,13 @@ def _settings(config: SweepConfig) -> Iterator[dict[str, Any]]:
             yield {**dict(zip(config.grid, values, strict=True)), **drawn}
 
 
-def _domain(name: str, given: dict[str, list[Any]]) -> Any:
-    """Tune's domain of a random setting."""
-    (kind, values), *others = [*given.items()] or [("nothing", [])]
+def _domain(name: str, specification: dict[str, list[Any]]) -> Any:
+    """Tune's sampling domain of a random setting."""
+    (kind, values), *others = [*specification.items()] or [("nothing", [])]
     if others or kind not in DISTRIBUTIONS:
-        raise UsageError(f"random setting {name!r} is {given}; give one of {', '.join(DISTRIBUTIONS)} with a list")
+        raise UsageError(
+            f"random setting {name!r} is {specification}; give one of {', '.join(DISTRIBUTIONS)} with a list"
+        )
     if kind == "choice":
         if not values:
             raise UsageError(f"random setting {name!r} has nothing to choose from; give at least one value")
@@ -96,7 +99,7 @@ def _domain(name: str, given: dict[str, list[Any]]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy as Python's own."""
+    """A numpy number as a plain Python number."""
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -1,6 +1,6 @@
 """The command line, ``ollm-rl``.
 
-Flags and YAML grow from the settings' dataclasses; what a command runs is imported when it runs.
+Flags and YAML settings are generated from the dataclasses. The code of a command is imported only when it runs.
 """
 
 import inspect
@@ -20,14 +20,14 @@ from ollm_rl.settings import Settings, own_fields, plain_type, sections
 
 
 class Command(NamedTuple):
-    """One command: each name is ``module:object``.
+    """One command; ``config``, ``run`` and ``show`` are names of the form ``module:object``.
 
     Attributes:
-        help: What it does.
+        help: What the command does.
         config: Class of its settings.
-        run: Takes the settings.
-        show: Makes the closing text of what ``run`` returns; where left out it is a path that was written.
-        positional: Whether the settings without a default are given without a flag.
+        run: Function that takes the settings.
+        show: Function that formats the result of ``run`` for printing. None if ``run`` returns the path that it wrote.
+        positional: Whether settings without a default are positional arguments.
     """
 
     help: str
@@ -98,7 +98,7 @@ COMMANDS = {
 
 
 class Help(DefaultHelpFormatter):
-    """Help without the types of Python beside the choices."""
+    """Help text without Python types."""
 
     def _get_type_str(self, action: Any) -> None:
         return None
@@ -108,9 +108,9 @@ STRICT: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
 
 
 def build_parser() -> ArgumentParser:
-    """All commands; imports only the settings."""
-    text = "Latent-space reinforcement learning for language models."
-    parser = ArgumentParser(prog="ollm-rl", description=text, formatter_class=Help, **STRICT)
+    """The parser of all commands. It imports only the settings."""
+    description = "Latent-space reinforcement learning for language models."
+    parser = ArgumentParser(prog="ollm-rl", description=description, formatter_class=Help, **STRICT)
     parser.add_argument("--version", action="version", version=f"ollm-rl {__version__}")
     commands = parser.add_subcommands(dest="command")
     for name, entry in COMMANDS.items():
@@ -120,35 +120,35 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def settings_parser(config: type[Settings], text: str = "", *, positional: bool = False) -> ArgumentParser:
-    """A parser of a command's settings, a group of flags for each section.
+def settings_parser(config: type[Settings], description: str = "", *, positional: bool = False) -> ArgumentParser:
+    """A parser of a command's settings, with one group of flags per section.
 
     Args:
         config: Class of the settings.
-        text: What the command does.
-        positional: Whether the settings without a default are given without a flag.
+        description: What the command does.
+        positional: Whether settings without a default are positional arguments.
     """
-    parser = ArgumentParser(description=text, formatter_class=Help, **STRICT)
+    parser = ArgumentParser(description=description, formatter_class=Help, **STRICT)
     for section in sections(config):
         _add_flags(parser, section, "", positional=positional)
     return parser
 
 
 def _add_flags(parser: ArgumentParser, section: type[Settings], prefix: str, *, positional: bool) -> None:
-    """A group of flags for the fields of a section; settings within it get a group of their own."""
+    """Add a group of flags for the fields of a section. Nested settings get their own groups."""
     group = parser.add_argument_group((inspect.getdoc(section) or "").splitlines()[0].rstrip("."))
     hints = {name: plain_type(hint) for name, hint in get_type_hints(section).items()}
-    texts = {text.arg_name: text.description for text in parse_from_object(section).params}
+    descriptions = {param.arg_name: param.description for param in parse_from_object(section).params}
     for field in own_fields(section):
         name, kind = f"{prefix}{field.name}", hints[field.name]
         if isinstance(kind, type) and issubclass(kind, Settings):
             for part in sections(kind):
                 _add_flags(parser, part, f"{name}.", positional=False)
             continue
-        options: dict[str, Any] = {"help": texts[field.name], "type": kind}
+        options: dict[str, Any] = {"help": descriptions[field.name], "type": kind}
         if get_origin(kind) is list:
             options |= {"nargs": "+", "type": get_args(kind)[0]}
-            if options["type"] is str:  # of text in YAML jsonargparse would take each letter
+            if options["type"] is str:  # jsonargparse would split a YAML string into letters
                 del options["type"]
         if callable(field.default_factory):
             options["default"] = field.default_factory()
@@ -167,17 +167,17 @@ def parse(arguments: list[str] | None = None) -> tuple[str, Any]:
 
     Raises:
         UsageError: If a flag or a value does not fit.
-        ArgumentError: As jsonargparse raises it.
+        ArgumentError: If jsonargparse rejects the arguments.
     """
     parser = build_parser()
-    parsed = parser.parse_args(arguments)
-    chosen = parsed[parsed.command].as_dict()
-    chosen.pop("config", None)
-    return parsed.command, resolve_name(COMMANDS[parsed.command].config)(**chosen)
+    args = parser.parse_args(arguments)
+    values = args[args.command].as_dict()
+    values.pop("config", None)
+    return args.command, resolve_name(COMMANDS[args.command].config)(**values)
 
 
 def run(command: str, settings: Any) -> str:
-    """Run one command and return its closing text."""
+    """Run one command and return the text to print at the end."""
     entry = COMMANDS[command]
     result = resolve_name(entry.run)(settings)
     show: Callable[[Any], str] = resolve_name(entry.show) if entry.show else "written to {}".format
@@ -188,8 +188,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point.
 
     Returns:
-        0 when all went well, 2 for a user's mistake (one line), 1 for a run that cannot continue, 130 after Ctrl-C. A
-        fault of ours keeps its traceback.
+        0 on success, 1 if a run cannot continue, 2 for a user's mistake (printed as one line), 130 after Ctrl-C. A bug
+        of ollm-rl keeps its traceback.
     """
     try:
         print(run(*parse(arguments)))
@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("ollm-rl: stopped; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
     except Exception:
-        print("ollm-rl: this is a fault of ours; please report it with the lines below", file=sys.stderr)
+        print("ollm-rl: this is a bug; please report it with the lines below", file=sys.stderr)
         raise
     return 0
 

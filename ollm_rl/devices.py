@@ -11,7 +11,7 @@ from ollm_rl.errors import UsageError
 
 
 def has_triton() -> bool:
-    """Whether Triton, which comes with torch for CUDA, is there, and the C compiler that it starts kernels with."""
+    """Whether Triton (part of torch for CUDA) and the C compiler that it needs to launch kernels are installed."""
     compilers = filter(None, (os.environ.get("CC"), "gcc", "clang", "cc"))
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
 
@@ -20,16 +20,16 @@ HAS_TRITON = has_triton()
 
 
 def to_device(numbers: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
-    """Whole numbers as a tensor on a device; the host does not wait for what the device has still to do."""
-    cuda = device.type == "cuda"  # from memory that may be paged out a copy would wait
+    """Integers as a tensor on a device. The host does not wait for the device's pending work."""
+    cuda = device.type == "cuda"  # a copy from pageable memory would block the host
     return torch.tensor(numbers, dtype=torch.long, pin_memory=cuda).to(device, non_blocking=cuda)
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU.
+    """The device of this name; ``auto`` is CUDA if available, else the CPU.
 
     Raises:
-        UsageError: If the device does not exist here.
+        UsageError: If the device is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -37,5 +37,5 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} is not to be had here; give cpu, cuda or auto") from error
+        raise UsageError(f"device {name!r} is not available here; give cpu, cuda or auto") from error
     return device

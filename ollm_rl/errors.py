@@ -1,12 +1,12 @@
-"""Mistakes that the user can mend, told in one line.
+"""Errors for mistakes that the user can fix, described in one line.
 
-The command line prints a ``UsageError`` as one line and exits with 2. Any other exception is a fault of ours: it keeps
-its traceback and asks for a report.
+The command line prints a ``UsageError`` as one line and exits with 2, and a ``RunError`` with 1. Any other exception is
+a bug: it keeps its traceback and asks for a report.
 """
 
 
 class UsageError(ValueError):
-    """A mistake of the user; the message is one line that names the value and the remedy."""
+    """A mistake of the user. The message is one line that names the value and how to fix it."""
 
 
 class MissingError(UsageError, FileNotFoundError):
@@ -14,9 +14,9 @@ class MissingError(UsageError, FileNotFoundError):
 
 
 class RunError(RuntimeError):
-    """A run that cannot continue for no fault in its settings; the message says all there is to know."""
+    """A run cannot continue although its settings are valid. The message contains all known details."""
 
 
 def one_line(error: BaseException | str) -> str:
-    """What an exception says, without its line breaks; its type where it says nothing."""
+    """An exception's message without line breaks, or its type if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Run folders: one run a folder, its settings and origin in ``run.json``, every file written atomically."""
+"""Run folders: one run per folder, its settings and origin in ``run.json``, every file written atomically."""
 
 import dataclasses
 import json
@@ -25,13 +25,13 @@ PACKAGES = (
     "datasets",
     "numpy",
 )
-# Where a run computes, not what: it may go on with others, a cluster with another address or fewer workers.
-PLACES = ("cache", "workers", "gpus_per_worker", "ray_address", "worker_timeout")
-CHECKPOINTS_FOLDER = "checkpoints"  # of a training run
+# Where a run computes, not what: a resumed run may change these, such as to fewer workers or another cluster.
+PLACEMENT_FIELDS = ("cache", "workers", "gpus_per_worker", "ray_address", "worker_timeout")
+CHECKPOINTS_FOLDER = "checkpoints"  # within the folder of a training run
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file so that a reader, or a kill at any moment, meets the old content or the new, never a part."""
+    """Write a file atomically: a reader, even after a kill, sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -59,15 +59,15 @@ def origin() -> dict[str, Any]:
 
 
 def open_run(folder: Path, kind: str, config: Any) -> bool:
-    """Claim a folder for a run, or find in it the same run to go on with.
+    """Claim a folder for a run, or find in it the same run to resume.
 
     Args:
-        folder: The run's folder; made if it is missing.
-        kind: What runs ("sft", "train", ...).
-        config: The dataclass of its settings. Its fields ``out`` and those in ``PLACES`` do not count.
+        folder: The run's folder; created if it is missing.
+        kind: Command of the run ("sft", "train", ...).
+        config: The dataclass of its settings. ``out`` and the fields in ``PLACEMENT_FIELDS`` are not compared.
 
     Returns:
-        Whether the folder held this run already.
+        Whether the folder already held this run.
 
     Raises:
         UsageError: If the folder holds a different run or other files.
@@ -76,15 +76,17 @@ def open_run(folder: Path, kind: str, config: Any) -> bool:
     settings.pop("out", None)
     path = folder / "run.json"
     if path.exists():
-        held = json.loads(path.read_text())
-        wanted = {"kind": kind, **settings}
-        found = {"kind": held["kind"], **held["config"]}
-        differing = [name for name in wanted if name not in PLACES and wanted[name] != found.get(name)]
+        run = json.loads(path.read_text())
+        requested = {"kind": kind, **settings}
+        existing = {"kind": run["kind"], **run["config"]}
+        differing = [
+            name for name in requested if name not in PLACEMENT_FIELDS and requested[name] != existing.get(name)
+        ]
         if differing:
             name = differing[0]
             raise UsageError(
-                f"{folder} already holds a different run ({name} is {found.get(name)!r} there, {wanted[name]!r} here); "
-                "give another out folder or delete this one"
+                f"{folder} already holds a different run ({name} is {existing.get(name)!r} there, {requested[name]!r} "
+                "here); give another out folder or delete this one"
             )
         return True
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -102,15 +104,15 @@ def read_run(folder: Path, kind: str) -> dict[str, Any]:
     path = folder / "run.json"
     if not path.exists():
         raise MissingError(f"{folder} holds no run (no run.json); give the out folder of an ollm-rl {kind}")
-    held = json.loads(path.read_text())
-    if held["kind"] != kind:
-        raise MissingError(f"{folder} holds a run of ollm-rl {held['kind']}, not of ollm-rl {kind}")
-    config: dict[str, Any] = held["config"]
+    run = json.loads(path.read_text())
+    if run["kind"] != kind:
+        raise MissingError(f"{folder} holds a run of ollm-rl {run['kind']}, not of ollm-rl {kind}")
+    config: dict[str, Any] = run["config"]
     return config
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a training run's last iterations, in their order."""
+    """The checkpoints of a training run's last iterations, oldest first."""
     return sorted((folder / CHECKPOINTS_FOLDER).glob("[0-9]*.pt"))
 
 
@@ -120,14 +122,14 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def _commit() -> str:
-    """The commit of the source tree this package runs from, with "+changes" where files differ from it."""
-    where = Path(__file__).resolve().parent
+    """The commit of the source tree this package runs from, with "+changes" if files differ from it."""
+    package = str(Path(__file__).resolve().parent)
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(where), *arguments], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(["git", "-C", package, *arguments], capture_output=True, text=True, check=True).stdout
 
     try:
-        # A package inside an unrelated repository (a virtual environment in one, say) has no tracked files there.
+        # A package installed inside an unrelated repository (in a virtual environment, say) has no tracked files there.
         git("ls-files", "--error-unmatch", "runs.py")
         return git("rev-parse", "--short=12", "HEAD").strip() + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
@@ -135,7 +137,7 @@ def _commit() -> str:
 
 
 def _machine() -> str:
-    """Processor, cores and accelerator in words."""
+    """Operating system, processor, cores and accelerator as text."""
     import torch
 
     accelerator = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""

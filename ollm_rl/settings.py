@@ -1,7 +1,7 @@
-"""Settings: dataclasses that check themselves, made of sections that commands share.
+"""Settings: dataclasses that validate themselves, built from sections that commands share.
 
-A section is a dataclass of fields that belong together. A command's settings inherit their sections. So Python, flags
-and YAML files know one flat set of names, and ``--help`` shows one group for each section.
+A section is a dataclass of fields that belong together. A command's settings inherit from their sections. So Python,
+flags and YAML files share one flat set of names, and ``--help`` shows one group per section.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 
-# A bound's name in annotated_types: in words, and whether a value keeps it.
+# By the bound's name in annotated_types: its description, and a function that checks a value.
 _BOUNDS = {
     "ge": ("at least", lambda value, bound: value >= bound),
     "gt": ("more than", lambda value, bound: value > bound),
@@ -36,7 +36,7 @@ class Settings:
     """Base of all settings: every field is checked against its type, choices and bounds.
 
     Raises:
-        UsageError: With the field's name, its value and what to give.
+        UsageError: If a field is invalid; the message names the field, its value and what to give.
     """
 
     def __post_init__(self) -> None:
@@ -48,29 +48,34 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine(Settings):
-    """Where it computes."""
+    """Device and precision."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the backbone."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda where there is one."""
+    """cpu, cuda, or auto: cuda if available."""
 
 
 def sections(config: type[Settings]) -> list[type[Settings]]:
-    """The classes that a command's settings get their fields from, in the order in which they are shown."""
+    """The classes that a command's settings get their fields from, in the order of ``--help``."""
     return [part for part in config.__mro__ if issubclass(part, Settings) and part.__annotations__]
 
 
 def own_fields(section: type[Settings]) -> list[dataclasses.Field[Any]]:
-    """The fields that a section itself declares."""
+    """The fields that a section declares itself."""
     return [field for field in dataclasses.fields(section) if field.name in section.__annotations__]
 
 
 def refuse_changed(settings: Settings, names: list[str], reason: str) -> None:
-    """Refuse settings that are not used, where they were changed from their defaults.
+    """Refuse unused settings that differ from their defaults.
+
+    Args:
+        settings: The settings.
+        names: Fields that are not used.
+        reason: Why they are not used; ends the phrase "is not used ...".
 
     Raises:
-        UsageError: With the first one's name and value.
+        UsageError: If one differs; the message names the first one and its value.
     """
     for field in dataclasses.fields(settings):
         if field.name not in names:
@@ -83,54 +88,54 @@ def refuse_changed(settings: Settings, names: list[str], reason: str) -> None:
 
 def plain_type(hint: Any) -> Any:
     """A field's type without its bounds."""
-    kind, arguments = get_origin(hint), tuple(plain_type(argument) for argument in get_args(hint))
+    kind, parameters = get_origin(hint), tuple(plain_type(parameter) for parameter in get_args(hint))
     if kind is Annotated:
-        return arguments[0]
+        return parameters[0]
     if kind in (Union, UnionType):
-        return Union[arguments]  # noqa: UP007  # a tuple of types
-    return list[arguments[0]] if kind is list else hint  # type: ignore[valid-type]
+        return Union[parameters]  # noqa: UP007  # a tuple of types
+    return list[parameters[0]] if kind is list else hint  # type: ignore[valid-type]
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:
-    """A setting's value, text for a path as a path, a dictionary for settings as these.
+    """The validated value of a setting; text becomes a path and a dictionary becomes settings where the type says so.
 
     Raises:
-        UsageError: If it is not of its type or not within its bounds.
+        UsageError: If the value has the wrong type or is not within its bounds.
     """
-    kind, arguments = get_origin(hint) or hint, get_args(hint)
+    kind, parameters = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
-        if value is None and NoneType in arguments:
+        if value is None and NoneType in parameters:
             return None
-        return checked(name, value, next(argument for argument in arguments if argument is not NoneType))
+        return checked(name, value, next(parameter for parameter in parameters if parameter is not NoneType))
     if kind is Annotated:
-        _check_bounds(name, checked(name, value, arguments[0]), hint.__metadata__)
+        _check_bounds(name, checked(name, value, parameters[0]), hint.__metadata__)
         return value
     if kind is Literal:
-        if not isinstance(value, str) or value not in arguments:
-            raise UsageError(f"{name}={value!r} is unknown; give one of {', '.join(arguments)}")
+        if not isinstance(value, str) or value not in parameters:
+            raise UsageError(f"{name}={value!r} is unknown; give one of {', '.join(parameters)}")
         return value
     if kind is list:
         if not isinstance(value, list):
             raise UsageError(f"{name}={value!r} must be a list, such as {[value]}")
-        return [checked(name, item, arguments[0]) for item in value]
+        return [checked(name, item, parameters[0]) for item in value]
     if kind is Path and isinstance(value, str):
         return Path(value)
-    if isinstance(value, dict) and issubclass(kind, Settings):  # as JSON has it
+    if isinstance(value, dict) and issubclass(kind, Settings):  # as loaded from JSON
         return kind(**value)
-    if not _is(value, kind):
+    if not _has_type(value, kind):
         raise UsageError(f"{name}={value!r} is not {_WORDS.get(kind, f'a {kind.__name__}')}; give one")
     return value
 
 
-def _is(value: Any, kind: type) -> bool:
+def _has_type(value: Any, kind: type) -> bool:
     if kind in (int, float):
-        number = isinstance(value, int | kind) and not isinstance(value, bool)
-        return number and math.isfinite(value)
+        is_number = isinstance(value, int | kind) and not isinstance(value, bool)
+        return is_number and math.isfinite(value)
     return isinstance(value, kind)
 
 
 def _check_bounds(name: str, value: float, metadata: tuple[Any, ...]) -> None:
-    bounds = {key: bound for each in metadata for key, bound in dataclasses.asdict(each).items() if bound is not None}
+    bounds = {key: bound for item in metadata for key, bound in dataclasses.asdict(item).items() if bound is not None}
     if not all(_BOUNDS[key][1](value, bound) for key, bound in bounds.items()):
-        wanted = " and ".join(f"{_BOUNDS[key][0]} {bound:g}" for key, bound in bounds.items())
-        raise UsageError(f"{name}={value} must be {wanted}")
+        required = " and ".join(f"{_BOUNDS[key][0]} {bound:g}" for key, bound in bounds.items())
+        raise UsageError(f"{name}={value} must be {required}")

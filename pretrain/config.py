@@ -41,11 +41,11 @@ class SolutionSettings(Settings):
     data: str = "arith"
     """Problems with solutions: arith, rg:TASK, jsonl:PATH or hf:ID."""
     limit: Count | None = None
-    """Use the first so many problems; all where left out."""
+    """Use only the first N problems; all where left out."""
     held_out: str | None = None
-    """Problems whose questions are kept out of training: a source as for data, of arith, rg: and hf: its test split."""
+    """Source like data, whose questions are kept out of training; of arith, rg: and hf: the test split."""
     max_length: Count = 512
-    """Longest prompt with completion, in tokens; the end of a longer completion is cut."""
+    """Most tokens of prompt and completion together; a longer completion is cut at its end."""
     cache: Path | None = None
     """Folder for the frozen backbone's hidden states, which are then computed once for all epochs and runs (stage
     options)."""
@@ -58,12 +58,12 @@ class OptimiserSettings(Settings):
     max_steps: Count = 300
     """Optimiser steps."""
     batch_size: Count = 64
-    """Solutions in a step."""
+    """Solutions per optimiser step."""
     gradient_accumulation_steps: Count = 1
-    """Passes over which a step's solutions are spread, which bounds memory (stages backbone and lora; options are read
-    in bounded passes anyway)."""
+    """Passes into which a step's solutions are split to bound memory (stages backbone and lora; the options are always
+    trained in bounded passes)."""
     learning_rate: Positive = 1e-3
-    """Peak learning rate; warms up over 5 % of the steps and falls along a cosine."""
+    """Peak learning rate, after a warm-up over 5 % of the steps; then it decays along a cosine."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,7 +84,7 @@ class AdapterSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig(StageSettings, SolutionSettings, OptimiserSettings, AdapterSettings, Machine):
-    """Supervised fine-tuning on worked solutions: of the options, of the backbone itself, or of a LoRA on it.
+    """Supervised fine-tuning of the options, the backbone itself or a LoRA on it, on worked solutions.
 
     ``dtype`` is the precision of the frozen backbone (stages options and lora) or of its matrix products (stage
     backbone).
@@ -92,27 +92,28 @@ class SFTConfig(StageSettings, SolutionSettings, OptimiserSettings, AdapterSetti
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        used = {"options": ["cache", "options"], "lora": ["lora_rank", "gradient_accumulation_steps"]}
-        used["backbone"] = ["gradient_accumulation_steps"]
-        others = {name for names in used.values() for name in names} - set(used[self.stage])
-        refuse_changed(self, sorted(others), f"in stage {self.stage}")
+        by_stage = {"options": ["cache", "options"], "lora": ["lora_rank", "gradient_accumulation_steps"]}
+        by_stage["backbone"] = ["gradient_accumulation_steps"]
+        unused = {name for names in by_stage.values() for name in names} - set(by_stage[self.stage])
+        refuse_changed(self, sorted(unused), f"in stage {self.stage}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherForcedConfig(Machine):
-    """What backbone, LoRA, oracle over options, encoder, policy and mixture say of each token of given solutions."""
+    """Teacher-forced scores of backbone, LoRA, oracle over options, encoder, policy and mixture on worked solutions."""
 
     model: str
     """Folder or hub id of an option plug-in."""
     lora: str | None = None
-    """Folder of a LoRA of peft on the same backbone, compared with the options."""
+    """Folder of a peft LoRA on the same backbone, which is compared with the options."""
     data: str = "arith"
     """Problems with solutions: arith, rg:TASK, jsonl:PATH or hf:ID."""
     split: str = "test"
     """Split of arith, rg: and hf: sources."""
     limit: Count | None = 512
-    """Use the first so many problems."""
+    """Use only the first N problems."""
     out: Path | None = None
-    """JSON file, beside it an HTML report of the same stem. Where left out, only the table is printed."""
+    """JSON file of the result; an HTML report of the same stem is written beside it. Where left out, only the table is
+    printed."""
     seed: Seed = 0
     """Seed of the problems (arith, rg:) and of the bootstrap."""

@@ -1,4 +1,4 @@
-"""Problems as training examples: prompt and completion tokens, with a loss on the completion alone.
+"""Problems as training examples: prompt and completion tokens, with a loss on the completion only.
 
 Letters: B batch, T tokens.
 """
@@ -16,9 +16,9 @@ from ollm_rl.problems.sources import Problem
 
 
 def completion_text(problem: Problem) -> str:
-    """The worked solution; where it does not state its answer, ``#### answer`` follows, as in GSM8K."""
-    found = extract_answer(problem.solution)
-    if found is not None and found[1] != "last_number":
+    """The worked solution, with ``#### answer`` appended, as in GSM8K, if it does not state its answer."""
+    extracted = extract_answer(problem.solution)
+    if extracted is not None and extracted[1] != "last_number":
         return problem.solution
     return f"{problem.solution}\n#### {problem.answer}".lstrip()
 
@@ -26,10 +26,10 @@ def completion_text(problem: Problem) -> str:
 def encode_examples(
     problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> list[dict[str, list[int]]]:
-    """Tokenise problems: ``input_ids`` and ``labels`` of prompt, completion and the end-of-text token.
+    """Tokenise problems to ``input_ids`` and ``labels`` of prompt, completion and the end-of-text token.
 
     Raises:
-        ValueError: If a prompt alone is as long as ``max_length``.
+        ValueError: If a prompt without its completion is as long as ``max_length``.
     """
     prompts = encode_prompts(problems, tokenizer, max_length=max_length)
     texts = [completion_text(problem) for problem in problems]

@@ -1,9 +1,9 @@
 """The frozen backbone's hidden states on disk: computed once, read by every later epoch and run.
 
-Consecutive examples share a shard, a safetensors file that is read memory-mapped. A shard either is whole and belongs
-where it lies, or it is computed anew: a kill or damage costs the shards it hit and nothing else.
+Consecutive examples share a shard, a safetensors file that is read memory-mapped. A shard that is damaged, incomplete
+or from another cache is computed again, so a kill or damage costs only the shards it hit.
 
-Letters: N counted positions, n those of one example, H hidden.
+Letters: N counted positions, n counted positions of one example, H hidden.
 """
 
 import hashlib
@@ -30,24 +30,24 @@ from ollm_rl.errors import UsageError, one_line
 from ollm_rl.options.model import IGNORED, OptionModel
 from ollm_rl.pretrain.data import PadRight
 
-VERSION = 1  # of what a shard holds and how it is computed; raise it with any change, so that no old shard is read
-POSITIONS_PER_SHARD = 2**16  # 75 MB at H = 576, 0.5 GB at H = 4096; what a kill costs at most
-ROWS = 32  # examples of like length in one batch
-HEADER = 1024  # bytes; room for the header of a shard
+VERSION = 1  # of the content of a shard and its computation; raise it with any change, so that no old shard is read
+POSITIONS_PER_SHARD = 2**16  # 75 MB at H = 576, 0.5 GB at H = 4096; a kill costs at most this many
+ROWS = 32  # examples of similar length in one batch
+HEADER = 1024  # bytes reserved for the header of a shard
 UNFINISHED = "unfinished"  # folder of shards that are being written
 
 logger = logging.getLogger(__name__)
 
 
 class HiddenCache(Dataset[dict[str, torch.Tensor]]):
-    """Item i is ``hidden_states`` (n, H) in bfloat16 and ``targets`` (n,) of example i.
+    """Item i holds ``hidden_states`` (n, H) in bfloat16 and ``targets`` (n,) of example i.
 
-    Files are opened when first read, in each process by itself. The hidden states are views of the mapped file.
+    Each process opens a file when it first reads it. The hidden states are views of the mapped file.
 
     Args:
-        folder: Where the shards lie.
-        shards: The examples of each shard.
-        counts: n of every example.
+        folder: Folder of the shards.
+        shards: Example indices of each shard.
+        counts: n of each example.
     """
 
     def __init__(self, folder: Path, shards: Sequence[range], counts: np.ndarray) -> None:
@@ -67,7 +67,7 @@ class HiddenCache(Dataset[dict[str, torch.Tensor]]):
         return {"hidden_states": hidden_states[start:stop], "targets": targets[start:stop].long()}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Pickling an open shard, as for a spawned worker, would copy it whole.
+        # Pickling an open shard, as for a spawned worker, would copy all of it.
         return {**self.__dict__, "_open": {}}
 
     def _tensors(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,43 +94,45 @@ def open_hidden_cache(
     pad_token_id: int,
     positions_per_shard: int = POSITIONS_PER_SHARD,
 ) -> HiddenCache:
-    """Verify what the cache of these examples holds, compute what it lacks, and open it.
+    """Verify the cache of these examples, compute the shards it lacks, and open it.
 
-    A cache has a sub-folder of its own, named by a hash of backbone, precision, examples and code version. A second
-    process that wants the same cache waits for the first.
+    Each cache has its own sub-folder, named by a hash of backbone, precision, examples and code version. A second
+    process that needs the same cache waits for the first.
 
     Args:
         model: Its backbone's states are stored; the plug-in does not matter.
-        examples: ``input_ids`` and ``labels`` of each, as ``encode_examples`` gives them.
-        folder: Where caches lie.
-        pad_token_id: Any token; what is padded is not stored.
-        positions_per_shard: Most counted positions of a shard; an example is never split.
+        examples: ``input_ids`` and ``labels`` of each example, as ``encode_examples`` returns them.
+        folder: Parent folder of all caches.
+        pad_token_id: Any token; padding is not stored.
+        positions_per_shard: Most counted positions per shard; an example is never split.
 
     Raises:
-        UsageError: If the folder cannot be made or its disk has no room for what is missing.
+        UsageError: If the folder cannot be made or its disk has no room for the missing shards.
     """
     counts = np.array([np.count_nonzero(np.array(each["labels"][1:]) != IGNORED) for each in examples], dtype=int)
     shards = split_into_shards(counts, positions_per_shard)
     key = cache_key(model, examples, positions_per_shard)
-    place = folder / key[:16]
+    cache_folder = folder / key[:16]
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        cache_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cache folder {place} cannot be made ({error.strerror}); give another folder") from error
-    with _alone(place):
-        missing = _missing_shards(place, key, shards)
+        raise UsageError(
+            f"cache folder {cache_folder} cannot be made ({error.strerror}); give another folder"
+        ) from error
+    with _locked(cache_folder):
+        missing = _missing_shards(cache_folder, key, shards)
         if missing:
-            positions = _check_room(place, [counts[shards[number]] for number in missing], model.hidden_size)
+            positions = _check_room(cache_folder, [counts[shards[number]] for number in missing], model.hidden_size)
             with tqdm(total=positions, desc="hidden states", unit=" positions") as bar:
                 for number in missing:
-                    held, own = [examples[index] for index in shards[number]], counts[shards[number]]
-                    tensors = _compute(model, held, own, PadRight(pad_token_id), bar)
-                    _write(_path(place, number), tensors, _identity(key, number, shards))
-    return HiddenCache(place, shards, counts)
+                    shard_examples = [examples[index] for index in shards[number]]
+                    tensors = _compute(model, shard_examples, counts[shards[number]], PadRight(pad_token_id), bar)
+                    _write(_path(cache_folder, number), tensors, _identity(key, number, shards))
+    return HiddenCache(cache_folder, shards, counts)
 
 
 def split_into_shards(counts: np.ndarray, positions_per_shard: int) -> list[range]:
-    """Consecutive whole examples, with at most so many positions together unless one alone has more."""
+    """Ranges of whole examples with at most ``positions_per_shard`` positions, unless a single example has more."""
     starts, filled = [0], 0
     for index, count in enumerate(counts.tolist()):
         if filled and filled + count > positions_per_shard:
@@ -141,7 +143,7 @@ def split_into_shards(counts: np.ndarray, positions_per_shard: int) -> list[rang
 
 
 def cache_key(model: OptionModel, examples: Sequence[dict[str, list[int]]], positions_per_shard: int) -> str:
-    """A hash of all that decides what the shards hold. The token ids stand for tokenizer, prompts and data."""
+    """Hash of everything that determines the shards. The token ids stand for tokenizer, prompts and data."""
     parts = (VERSION, fingerprint(model.backbone), model.backbone.dtype, positions_per_shard, ROWS)
     digest = hashlib.sha256(repr(parts).encode())
     for example in examples:
@@ -151,13 +153,13 @@ def cache_key(model: OptionModel, examples: Sequence[dict[str, list[int]]], posi
 
 
 @contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Hold a folder against other processes; the system lets go of it when this one is killed."""
-    lock = FileLock(place / ".lock")
+def _locked(cache_folder: Path) -> Iterator[None]:
+    """Lock a folder against other processes; the system releases the lock if this process is killed."""
+    lock = FileLock(cache_folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.warning("another process is at work on %s; waiting for it", place)
+        logger.warning("another process is at work on %s; waiting for it", cache_folder)
         lock.acquire()
     try:
         yield
@@ -165,49 +167,49 @@ def _alone(place: Path) -> Iterator[None]:
         lock.release()
 
 
-def _path(place: Path, number: int) -> Path:
-    return place / f"shard-{number:05}.safetensors"
+def _path(cache_folder: Path, number: int) -> Path:
+    return cache_folder / f"shard-{number:05}.safetensors"
 
 
 def _starts(counts: np.ndarray) -> np.ndarray:
-    """Where each example's positions begin within their shard."""
+    """First position of each example within its shard."""
     return np.cumsum(counts) - counts
 
 
 def _identity(key: str, number: int, shards: Sequence[range]) -> dict[str, Any]:
-    """What a shard says of itself, besides its checksum."""
+    """Metadata of a shard, without its checksum."""
     first, last = shards[number][0], shards[number][-1]
     return {"key": key, "shard": number, "shards": len(shards), "first_example": first, "last_example": last}
 
 
-def _missing_shards(place: Path, key: str, shards: Sequence[range]) -> list[int]:
-    """Numbers of the shards to compute. Faulty ones and what a killed process left half-written are removed."""
-    shutil.rmtree(place / UNFINISHED, ignore_errors=True)
+def _missing_shards(cache_folder: Path, key: str, shards: Sequence[range]) -> list[int]:
+    """Numbers of the shards to compute. Removes faulty shards and those that a killed process left half-written."""
+    shutil.rmtree(cache_folder / UNFINISHED, ignore_errors=True)
     missing = []
     for number in tqdm(range(len(shards)), desc="verify hidden states", unit=" shards", delay=1, leave=False):
-        path = _path(place, number)
+        path = _path(cache_folder, number)
         if path.exists():
             fault = _fault(path, _identity(key, number, shards))
             if fault is None:
                 continue
-            logger.warning("%s is not used and is computed anew: %s", path, fault)
+            logger.warning("%s is not used and is computed again: %s", path, fault)
             path.unlink()
         missing.append(number)
     return missing
 
 
 def _fault(path: Path, identity: dict[str, Any]) -> str | None:
-    """Why a file is not the shard that belongs here; None if it is. Reads it whole, a page at a time."""
+    """Why a file is not the shard that belongs here; None if it is. Reads the whole file, page by page."""
     try:
         with safe_open(path, "pt") as file:
-            found = json.loads((file.metadata() or {})["shard"])
+            stored = json.loads((file.metadata() or {})["shard"])
             checksum = _checksum({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no iterator)
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
         return f"it cannot be read ({one_line(error)})"
-    if found == {**identity, "checksum": checksum}:
+    if stored == {**identity, "checksum": checksum}:
         return None
-    own = isinstance(found, dict) and identity.items() <= found.items()
-    return "its checksum differs" if own else "it belongs to another cache or another place"
+    belongs_here = isinstance(stored, dict) and identity.items() <= stored.items()
+    return "its checksum differs" if belongs_here else "it belongs to another cache or is another shard"
 
 
 def _checksum(tensors: dict[str, torch.Tensor]) -> str:
@@ -219,53 +221,53 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> str:
     return f"{value:08x}"
 
 
-def _check_room(place: Path, counts: Sequence[np.ndarray], hidden_size: int) -> int:
-    """Announce what the missing shards need on disk; returns their positions.
+def _check_room(cache_folder: Path, counts: Sequence[np.ndarray], hidden_size: int) -> int:
+    """Print the disk space that the missing shards need; returns the number of their positions.
 
     Raises:
-        UsageError: If there is less.
+        UsageError: If the disk has less free space.
     """
     positions = sum(int(each.sum()) for each in counts)
     per_position = 2 * hidden_size + 4  # bfloat16 and an int32 target
     need = positions * per_position + sum(4 * len(each) + HEADER for each in counts)
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(cache_folder).free
     sizes = [tqdm.format_sizeof(size, "B") for size in (need, free)]
     if need > free:
         raise UsageError(
-            f"hidden states of {positions} positions need {sizes[0]} in {place}, but {sizes[1]} are free; give a cache "
-            "folder on a larger disk, use fewer problems, or train without a cache"
+            f"hidden states of {positions} positions need {sizes[0]} in {cache_folder}, but {sizes[1]} are free; "
+            "give a cache folder on a larger disk, use fewer problems, or train without a cache"
         )
-    print(f"hidden states of {positions} positions need {sizes[0]} in {place}; {sizes[1]} are free")
+    print(f"hidden states of {positions} positions need {sizes[0]} in {cache_folder}; {sizes[1]} are free")
     return positions
 
 
 def _compute(
     model: OptionModel, examples: Sequence[dict[str, list[int]]], counts: np.ndarray, collate: PadRight, bar: tqdm
 ) -> dict[str, torch.Tensor]:
-    """The tensors of one shard. Batches never cross shards, so its bytes do not depend on where a kill fell."""
+    """The tensors of one shard. Batches never cross shards, so its bytes do not depend on when a build was killed."""
     hidden_states = torch.empty(counts.sum(), model.hidden_size, dtype=torch.bfloat16)
     targets = torch.empty(counts.sum(), dtype=torch.int32)
     starts = _starts(counts)
-    # The longest first: what does not fit into memory fails at once.
+    # The longest first, so that a batch too large for memory fails immediately.
     order = sorted(np.flatnonzero(counts).tolist(), key=lambda index: -len(examples[index]["input_ids"]))
     for rows in (order[i : i + ROWS] for i in range(0, len(order), ROWS)):
         batch = collate([examples[row] for row in rows])
         states = model.counted_states(**{name: tensor.to(model.backbone.device) for name, tensor in batch.items()})
-        places = torch.cat([torch.arange(starts[row], starts[row] + counts[row]) for row in rows])
-        hidden_states[places] = states.hidden_states.to(torch.bfloat16).cpu()
-        targets[places] = states.targets.int().cpu()
-        bar.update(len(places))
+        positions = torch.cat([torch.arange(starts[row], starts[row] + counts[row]) for row in rows])
+        hidden_states[positions] = states.hidden_states.to(torch.bfloat16).cpu()
+        targets[positions] = states.targets.int().cpu()
+        bar.update(len(positions))
     return {"hidden_states": hidden_states, "targets": targets, "counts": torch.tensor(counts, dtype=torch.int32)}
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], identity: dict[str, Any]) -> None:
-    """Write a shard so that a kill at any moment leaves it whole, or no more than a file to remove.
+    """Write a shard atomically: a kill at any moment leaves it complete, or leaves only an unfinished file to remove.
 
-    As ``runs.write_atomic``, but without a second copy of the tensors in memory.
+    Like ``runs.write_atomic``, but without a second copy of the tensors in memory.
     """
-    # One entry, since safetensors writes several in an order that changes from process to process.
+    # One entry, since safetensors writes several entries in an order that changes from process to process.
     metadata = {"shard": json.dumps({**identity, "checksum": _checksum(tensors)})}
-    # safetensors itself writes to a temporary name, which a kill leaves behind: a folder of its own holds both.
+    # safetensors itself writes to a temporary file, which a kill leaves behind. A separate folder holds both files.
     unfinished = path.parent / UNFINISHED / path.name
     unfinished.parent.mkdir(exist_ok=True)
     try:

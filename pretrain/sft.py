@@ -1,6 +1,6 @@
 """Supervised fine-tuning on worked solutions with ``transformers.Trainer``.
 
-Of the options (OLLM, Sec. 2.3), before that of the backbone itself, and of a LoRA on it to compare the options with.
+A stage trains the backbone itself, the options on it (OLLM, Sec. 2.3), or a LoRA on it to compare the options with.
 """
 
 import json
@@ -31,19 +31,19 @@ from ollm_rl.options.model import CountedStates, OptionModel
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples
 from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
-from ollm_rl.problems.sources import Problem, load_problems, without
+from ollm_rl.problems.sources import Problem, exclude_questions, load_problems
 from ollm_rl.runs import open_run, write_atomic
 from ollm_rl.streams import Purpose, integer_seed
 
-SETTLED = 0.2  # share of the steps after which options that say the same are not merely young
+SETTLED = 0.2  # share of the steps after which options that still agree have collapsed and are not just untrained
 
 logger = logging.getLogger(__name__)
 
 
 class OptionTrainer(Trainer):
-    """``Trainer`` for an ``OptionModel``: logs every term, adapts the KL weight, saves the plug-in alone.
+    """``Trainer`` for an ``OptionModel``: logs every term, adapts the KL weight, saves only the plug-in.
 
-    Batches hold token ids, or hidden states that were computed before.
+    Batches hold token ids or stored hidden states.
     """
 
     model: OptionModel
@@ -56,8 +56,8 @@ class OptionTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """The option loss of one batch; a scalar with gradient."""
-        stream = "input_ids" in inputs
-        self._states = self.model.counted_states(**inputs) if stream else CountedStates(**inputs)
+        has_token_ids = "input_ids" in inputs
+        self._states = self.model.counted_states(**inputs) if has_token_ids else CountedStates(**inputs)
         output = self.model.loss(self._states)
         weight = self.model.adapter.kl_weight
         weight.update(float(output.kl))
@@ -72,7 +72,7 @@ class OptionTrainer(Trainer):
         return output.loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the means since the last line of metrics, and what the options say on the last batch."""
+        """Add the means since the last logged line, and the option diagnostics of the last batch."""
         if self._pending and self._states is not None and "loss" in logs:
             for name in self._pending[0]:
                 logs[name] = float(torch.stack([terms[name] for terms in self._pending]).mean())
@@ -93,7 +93,10 @@ class OptionTrainer(Trainer):
 
 
 class MetricsFile(TrainerCallback):
-    """Keeps every logged line in ``metrics.json`` beside the checkpoints; what Trainer resumes, it resumes."""
+    """Writes every logged line to ``metrics.json`` beside the checkpoints.
+
+    A resumed run continues the file, since ``Trainer`` restores its log history.
+    """
 
     def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the whole history; it is short."""
@@ -101,7 +104,7 @@ class MetricsFile(TrainerCallback):
 
 
 def run_sft(config: SFTConfig) -> Path:
-    """Train, or go on from the last checkpoint, and write the result into ``config.out``.
+    """Train, from the last checkpoint if there is one, and write the result into ``config.out``.
 
     Returns:
         The folder, which ``OptionModel.from_pretrained`` (stage options), ``load_backbone`` (stage backbone) or peft
@@ -118,8 +121,8 @@ def run_sft(config: SFTConfig) -> Path:
     examples: Any = encode_examples(problems, tokenizer, max_length=max_length)
     set_seed(integer_seed(config.seed, Purpose.SFT_WEIGHTS))
     model = trainable(backbone, config)
-    result = config.out / ("config.json" if config.stage == "backbone" else CONFIG_FILE)
-    if open_run(config.out, "sft", config) and result.exists():
+    result_file = config.out / ("config.json" if config.stage == "backbone" else CONFIG_FILE)
+    if open_run(config.out, "sft", config) and result_file.exists():
         print(f"{config.out} is finished already")
         return config.out
     collator: Any = PadRight(int(tokenizer.pad_token_id))
@@ -139,7 +142,7 @@ def run_sft(config: SFTConfig) -> Path:
 
 
 def solved_problems(config: SFTConfig) -> list[Problem]:
-    """The problems to train on: those with a worked solution, without the questions that are held out.
+    """The problems to train on: those with a worked solution whose question is not held out.
 
     Raises:
         UsageError: If none are left.
@@ -150,15 +153,17 @@ def solved_problems(config: SFTConfig) -> list[Problem]:
         raise UsageError(f"data {config.data!r} holds no worked solutions to train on; give problems with solutions")
     if config.held_out is None:
         return solved
-    kept = without(solved, load_problems(config.held_out, split="test", seed=config.seed))
-    print(f"{len(solved) - len(kept)} of {len(solved)} problems are left out: {config.held_out} has their questions")
-    if not kept:
+    remaining = exclude_questions(solved, load_problems(config.held_out, split="test", seed=config.seed))
+    print(
+        f"{len(solved) - len(remaining)} of {len(solved)} problems are left out: {config.held_out} has their questions"
+    )
+    if not remaining:
         raise UsageError(f"held_out={config.held_out!r} has all questions of {config.data!r}; give other problems")
-    return kept
+    return remaining
 
 
 def trainable(backbone: PreTrainedModel, config: SFTConfig) -> Any:
-    """The model of a stage, of which only what the stage trains has gradients."""
+    """The model of a stage; only the weights that the stage trains have gradients."""
     if config.stage == "backbone":
         return backbone.train()
     if config.stage == "lora":
@@ -167,7 +172,7 @@ def trainable(backbone: PreTrainedModel, config: SFTConfig) -> Any:
 
 
 def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArguments:
-    """Our settings in the words of ``transformers``."""
+    """Our settings as ``TrainingArguments``."""
     arguments = TrainingArguments(
         output_dir=str(config.out),
         max_steps=config.max_steps,
@@ -178,7 +183,7 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
         warmup_steps=max(1, config.max_steps // 20),
         max_grad_norm=1.0,
         bf16=config.stage != "options" and config.dtype == "bfloat16",
-        # Options read rows of like length together by themselves.
+        # The option model itself reads rows of similar length together.
         train_sampling_strategy="random" if config.stage == "options" else "group_by_length",
         logging_steps=config.logging_steps,
         save_steps=config.save_steps,
@@ -190,30 +195,30 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
         dataloader_pin_memory=device.type == "cuda",
         disable_tqdm=False,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # more that are visible would each get a batch of batch_size
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # otherwise each visible GPU would get a batch of batch_size
     return arguments
 
 
 def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Train from the last whole checkpoint and write model and tokenizer into ``out``.
+    """Train from the last complete checkpoint and write model and tokenizer into ``out``.
 
-    The model's config comes last, since its presence says that the run is finished.
+    The model's config is written last, since its presence marks the run as finished.
     """
     trainer.train(resume_from_checkpoint=last_checkpoint(out))
     tokenizer.save_pretrained(out)
-    with_staging = out / "unfinished"
-    trainer.save_model(str(with_staging))
-    for path in sorted(with_staging.iterdir(), key=lambda path: path.name in ("config.json", CONFIG_FILE)):
+    staging = out / "unfinished"
+    trainer.save_model(str(staging))
+    for path in sorted(staging.iterdir(), key=lambda path: path.name in ("config.json", CONFIG_FILE)):
         path.replace(out / path.name)
-    with_staging.rmdir()
+    staging.rmdir()
 
 
 def last_checkpoint(out: Path) -> str | None:
-    """The newest whole checkpoint in a folder; one that a kill left half-written is removed."""
-    while (found := get_last_checkpoint(str(out))) is not None:
+    """The newest complete checkpoint in a folder. Removes one that a kill left half-written."""
+    while (checkpoint := get_last_checkpoint(str(out))) is not None:
         try:
-            json.loads((Path(found) / "trainer_state.json").read_text())  # Trainer writes this file last
-            return found
+            json.loads((Path(checkpoint) / "trainer_state.json").read_text())  # Trainer writes this file last
+            return checkpoint
         except (FileNotFoundError, json.JSONDecodeError):
-            shutil.rmtree(found)
+            shutil.rmtree(checkpoint)
     return None

@@ -1,9 +1,9 @@
-"""The recipe of the embedded backbone ``tiny-arith``: a Llama of 1.9M parameters on generated word problems.
+"""The recipe of the embedded backbone ``tiny-arith``: a Llama of 1.9M parameters, trained on generated word problems.
 
 Run it: ``python -m ollm_rl.pretrain.tiny_arith --out runs/tiny-arith`` (about 14 minutes on two slow CPU cores), then
-copy model.safetensors, config.json and the tokenizer's files to ``ollm_rl/assets/tiny-arith``. Two things let so small
-a model learn to calculate in so short a time: careful solutions come first, and only then the text as ``SolutionMix``
-states it; and the embeddings of numbers start as waves of several periods, so that near numbers are alike.
+copy model.safetensors, config.json and the tokenizer's files to ``ollm_rl/assets/tiny-arith``. Two things let a model
+this small learn to calculate this fast. Training begins with careful solutions only, and the mix of ``SolutionMix``
+comes later. And the embeddings of numbers start as waves of several periods, so that near numbers are similar.
 """
 
 import argparse
@@ -27,18 +27,18 @@ from ollm_rl.runs import open_run
 
 END = "<|end|>"
 STEPS, BATCH_SIZE, LEARNING_RATE = 2600, 16, 7e-4
-CAREFUL_SHARE = 0.6  # of the steps see careful solutions alone
+CAREFUL_SHARE = 0.6  # share of the steps that see only careful solutions
 CAREFUL_MIX = SolutionMix(short=0.0, switch=0.06, loop=0.0)
 TOKENS_PER_SOLUTION = 20  # a constant near the mean; see SumTrainer
-PERIODS = (2, 5, 10, 20, 50, 100, 200)  # of the waves in the embeddings of numbers
+PERIODS = (2, 5, 10, 20, 50, 100, 200)  # periods of the waves in the embeddings of numbers
 TOKENIZER_STREAM, FIRST_STREAM = 99, 100
 
 
 class SumTrainer(Trainer):
     """``Trainer`` whose loss is the sum over tokens divided by a constant.
 
-    Batches hold solutions of like length; a mean over each batch's tokens would give a token of a short solution more
-    weight than one of a long solution, and the model would learn to prefer short ones.
+    Batches hold solutions of similar length. With a mean over each batch's tokens, the tokens of short solutions would
+    weigh more than those of long ones, and the model would learn to prefer short solutions.
     """
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -51,12 +51,12 @@ class SumTrainer(Trainer):
 
 
 def _generator(stream: int) -> np.random.Generator:
-    """The streams that the embedded weights were trained on; no purpose of `ollm_rl.streams` shares one."""
+    """A stream that the embedded weights were trained with; no purpose of `ollm_rl.streams` shares it."""
     return np.random.default_rng([0, stream])
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on the generator's text: a word, or a number of up to two digits, is one token."""
+    """Byte-level BPE trained on the generator's text. A word, or a number of up to two digits, is one token."""
     tokenizer = Tokenizer(models.BPE())
     words = Regex(r" ?\p{L}+| ?\d{1,2}| ?[^\s\p{L}\d]|\s")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -75,7 +75,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The untrained model, its embeddings of 0 to 99 set to waves of the number."""
+    """The untrained model, with the embeddings of 0 to 99 set to waves of the number."""
     end = tokenizer.eos_token_id
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -96,21 +96,21 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     waves = torch.stack([angles.cos(), angles.sin()], -1).flatten(1)
     embeddings = model.get_input_embeddings().weight.data
     for number, token in enumerate(tokenizer.convert_tokens_to_ids([f"Ġ{number}" for number in range(100)])):
-        if token is not None:  # a number that the generated text never holds has no token of its own
-            embeddings[token, : waves.shape[1]] = 0.08 * waves[number]  # the other weights have a deviation of 0.02
+        if token is not None:  # a number that never occurs in the generated text has no token of its own
+            embeddings[token, : waves.shape[1]] = 0.08 * waves[number]  # standard deviation elsewhere: 0.02
     return model
 
 
 def encode(problem: ArithProblem, tokenizer: PreTrainedTokenizerFast) -> dict[str, list[int]]:
-    """``input_ids`` and ``labels`` of one problem; the completion alone counts."""
+    """``input_ids`` and ``labels`` of one problem; only the completion counts."""
     prompt = tokenizer(f"{problem.question}\n").input_ids
     completion = [*tokenizer(problem.solution).input_ids, tokenizer.eos_token_id]
     return {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion}
 
 
 def training_examples(tokenizer: PreTrainedTokenizerFast, steps: int) -> list[dict[str, list[int]]]:
-    """All examples in the order of training, in batches of like length."""
-    block = 20  # batches that are sorted by length together and then shuffled
+    """All examples in the order of training, in batches of similar length."""
+    block = 20  # batches whose examples are sorted by length together; the batches are then shuffled
     examples: list[dict[str, list[int]]] = []
     for start in range(0, steps, block):
         mix = CAREFUL_MIX if start < CAREFUL_SHARE * steps else SolutionMix()
@@ -123,15 +123,15 @@ def training_examples(tokenizer: PreTrainedTokenizerFast, steps: int) -> list[di
 
 
 def main() -> None:
-    """Train the backbone into a folder; the same command goes on after a kill."""
+    """Train the backbone into a folder; after a kill the same command resumes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny-arith"), help="folder of the result")
     parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps")
-    given = parser.parse_args()
+    args = parser.parse_args()
     config = SFTConfig(
-        out=given.out,
+        out=args.out,
         stage="backbone",
-        max_steps=given.steps,
+        max_steps=args.steps,
         batch_size=BATCH_SIZE,
         learning_rate=LEARNING_RATE,
         save_steps=200,

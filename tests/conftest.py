@@ -1,4 +1,4 @@
-"""What runs of training start from."""
+"""The model and the problems of training runs."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.tiny_models import save_backbone
 
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
-    """A saved option model of four options with its backbone, as a user has them."""
+    """A saved option model of four options with its backbone."""
     torch.manual_seed(0)
     name = save_backbone(tmp_path / "backbone")
     OptionModel.from_backbone(name, OptionConfig(num_options=4, width=8)).save_pretrained(tmp_path / "options")
@@ -22,7 +22,7 @@ def model_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
-    """Problems of which chance solves some; a completion's last digit counts."""
+    """Problems that random completions sometimes solve; the last digit of a completion counts."""
     path = tmp_path / "problems.jsonl"
     rows = [{"question": f"Give {word}?", "answer": digit} for word, digit in zip("abcdefg", "1234123", strict=True)]
     path.write_text("\n".join(map(json.dumps, rows)))

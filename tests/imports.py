@@ -1,4 +1,4 @@
-"""What every Python file of the project imports, read from its source; late and type-only imports count."""
+"""The imports of every Python file of the project, read from its source, late and type-only ones included."""
 
 import ast
 import os
@@ -15,7 +15,7 @@ MODULE_PATH = re.compile(r"ollm_rl(\.\w+)+")
 
 @cache
 def python_files() -> dict[str, Path]:
-    """Every Python file and stub by its dotted module name, links not followed; a door stands for its folder."""
+    """Every Python file and stub by its dotted module name (a folder's for its ``__init__``), without links."""
     found = {}
     for folder in ("ollm_rl", *FOLDERS, "tests"):
         prefix = ["ollm_rl", folder] if folder in FOLDERS else [folder]
@@ -24,7 +24,9 @@ def python_files() -> dict[str, Path]:
                 if name.endswith((".py", ".pyi")):
                     parts = [*prefix, *Path(path).relative_to(ROOT / folder).parts, name.partition(".")[0]]
                     dotted = ".".join(parts).removesuffix(".__init__")
-                    if name.endswith(".pyi") or dotted not in found:  # what a door opens to stands in its stub
+                    if (
+                        name.endswith(".pyi") or dotted not in found
+                    ):  # the stub has the names that a lazy ``__init__`` exports
                         found[dotted] = Path(path, name)
     return found
 
@@ -59,19 +61,19 @@ def imports_of(source: str, module: str, *, is_door: bool = False) -> Iterator[t
 
 @cache
 def module_graph() -> dict[str, set[str]]:
-    """By module the modules of the project that it imports."""
+    """For each module, the modules of the project that it imports."""
     files = python_files()
     graph: dict[str, set[str]] = {}
     for module, path in files.items():
         names = imports_of(path.read_text(encoding="utf-8"), module, is_door=path.stem == "__init__")
         found = {_module_of(name, files) for name, _, _ in names}
-        # A module's own folder named in a string, as for the templates in it, is no import.
+        # A module's own folder named in a string, as for its templates, is not an import.
         graph[module] = {name for name in found if name and not f"{module}.".startswith(f"{name}.")}
     return graph
 
 
 def room_graph() -> dict[str, set[str]]:
-    """By room the rooms that its modules import."""
+    """For each room, the rooms that its modules import."""
     rooms: dict[str, set[str]] = {}
     for module, imported in module_graph().items():
         rooms.setdefault(room_of(module), set()).update(room_of(name) for name in imported)
@@ -79,7 +81,7 @@ def room_graph() -> dict[str, set[str]]:
 
 
 def room_of(module: str) -> str:
-    """The folder that holds a module; a module that stands beside folders is a room of its own."""
+    """The folder of a module; a module next to folders is a separate room."""
     path = python_files()[module]
     folder = module if path.stem == "__init__" else module.rpartition(".")[0]
     has_rooms = any(path.is_dir() and (path / "__init__.py").exists() for path in path.parent.iterdir())
@@ -87,7 +89,7 @@ def room_of(module: str) -> str:
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
-    """A circle in a graph, as its nodes in order; empty if there is none."""
+    """A cycle in a graph, as its nodes in order; empty if there is none."""
     done: set[str] = set()
 
     def visit(node: str, path: list[str]) -> list[str]:
@@ -105,7 +107,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def _module_of(name: str, files: dict[str, Path]) -> str | None:
-    """The module that a dotted name is, or is in; None for other people's."""
+    """The project module that a dotted name is, or is in; None for other packages."""
     while name:
         if name in files:
             return name

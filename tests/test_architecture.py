@@ -1,4 +1,4 @@
-"""The direction of imports, read from the source (late and type-only ones too), and what an import may cost."""
+"""The direction of imports, read from the source (late and type-only ones too), and what an import may load."""
 
 import ast
 import os
@@ -15,7 +15,7 @@ from tests.places import ROOT
 BASE = {f"ollm_rl.{module}" for module in ("devices", "errors", "runs", "settings", "streams")}
 CORE = {f"ollm_rl.{room}" for room in ("answers", "backbones", "decode", "metrics", "options", "problems", "report")}
 POLICIES = {"ollm_rl.agents.config", "ollm_rl.agents.completions", "ollm_rl.agents.policies"}
-# By room the rooms that it may import. A module that stands beside rooms is a room of its own.
+# For each room, the rooms that it may import. A module next to rooms is a separate room.
 ALLOWED: dict[str, set[str]] = {
     "ollm_rl.errors": set(),
     "ollm_rl.streams": set(),

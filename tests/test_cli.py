@@ -66,7 +66,7 @@ def test_every_command_explains_its_settings(command: str, flag: str, capsys: py
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert flag in text and "--config" in text
-    # Every setting says what it is: the string below its field.
+    # Every setting is described by the string below its field.
     assert "Seed" in text
 
 
@@ -162,7 +162,7 @@ def test_a_mistake_in_the_settings_gets_one_line(
         (json.dumps({"question": "1+" * 60, "solution": "#### 2", "answer": 2}), ["121 tokens", "within 64"]),
     ],
 )
-def test_a_mistake_in_the_data_is_told_with_its_place(
+def test_a_mistake_in_the_data_is_reported_with_its_location(
     content: str, parts: list[str], tmp_path: Path, backbone: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "broken.jsonl"
@@ -172,7 +172,7 @@ def test_a_mistake_in_the_data_is_told_with_its_place(
     assert not (tmp_path / "x").exists()
 
 
-def test_a_prompt_longer_than_the_context_is_told_before_training(
+def test_a_prompt_longer_than_the_context_is_reported_before_training(
     tmp_path: Path, options: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "long.jsonl"
@@ -194,12 +194,12 @@ def test_a_model_without_an_output_head_is_refused(tmp_path: Path, capsys: pytes
 def test_a_plug_in_on_another_backbone_is_refused(
     tmp_path: Path, options: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_backbone(tmp_path / "backbone", seed=1)  # trained on since
+    save_backbone(tmp_path / "backbone", seed=1)  # trained further
     line = refusal(capsys, "eval", "--model", options)
     assert "was trained on backbone" in line and "give the backbone it was trained on" in line
 
 
-def test_a_folder_with_another_run_is_refused_and_left_alone(
+def test_a_folder_with_another_run_is_refused_and_left_unchanged(
     tmp_path: Path, backbone: str, data: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = ["sft", "--out", str(tmp_path / "run"), "--backbone", backbone, "--data", data, "--device", "cpu"]
@@ -245,7 +245,7 @@ def test_the_four_stages_run_one_after_the_other(
     assert "results is a folder; give a file" in refusal(capsys, *search)
 
 
-def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_says_how_to_resume(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def stop(*arguments: object) -> str:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Devices, and what it takes to compile kernels for them."""
+"""Devices, and the requirements for compiling kernels."""
 
 import importlib.util
 import shutil
@@ -22,5 +22,5 @@ def test_kernels_need_triton_and_a_c_compiler(
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
-    with pytest.raises(ValueError, match="device 'tpu9' is not to be had here; give cpu, cuda or auto"):
+    with pytest.raises(ValueError, match="device 'tpu9' is not available here; give cpu, cuda or auto"):
         resolve_device("tpu9")

@@ -1,6 +1,6 @@
-"""The folders on disk, the links beside them and the setuptools tables say the same.
+"""The folders on disk, the links next to them and the setuptools tables agree.
 
-The wheel is built from the tables alone: what they leave out is missing after an install, without
+The wheel is built only from the tables: what they leave out is missing after an install, without
 an error. Git, editors and mypy see the links instead.
 """
 
@@ -29,7 +29,7 @@ def folder_of(package: str) -> Path:
 
 
 def folders_of(package: str) -> list[Path]:
-    """Return the folders that an entry of the package-data table speaks of; "*" means all packages."""
+    """Return the folders that an entry of the package-data table names; "*" means all packages."""
     return [folder_of(name) for name in PACKAGES] if package == "*" else [folder_of(package)]
 
 

@@ -1,4 +1,4 @@
-"""What README shows runs as it stands there, only smaller."""
+"""The commands and the code in README run as shown there, only with smaller numbers."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Run folders: files whole or not at all, one run a folder, and settings that must agree to go on."""
+"""Run folders: atomic writes, one run per folder, and settings that must agree to resume."""
 
 import json
 import os
@@ -69,12 +69,12 @@ def test_a_new_folder_is_claimed_and_the_same_run_found_again(tmp_path: Path) ->
     assert open_run(moved, "sft", Settings(out=moved)) is True
 
 
-def test_a_run_goes_on_with_its_cache_in_another_folder(tmp_path: Path) -> None:
+def test_a_run_resumes_with_its_cache_in_another_folder(tmp_path: Path) -> None:
     assert not open_run(tmp_path / "run", "sft", Settings(out=tmp_path / "run", cache=tmp_path / "full disk"))
     assert open_run(tmp_path / "run", "sft", Settings(out=tmp_path / "run", cache=tmp_path / "larger disk"))
 
 
-def test_a_run_goes_on_with_fewer_workers_on_another_cluster(tmp_path: Path) -> None:
+def test_a_run_resumes_with_fewer_workers_on_another_cluster(tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert not open_run(out, "train", Settings(out=out, workers=8, ray_address="10.0.0.1:6379"))
     assert open_run(out, "train", Settings(out=out, workers=4))
@@ -115,7 +115,7 @@ def test_a_different_run_is_refused_by_its_setting_and_both_values(
     assert (tmp_path / "run.json").read_text() == before
 
 
-def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="already exists and holds no run of ours; give another out folder"):
         open_run(tmp_path, "sft", Settings(out=tmp_path))

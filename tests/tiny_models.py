@@ -22,7 +22,7 @@ VOCAB, HIDDEN, CONTEXT, WINDOW = 97, 32, 64, 8
 EOS = 0  # <|endoftext|>; the other tokens are the bytes of ASCII without ` and ~, and those of "é"
 FAMILIES = ("llama", "qwen2", "gpt2", "gemma2", "mistral")
 
-# Without an end of text ``generate`` goes on to the length asked for.
+# Without an end of text, ``generate`` continues to the requested length.
 _ENDS: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": EOS}
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -39,7 +39,7 @@ _COMMON: dict[str, Any] = {
 def tiny_config(family: str) -> Any:
     """The config of a model with 2 layers; Gemma2's first and all of Mistral's layers see WINDOW tokens.
 
-    DeepSeek's keys and values differ in size, which is all that it is here for.
+    DeepSeek is here only because its keys and values differ in size.
     """
     if family == "llama":
         return LlamaConfig(**_COMMON)
@@ -48,9 +48,9 @@ def tiny_config(family: str) -> Any:
     if family == "mistral":
         return MistralConfig(**_COMMON, sliding_window=WINDOW)
     if family == "gemma2":
-        # Caps this low bend the logits and scores of a random model too.
+        # Caps this low change the logits and scores of a random model too.
         caps: dict[str, Any] = {"final_logit_softcapping": 4.0, "attn_logit_softcapping": 2.0}
-        # Tied weights are GPT-2's part; here they would make a random model repeat one token.
+        # GPT-2 covers tied weights; here they would make a random model repeat one token.
         caps["tie_word_embeddings"] = False
         return Gemma2Config(**_COMMON, **caps, head_dim=8, query_pre_attn_scalar=8, sliding_window=WINDOW)
     if family == "deepseek":
@@ -63,7 +63,7 @@ def tiny_config(family: str) -> Any:
 def tiny_model(family: str, *, seed: int = 0, attention: str | None = None) -> PreTrainedModel:
     """A random causal language model in float32, scaled so that its logits differ by whole nats.
 
-    ``attention`` is the implementation; the family's own choice where left out (eager for Gemma2, else SDPA).
+    ``attention`` is the implementation; None takes the family's default (eager for Gemma2, else SDPA).
     """
     model = AutoModelForCausalLM.from_config(tiny_config(family), attn_implementation=attention).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -78,7 +78,7 @@ def tiny_model(family: str, *, seed: int = 0, attention: str | None = None) -> P
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerBase:
-    """One token a byte: byte-level BPE without merges."""
+    """One token per byte: byte-level BPE without merges."""
     # How byte-level BPE writes the line break, the space and the two bytes of "é".
     alphabet = ["Ċ", "Ġ", "Ã", "©", *(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "`~")]
     vocabulary = {token: index for index, token in enumerate(["<|endoftext|>", *alphabet])}

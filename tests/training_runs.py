@@ -1,4 +1,4 @@
-"""Runs of a second on problems that chance solves, and what a run leaves behind."""
+"""Training runs of about a second on problems that chance can solve, and readers of their files."""
 
 import io
 import json
@@ -22,13 +22,13 @@ def ids_of(text: str) -> list[int]:
 
 
 def naming(text: str) -> Options:
-    """``OptionModel.option_tokens`` of options that name one character each, in every state."""
+    """Stands in for ``OptionModel.option_tokens``: in every state, option i writes the i-th character of ``text``."""
     tokens = torch.tensor(ids_of(text))
     return lambda model, hidden: tokens.to(hidden.device).expand(*hidden.shape[:-1], -1)
 
 
 def config(out: Path, model: Path, data: str, **changes: Any) -> RLConfig:
-    """A run of a second."""
+    """Settings of a run that takes about a second."""
     settings: dict[str, Any] = {
         "out": out,
         "model": str(model),
@@ -49,7 +49,7 @@ def config(out: Path, model: Path, data: str, **changes: Any) -> RLConfig:
 
 
 def history(out: Path) -> list[dict[str, float]]:
-    """All metrics but those that a clock gave."""
+    """All metrics except times."""
     rows = json.loads((out / "metrics.json").read_text())
     return [{name: value for name, value in row.items() if not name.startswith("seconds")} for row in rows]
 
@@ -71,7 +71,7 @@ def load(out: Path) -> dict[str, Any]:
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:
-    """Bit for bit, the optimiser's state included."""
+    """The runs are equal bit for bit, including the optimiser's state."""
     assert history(one) == history(other)
     first, second = weights(one), weights(other)
     assert first.keys() == second.keys()

@@ -42,7 +42,7 @@ def run_audit(config: AuditConfig) -> dict[str, Any]:
 
 
 def audit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Check completions once more and look for signs of reward hacking.
+    """Check completions again and look for signs of reward hacking.
 
     Args:
         rows: At least one, with ``question``, ``answer``, ``completion``, ``correct`` and, where known, ``id``,
@@ -167,7 +167,7 @@ def format_audit(result: dict[str, Any]) -> str:
 
 
 def _second_opinions(rows: Sequence[dict[str, Any]], pool: VerifierPool) -> list[bool | None]:
-    """Of math-verify on each row, None where it broke; equal completions are checked once."""
+    """Verdicts of math-verify on each row, None where it failed; equal completions are checked once."""
     pending: dict[tuple[str, str], Future[Verdict]] = {}
     for row in rows:
         case = (row["completion"], row["answer"])

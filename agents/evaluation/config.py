@@ -1,4 +1,4 @@
-"""Settings of evaluation, audit and pages. Imports nothing heavy, so that ``ollm-rl --help`` answers at once."""
+"""Settings of evaluation, audit and pages. Nothing heavy is imported, so that ``ollm-rl --help`` is fast."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,10 @@ class EvalSettings(Settings):
     split: str = "test"
     """Split of arith, rg: and hf: sources."""
     limit: Count | None = 512
-    """Use the first so many problems of each set."""
+    """Use only the first N problems of each set."""
     out: Path | None = None
-    """Folder for a JSON file of each model and problem set, and results.json and results.md of all; the same command
-    skips pairs already evaluated. Where left out, only the table is printed."""
+    """Folder for a JSON file per model and problem set, and results.json and results.md of all. The same command skips
+    pairs already evaluated. If left out, only the table is printed."""
     seed: Seed = 0
     """Seed of the problems (arith, rg:) and of sampling."""
 
@@ -44,9 +44,9 @@ class CompletionSettings(Settings):
     sample: bool = False
     """Sample at temperature 1 instead of decoding greedily."""
     max_new_tokens: Count = 96
-    """Token limit of a completion."""
+    """Token limit per completion."""
     num_slots: Count = 256
-    """Episodes decoded side by side."""
+    """Episodes decoded in parallel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +54,14 @@ class EvalConfig(EvalSettings, CompletionSettings, Machine):
     """Evaluation of training runs, option models or backbones: completions, their accuracy and rates."""
 
 
-@dataclass(frozen=True)  # not by keyword only: the run is a positional argument of the command line
+@dataclass(frozen=True)  # not keyword-only: the run is a positional argument of the command line
 class AuditConfig(Settings):
-    """A second look at what a run was rewarded for."""
+    """A second check of what a run was rewarded for."""
 
     run: Path
     """Folder of a training run, or a result file of ollm-rl eval."""
     out: Path | None = None
-    """JSON file for everything found; a summary is printed in any case."""
+    """JSON file for the whole result; a summary is printed in any case."""
 
 
 @dataclass(frozen=True)  # the runs are positional arguments of the command line
@@ -73,9 +73,9 @@ class ReportConfig(Settings):
     out: Path = Path("report.html")
     """The HTML file."""
     results: Path | None = None
-    """Folder that ollm-rl eval --out wrote: the final table. The last iteration of training where left out."""
+    """Folder that ollm-rl eval --out wrote, for the final table. If left out: the last iteration of training."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda where there is one. For the option explorer."""
+    """cpu, cuda, or auto: cuda if available. Used for the option explorer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,7 +89,7 @@ class ExploreConfig(Machine):
     model: str
     """Option plug-in or training run over options, by folder or hub id."""
     prompt: str
-    """The question put to the model."""
+    """The question for the model."""
     out: Path = Path("explorer.html")
     """The HTML file."""
     max_new_tokens: Count = 96

@@ -1,7 +1,7 @@
-"""The option explorer: what the options were at every token of a completion, and where another choice leads.
+"""The option explorer: the options at every token of a completion, and where another choice leads.
 
 The policy writes the completion greedily. At a live position, where options lead to different tokens, the slot is
-saved; the alternatives go on from there side by side, so that no prefix is computed twice.
+saved. The alternatives continue from there in parallel, so that no prefix is computed twice.
 
 Letters: N completions, T tokens, H hidden, K options.
 """
@@ -23,20 +23,20 @@ from ollm_rl.options.decisions import token_log_probs
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem
 
-MAX_LIVE = 24  # live positions of a completion, the first, whose alternatives are continued
-CONTINUATION = 64  # tokens of an alternative at most
-NUM_SLOTS = 32  # alternatives, or completions of a map, side by side
-CONTEXT = 8  # tokens before one that its text may depend on
+MAX_LIVE = 24  # the first live positions of a completion, whose alternatives are continued
+CONTINUATION = 64  # maximum tokens of an alternative
+NUM_SLOTS = 32  # alternatives, or completions of a map, decoded in parallel
+CONTEXT = 8  # preceding tokens that the text of a token may depend on
 
 
 class Trace(NamedTuple):
     """A greedy completion.
 
     Attributes:
-        tokens: T of them, the end-of-text token included.
-        hidden: The h_t that chose each, (T, H).
+        tokens: T tokens, the end-of-text token included.
+        hidden: The h_t that chose each token, (T, H).
         option_tokens: Token of every option, (T, K).
-        saved: The slot as it was before a token, by the place of the token.
+        saved: Snapshot of the slot before a token, by position of the token.
     """
 
     tokens: list[int]
@@ -52,18 +52,18 @@ def explore(
     """Write a completion for every problem and look at its options.
 
     Args:
-        policy: Of options.
-        tokenizer: Its backbone's.
-        problems: Answers of those with an empty one are not checked.
+        policy: Policy over options.
+        tokenizer: Tokenizer of its backbone.
+        problems: Problems with an empty ``answer`` are not checked.
         max_new_tokens: Token limit.
 
     Returns:
-        For each problem ``question``, ``answer``, ``correct`` (None if unchecked), and ``positions``, one a token:
-        ``text`` of the token, ``entropy`` of the policy over tokens in nats, and ``choices``, the distinct tokens of
-        the options, most probable first. A choice has its ``text``, whether it was ``written``, the ``options`` that
-        lead to it as [number, pi(z | h), q(z | h, x) for the written x], ``policy``, their sum of pi, and for an
-        alternative at one of the first MAX_LIVE live positions ``then``, the policy's text after it, whether that
-        ``ended``, and whether the answer is ``correct``.
+        For each problem ``question``, ``answer``, ``correct`` (None if unchecked), and ``positions``, one per token.
+        A position has the ``text`` of the token, the policy's ``entropy`` over tokens in nats, and ``choices``, the
+        distinct tokens of the options, most probable first. A choice has its ``text`` and whether it was ``written``.
+        Its ``options`` are those that lead to it, as [number, pi(z | h), q(z | h, x) for the written x]; ``policy`` is
+        their sum of pi. An alternative at one of the first MAX_LIVE live positions also has ``then``, the policy's
+        text after it, whether that ``ended``, and whether the answer is ``correct``.
 
     Raises:
         ValueError: If a prompt does not fit.
@@ -75,17 +75,17 @@ def explore(
     for problem, prompt in zip(problems, prompts, strict=True):
         trace = write_greedily(policy, engine, prompt, max_new_tokens=max_new_tokens, end_token=end_token)
         branches = [
-            (place, token)
-            for place in trace.saved
-            for token in dict.fromkeys(trace.option_tokens[place].tolist())
-            if token != trace.tokens[place]
+            (position, token)
+            for position in trace.saved
+            for token in dict.fromkeys(trace.option_tokens[position].tolist())
+            if token != trace.tokens[position]
         ]
         written = []
         for start in range(0, len(branches), NUM_SLOTS):
             part = branches[start : start + NUM_SLOTS]
-            limits = [min(CONTINUATION, max_new_tokens - place) for place, _ in part]
-            begun = [(trace.saved[place], token) for place, token in part]
-            written += go_on(policy, engine, begun, limits=limits, end_token=end_token)
+            limits = [min(CONTINUATION, max_new_tokens - position) for position, _ in part]
+            starts = [(trace.saved[position], token) for position, token in part]
+            written += continue_greedily(policy, engine, starts, limits=limits, end_token=end_token)
         alternatives = dict(zip(branches, written, strict=True))
         explored.append(_describe(policy, tokenizer, problem, trace, alternatives))
     return explored
@@ -98,8 +98,8 @@ def option_maps(
     """Usage and entropy along greedy completions.
 
     Returns:
-        ``usage``: mean of pi(z | h) over the completions that are live at a place, (K, T), NaN where none is.
-        ``entropy``: of the policy over tokens in nats, one row a completion, as long as it is.
+        ``usage``: mean of pi(z | h) over the completions that are live at a position, (K, T), NaN where none is.
+        ``entropy``: the policy's entropy over tokens in nats, one row per completion, of the completion's length.
     """
     prompts = _prompts(policy, tokenizer, problems, max_new_tokens)
     engine = DecodeEngine(policy.backbone, min(NUM_SLOTS, len(prompts)), max(map(len, prompts)) + max_new_tokens)
@@ -136,26 +136,26 @@ def write_greedily(
         hidden = engine.step(action.tokens)
 
 
-def go_on(
+def continue_greedily(
     policy: OptionPolicy,
     engine: DecodeEngine,
-    begun: Sequence[tuple[Snapshot, int]],
+    starts: Sequence[tuple[Snapshot, int]],
     *,
     limits: Sequence[int],
     end_token: int,
 ) -> list[list[int]]:
-    """Take a token at each saved slot, go on greedily, and return what was written, that token first.
+    """Take a token at each saved slot, continue greedily, and return the tokens written, that token first.
 
     Args:
         policy: Chooses the tokens.
-        engine: With at least as many slots.
-        begun: Saved slots, of one row each, and tokens.
-        limits: Tokens of each at most.
+        engine: Decode engine with at least as many slots.
+        starts: Saved slots, of one row each, and the tokens to take.
+        limits: Maximum tokens of each.
         end_token: Ends a text and is part of it.
     """
-    engine.restart(len(begun))
-    engine.begin(range(len(begun)), [(snapshot, 0) for snapshot, _ in begun])
-    written = [[token] for _, token in begun]
+    engine.restart(len(starts))
+    engine.begin(range(len(starts)), [(snapshot, 0) for snapshot, _ in starts])
+    written = [[token] for _, token in starts]
     while True:
         for slot, (row, limit) in enumerate(zip(written, limits, strict=True)):
             if row[-1] == end_token or len(row) == limit:
@@ -179,10 +179,10 @@ def _prompts(
 def _policy_at(
     policy: OptionPolicy, hidden: torch.Tensor, option_tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """pi(z | h), (..., K), and its entropy over tokens in nats, (...): of (..., H) and (..., K)."""
+    """pi(z | h), (..., K), and its entropy over tokens in nats, (...), from (..., H) and (..., K)."""
     logits = policy.policy(hidden.float())
     probs = logits.softmax(-1)
-    # Where all options agree the sum of pi is 1 but for rounding.
+    # Where all options agree, rounding could make the entropy negative.
     return probs, (probs * -token_log_probs(logits, option_tokens)).sum(-1).clamp(min=0.0)
 
 
@@ -193,7 +193,7 @@ def _describe(
     trace: Trace,
     alternatives: dict[tuple[int, int], list[int]],
 ) -> dict[str, Any]:
-    """What ``explore`` returns of one problem."""
+    """What ``explore`` returns for one problem."""
     model, tokens = policy.model, trace.tokens
     probs, entropies = _policy_at(policy, trace.hidden, trace.option_tokens)
     embedded = model.backbone.get_input_embeddings()(torch.tensor(tokens, device=trace.hidden.device))
@@ -202,26 +202,26 @@ def _describe(
     branches = {pair: tokens[: pair[0]] + row for pair, row in alternatives.items()}
     checked = _check(tokenizer, problem, [tokens, *(row for row in branches.values() if row[-1] == end)])
     positions = []
-    for place, token in enumerate(tokens):
+    for position, token in enumerate(tokens):
         choices = []
-        for choice in dict.fromkeys(trace.option_tokens[place].tolist()):
-            found = (trace.option_tokens[place] == choice).nonzero()[:, 0].tolist()
-            options = [[z, round(float(probs[place, z]), 4), round(float(encoder[place, z]), 4)] for z in found]
+        for choice in dict.fromkeys(trace.option_tokens[position].tolist()):
+            numbers = (trace.option_tokens[position] == choice).nonzero()[:, 0].tolist()
+            options = [[z, round(float(probs[position, z]), 4), round(float(encoder[position, z]), 4)] for z in numbers]
             described: dict[str, Any] = {
-                "text": _text(tokenizer, tokens[:place], [choice]),
+                "text": _text(tokenizer, tokens[:position], [choice]),
                 "written": choice == token,
-                "policy": round(float(probs[place, found].sum()), 4),
+                "policy": round(float(probs[position, numbers].sum()), 4),
                 "options": options,
             }
-            if (branch := branches.get((place, choice))) is not None:
-                described["then"] = _text(tokenizer, branch[: place + 1], branch[place + 1 :])
+            if (branch := branches.get((position, choice))) is not None:
+                described["then"] = _text(tokenizer, branch[: position + 1], branch[position + 1 :])
                 described["ended"] = branch[-1] == end
                 described["correct"] = checked.get(tuple(branch))
             choices.append(described)
         positions.append(
             {
-                "text": _text(tokenizer, tokens[:place], [token]),
-                "entropy": round(float(entropies[place]), 4),
+                "text": _text(tokenizer, tokens[:position], [token]),
+                "entropy": round(float(entropies[position]), 4),
                 "choices": sorted(choices, key=lambda choice: -choice["policy"]),
             }
         )
@@ -245,7 +245,7 @@ def _check(
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, before: list[int], tokens: list[int]) -> str:
-    """The text of tokens as they stand after others: some tokenizers drop the space of a first word."""
+    """The text of tokens that follow others: some tokenizers drop the space of a first word."""
     context = tokenizer.decode(before[-CONTEXT:])
     whole = tokenizer.decode(before[-CONTEXT:] + tokens)
     return whole[len(context) :] if whole.startswith(context) else tokenizer.decode(tokens)

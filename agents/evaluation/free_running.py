@@ -101,19 +101,19 @@ def evaluate(
     seconds: float = 0.0,
     on_part: OnPart | None = None,
 ) -> dict[str, Any]:
-    """Let a policy write one completion a problem and measure it.
+    """Let a policy write one completion per problem and measure it.
 
     Args:
-        policy: Of options or tokens.
-        tokenizer: Its backbone's.
+        policy: Policy over options or tokens.
+        tokenizer: Tokenizer of its backbone.
         problems: At least one.
         max_new_tokens: Token limit.
-        num_slots: Episodes decoded side by side.
+        num_slots: Episodes decoded in parallel.
         generator: A CPU generator to sample with; None decodes greedily.
-        turns: Of the policy on an engine whose slots hold the prompts and limits; new ones where left out.
+        turns: Turns of the policy on an engine whose slots fit the prompts and limits; created if left out.
         name: Shown beside the progress bar.
         done: Completions of the first problems, where an earlier call was interrupted.
-        seconds: What these took.
+        seconds: Seconds that these took.
         on_part: Called after each part of the problems.
 
     Returns:
@@ -127,7 +127,7 @@ def evaluate(
         turns = Turns(DecodeEngine(policy.backbone, min(num_slots, len(problems)), longest), policy.act)
     completions = list(done)
     if generator is not None and done:
-        torch.rand(len(done), max_new_tokens, generator=generator)  # what their samples took
+        torch.rand(len(done), max_new_tokens, generator=generator)  # skip the numbers that sampled them
     started = time.perf_counter() - seconds  # as if it had never been interrupted
     parts = _write(turns, tokenizer, problems, prompts, len(done), 2 * num_slots, max_new_tokens, generator, name)
     for part in parts:
@@ -148,7 +148,7 @@ def _write(
     generator: torch.Generator | None,
     name: str,
 ) -> Iterator[list[Completion]]:
-    """Completions of the problems from the first on, so many at a time that slots are refilled."""
+    """Completions of the problems from ``first`` on, ``together`` at a time, so that slots are refilled."""
     end_token = int(tokenizer.eos_token_id)
     with tqdm(total=len(problems), initial=first, desc=f"evaluate {name}") as bar:
         for start in range(first, len(problems), together):

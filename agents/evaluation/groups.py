@@ -1,4 +1,4 @@
-"""Training runs side by side: which are of one setting and differ only in their seed, and what they have logged."""
+"""Compare training runs: group those that differ only in their seed, and read their metrics."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from ollm_rl.runs import read_run
 
 
 def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
-    """Training runs by name of their setting: those that differ only in seed and folder stand together.
+    """Group training runs that differ only in seed and folder; returns the folders by name of the group.
 
     Raises:
-        MissingError: If a folder holds no training run, or one without metrics yet.
-        UsageError: If two runs are of one setting and one seed.
+        MissingError: If a folder holds no training run, or one that has no metrics yet.
+        UsageError: If two runs have the same settings and the same seed.
     """
     groups: dict[str, dict[str, Path]] = {}
     for run in runs:
@@ -26,7 +26,7 @@ def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
             raise MissingError(f"{run} has no metrics yet; let ollm-rl train finish an iteration")
         group = groups.setdefault(json.dumps(setting, sort_keys=True), {})
         if str(seeds) in group:
-            raise UsageError(f"{run} and {group[str(seeds)]} are of one setting and one seed; leave one out")
+            raise UsageError(f"{run} and {group[str(seeds)]} have the same settings and the same seed; leave one out")
         group[str(seeds)] = run
     named: dict[str, list[str]] = {}
     for group in groups.values():
@@ -39,31 +39,31 @@ def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def history(model: ModelName) -> list[Row]:
-    """A training run's metrics; empty for anything else, and for a run that has none yet."""
+    """A training run's metrics; empty for other models, and for a run that has none yet."""
     path = model.folder / "metrics.json" if model.kind == "run" and model.folder else None
     rows: list[Row] = json.loads(path.read_text()) if path is not None and path.exists() else []
     return rows
 
 
 def histories(models: Sequence[ModelName]) -> list[list[Row]]:
-    """Metrics of those that are training runs."""
+    """Metrics of those models that are training runs."""
     return [rows for model in models if (rows := history(model))]
 
 
 def _setting(config: Row) -> tuple[Row, list[int]]:
-    """A run's settings without seeds, those of the run that it builds on in place of its folder; and the seeds."""
+    """A run's settings without seeds, and the seeds; the folder of a run it builds on is replaced by its settings."""
     setting = dict(config)
     seeds = [setting.pop("seed")]
     for name in ("model", "backbone"):
         path = Path(str(config.get(name))) / "run.json"
         if path.exists():
-            setting[name], below = _setting(json.loads(path.read_text())["config"])
-            seeds += below
+            setting[name], base_seeds = _setting(json.loads(path.read_text())["config"])
+            seeds += base_seeds
     return setting, seeds
 
 
 def _common_name(names: Sequence[str]) -> str:
-    """What the folders of one setting have in common: latent of latent-seed0 and latent-seed1."""
+    """Common part of the folder names of a group: latent for latent-seed0 and latent-seed1."""
     if len(names) == 1:
         return names[0]
     common = re.sub(r"[-_.=]*(seed|s)?[-_.=]*\d*$", "", os.path.commonprefix(names))

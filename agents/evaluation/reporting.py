@@ -22,12 +22,12 @@ from ollm_rl.report.page import write_explorer, write_report
 from ollm_rl.report.plots import t_interval
 from ollm_rl.runs import origin
 
-SAMPLES = 12  # completions of each method to read
-EXPLORED = 4  # completions of each method with options in the explorer
-MAPPED = 32  # completions of its maps
+SAMPLES = 12  # completions shown for each method
+EXPLORED = 4  # completions in the explorer, for each method with options
+MAPPED = 32  # completions in its maps of usage and entropy
 RATES = ("language_switching_rate", "degeneracy_rate")
 
-Methods = Mapping[str, Sequence[str]]  # by name the folder of every seed, or a backbone's name
+Methods = Mapping[str, Sequence[str]]  # by name, the folder of every seed, or a backbone's name
 
 
 def run_report(config: ReportConfig) -> Path:
@@ -35,15 +35,15 @@ def run_report(config: ReportConfig) -> Path:
 
     Raises:
         MissingError: If a folder holds no training run, no metrics, or no results.
-        UsageError: If two runs are of one setting and one seed.
+        UsageError: If two runs have the same settings and the same seed.
     """
-    found = [] if config.results is None else read_results(config.results)
+    saved = [] if config.results is None else read_results(config.results)
     # A model evaluated under two names of its folder is not two seeds.
-    results = list({(_same(result["model"]), result["data"]): result for result in found}.values())
+    results = list({(_real_path(result["model"]), result["data"]): result for result in saved}.values())
     methods: dict[str, list[str]] = group_runs(config.runs)
-    known = {_same(folder) for folders in methods.values() for folder in folders}
+    known = {_real_path(folder) for folders in methods.values() for folder in folders}
     for result in results:
-        if _same(result["model"]) not in known:
+        if _real_path(result["model"]) not in known:
             methods.setdefault(result["model"], [result["model"]])
     report_methods(config.out, methods, results, device=config.device)
     return config.out
@@ -74,9 +74,9 @@ def report_methods(out: Path, methods: Methods, results: Sequence[Row], *, devic
     Args:
         out: The HTML file.
         methods: Training runs, option SFT runs and backbones.
-        results: Of ``run_eval``; methods without one are left out of the table. If there are none at all, the last
-            iteration of training stands in.
-        device: Where the policies over options write.
+        results: Results of ``run_eval``; methods without one are left out of the table. If there are none at all, the
+            table shows the last iteration of training.
+        device: Device of the policies over options.
 
     Returns:
         The rows of the table, see ``write_report``.
@@ -85,18 +85,20 @@ def report_methods(out: Path, methods: Methods, results: Sequence[Row], *, devic
     rows, samples, options, left_out = [], [], [], []
     resolved = {method: [resolve(name) for name in names] for method, names in methods.items()}
     for method, models in resolved.items():
-        found = [result for model in models for result in results if _same(result["model"]) == _same(model.name)]
-        rows += _evaluated_rows(method, models, found) if results else [_trained_row(method, models)]
-        if results and not found:
+        own = [
+            result for model in models for result in results if _real_path(result["model"]) == _real_path(model.name)
+        ]
+        rows += _evaluated_rows(method, models, own) if results else [_trained_row(method, models)]
+        if results and not own:
             left_out.append(method)
             continue
-        written = _completions(models[0], found)
-        samples += [{"method": method, **row} for row in written[:SAMPLES]]
-        if written and models[0].has_options:
-            looked = _look(method, models[0], written, found, device, notes)
-            options += [looked] if looked else []
+        completions = _completions(models[0], own)
+        samples += [{"method": method, **row} for row in completions[:SAMPLES]]
+        if completions and models[0].has_options:
+            explored = _explore(method, models[0], completions, own, device, notes)
+            options += [explored] if explored else []
     if left_out:
-        notes.append(f"No results were given of {', '.join(left_out)}: only in the pictures of training.")
+        notes.append(f"There are no results for {', '.join(left_out)}: shown only in the plots of training.")
     curves = {method: histories(models) for method, models in resolved.items()}
     seeds = {model.description["seed"] for models in resolved.values() for model in models if model.kind == "run"}
     sets = dict.fromkeys(
@@ -115,26 +117,26 @@ def report_methods(out: Path, methods: Methods, results: Sequence[Row], *, devic
 
 
 def _evaluated_rows(method: str, models: Sequence[ModelName], results: Sequence[Row]) -> list[Row]:
-    """A line of the table for every problem set."""
+    """A row of the table for every problem set."""
     by_data: dict[str, list[Row]] = {}
     for result in results:
         by_data.setdefault(result["data"], []).append(result)
     rows = []
-    for data, found in by_data.items():
+    for data, of_data in by_data.items():
         row = {"method": method, **_trained(models)}
         if len(by_data) > 1:
             row["data"] = data
-        if len(found) == 1:
-            row |= {name: found[0][name] for name in ("accuracy", "low", "high")}
+        if len(of_data) == 1:
+            row |= {name: of_data[0][name] for name in ("accuracy", "low", "high")}
         else:
-            completions = [row for result in found for row in result["completions"]]
-            row |= _interval([result["accuracy"] for result in found], completions)
-        rows.append(row | {name: _mean(found, name) for name in RATES})
+            completions = [row for result in of_data for row in result["completions"]]
+            row |= _interval([result["accuracy"] for result in of_data], completions)
+        rows.append(row | {name: _mean(of_data, name) for name in RATES})
     return rows
 
 
 def _trained_row(method: str, models: Sequence[ModelName]) -> Row:
-    """A line of the table from the last iteration of training."""
+    """A row of the table from the last iteration of training."""
     last = [rows[-1] for rows in histories(models)]
     completions = [row for model in models if model.folder for row in last_completions(model.folder)]
     return {
@@ -146,9 +148,9 @@ def _trained_row(method: str, models: Sequence[ModelName]) -> Row:
 
 
 def _interval(accuracies: Sequence[float], completions: Sequence[Row]) -> dict[str, float]:
-    """Mean accuracy of the seeds, and the wider ends of two 95 % intervals: over the seeds and over the problems.
+    """Mean accuracy of the seeds, and the outer ends of two 95 % intervals: over the seeds and over the problems.
 
-    Seeds that agree by chance say nothing of other problems, so Student's interval alone could have no width.
+    Seeds that agree by chance say nothing about other problems, and Student's interval over them has no width.
     """
     by_question: dict[str, list[float]] = {}
     for row in completions:
@@ -164,13 +166,13 @@ def _mean(rows: Sequence[Row], name: str) -> float:
 
 
 def _trained(models: Sequence[ModelName]) -> dict[str, float]:
-    """Episodes and seconds of reinforcement learning, the mean over the seeds."""
+    """Episodes and seconds of reinforcement learning, averaged over the seeds."""
     last = [rows[-1] for rows in histories(models)]
     return {name: _mean(last, name) if last else 0.0 for name in ("episodes", "seconds")}
 
 
 def _completions(model: ModelName, results: Sequence[Row]) -> list[Row]:
-    """Completions to read, one a question: of the first evaluation, else of the last iteration of training."""
+    """Completions to show, one per question: of the first evaluation, or else of the last iteration of training."""
     if results:
         source = f"evaluation on {results[0]['data']}"
         return [{**row, "source": source} for row in results[0]["completions"]]
@@ -180,21 +182,21 @@ def _completions(model: ModelName, results: Sequence[Row]) -> list[Row]:
     return [{**row, "source": f"iteration {row['iteration']} of training"} for row in firsts.values()]
 
 
-def _look(
-    method: str, model: ModelName, written: Sequence[Row], results: Sequence[Row], device: str, notes: list[str]
+def _explore(
+    method: str, model: ModelName, completions: Sequence[Row], results: Sequence[Row], device: str, notes: list[str]
 ) -> Row | None:
-    """Explorer and maps of one policy over options; None with a note where it cannot be loaded any more."""
+    """Explorer and maps of one policy over options; None, with a note, if it can no longer be loaded."""
     settings = results[0] if results else model.description
-    where = resolve_device(device)
+    torch_device = resolve_device(device)
     try:
-        policy, tokenizer = load_policy(model, dtype=getattr(torch, settings["dtype"]), device=where)
+        policy, tokenizer = load_policy(model, dtype=getattr(torch, settings["dtype"]), device=torch_device)
     except UsageError as error:
         notes.append(f"{method} has no explorer here: {one_line(error)}.")
         return None
     assert isinstance(policy, OptionPolicy)
     problems = [
-        Problem(id=str(place), question=row["question"], solution="", answer=row["answer"], language="")
-        for place, row in enumerate(written[:MAPPED])
+        Problem(id=str(index), question=row["question"], solution="", answer=row["answer"], language="")
+        for index, row in enumerate(completions[:MAPPED])
     ]
     limit = settings["max_new_tokens"]
     return {
@@ -204,5 +206,5 @@ def _look(
     }
 
 
-def _same(name: str) -> Path:
+def _real_path(name: str) -> Path:
     return Path(name).resolve()

@@ -16,13 +16,13 @@ from ollm_rl.problems.sources import Problem
 from ollm_rl.runs import write_atomic
 
 SUMMARY_FILE, TABLE_FILE = "results.json", "results.md"
-# What the numbers depend on; slots and device do not count.
+# Settings that the numbers depend on; slots and device do not matter.
 SETTINGS = ("split", "limit", "sample", "max_new_tokens", "dtype", "seed")
 HEADINGS = ("model", "problems", "accuracy, %", "language switching, %", "degenerate, %", "tokens")
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """All results of a folder that ``ollm-rl eval --out`` wrote, by name.
+    """All results of a folder that ``ollm-rl eval --out`` wrote, sorted by file name.
 
     Raises:
         MissingError: If there are none.
@@ -62,13 +62,13 @@ def format_results(results: Sequence[dict[str, Any]]) -> str:
 
 
 class ResultFile:
-    """The result of one model on one problem set, kept in the folder ``config.out`` where there is one.
+    """The result of one model on one problem set, saved in the folder ``config.out`` if it is set.
 
     Args:
-        config: Of the evaluation.
+        config: Settings of the evaluation.
         model: One of ``config.model``.
         data: One of ``config.data``.
-        inputs: Hashes of what these names stand for.
+        inputs: Hashes of the weights and the problems.
     """
 
     def __init__(self, config: EvalConfig, model: str, data: str, inputs: dict[str, str]) -> None:
@@ -79,7 +79,7 @@ class ResultFile:
         self.inputs = inputs
 
     def read(self) -> dict[str, Any] | None:
-        """The result, if it is there already and what went into it is the same still.
+        """The saved result, if there is one and its inputs are unchanged.
 
         Raises:
             UsageError: If the file holds an evaluation with other settings.
@@ -87,20 +87,20 @@ class ResultFile:
         return self._read(self.path)
 
     def begun(self) -> tuple[list[Row], float]:
-        """Rows and seconds of an evaluation that was interrupted."""
-        held = self._read(self._partial)
-        return (held["completions"], held["eval_seconds"]) if held else ([], 0.0)
+        """Rows and seconds of an interrupted evaluation."""
+        saved = self._read(self._partial)
+        return (saved["completions"], saved["eval_seconds"]) if saved else ([], 0.0)
 
     def keep(self, rows: list[Row], seconds: float) -> None:
-        """Save what is done so far."""
+        """Save the rows evaluated so far."""
         self._write(self._partial, {"eval_seconds": seconds, "completions": rows})
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Save the result with its settings, and return it so."""
-        whole = self._write(self.path, result)
+        """Save the result with its settings, and return both in one dictionary."""
+        saved = self._write(self.path, result)
         if self._partial is not None:
             self._partial.unlink(missing_ok=True)
-        return whole
+        return saved
 
     @property
     def _partial(self) -> Path | None:
@@ -109,25 +109,25 @@ class ResultFile:
     def _read(self, path: Path | None) -> dict[str, Any] | None:
         if path is None or not path.exists():
             return None
-        held: dict[str, Any] = json.loads(path.read_text())
-        differing = [name for name, value in self.settings.items() if held.get(name) != value]
+        saved: dict[str, Any] = json.loads(path.read_text())
+        differing = [name for name, value in self.settings.items() if saved.get(name) != value]
         if differing:
             name = differing[0]
             raise UsageError(
-                f"{path} holds another evaluation ({name} is {held.get(name)!r} there, {self.settings[name]!r} here); "
+                f"{path} holds another evaluation ({name} is {saved.get(name)!r} there, {self.settings[name]!r} here); "
                 "give another out folder or delete it"
             )
-        return held if held.get("inputs") == self.inputs else None  # the run was trained on, say: evaluate anew
+        return saved if saved.get("inputs") == self.inputs else None  # e.g. the run was trained further: evaluate again
 
     def _write(self, path: Path | None, content: dict[str, Any]) -> dict[str, Any]:
-        whole = {**self.settings, "inputs": self.inputs, **content}
+        result = {**self.settings, "inputs": self.inputs, **content}
         if path is not None:
-            write_atomic(path, json.dumps(whole, indent=1))
-        return whole
+            write_atomic(path, json.dumps(result, indent=1))
+        return result
 
 
 def hash_weights(model: ModelName) -> str:
-    """Of the weights saved under a name, and of those that they were trained on."""
+    """Hash of a model's saved weights, and of those that they were trained on."""
     digest = hashlib.sha256()
     for path in model.files:
         with path.open("rb") as file:
@@ -137,7 +137,7 @@ def hash_weights(model: ModelName) -> str:
 
 
 def hash_problems(problems: Sequence[Problem]) -> str:
-    """Of all that stands in them."""
+    """Hash of all fields of the problems."""
     return hashlib.sha256(json.dumps([asdict(problem) for problem in problems]).encode()).hexdigest()
 
 

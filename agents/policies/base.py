@@ -1,8 +1,8 @@
-"""What a policy is: it acts on h_t and judges a rollout again at its decisions.
+"""Interface of a policy: it chooses tokens from h_t and re-evaluates a rollout at its decisions.
 
 One rollout loop and one trainer serve all policies.
 
-Letters: B rows, C choices of a row, M decisions of the episodes row by row, H hidden.
+Letters: B rows, C choices per row, M decisions of the episodes in row order, H hidden.
 """
 
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from ollm_rl.decode.turns import Action
 
 
 class Choices(NamedTuple):
-    """The tokens a policy can lead to, C a row, each once: token ids and log-probabilities in nats, both (B, C).
+    """The distinct tokens a policy can choose, C per row: token ids and log-probabilities in nats, both (B, C).
 
-    Columns that say a token again have log-probability minus infinity.
+    Columns that repeat a token have log-probability minus infinity.
     """
 
     tokens: torch.Tensor
@@ -27,13 +27,13 @@ class Choices(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Of decisions, with gradient, each (M,).
+    """Quantities at the decisions, with gradient, each (M,).
 
     Attributes:
-        log_probs: Of the choices made, in nats.
-        entropies: Over tokens, in nats.
+        log_probs: Log-probabilities of the choices made, in nats.
+        entropies: Entropies over tokens, in nats.
         values: Value estimates.
-        reference: Log-probabilities of the same choices before training, without gradient; where asked for.
+        reference: Log-probabilities of the same choices before training, without gradient; None unless requested.
     """
 
     log_probs: torch.Tensor
@@ -43,7 +43,7 @@ class Evaluation(NamedTuple):
 
 
 class Policy(Protocol):
-    """What training, evaluation and search ask of a policy; ``OptionPolicy`` and ``TokenPolicy`` are two.
+    """What training, evaluation and search need of a policy; ``OptionPolicy`` and ``TokenPolicy`` implement it.
 
     A policy is an ``nn.Module`` whose trainable parameters are those with ``requires_grad``.
 
@@ -53,7 +53,7 @@ class Policy(Protocol):
     """
 
     @property
-    def backbone(self) -> PreTrainedModel:  # noqa: D102  # the class says it
+    def backbone(self) -> PreTrainedModel:  # noqa: D102  # described in the class docstring
         ...
 
     @property
@@ -65,32 +65,32 @@ class Policy(Protocol):
 
         Args:
             hidden_states: h_t, (B, H).
-            uniforms: One number in [0, 1) a row, (B,), to sample with; None decodes greedily.
+            uniforms: One number in [0, 1) per row, (B,), to sample with; None decodes greedily.
         """
         ...
 
     def choices(self, hidden_states: torch.Tensor) -> Choices:
-        """The tokens that the policy can lead to at h_t, (B, H)."""
+        """The tokens that the policy can choose at h_t, (B, H)."""
         ...
 
     def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
-        """Judge a rollout's decisions under the weights of now, and of before training where ``reference`` is set."""
+        """Evaluate a rollout's decisions under the current weights and, with ``reference``, those before training."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """As of any ``nn.Module``."""
+        """As in any ``nn.Module``."""
         ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """As of any ``nn.Module``."""
+        """As in any ``nn.Module``."""
         ...
 
 
 def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Sample a column per row by the inverse of the distribution function: (B, C), (B,) in [0, 1) -> (B,).
+    """Sample a column per row by inverting the cumulative distribution: (B, C), (B,) in [0, 1) -> (B,).
 
-    One number a row, given from outside, makes a row's sample independent of the rows beside it.
+    Each row has its own number, so its sample does not depend on the other rows.
     """
     cumulative = probs.cumsum(-1)
-    found = torch.searchsorted(cumulative, (uniforms.to(probs) * cumulative[:, -1])[:, None], right=True)
-    return found[:, 0].clamp(max=probs.shape[-1] - 1)
+    columns = torch.searchsorted(cumulative, (uniforms.to(probs) * cumulative[:, -1])[:, None], right=True)
+    return columns[:, 0].clamp(max=probs.shape[-1] - 1)

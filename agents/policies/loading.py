@@ -1,4 +1,4 @@
-"""Policies by name: of a training run, an option plug-in, a LoRA, or a backbone."""
+"""Load policies by name: of a training run, an option plug-in, a LoRA or a backbone."""
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -15,16 +15,16 @@ from ollm_rl.options.model import OptionModel
 
 
 def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrainedTokenizerBase]:
-    """The untrained policy of a run and its backbone's tokenizer.
+    """Create the untrained policy of a run; returns it and its backbone's tokenizer.
 
     Raises:
-        MissingError: If options are asked for and ``config.model`` holds no option plug-in, or tokens and it is a LoRA
-            or a training run.
+        MissingError: If ``config.model`` holds no option plug-in (over options), or is a LoRA or a training run (over
+            tokens).
     """
     dtype, model = getattr(torch, config.dtype), resolve(config.model)
     if config.action_space == "options":
         return _option_policy(model.require("options", role="model"), dtype, device, config.option_gradient == "option")
-    model.require("backbone", "options", role="model")  # over tokens the training starts a LoRA of its own
+    model.require("backbone", "options", role="model")  # training over tokens starts its own LoRA
     backbone, tokenizer = load_backbone(model.backbone, dtype=dtype, device=device)
     return TokenPolicy(backbone, rank=config.lora_rank), tokenizer
 
@@ -32,11 +32,11 @@ def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrain
 def load_policy(
     name: str | ModelName, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> tuple[Policy, PreTrainedTokenizerBase]:
-    """The policy of a training run (as last saved), one of its checkpoints, an option plug-in, a LoRA, or a backbone.
+    """Load the policy of a training run (as last saved), a checkpoint, an option plug-in, a LoRA or a backbone.
 
     Raises:
         MissingError: If the training run has saved no checkpoint yet.
-        UsageError: If the name is none of these, or the training run is one of SB3's agents.
+        UsageError: If the name is none of these, or the training run is that of an SB3 agent.
     """
     model = name if isinstance(name, ModelName) else resolve(name)
     if model.kind == "options":
@@ -50,21 +50,21 @@ def load_policy(
 
 
 def trained_weights(policy: Policy) -> dict[str, torch.Tensor]:
-    """What training moves: policy and value head, or LoRA and value head."""
+    """The weights that training changes: policy and value head, or LoRA and value head."""
     return {name: weight.detach() for name, weight in policy.named_parameters() if weight.requires_grad}
 
 
 @torch.no_grad()
 def load_weights(policy: Policy, weights: dict[str, torch.Tensor]) -> None:
-    """Put saved weights back in place.
+    """Copy saved weights into a policy.
 
     Raises:
-        UsageError: If they belong to another policy.
+        UsageError: If the weights belong to another policy.
     """
-    present = trained_weights(policy)
-    if {name: weight.shape for name, weight in present.items()} != {n: weight.shape for n, weight in weights.items()}:
+    current = trained_weights(policy)
+    if {name: weight.shape for name, weight in current.items()} != {n: weight.shape for n, weight in weights.items()}:
         raise UsageError("the checkpoint holds the weights of another policy; give the model it was trained on")
-    for name, weight in present.items():
+    for name, weight in current.items():
         weight.copy_(weights[name])
 
 
@@ -82,7 +82,7 @@ def _trained_policy(
     settings, run = model.description, model.folder
     if (agent := settings.get("agent", "ollm-rl")) != "ollm-rl":
         raise UsageError(
-            f"{model.name} holds an agent of stable-baselines3 ({agent}), which is evaluated there: "
+            f"{model.name} holds an agent of stable-baselines3 ({agent}); evaluate it there: "
             f"PPO.load('{run}/model.zip') and so on"
         )
     config = RLConfig(**{**settings, "out": run, "dtype": str(dtype).removeprefix("torch.")})

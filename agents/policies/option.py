@@ -1,6 +1,6 @@
 """The policy over options on frozen hidden states.
 
-Letters: B rows, M decisions of the episodes row by row, H hidden, K options.
+Letters: B rows, M decisions of the episodes in row order, H hidden, K options.
 """
 
 import copy
@@ -20,11 +20,11 @@ VALUE_WIDTH = 64
 
 
 class OptionPolicy(nn.Module):
-    """pi(z | h_t) over K options, started from the policy that SFT trained, with a value head.
+    """pi(z | h_t) over K options, initialised from the SFT policy, with a value head.
 
-    The backbone and the decoder stay as they are: an update never runs them. A choice is a token, whose options'
-    probabilities are added up; with ``plain`` it is the option itself, which leaves the gradient's expectation as it is
-    and raises its variance.
+    The backbone and the decoder are frozen, and an update never runs them. The log-probability of a choice is that of
+    its token, summed over the options that lead to it. With ``plain`` it is that of the option itself: the expected
+    gradient is the same, its variance higher.
     """
 
     def __init__(self, model: OptionModel, *, plain: bool = False) -> None:
@@ -32,11 +32,11 @@ class OptionPolicy(nn.Module):
         self.plain = plain
         self.policy = copy.deepcopy(model.adapter.policy).requires_grad_(True)
         self.value_head = mlp(model.hidden_size, VALUE_WIDTH, 1).to(model.backbone.device)
-        self._model = [model]  # in a list, so that its parameters are not this policy's
+        self._model = [model]  # in a list, so that nn.Module does not register its parameters
 
     @property
     def model(self) -> OptionModel:
-        """The option model, frozen; its own policy is the one that SFT trained."""
+        """The frozen option model; its own policy is the one that SFT trained."""
         return self._model[0]
 
     @property
@@ -50,8 +50,8 @@ class OptionPolicy(nn.Module):
 
         Args:
             hidden_states: h_t, (B, H).
-            uniforms: One number in [0, 1) a row, (B,), to sample with; None decodes greedily: the most probable
-                token, the options' probabilities added up by token.
+            uniforms: One number in [0, 1) per row, (B,), to sample with. None decodes greedily: the token whose
+                probability, summed over its options, is highest.
         """
         option_tokens = self._model[0].option_tokens(hidden_states)
         option_logits = self.policy(hidden_states.float())
@@ -68,28 +68,29 @@ class OptionPolicy(nn.Module):
 
     @torch.no_grad()
     def choices(self, hidden_states: torch.Tensor) -> Choices:
-        """The options' tokens at h_t, (B, H), with the probabilities of options of one token added up; C = K."""
+        """The options' tokens at h_t, (B, H), with probabilities summed over the options of a token; C = K."""
         tokens = self._model[0].option_tokens(hidden_states)
         log_probs = token_log_probs(self.policy(hidden_states.float()), tokens)
         return Choices(tokens, log_probs.masked_fill(~is_first(tokens), -torch.inf))
 
     def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
-        """Judge a rollout's decisions under the weights of now; the reference is the policy that SFT left."""
+        """Evaluate a rollout's decisions under the current weights; the reference is the SFT policy."""
         hidden = rollout.stored["hidden_states"][rollout.decisions].float()
         option_tokens, options = (rollout.stored[name][rollout.decisions] for name in ("option_tokens", "options"))
-        before = None
+        reference_log_probs = None
         if reference:
             with torch.no_grad():
-                before = self._of_choice(self._model[0].adapter.policy(hidden), option_tokens, options)
+                logits = self._model[0].adapter.policy(hidden)
+                reference_log_probs = self._choice_log_probs(logits, option_tokens, options)
         option_logits = self.policy(hidden)
-        chosen = self._of_choice(option_logits, option_tokens, options)
+        chosen = self._choice_log_probs(option_logits, option_tokens, options)
         entropies = -(option_logits.softmax(-1) * token_log_probs(option_logits, option_tokens)).sum(-1)
-        return Evaluation(chosen, entropies, self.value_head(hidden)[:, 0], before)
+        return Evaluation(chosen, entropies, self.value_head(hidden)[:, 0], reference_log_probs)
 
-    def _of_choice(
+    def _choice_log_probs(
         self, option_logits: torch.Tensor, option_tokens: torch.Tensor, options: torch.Tensor
     ) -> torch.Tensor:
-        """Log-probabilities of what was chosen: (M, K), (M, K), (M,) -> (M,)."""
+        """Log-probabilities of the choices: (M, K), (M, K), (M,) -> (M,)."""
         log_probs = option_logits.log_softmax(-1)
         if self.plain:
             return log_probs.gather(1, options[:, None])[:, 0]

@@ -1,6 +1,6 @@
 """The policy over tokens: a LoRA on the backbone.
 
-Letters: B rows, M decisions of the episodes row by row, H hidden, V vocabulary.
+Letters: B rows, M decisions of the episodes in row order, H hidden, V vocabulary.
 """
 
 import torch
@@ -17,13 +17,13 @@ from ollm_rl.options.adapter import mlp
 
 
 class TokenPolicy(nn.Module):
-    """The vocabulary baseline: a LoRA on the backbone's linear layers, in place, with a value head on h_t.
+    """The vocabulary baseline: a LoRA added in place to the backbone's linear layers, and a value head on h_t.
 
-    The value head reads h_t without a gradient into the LoRA, as the option policy's does by construction.
+    The value head sends no gradient into the LoRA. In the option policy this holds by construction.
 
     Args:
-        backbone: Gets the LoRA; frozen otherwise.
-        rank: Of the LoRA; 0 adds none (the backbone as it is, for evaluation).
+        backbone: Receives the LoRA; its own weights are frozen.
+        rank: Rank of the LoRA; 0 adds none (the unchanged backbone, for evaluation).
     """
 
     def __init__(self, backbone: PreTrainedModel, *, rank: int) -> None:
@@ -33,14 +33,14 @@ class TokenPolicy(nn.Module):
         if rank:
             backbone.add_adapter(lora_config(rank))
             for weight in backbone.parameters():
-                if weight.requires_grad:  # in bfloat16 small steps would be lost
+                if weight.requires_grad:  # in bfloat16 small updates would be lost
                     weight.data = weight.data.float()
         self.backbone = backbone
         self.value_head = mlp(self.head.hidden_size, VALUE_WIDTH, 1).to(backbone.device)
 
     @torch.no_grad()
     def act(self, hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Action:
-        """Choose a token; arguments and result as ``OptionPolicy.act``."""
+        """Choose a token; arguments and result are as in ``OptionPolicy.act``."""
         log_probs = self._log_probs(hidden_states)
         tokens = log_probs.argmax(-1) if uniforms is None else draw(log_probs.exp(), uniforms)
         return Action(
@@ -57,31 +57,31 @@ class TokenPolicy(nn.Module):
         return Choices(torch.arange(log_probs.shape[1], device=log_probs.device).expand_as(log_probs), log_probs)
 
     def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
-        """Judge a rollout's decisions under the weights of now, by a forward pass over the sequences.
+        """Evaluate a rollout's decisions under the current weights, by a forward pass over the sequences.
 
-        The reference is the backbone with the LoRA switched off: a second pass, but no second model.
+        The reference is the backbone with the LoRA switched off. It takes a second pass, but no second model.
         """
         tokens = rollout.tokens[rollout.decisions][:, None]
-        before = None
+        reference_log_probs = None
         if reference:
             self.backbone.disable_adapters()
             try:
                 with torch.no_grad():
-                    before = self._log_probs(self._hidden_states(rollout)).gather(1, tokens)[:, 0]
+                    reference_log_probs = self._log_probs(self._hidden_states(rollout)).gather(1, tokens)[:, 0]
             finally:
                 self.backbone.enable_adapters()
         hidden = self._hidden_states(rollout)
         log_probs = self._log_probs(hidden)
         entropies = -(log_probs.exp() * log_probs).sum(-1)
         values = self.value_head(hidden.detach().float())[:, 0]
-        return Evaluation(log_probs.gather(1, tokens)[:, 0], entropies, values, before)
+        return Evaluation(log_probs.gather(1, tokens)[:, 0], entropies, values, reference_log_probs)
 
     def _hidden_states(self, rollout: Rollout) -> torch.Tensor:
         """h_t at the decisions, (M, H)."""
-        input_ids, attention_mask, where = rollout.sequences()
+        input_ids, attention_mask, positions = rollout.sequences()
         hidden = last_hidden_states(self.backbone, input_ids, attention_mask)
-        return hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))[rollout.decisions]
+        return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))[rollout.decisions]
 
     def _log_probs(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Of all tokens, (M, V)."""
+        """Log-probabilities of all tokens: (M, H) -> (M, V)."""
         return self.head(hidden_states).float().log_softmax(-1)

@@ -1,4 +1,4 @@
-"""Which of a problem's completions is the answer, with the verifier (oracle) and without, and how often it is right."""
+"""Choose a problem's answer among its completions, with the verifier (oracle) or without, and measure accuracy."""
 
 import math
 from collections import defaultdict
@@ -18,8 +18,8 @@ from ollm_rl.problems.sources import Problem
 Chooser = Callable[[Sequence[Completion]], Completion]
 
 
-class Written(NamedTuple):
-    """What a search finds of a completion before it is judged; see `Completion` for the numbers."""
+class Unverified(NamedTuple):
+    """A completion as a search returns it, before it is verified; see `Completion` for the numbers."""
 
     token_ids: list[int]
     log_prob: float
@@ -27,85 +27,87 @@ class Written(NamedTuple):
     tokens_spent: int
 
 
-def judge(problem: Problem, found: Sequence[Written], tokenizer: PreTrainedTokenizerBase) -> list[Completion]:
-    """The completions of a problem with the verifier's verdicts, equal texts checked once."""
-    texts = tokenizer.batch_decode([one.token_ids for one in found], skip_special_tokens=True)
+def verify_completions(
+    problem: Problem, unverified: Sequence[Unverified], tokenizer: PreTrainedTokenizerBase
+) -> list[Completion]:
+    """The completions of a problem with the verifier's verdicts; equal texts are checked once."""
+    texts = tokenizer.batch_decode([result.token_ids for result in unverified], skip_special_tokens=True)
     checks = {text: shared_pool().submit(text, problem.answer) for text in dict.fromkeys(texts)}
     return [
         Completion(
             problem=problem,
             text=text,
-            tokens=len(one.token_ids),
-            terminated=one.token_ids[-1] == tokenizer.eos_token_id,
+            tokens=len(result.token_ids),
+            terminated=result.token_ids[-1] == tokenizer.eos_token_id,
             verdict=checks[text].result(),
-            log_prob=one.log_prob,
-            value=one.value,
-            tokens_spent=one.tokens_spent,
+            log_prob=result.log_prob,
+            value=result.value,
+            tokens_spent=result.tokens_spent,
         )
-        for text, one in zip(texts, found, strict=True)
+        for text, result in zip(texts, unverified, strict=True)
     ]
 
 
-def by_oracle(found: Sequence[Completion]) -> Completion:
-    """A right one if there is any: knows the reference answer."""
-    return next((one for one in found if one.verdict.correct), found[0])
+def by_oracle(completions: Sequence[Completion]) -> Completion:
+    """A correct completion if there is one; uses the reference answer."""
+    return next((completion for completion in completions if completion.verdict.correct), completions[0])
 
 
-def by_likelihood(found: Sequence[Completion]) -> Completion:
-    """The most probable one."""
-    return max(found, key=_log_prob)
+def by_likelihood(completions: Sequence[Completion]) -> Completion:
+    """The most probable completion."""
+    return max(completions, key=_log_prob)
 
 
-def by_value(found: Sequence[Completion]) -> Completion:
-    """The one of which the value head expects most."""
-    return max(found, key=lambda one: -math.inf if one.value is None else one.value)
+def by_value(completions: Sequence[Completion]) -> Completion:
+    """The completion with the highest estimate of the value head."""
+    return max(completions, key=lambda completion: -math.inf if completion.value is None else completion.value)
 
 
-def by_majority(found: Sequence[Completion], *, equal_votes: bool = True) -> Completion:
-    """The most probable one of those that state the answer with the most votes.
+def by_majority(completions: Sequence[Completion], *, equal_votes: bool = True) -> Completion:
+    """The most probable completion of those that state the answer with the most votes.
 
-    Answers are one if they are equal as text, as numbers or as lists of numbers; completions without an answer do not
-    vote. Equal votes go to the more probable answer.
+    Answers count as the same if they are equal as text, as numbers or as lists of numbers. Completions without an
+    answer do not vote. Between answers with equal votes, the one with the most probable completion wins.
 
     Args:
-        found: At least one.
-        equal_votes: One vote for each, as for samples; else each votes with its probability, as for the completions
-            of a tree, which are never equal.
+        completions: At least one.
+        equal_votes: One vote for each completion, as for samples. Otherwise each votes with its probability, as for the
+            completions of a tree, which are never equal.
     """
-    names: list[str] = []
-    stated: dict[str, list[Completion]] = defaultdict(list)
-    for one in found:
-        if one.verdict.extracted is None:
+    distinct: list[str] = []
+    voters_of: dict[str, list[Completion]] = defaultdict(list)
+    for completion in completions:
+        if completion.verdict.extracted is None:
             continue
-        answer = clean(one.verdict.extracted)
-        name = next((name for name in names if compare(answer, name)), None)
-        if name is None:
-            names.append(name := answer)
-        stated[name].append(one)
-    if not stated:
-        return by_likelihood(found)
+        answer = clean(completion.verdict.extracted)
+        same = next((earlier for earlier in distinct if compare(answer, earlier)), None)
+        if same is None:
+            distinct.append(same := answer)
+        voters_of[same].append(completion)
+    if not voters_of:
+        return by_likelihood(completions)
     groups = [
         (sum(1.0 if equal_votes else math.exp(_log_prob(voter)) for voter in voters), by_likelihood(voters))
-        for voters in stated.values()
+        for voters in voters_of.values()
     ]
     return max(groups, key=lambda group: (group[0], _log_prob(group[1])))[1]
 
 
 def choosers(names: Sequence[str], *, equal_votes: bool) -> dict[str, Chooser]:
-    """The choices of these names: oracle, majority, likelihood, value."""
-    known: dict[str, Chooser] = {
+    """Choosers by name: oracle, majority, likelihood, value."""
+    by_name: dict[str, Chooser] = {
         "oracle": by_oracle,
         "majority": partial(by_majority, equal_votes=equal_votes),
         "likelihood": by_likelihood,
         "value": by_value,
     }
-    return {name: known[name] for name in names}
+    return {name: by_name[name] for name in names}
 
 
-def correct_at(found: Sequence[Completion], choose: Chooser, budget: float = math.inf) -> bool:
-    """Whether the choice among what was finished within so many tokens is right; nothing finished is not."""
-    there = [one for one in found if (one.tokens_spent or 0) <= budget]
-    return bool(there) and choose(there).verdict.correct
+def correct_at(completions: Sequence[Completion], choose: Chooser, budget: float = math.inf) -> bool:
+    """Whether the choice among completions finished within ``budget`` tokens is correct; False if there are none."""
+    finished = [completion for completion in completions if (completion.tokens_spent or 0) <= budget]
+    return bool(finished) and choose(finished).verdict.correct
 
 
 def share(solved: list[bool]) -> dict[str, float]:
@@ -115,25 +117,26 @@ def share(solved: list[bool]) -> dict[str, float]:
 
 
 def result_row(
-    found: list[Completion], spent: int, chosen_by: dict[str, Chooser], budgets: list[int]
+    completions: list[Completion], tokens_spent: int, choosers_by_name: dict[str, Chooser], budgets: list[int]
 ) -> dict[str, Any]:
-    """What ``search`` returns of a problem; the first of the choices is its answer."""
-    chosen = {name: choose(found) for name, choose in chosen_by.items()}
+    """What ``search`` returns for a problem; the answer is that of the first chooser."""
+    chosen = {name: choose(completions) for name, choose in choosers_by_name.items()}
     first, answer = next(iter(chosen.items()))
     return {
         "question": answer.problem.question,
         "answer": answer.problem.answer,
-        "tokens_spent": spent,
+        "tokens_spent": tokens_spent,
         "completion": answer.text,
         "correct": answer.verdict.correct,
         "chosen_by": first,
-        "choices": {name: {"completion": one.text, "correct": one.verdict.correct} for name, one in chosen.items()},
+        "choices": {name: {"completion": each.text, "correct": each.verdict.correct} for name, each in chosen.items()},
         "correct_at": {
-            name: [correct_at(found, choose, budget) for budget in budgets] for name, choose in chosen_by.items()
+            name: [correct_at(completions, choose, budget) for budget in budgets]
+            for name, choose in choosers_by_name.items()
         },
-        "completions": [one.row() for one in found],
+        "completions": [completion.row() for completion in completions],
     }
 
 
-def _log_prob(one: Completion) -> float:
-    return -math.inf if one.log_prob is None else one.log_prob
+def _log_prob(completion: Completion) -> float:
+    return -math.inf if completion.log_prob is None else completion.log_prob

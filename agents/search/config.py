@@ -1,4 +1,4 @@
-"""Settings of search. Imports nothing heavy, so that ``ollm-rl --help`` answers at once."""
+"""Settings of search. Nothing heavy is imported, so that ``ollm-rl --help`` is fast."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,30 +18,30 @@ class SearchSettings(Settings):
     method: SearchMethod = "mcts"
     """Best-of-n: independent samples. Beam: beams of 1, 2, 4, ... completions. Mcts: tree search with PUCT."""
     budget_tokens: Count = 768
-    """Tokens that may be generated for a problem, ends of text included; at least max_new_tokens."""
+    """Maximum generated tokens per problem, ends of text included; at least max_new_tokens."""
     max_new_tokens: Count = 96
-    """Token limit of a completion."""
+    """Token limit per completion."""
     leaf_value: LeafValue = "likelihood"
-    """What a leaf of mcts is worth. Likelihood: a rollout's geometric mean probability per decision. Value_head: no
-    rollout (PPO runs only). Verifier: whether a rollout is right, so that the search itself knows the reference answer
-    and all it can report is an oracle."""
+    """Value of a leaf of mcts. Likelihood: a rollout's geometric mean probability per decision. Value_head: the
+    value head's estimate, without a rollout (PPO runs only). Verifier: whether a rollout is correct; the search then
+    knows the reference answer and can report only an oracle."""
     exploration: NonNegative = 1.0
     """Weight of the policy's probabilities in mcts (c of PUCT)."""
     temperature: Positive = 1.0
     """Sampling temperature of best-of-n."""
     leaves: Count = 1
-    """Branches of a tree that are decoded side by side. More keep an engine busy with few problems, but share a small
-    budget out."""
+    """Branches of a tree that are decoded in parallel. More keep the engine busy with few problems, but split a small
+    budget."""
     num_slots: Count = 256
-    """Sequences decoded side by side, of all problems together."""
+    """Sequences decoded in parallel, over all problems."""
     seed: Seed = 0
-    """Seed of the problems (arith, rg:) and of samples; beam and mcts draw nothing."""
+    """Seed of the problems (arith, rg:) and of samples; beam and mcts use no random numbers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.budget_tokens < self.max_new_tokens:
             raise UsageError(
-                f"budget_tokens={self.budget_tokens} may not pay for one completion of max_new_tokens="
+                f"budget_tokens={self.budget_tokens} is too small for one completion of max_new_tokens="
                 f"{self.max_new_tokens}; raise the budget or lower the limit"
             )
         if self.num_slots < self.leaves:
@@ -50,7 +50,7 @@ class SearchSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig(SearchSettings, Machine):
-    """Search over options or tokens at a stated number of generated tokens per problem."""
+    """Search over options or tokens with a fixed budget of generated tokens per problem."""
 
     model: str
     """Training run, option plug-in, LoRA or backbone, by folder or hub id."""
@@ -59,7 +59,7 @@ class SearchConfig(SearchSettings, Machine):
     split: str = "test"
     """Split of arith, rg: and hf: sources."""
     limit: Count | None = 128
-    """Use the first so many problems."""
+    """Use only the first N problems."""
     out: Path | None = None
     """JSON file for the result with all completions; a summary is printed in any case."""
 

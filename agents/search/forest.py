@@ -1,8 +1,8 @@
-"""Trees of completions, many side by side on one decode engine, and no prefix of them run twice.
+"""Many trees of completions in parallel on one decode engine; no prefix is run twice.
 
-Every node keeps a snapshot of its keys and values beyond the prompt until its tree is finished, so a branch begins with
-a copy instead of a pass over its prefix. Each tree has slots of its own, which hold its prompt all the time, and all
-trees take a token in all of their slots at once; so a tree grows alike whatever trees grow beside it.
+Every node keeps a snapshot of its keys and values beyond the prompt until its tree is finished. So a branch begins with
+a copy instead of a pass over its prefix. Each tree has its own slots, which always hold its prompt, and each step runs
+all slots of all trees. So the result of a tree does not depend on the trees beside it.
 """
 
 from collections import deque
@@ -16,53 +16,53 @@ from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.search.tree import Node, Search, Tree
 from ollm_rl.decode.engine import DecodeEngine
 
-MOVES = 32  # a node offers at most so many tokens, the most probable: all options, or the head of the vocabulary
+MOVES = 32  # maximum moves of a node, the most probable tokens: all options, or the top of the vocabulary
 
 
 @dataclass(eq=False)
 class _Request:
-    """Moves that a search has asked for, and what has come of them."""
+    """Moves that a search has requested, and the nodes they led to."""
 
     search: Search
-    found: list[Node | None]
+    results: list[Node | None]
 
 
 @dataclass(eq=False)
 class _Job:
-    """A stretch that a slot decodes."""
+    """The tokens from one node to the next, decoded in one slot."""
 
     parent: Node | None
     move: int  # of the parent
-    node: Node  # what it has reached
+    node: Node  # the next node, filled while decoding
     request: _Request | None
-    place: int  # among the request's moves
+    position: int  # among the request's moves
     next_token: int | None = None
 
 
 @dataclass(eq=False)
 class _Group:
-    """The slots of one tree."""
+    """One tree, its slots and its searches."""
 
     tree: Tree
     slots: list[int]
-    alive: int = 0  # searches that go on
+    num_searches: int = 0  # not yet finished
     queue: deque[_Job] = field(default_factory=deque)
-    sleeping: list[Search] = field(default_factory=list)
+    waiting: list[Search] = field(default_factory=list)  # for one step of the others
 
 
 class Forest:
-    """Grows trees.
+    """Runs the searches of many trees.
 
     Args:
-        policy: Of options, or of tokens.
-        engine: On its backbone.
+        policy: Policy over options or tokens.
+        engine: Decode engine of its backbone.
         end_token: Ends a completion and is part of it.
-        max_new_tokens: Token limit of a completion.
-        leaves: Slots of a tree.
-        fork: Whether branches begin from snapshots; if not, each runs its prefix again. For comparison.
+        max_new_tokens: Token limit per completion.
+        leaves: Slots per tree.
+        fork: Whether branches begin from snapshots; if not, each runs its prefix again (for comparison).
 
     Attributes:
-        recomputed: Tokens of prefixes that were run again.
+        recomputed: Prefix tokens that were run again.
     """
 
     def __init__(
@@ -80,15 +80,15 @@ class Forest:
         self.recomputed = 0
         self._groups: list[_Group] = []
         self._jobs: dict[int, _Job] = {}  # by slot
-        self._held: dict[int, Node] = {}  # the node whose state a slot still holds
+        self._node_in: dict[int, Node] = {}  # by slot, the node whose state it still holds
 
     @torch.no_grad()
-    def grow(self, trees: Sequence[Tree], plant: Callable[[Tree], list[Search]]) -> None:
+    def grow(self, trees: Sequence[Tree], create_searches: Callable[[Tree], list[Search]]) -> None:
         """Run the searches of every tree to their end.
 
         Args:
             trees: At least one; ``root`` is set before its searches begin.
-            plant: The searches of a tree, which run side by side in its slots.
+            create_searches: Creates the searches of a tree, which run in parallel in its slots.
         """
         waiting = deque(trees)
         width = min(len(trees), self.engine.num_slots // self.leaves)
@@ -98,10 +98,10 @@ class Forest:
             while waiting or self._groups:
                 begun = [_Group(waiting.popleft(), free.pop()) for _ in range(min(len(free), len(waiting)))]
                 self._begin(begun)
-                self._look(plant)
-                self._wake()
-                self._place()
-                done = [group for group in self._groups if not group.alive and group.slots[0] not in self._jobs]
+                self._inspect(create_searches)
+                self._resume_waiting()
+                self._assign_slots()
+                done = [group for group in self._groups if not group.num_searches and group.slots[0] not in self._jobs]
                 self._groups = [group for group in self._groups if group not in done]
                 free += [group.slots for group in done]
                 for group in done:
@@ -114,7 +114,7 @@ class Forest:
                     self._step()
 
     def _begin(self, groups: list[_Group]) -> None:
-        """Fill the slots of new groups with their prompts; the first goes on to the root."""
+        """Fill the slots of new groups with their prompts; the first slot continues to the root."""
         if not groups:
             return
         self._groups += groups
@@ -123,43 +123,43 @@ class Forest:
         for group in groups:
             self._jobs[group.slots[0]] = _Job(None, -1, group.tree.root, None, 0)
 
-    def _look(self, plant: Callable[[Tree], list[Search]]) -> None:
-        """See what every job has come to: a node, an end, or one token that all options agree on."""
-        looking = [(group, slot) for group in self._groups for slot in group.slots if slot in self._jobs]
-        if not looking:
+    def _inspect(self, create_searches: Callable[[Tree], list[Search]]) -> None:
+        """Find out whether each job is at a node, at an end, or at a token on which all options agree."""
+        active = [(group, slot) for group in self._groups for slot in group.slots if slot in self._jobs]
+        if not active:
             return
-        slots = [slot for _, slot in looking]
+        slots = [slot for _, slot in active]
         hidden = self.engine.hidden[torch.tensor(slots, device=self.engine.device)]
         tokens, log_probs = self.policy.choices(hidden)
         best = log_probs.topk(min(MOVES, log_probs.shape[1]))
         rows = [tokens.gather(1, best.indices), best.values, self.policy.value_head(hidden.float())[:, 0]]
         stopped = []
-        for (group, slot), moves, scores, value in zip(looking, *(row.tolist() for row in rows), strict=True):
+        for (group, slot), moves, scores, value in zip(active, *(row.tolist() for row in rows), strict=True):
             job, count = self._jobs[slot], sum(score > -torch.inf for score in scores)
             job.node.value = value
             job.node.moves, job.node.log_probs = moves[:count], scores[:count]
             if count > 1 or self._append(group.tree, job, moves[0]):
                 stopped.append((group, slot))
         at_nodes = [slot for _, slot in stopped if self._jobs[slot].node.moves]
-        saved = None
+        snapshot = None
         if at_nodes and self.fork:
             prompt = min(len(group.tree.prompt) for group, _ in stopped)
-            saved = self.engine.snapshot(at_nodes, start=prompt)
+            snapshot = self.engine.snapshot(at_nodes, start=prompt)
         for row, slot in enumerate(at_nodes):
-            node = self._held[slot] = self._jobs[slot].node
-            node.state = None if saved is None else (saved, row)
+            node = self._node_in[slot] = self._jobs[slot].node
+            node.state = None if snapshot is None else (snapshot, row)
         for group, slot in stopped:
             job = self._jobs.pop(slot)
             if job.request is None:
-                searches = plant(group.tree)
-                group.alive = len(searches)
+                searches = create_searches(group.tree)
+                group.num_searches = len(searches)
                 for search in searches:
                     self._resume(group, search, None)
             else:
                 self._deliver(group, job)
 
     def _append(self, tree: Tree, job: _Job, token: int) -> bool:
-        """Generate a token; true if the stretch is over without a node."""
+        """Add a token to a job's node; True if the job ends there: at an end or out of budget."""
         node = job.node
         node.moves, node.log_probs = [], []
         if tree.spent >= tree.budget:
@@ -174,46 +174,46 @@ class Forest:
         job.next_token = token
         return False
 
-    def _resume(self, group: _Group, search: Search, found: list[Node] | None) -> None:
-        """Let a search go on until it has to wait."""
+    def _resume(self, group: _Group, search: Search, results: list[Node] | None) -> None:
+        """Run a search until it has to wait."""
         try:
-            moves = next(search) if found is None else search.send(found)
+            moves = next(search) if results is None else search.send(results)
         except StopIteration:
-            group.alive -= 1
+            group.num_searches -= 1
             return
         if not moves:
-            group.sleeping.append(search)
+            group.waiting.append(search)
             return
         request = _Request(search, [None] * len(moves))
-        for place, (parent, move) in enumerate(moves):
+        for position, (parent, move) in enumerate(moves):
             log_prob = parent.log_prob + parent.log_probs[parent.moves.index(move)]
             node = Node([*parent.tokens], log_prob, parent.decisions + 1, parent.value)
-            group.queue.append(_Job(parent, move, node, request, place))
+            group.queue.append(_Job(parent, move, node, request, position))
 
     def _deliver(self, group: _Group, job: _Job) -> None:
-        """Hang what a job has reached into the tree, and let its search go on if it was the last of its moves."""
+        """Add a job's node to the tree, and resume its search if this was the last of the requested moves."""
         assert job.request is not None and job.parent is not None
         if not job.node.cut:
             job.parent.children[job.move] = job.node
-        job.request.found[job.place] = job.node
-        found = [node for node in job.request.found if node is not None]
-        if len(found) == len(job.request.found):
-            self._resume(group, job.request.search, found)
+        job.request.results[job.position] = job.node
+        results = [node for node in job.request.results if node is not None]
+        if len(results) == len(job.request.results):
+            self._resume(group, job.request.search, results)
 
-    def _wake(self) -> None:
+    def _resume_waiting(self) -> None:
         for group in self._groups:
-            sleeping, group.sleeping = group.sleeping, []
-            for search in sleeping:
+            waiting, group.waiting = group.waiting, []
+            for search in waiting:
                 self._resume(group, search, [])
 
-    def _place(self) -> None:
-        """Put jobs that wait into slots, where it can be into the one that holds their parent."""
+    def _assign_slots(self) -> None:
+        """Assign slots to queued jobs, if possible the slot that holds their parent."""
         branches: list[tuple[int, Node, Tree]] = []
         for group in self._groups:
             while group.queue:
                 idle = [slot for slot in group.slots if slot not in self._jobs]
                 job = group.queue[0]
-                held = [slot for slot in idle if self._held.get(slot) is job.parent]
+                with_parent = [slot for slot in idle if self._node_in.get(slot) is job.parent]
                 if not idle:
                     break
                 group.queue.popleft()
@@ -221,11 +221,11 @@ class Forest:
                     self._deliver(group, job)
                     continue
                 # A slot that holds the parent of another job is taken last.
-                wanted = {id(other.parent) for other in group.queue}
-                slot = held[0] if held else min(idle, key=lambda slot: id(self._held.get(slot)) in wanted)
+                parents = {id(queued.parent) for queued in group.queue}
+                slot = with_parent[0] if with_parent else min(idle, key=lambda i: id(self._node_in.get(i)) in parents)
                 self._jobs[slot] = job
-                self._held.pop(slot, None)
-                if not held:
+                self._node_in.pop(slot, None)
+                if not with_parent:
                     assert job.parent is not None
                     branches.append((slot, job.parent, group.tree))
         slots = [slot for slot, _, _ in branches]
@@ -245,29 +245,29 @@ class Forest:
             if slot in self._jobs:
                 tokens[slot] = self._jobs[slot].next_token or 0
             elif slot in prompts:
-                self.engine.crop(slot, prompts[slot])  # what an idle slot gets lies behind the prompt
+                self.engine.crop(slot, prompts[slot])  # an idle slot gets its dummy token after the prompt
             else:
                 self.engine.release(slot)
-        self._held.clear()
+        self._node_in.clear()
         self.engine.step(torch.tensor(tokens, device=self.engine.device))
 
     def _shrink(self, free: list[list[int]]) -> list[list[int]]:
-        """Drop the slots of finished trees once they are many; returns what stays free."""
+        """Drop the slots of finished trees once there are many; returns the slots that stay free."""
         live = [slot for group in self._groups for slot in group.slots]
         enough = self.engine.enough(len(live))
         if not live or 2 * enough > len(self.engine.lengths):
             return free
         idle = [slot for slots in free for slot in slots]
         self.engine.keep([*live, *idle[: enough - len(live)]])
-        moved = {slot: place for place, slot in enumerate(live)}
-        self._jobs = {moved[slot]: job for slot, job in self._jobs.items()}
+        new_slots = {slot: index for index, slot in enumerate(live)}
+        self._jobs = {new_slots[slot]: job for slot, job in self._jobs.items()}
         for group in self._groups:
-            group.slots = [moved[slot] for slot in group.slots]
+            group.slots = [new_slots[slot] for slot in group.slots]
         return []
 
 
 def _forget_states(root: Node) -> None:
-    """Give the memory of a finished tree's snapshots back."""
+    """Free the memory of a finished tree's snapshots."""
     nodes = [root]
     while nodes:
         node = nodes.pop()

@@ -1,8 +1,7 @@
-"""Search at a token budget: best-of-N, beam search and Monte-Carlo tree search over options or tokens.
+"""Search with a token budget: best-of-N, beam search and Monte-Carlo tree search over options or tokens.
 
-Every token that is generated counts, the end of text included; prompts and copies of states do not. A choice among the
-completions found is called ``oracle`` where the verifier's verdict made it, that is with the reference answer; the
-others see what a user would see.
+Every generated token counts, the end of text included; prompts and copies of states do not. The choice ``oracle`` uses
+the verifier's verdict, that is, the reference answer. The other choices use only what a user would see.
 """
 
 import json
@@ -19,7 +18,7 @@ from ollm_rl.agents.completions import Completion
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.agents.search.beam import beam_search
-from ollm_rl.agents.search.choosing import Written, choosers, correct_at, judge, result_row, share
+from ollm_rl.agents.search.choosing import Unverified, choosers, correct_at, result_row, share, verify_completions
 from ollm_rl.agents.search.config import SearchConfig, SearchSettings
 from ollm_rl.agents.search.forest import Forest
 from ollm_rl.agents.search.mcts import simulations
@@ -37,17 +36,17 @@ from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin, write_atomic
 from ollm_rl.streams import Purpose, torch_generator
 
-TOGETHER = 64  # problems whose samples are drawn in one go
-HALVINGS = 5  # the curves begin at the budget over 2 to this power
+PROBLEMS_PER_BATCH = 64  # problems whose samples are drawn together
+HALVINGS = 5  # the curves begin at the budget / 2**HALVINGS
 
-Found = tuple[list[list[Completion]], list[int], int]  # completions and tokens spent by problem, tokens recomputed
+Outcome = tuple[list[list[Completion]], list[int], int]  # completions and tokens spent by problem, tokens recomputed
 
 
 def run_search(config: SearchConfig) -> dict[str, Any]:
-    """``search`` with what ``config`` names; writes and returns its result with its origin.
+    """Run ``search`` with the model and problems of ``config``; writes and returns the result with its origin.
 
     Raises:
-        UsageError: If a setting, the model or the data does not fit, or a value head is asked for that was not trained.
+        UsageError: If a setting, the model or the data does not fit, or the value head to use was not trained.
     """
     model = resolve(config.model)
     if config.leaf_value == "value_head":
@@ -73,11 +72,11 @@ def search(
     """Search for a completion of every problem with at most ``budget_tokens`` generated tokens each.
 
     Args:
-        policy: Of options or tokens; over tokens a tree offers the most probable ones at every node.
-        tokenizer: Its backbone's.
+        policy: Policy over options or tokens; over tokens a tree offers the most probable ones at every node.
+        tokenizer: Tokenizer of its backbone.
         problems: At least one.
-        settings: Of the search.
-        fork: Whether branches begin from copied states; if not, their prefixes are run again. For comparison.
+        settings: Settings of the search.
+        fork: Whether branches begin from copied states; if not, their prefixes are run again (for comparison).
 
     Returns:
         What `summarise` returns.
@@ -90,51 +89,51 @@ def search(
     context = context_length(policy.backbone)
     prompts = encode_prompts(problems, tokenizer, max_length=context, max_new_tokens=settings.max_new_tokens)
     if settings.method == "best-of-n":
-        found = _sample(policy, tokenizer, problems, prompts, settings)
+        outcome = _sample(policy, tokenizer, problems, prompts, settings)
     else:
-        found = _grow(policy, tokenizer, problems, prompts, settings, fork)
-    return summarise(*found, settings)
+        outcome = _grow(policy, tokenizer, problems, prompts, settings, fork)
+    return summarise(*outcome, settings)
 
 
 def summarise(
     completions: list[list[Completion]], spent: list[int], recomputed: int, settings: SearchSettings
 ) -> dict[str, Any]:
-    """What a search found.
+    """Summarise the result of a search.
 
     Args:
-        completions: Of every problem.
-        spent: Tokens generated for each.
-        recomputed: Tokens of prefixes that were run again, of all problems together.
-        settings: Of the search.
+        completions: Completions of every problem.
+        spent: Tokens generated for each problem.
+        recomputed: Prefix tokens that were run again, over all problems.
+        settings: Settings of the search.
 
     Returns:
-        ``accuracy``, by choice the share of problems solved with its 95 % bootstrap interval: ``mean``, ``low``,
-        ``high``. The choices: ``oracle``; without the reference answer ``majority``, ``likelihood`` and, with
-        ``leaf_value="value_head"``, ``value``. With ``leaf_value="verifier"`` there is only ``oracle``.
-        ``curves``: the same shares after every one of ``budgets`` tokens. ``pass_at_k``: of best-of-n, by k.
-        ``generated_tokens`` and ``recomputed_tokens`` of all problems together, ``verifier_failures``,
-        ``num_problems``; and ``problems``, a row each, as `result_row` makes it (chosen by majority, or by the oracle
-        where there is nothing else).
+        ``accuracy``: for each choice the share of problems solved with its 95 % bootstrap interval, as ``mean``,
+        ``low`` and ``high``. The choices are ``oracle`` and, without the reference answer, ``majority``,
+        ``likelihood`` and, with ``leaf_value="value_head"``, ``value``. With ``leaf_value="verifier"`` there is only
+        ``oracle``. ``curves``: the same shares after each of ``budgets`` tokens. ``pass_at_k``: by k, for best-of-n.
+        ``generated_tokens`` and ``recomputed_tokens`` over all problems, ``verifier_failures``, ``num_problems``.
+        ``problems``: one row per problem from `result_row`, chosen by majority, or by the oracle if it is the only
+        choice.
     """
     sampled = settings.method == "best-of-n"
     guided = settings.method == "mcts" and settings.leaf_value == "verifier"
     names = ["oracle"] if guided else ["majority", "likelihood", "oracle"]
-    chosen_by = choosers([*names, *(["value"] * (settings.leaf_value == "value_head"))], equal_votes=sampled)
+    choosers_by_name = choosers([*names, *(["value"] * (settings.leaf_value == "value_head"))], equal_votes=sampled)
     budgets = [settings.budget_tokens // 2**halvings for halvings in range(HALVINGS, -1, -1)]
-    rows = [result_row(*case, chosen_by, budgets) for case in zip(completions, spent, strict=True)]
+    rows = [result_row(*pair, choosers_by_name, budgets) for pair in zip(completions, spent, strict=True)]
     latest = settings.budget_tokens - settings.max_new_tokens
     return {
         "method": settings.method,
         "budget_tokens": settings.budget_tokens,
         "accuracy": {
-            name: share([correct_at(row, choose) for row in completions]) for name, choose in chosen_by.items()
+            name: share([correct_at(part, choose) for part in completions]) for name, choose in choosers_by_name.items()
         },
         "budgets": budgets,
-        "curves": {name: np.mean([row["correct_at"][name] for row in rows], 0).tolist() for name in chosen_by},
+        "curves": {name: np.mean([row["correct_at"][name] for row in rows], 0).tolist() for name in choosers_by_name},
         "pass_at_k": shares_at_k(completions, latest) if sampled else {},
         "generated_tokens": sum(spent),
         "recomputed_tokens": recomputed,
-        "verifier_failures": sum(one.verdict.failed for row in completions for one in row),
+        "verifier_failures": sum(completion.verdict.failed for part in completions for completion in part),
         "num_problems": len(completions),
         "problems": rows,
     }
@@ -146,25 +145,25 @@ def _sample(
     problems: Sequence[Problem],
     prompts: list[list[int]],
     settings: SearchSettings,
-) -> Found:
-    """Samples of every prompt, a fixed number of prompts at a time."""
+) -> Outcome:
+    """Samples of every prompt, ``PROBLEMS_PER_BATCH`` prompts at a time."""
     engine = DecodeEngine(policy.backbone, settings.num_slots, max(map(len, prompts)) + settings.max_new_tokens)
     turns = Turns(engine, Tempered(policy, settings.temperature).act)
-    found: list[list[Completion]] = []
+    completions: list[list[Completion]] = []
     spent: list[int] = []
-    for start in tqdm(range(0, len(prompts), TOGETHER), desc="sample"):
+    for start in tqdm(range(0, len(prompts), PROBLEMS_PER_BATCH), desc="sample"):
         part, tokens = draw_samples(
             turns,
-            problems[start : start + TOGETHER],
-            prompts[start : start + TOGETHER],
+            problems[start : start + PROBLEMS_PER_BATCH],
+            prompts[start : start + PROBLEMS_PER_BATCH],
             tokenizer,
             budget_tokens=settings.budget_tokens,
             max_new_tokens=settings.max_new_tokens,
             generator=torch_generator(settings.seed, Purpose.SEARCH, start),
         )
-        found += part
+        completions += part
         spent += tokens
-    return found, spent, 0
+    return completions, spent, 0
 
 
 def _grow(
@@ -174,8 +173,8 @@ def _grow(
     prompts: list[list[int]],
     settings: SearchSettings,
     fork: bool,
-) -> Found:
-    """Trees of every prompt."""
+) -> Outcome:
+    """Tree search for every prompt."""
     slots = min(settings.num_slots, settings.leaves * len(prompts))
     forest = Forest(
         policy,
@@ -186,65 +185,69 @@ def _grow(
         fork=fork,
     )
     trees = [Tree(prompt, settings.budget_tokens) for prompt in prompts]
-    forest.grow(trees, _planter(dict(zip(trees, problems, strict=True)), tokenizer, settings))
-    found = [
-        judge(problem, [Written(node.tokens, node.log_prob, node.value, cost) for node, cost in tree.ends], tokenizer)
+    forest.grow(trees, _search_factory(dict(zip(trees, problems, strict=True)), tokenizer, settings))
+    completions = [
+        verify_completions(
+            problem,
+            [Unverified(node.tokens, node.log_prob, node.value, tokens_spent) for node, tokens_spent in tree.ends],
+            tokenizer,
+        )
         for tree, problem in zip(trees, problems, strict=True)
     ]
-    return found, [tree.spent for tree in trees], forest.recomputed
+    return completions, [tree.spent for tree in trees], forest.recomputed
 
 
-def _planter(
-    asked: dict[Tree, Problem], tokenizer: PreTrainedTokenizerBase, settings: SearchSettings
+def _search_factory(
+    problem_of: dict[Tree, Problem], tokenizer: PreTrainedTokenizerBase, settings: SearchSettings
 ) -> Callable[[Tree], list[Search]]:
-    """The searches that begin in a tree."""
+    """A function that creates the searches of a tree."""
     if settings.method == "beam":
         return lambda tree: [beam_search(tree)]
 
-    def value(tree: Tree, leaf: Node) -> float:
+    def leaf_value(tree: Tree, leaf: Node) -> float:
         if settings.leaf_value == "value_head":
             return min(1.0, max(0.0, leaf.value))
         if settings.leaf_value == "likelihood":
             return math.exp(leaf.log_prob / max(1, leaf.decisions))
         text = tokenizer.decode(leaf.tokens, skip_special_tokens=True)
-        return float(shared_pool().submit(text, asked[tree].answer).result().correct)
+        return float(shared_pool().submit(text, problem_of[tree].answer).result().correct)
 
-    def plant(tree: Tree) -> list[Search]:
+    def create_searches(tree: Tree) -> list[Search]:
         return [
             simulations(
                 tree,
-                value,
+                leaf_value,
                 exploration=settings.exploration,
                 rollouts=settings.leaf_value != "value_head",
                 solved=1.0 if settings.leaf_value == "verifier" else math.inf,
-                wait=leaf > 0,
+                wait=number > 0,
             )
-            for leaf in range(settings.leaves)
+            for number in range(settings.leaves)
         ]
 
-    return plant
+    return create_searches
 
 
 def format_search(result: dict[str, Any]) -> str:
-    """Accuracy by choice and tokens, as a table; texts say which choice knew the reference answer."""
-    shown = {name: f"{name} (knows the answer)" if name == "oracle" else name for name in result["curves"]}
+    """Table of accuracy by choice and tokens; the text says which choice knew the reference answer."""
+    labels = {name: f"{name} (knows the answer)" if name == "oracle" else name for name in result["curves"]}
     lines = [f"{'tokens per problem':24}" + "".join(f"{budget:>8}" for budget in result["budgets"])]
     for name, curve in result["curves"].items():
-        lines.append(f"{shown[name]:24}" + "".join(f"{share:8.3f}" for share in curve))
+        lines.append(f"{labels[name]:24}" + "".join(f"{share:8.3f}" for share in curve))
     if result["pass_at_k"]:
         lines.append(", ".join(f"pass@{k} {share:.3f}" for k, share in result["pass_at_k"].items()))
-    ends = [
-        f"{shown[name]} {s['mean']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for name, s in result["accuracy"].items()
+    accuracies = [
+        f"{labels[name]} {s['mean']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for name, s in result["accuracy"].items()
     ]
     lines.append(
-        f"{result['method']} on {result['num_problems']} problems: {', '.join(ends)}; {result['generated_tokens']} "
-        f"tokens generated, {result['recomputed_tokens']} of prefixes run again"
+        f"{result['method']} on {result['num_problems']} problems: {', '.join(accuracies)}; "
+        f"{result['generated_tokens']} tokens generated, {result['recomputed_tokens']} of prefixes run again"
     )
     return "\n".join(lines)
 
 
 def check_value_head(model: ModelName) -> None:
-    """Refuse a value head that no training has moved.
+    """Refuse an untrained value head.
 
     Raises:
         UsageError: If the model is no PPO run.

@@ -1,4 +1,4 @@
-"""Independent samples at a token budget: what best-of-N chooses from, over options and over the vocabulary alike."""
+"""Independent samples within a token budget, for best-of-N, over options or over the vocabulary."""
 
 import math
 from collections.abc import Sequence
@@ -8,21 +8,21 @@ from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.completions import Completion
 from ollm_rl.agents.policies.base import Policy, draw
-from ollm_rl.agents.search.choosing import Written, judge
+from ollm_rl.agents.search.choosing import Unverified, verify_completions
 from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.turns import Action, Turns
 from ollm_rl.problems.sources import Problem
 
 
 class Tempered:
-    """A policy sampled at a temperature: token probabilities to the power of 1 / temperature, scaled to sum to 1."""
+    """A policy sampled at a temperature: token probabilities to the power of 1 / temperature, normalised."""
 
     def __init__(self, policy: Policy, temperature: float) -> None:
         self.policy, self.temperature = policy, temperature
 
     @torch.no_grad()
     def act(self, hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Action:
-        """As ``Policy.act``; log-probabilities are those at temperature 1."""
+        """As in ``Policy.act``; log-probabilities are those at temperature 1."""
         tokens, log_probs = self.policy.choices(hidden_states)
         if uniforms is None:
             chosen = log_probs.argmax(-1)
@@ -37,11 +37,11 @@ class Tempered:
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Probability that at least one of k samples is right, without bias (Chen et al. 2021, eq. 1).
+    """Unbiased estimate of the probability that one of k samples is correct (Chen et al. 2021, eq. 1).
 
     Args:
-        samples: n independent samples.
-        correct: c of them are right.
+        samples: Number n of independent samples.
+        correct: Number c of correct samples.
         k: At most n.
 
     Raises:
@@ -55,15 +55,15 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 def shares_at_k(completions: list[list[Completion]], latest: int) -> dict[int, float]:
     """pass@k for k = 1, 2, 4, ... from the same number of samples of every problem.
 
-    Those count that began within ``latest`` tokens, where the whole token limit still fitted the budget: one that
-    began later is known only if it is short.
+    Only samples that began within ``latest`` tokens count, where the whole token limit still fitted the budget. One
+    that began later is known only if it is short.
     """
-    begun = [[(one.tokens_spent or 0) - one.tokens <= latest for one in row] for row in completions]
-    count = min(map(sum, begun))
-    correct = [sum(one.verdict.correct for one in row[:count]) for row in completions]
+    counted = [[(sample.tokens_spent or 0) - sample.tokens <= latest for sample in row] for row in completions]
+    num_samples = min(map(sum, counted))
+    correct = [sum(sample.verdict.correct for sample in row[:num_samples]) for row in completions]
     return {
-        2**power: sum(pass_at_k(count, right, 2**power) for right in correct) / len(correct)
-        for power in range(count.bit_length())
+        2**power: sum(pass_at_k(num_samples, num_correct, 2**power) for num_correct in correct) / len(correct)
+        for power in range(num_samples.bit_length())
     }
 
 
@@ -79,14 +79,13 @@ def draw_samples(
 ) -> tuple[list[list[Completion]], list[int]]:
     """Sample completions of every problem until its budget is spent.
 
-    As many are drawn at once as are sure to fit, and again for what these have left over. The last one of a problem may
-    only be as long as the budget still allows; cut by the budget rather than by the token limit it is no completion,
-    but its tokens count.
+    Each round draws as many as are sure to fit the remaining budget. The last one of a problem may be only as long as
+    the budget still allows. If the budget cuts it, it is no completion, but its tokens count.
 
     Returns:
         For each problem its completions, as if they had been drawn one after the other, and the tokens generated.
     """
-    found: list[list[Written]] = [[] for _ in prompts]
+    unverified: list[list[Unverified]] = [[] for _ in prompts]
     spent = [0] * len(prompts)
     while any(tokens < budget_tokens for tokens in spent):
         limits = [
@@ -109,5 +108,5 @@ def draw_samples(
             spent[index] += length
             if ended or limit == max_new_tokens:
                 value = float(rollout.values[row, length - 1])
-                found[index].append(Written(tokens[:length], total, value, spent[index]))
-    return [judge(*case, tokenizer) for case in zip(problems, found, strict=True)], spent
+                unverified[index].append(Unverified(tokens[:length], total, value, spent[index]))
+    return [verify_completions(*pair, tokenizer) for pair in zip(problems, unverified, strict=True)], spent

@@ -1,7 +1,7 @@
-"""A tree of completions, and what a search over it is.
+"""A tree of completions, and the interface of a search over it.
 
-A node is a position where the policy has a choice: at least two tokens that options lead to. Between two nodes all
-options agree, and the stretch is decoded without a node.
+A node is a position where the policy has a choice between at least two tokens. Between two nodes all options agree, and
+the tokens are decoded without a node.
 """
 
 from collections.abc import Generator
@@ -12,21 +12,21 @@ from ollm_rl.decode.row_cache import Snapshot
 
 @dataclass(eq=False)
 class Node:
-    """A position with a choice, an end, or a stretch that the budget cut.
+    """A position with a choice, the end of a completion, or a completion that the budget cut.
 
     Attributes:
         tokens: The completion so far.
-        log_prob: Its log-probability in nats, options added up by token.
-        decisions: Nodes on the way here.
-        value: The value head's estimate at the last h_t that was computed on the way here.
-        moves: Tokens to go on with, the most probable first; empty at an end.
-        log_probs: Of the moves, in nats.
+        log_prob: Its log-probability in nats, with probabilities summed over the options of a token.
+        decisions: Number of nodes before this one on its path.
+        value: The value head's estimate at the last h_t computed on its path.
+        moves: Tokens that may follow, the most probable first; empty at an end.
+        log_probs: Log-probabilities of the moves, in nats.
         cut: Whether the budget was spent before the next node or end.
-        state: Snapshot and row to go on from.
-        children: By the move that leads there.
-        visits: Simulations through this node, those under way included (tree search).
-        total: Sum of the values they brought back.
-        pending: Moves that a simulation is just trying.
+        state: Snapshot, and the row in it, to continue from.
+        children: Child nodes by the move that leads to them.
+        visits: Simulations through this node, running ones included (tree search).
+        total: Sum of the values of these simulations.
+        pending: Moves that a simulation is trying now.
         exhausted: Whether every completion below it is known.
     """
 
@@ -47,13 +47,13 @@ class Node:
 
 @dataclass(eq=False)
 class Tree:
-    """The completions of one prompt as far as they are known.
+    """The known completions of one prompt.
 
     Attributes:
         prompt: Token ids.
-        budget: Most tokens that may be generated.
-        spent: Tokens generated.
-        ends: Finished completions in their order, each with the tokens spent until then.
+        budget: Maximum generated tokens.
+        spent: Tokens generated so far.
+        ends: Finished completions in order, each with the tokens spent until then.
         solved: Whether a completion is good enough to stop.
     """
 
@@ -66,5 +66,5 @@ class Tree:
 
 
 Move = tuple[Node, int]
-# Asks for moves and is sent what they lead to, in their order; asking for none waits for one step of the others.
+# Yields moves and is sent the nodes they lead to, in the same order. Yielding none waits for one step of the others.
 Search = Generator[list[Move], list[Node], None]

@@ -1,6 +1,6 @@
 """Advantages and losses of the policy gradient, as pure functions.
 
-Letters: N episodes, T tokens, M decisions (positions where the choice matters, row by row).
+Letters: N episodes, T tokens, M decisions (positions where the choice matters, in row order).
 """
 
 from typing import Literal
@@ -12,14 +12,14 @@ from torch.nn import functional as F
 def episode_advantages(
     rewards: torch.Tensor, group_size: int, baseline: Literal["none", "mean", "leave-one-out", "group"]
 ) -> torch.Tensor:
-    """Rewards less a baseline, one an episode, for REINFORCE (Williams 1992).
+    """Rewards minus a baseline, one per episode, for REINFORCE (Williams 1992).
 
     Args:
-        rewards: (N,), the episodes of a group side by side.
+        rewards: (N,), with the episodes of a group adjacent.
         group_size: Divides N; at least 2 for ``leave-one-out`` and ``group``.
         baseline: ``none``; ``mean`` of all rewards; ``leave-one-out``, the mean of the group's other rewards (RLOO;
-            Kool et al. 2019); ``group``, the group's mean, divided by its standard deviation (GRPO; Shao et al. 2024,
-            Sec. 4.1.2), 0 where all rewards of a group are equal.
+            Kool et al. 2019); ``group``, the group's mean, with the difference divided by the group's standard
+            deviation (GRPO; Shao et al. 2024, Sec. 4.1.2), and 0 where all rewards of a group are equal.
 
     Returns:
         (N,).
@@ -43,46 +43,46 @@ def gae(
     """Generalised advantage estimation over an episode's decisions (Schulman et al. 2016, eq. 16).
 
     Positions without a choice are part of the environment's step, so time is counted in decisions. The reward comes
-    after the last token and nothing follows it: the token limit is part of the task.
+    after the last token, and nothing follows it: the token limit is part of the task.
 
     Args:
-        rewards: Of the whole episode, (N,).
-        values: Value estimates, (N, T); read at decisions alone.
+        rewards: Reward of each whole episode, (N,).
+        values: Value estimates, (N, T); only those at decisions are used.
         decisions: True where the policy had a choice, (N, T).
-        gamma: Discount a decision.
+        gamma: Discount per decision.
         gae_lambda: Between 0 (one-step) and 1 (the whole return).
 
     Returns:
         Advantages, (N, T); 0 where there was no decision.
     """
-    order = decisions.int().argsort(stable=True, dim=1, descending=True)  # an episode's decisions first
-    decided = decisions.gather(1, order)
-    values = values.gather(1, order).where(decided, 0)
-    last = torch.arange(values.shape[1], device=values.device) == decided.sum(1, keepdim=True) - 1
-    advantages = (rewards[:, None] * last + gamma * F.pad(values[:, 1:], (0, 1)) - values).where(decided, 0)
-    # A_t = delta_t + gamma lambda A_{t+1} in stretches that double: on a GPU a loop over T is as many waits.
-    stretch, weight = 1, gamma * gae_lambda
-    while stretch < values.shape[1]:
-        advantages[:, :-stretch] += weight * advantages[:, stretch:]
-        stretch, weight = 2 * stretch, weight * weight
+    order = decisions.int().argsort(stable=True, dim=1, descending=True)  # moves an episode's decisions to the front
+    is_decision = decisions.gather(1, order)
+    values = values.gather(1, order).where(is_decision, 0)
+    last = torch.arange(values.shape[1], device=values.device) == is_decision.sum(1, keepdim=True) - 1
+    advantages = (rewards[:, None] * last + gamma * F.pad(values[:, 1:], (0, 1)) - values).where(is_decision, 0)
+    # A_t = delta_t + gamma lambda A_{t+1}, over spans that double: on a GPU a loop over T would wait T times.
+    span, weight = 1, gamma * gae_lambda
+    while span < values.shape[1]:
+        advantages[:, :-span] += weight * advantages[:, span:]
+        span, weight = 2 * span, weight * weight
     return torch.zeros_like(advantages).scatter(1, order, advantages)
 
 
 def reinforce_loss(log_ratio: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
     """REINFORCE (Williams 1992) with importance weights: -mean(ratio * advantage) over (M,) decisions.
 
-    At a ratio of 1 the gradient is that of -log pi * advantage; the weight keeps it unbiased in later minibatches of
-    an iteration, when the policy has moved since the rollout.
+    At a ratio of 1 the gradient is that of -log pi * advantage. The weight keeps it unbiased in later minibatches of
+    an iteration, when the policy has changed since the rollout.
     """
     return -(log_ratio.exp() * advantages).mean()
 
 
 def kl_estimate(log_ratio: torch.Tensor) -> torch.Tensor:
-    """exp(r) - 1 - r of (M,) log-ratios r = log q - log p of actions drawn from p: at least 0, its mean is KL(p || q).
+    """exp(r) - 1 - r of (M,) log-ratios r = log q - log p of actions drawn from p; at least 0, with mean KL(p || q).
 
-    The estimator "k3" (Schulman 2020), in nats. With r = log pi - log pi_old it says how far the policy has moved since
-    the rollout; with r = log reference - log pi it is GRPO's penalty, and its gradient the one that GRPO takes (Shao et
-    al. 2024, eq. 4), not the KL's own.
+    The estimator "k3" (Schulman 2020), in nats. With r = log pi - log pi_old it measures how far the policy has changed
+    since the rollout. With r = log reference - log pi it is GRPO's penalty (Shao et al. 2024, eq. 4); its gradient is
+    the one that GRPO takes, not that of the KL.
     """
     return log_ratio.exp() - 1 - log_ratio
 

@@ -13,25 +13,25 @@ BEST_FILE = "best.pt"
 
 
 def score(row: dict[str, float]) -> tuple[str, float]:
-    """What an iteration is judged by: its evaluated accuracy; where it was not evaluated, its reward."""
+    """Name and value of an iteration's score: its evaluated accuracy, or its reward if it was not evaluated."""
     name = "eval_accuracy" if "eval_accuracy" in row else "reward"
     return name, row[name]
 
 
 def is_best(history: list[dict[str, float]]) -> bool:
-    """Whether the last iteration is the best, of those evaluated where some are."""
+    """Whether the last iteration is the best; if any were evaluated, only those count."""
     scores = [score(row) for row in history]
-    wanted = "eval_accuracy" if any(name == "eval_accuracy" for name, _ in scores) else "reward"
-    return scores[-1][0] == wanted and all(value < scores[-1][1] for name, value in scores[:-1] if name == wanted)
+    metric = "eval_accuracy" if any(name == "eval_accuracy" for name, _ in scores) else "reward"
+    return scores[-1][0] == metric and all(value < scores[-1][1] for name, value in scores[:-1] if name == metric)
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, keep: int) -> None:
-    """Write a checkpoint, then the history for people and reports, each atomically.
+    """Write a checkpoint, then ``metrics.json`` for people and reports, each atomically.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         state: ``policy``, ``optimizer`` and ``history``, whose last row is this iteration's.
-        keep: Number of iterations whose checkpoints stay.
+        keep: Number of latest checkpoints to keep.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)

@@ -1,4 +1,4 @@
-"""One training run, whichever agent its settings name."""
+"""Train the agent that the settings name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from ollm_rl.agents.config import RLConfig
 
 
 def train_agent(config: RLConfig, on_iteration: Callable[[dict[str, float]], None] | None = None) -> Path:
-    """Train, or go on with, the agent that ``config.agent`` names; see `train` and `train_sb3`."""
+    """Train the agent that ``config.agent`` names, or resume its training; see `train` and `train_sb3`."""
     if config.agent == "ollm-rl":
         from ollm_rl.agents.training.trainer import train
 

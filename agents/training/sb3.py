@@ -1,7 +1,7 @@
-"""Agents of stable-baselines3 and sb3-contrib on the environment: an independent check of ours.
+"""Agents of stable-baselines3 and sb3-contrib on the environment: an independent check of our trainer.
 
-They learn over options from h_t with networks of their own, which start at random. Time is counted in tokens, and the
-problems are drawn by the environment. A run's folder holds ``model.zip`` (SB3's own format) and ``metrics.json`` with
+They learn over options from h_t with their own networks, which are initialised at random. Time is counted in tokens,
+and the environment draws the problems. A run's folder holds ``model.zip`` (SB3's own format) and ``metrics.json`` with
 our names.
 """
 
@@ -40,8 +40,8 @@ from ollm_rl.runs import open_run, write_atomic
 from ollm_rl.streams import Purpose, integer_seed
 
 MODEL_FILE, REPLAY_FILE = "model.zip", "replay_buffer.pkl"
-REPLAY = 100_000  # transitions that DQN remembers; each holds h_t twice, and all are saved with every checkpoint
-DQN_BATCH, DQN_EVERY, DQN_SAMPLED = 256, 4, 8  # every 4 steps each new transition is sampled 8 times, as in SB3
+REPLAY = 100_000  # transitions in DQN's replay buffer; each holds h_t twice, and all are saved with every checkpoint
+DQN_BATCH, DQN_EVERY, DQN_SAMPLED = 256, 4, 8  # 8 samples per new transition, every 4 steps, as in SB3
 
 # What SB3 logs under train/ -> our name and sign.
 LOSSES = {
@@ -59,7 +59,7 @@ def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None]
     """Train an agent of SB3 for ``iterations`` x ``episodes`` episodes, or resume from its last saved model.
 
     Args:
-        config: Of the run; what the agent does not read is refused there.
+        config: Settings of the run; it refuses those that the agent does not use.
         on_iteration: Called with the metrics of every ``episodes`` episodes once they are saved.
 
     Returns:
@@ -75,7 +75,7 @@ def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None]
     settings = agent_settings(config, vec.num_envs)
     open_run(config.out, "train", config)
     history = _history(config.out)
-    # A stream of its own for every start: what a killed run drew beyond its last save is not to be repeated halfway.
+    # Every start has its own stream, so that a resumed run does not partly repeat draws made after the last save.
     seed = integer_seed(config.seed, Purpose.SB3, len(history))
     if history:
         agent = agent_class.load(config.out / MODEL_FILE, env=vec, device=device)
@@ -85,12 +85,12 @@ def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None]
     else:
         agent = agent_class(env=vec, seed=seed, device=device, **settings)
     if len(history) < config.iterations:
-        # More than enough: the callback stops after as many episodes as were asked for.
-        left = (config.iterations - len(history)) * config.episodes + vec.num_envs
+        # An upper bound: the callback stops after the requested number of episodes.
+        episodes_left = (config.iterations - len(history)) * config.episodes + vec.num_envs
         agent.learn(
-            left * config.max_new_tokens,
+            episodes_left * config.max_new_tokens,
             callback=_Iterations(config, history, on_iteration),
-            log_interval=None,  # type: ignore[arg-type]  # SB3 takes it, and keeps what it logs for the callback then
+            log_interval=None,  # type: ignore[arg-type]  # SB3 accepts None, and its logged values then stay for the callback
             reset_num_timesteps=not history,
         )
     vec.close()
@@ -112,7 +112,7 @@ def _environments(config: RLConfig, device: torch.device) -> VecMonitor:
 
 
 def agent_settings(config: RLConfig, num_envs: int) -> dict[str, Any]:
-    """SB3's arguments for an agent, under its names.
+    """Arguments for an SB3 agent, under SB3's names.
 
     Raises:
         UsageError: If a rollout is too small for the minibatches.
@@ -154,7 +154,7 @@ def agent_settings(config: RLConfig, num_envs: int) -> dict[str, Any]:
 class TokenLimitEnds(VecEnvWrapper):
     """An episode that reaches the token limit ends there: the limit is part of the task, as in our `gae`.
 
-    SB3 would add the value of the last observation to its reward. The infos of an episode's end hold its problem
+    SB3 would add the value of the last observation to the reward. The info of an episode's last step holds its problem
     (``asked``) and whether it ended by itself (``terminated``).
     """
 
@@ -163,27 +163,27 @@ class TokenLimitEnds(VecEnvWrapper):
     def reset(self) -> VecEnvObs:
         """Begin an episode in every environment; returns observations (B, H)."""
         observations = self.venv.reset()
-        self.begun = [self._problem(slot) for slot in range(self.num_envs)]
+        self.current_problems = [self._problem(slot) for slot in range(self.num_envs)]
         return observations
 
     def step_wait(self) -> VecEnvStepReturn:
-        """As the adapter's."""
+        """As in ``TextGenVecEnv``, with the infos described above."""
         observations, rewards, ended, infos = self.venv.step_wait()
         for slot in np.flatnonzero(ended).tolist():
-            infos[slot] |= {"asked": self.begun[slot], "terminated": not infos[slot]["TimeLimit.truncated"]}
-            self.begun[slot] = self._problem(slot)
+            infos[slot] |= {"asked": self.current_problems[slot], "terminated": not infos[slot]["TimeLimit.truncated"]}
+            self.current_problems[slot] = self._problem(slot)
         for info in infos:
             info["TimeLimit.truncated"] = False
         return observations, rewards, ended, infos
 
     def _problem(self, slot: int) -> Problem:
-        """What the episode that has just begun asks."""
+        """The problem of the episode that has just begun."""
         episodes = self.venv.envs.episodes
         return episodes.problems[episodes.find(self.venv.reset_infos[slot]["problem"])]
 
 
 class _Iterations(BaseCallback):
-    """Makes a row of metrics and a checkpoint of every ``episodes`` episodes, and stops after ``iterations``."""
+    """Saves metrics and a checkpoint after every ``episodes`` episodes, and stops after ``iterations``."""
 
     def __init__(
         self,
@@ -204,8 +204,8 @@ class _Iterations(BaseCallback):
     def _on_step(self) -> bool:
         self.ended += [info for end, info in zip(self.locals["dones"], self.locals["infos"], strict=True) if end]
         while len(self.ended) >= self.config.episodes and len(self.history) < self.config.iterations:
-            counted, self.ended = self.ended[: self.config.episodes], self.ended[self.config.episodes :]
-            self._finish_iteration(counted)
+            infos, self.ended = self.ended[: self.config.episodes], self.ended[self.config.episodes :]
+            self._finish_iteration(infos)
         return len(self.history) < self.config.iterations
 
     def _on_training_end(self) -> None:
@@ -215,12 +215,12 @@ class _Iterations(BaseCallback):
     def _finish_iteration(self, infos: list[dict[str, Any]]) -> None:
         completions = [_completion(info) for info in infos]
         write_completions(self.config.out, len(self.history), completions)
-        before = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
+        previous = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
         now = time.perf_counter()
         row = {
             "iteration": float(len(self.history)),
-            "episodes": before["episodes"] + len(infos),
-            "seconds": before["seconds"] + now - self.started,
+            "episodes": previous["episodes"] + len(infos),
+            "seconds": previous["seconds"] + now - self.started,
             "timesteps": float(self.num_timesteps),
             **training_metrics(completions),
             **self._losses(),
@@ -257,7 +257,7 @@ def _agent_class(agent: str) -> type[BaseAlgorithm]:
 
 
 def _completion(info: dict[str, Any]) -> Completion:
-    """An episode from the info of its end."""
+    """The completion of an episode, from the info of its last step."""
     terms = {name: float(info[name]) for name in TERMS if name in info}
     verdict = Verdict(info["verdict"] == "ok" and terms["correctness"] == 1, None, None, info["verdict"])
     return Completion(
@@ -272,7 +272,7 @@ def _completion(info: dict[str, Any]) -> Completion:
 
 
 def _save(agent: BaseAlgorithm, out: Path, history: list[dict[str, float]]) -> None:
-    """Write metrics, replay buffer and model, each atomically; the model last, since it says how far the run is."""
+    """Write metrics, replay buffer and model, each atomically; the model last, since it records the run's progress."""
     write_atomic(out / "metrics.json", json.dumps(history, indent=1))
     if isinstance(agent, OffPolicyAlgorithm):
         buffer = io.BytesIO()
@@ -284,7 +284,7 @@ def _save(agent: BaseAlgorithm, out: Path, history: list[dict[str, float]]) -> N
 
 
 def _history(out: Path) -> list[dict[str, float]]:
-    """The rows up to the saved model; a kill may have come between metrics and model."""
+    """The rows up to the saved model; the run may have been killed between writing metrics and model."""
     if not (out / MODEL_FILE).exists():
         return []
     saved, _, _ = load_from_zip_file(out / MODEL_FILE)

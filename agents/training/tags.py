@@ -1,11 +1,11 @@
-"""TensorBoard's names of our metrics, in the groups of stable-baselines3."""
+"""TensorBoard names of our metrics, grouped as in stable-baselines3."""
 
 TIME = ("iteration", "episodes", "episodes_per_second", "worker_restarts", "timesteps")
 UPDATE = ("policy_loss", "value_loss", "loss", "entropy", "approx_kl", "clip_fraction", "kl", "ent_coef")
 
 
 def tag(name: str) -> str:
-    """``eval/accuracy`` of ``eval_accuracy``, ``time/seconds``, ``train/entropy``, ``rollout/reward`` and so on."""
+    """``eval/accuracy`` for ``eval_accuracy``, ``time/seconds``, ``train/entropy``, ``rollout/reward`` and so on."""
     if name.startswith("eval_"):
         return f"eval/{name.removeprefix('eval_')}"
     if name.startswith("seconds") or name in TIME:

@@ -1,4 +1,4 @@
-"""The one trainer: rollouts, rewards, update, metrics and checkpoints, over options or over tokens alike."""
+"""The trainer, over options or tokens: rollouts, rewards, update, metrics and checkpoints."""
 
 import signal
 import sys
@@ -38,8 +38,8 @@ def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
     """Train a policy, or resume from the checkpoint of the same run.
 
     Args:
-        config: Of the run.
-        on_iteration: Called after every iteration, once it is saved; the run stops where it returns False.
+        config: Settings of the run.
+        on_iteration: Called after every iteration, once it is saved; the run stops if it returns False.
 
     Returns:
         The folder of the run.
@@ -60,31 +60,31 @@ def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
 def build_trainer(
     config: RLConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]
 ) -> "Trainer":
-    """Encode the prompts, make the engine or start the Ray workers, and put a trainer together.
+    """Encode the prompts, create the engine or start the Ray workers, and build the trainer.
 
     Raises:
-        UsageError: As ``train``.
+        UsageError: As in ``train``.
     """
     held_out = evaluation_problems(config)
     limit, context = config.max_new_tokens, context_length(policy.backbone)
     prompts = encode_prompts([*problems, *held_out], tokenizer, max_length=context, max_new_tokens=limit)
-    asked = prompts[: len(problems)]
+    train_prompts = prompts[: len(problems)]
     source: RolloutSource
     if config.workers:
-        from ollm_rl.agents.workers.ray_workers import RayWorkers  # without workers nobody waits for this import
+        from ollm_rl.agents.workers.ray_workers import RayWorkers  # slow to import
 
-        source = RayWorkers(config, policy, problems, asked)
+        source = RayWorkers(config, policy, problems, train_prompts)
     else:
         longest = max(map(len, prompts)) + limit
-        source = RolloutWorker(config, policy, tokenizer, problems, asked, config.episodes, max_length=longest)
+        source = RolloutWorker(config, policy, tokenizer, problems, train_prompts, config.episodes, max_length=longest)
     return Trainer(config, policy, tokenizer, source, Updater(policy, config), held_out)
 
 
 def evaluation_problems(config: RLConfig) -> list[Problem]:
-    """The problems that a run is evaluated on; none without ``eval_every``.
+    """The problems on which a run is evaluated; none without ``eval_every``.
 
     Raises:
-        UsageError: If they would be those it is trained on.
+        UsageError: If they would be the training problems.
     """
     if config.eval_every is None:
         return []
@@ -97,15 +97,15 @@ def evaluation_problems(config: RLConfig) -> list[Problem]:
 class Trainer:
     """State of one run: policy, optimiser, iteration and history.
 
-    Every random number comes from a stream named by seed, purpose and iteration, so the state needs no generators
-    and a resumed run repeats what the killed one would have done.
+    Every random number comes from a stream named by seed, purpose and iteration. So the state needs no generators,
+    and a resumed run does exactly what the killed one would have done.
 
     Args:
-        config: Of the run.
-        policy: Is trained.
-        tokenizer: Of its backbone.
-        source: Makes the rollouts; closed by ``close``.
-        updater: Moves the policy.
+        config: Settings of the run.
+        policy: The policy to train.
+        tokenizer: Tokenizer of its backbone.
+        source: Generates the rollouts; closed by ``close``.
+        updater: Updates the policy.
         held_out: Problems to evaluate on; empty without ``eval_every``.
     """
 
@@ -123,38 +123,38 @@ class Trainer:
         self.history: list[dict[str, float]] = []
 
     def run(self, on_iteration: OnIteration | None = None) -> None:
-        """Iterate to the end; every iteration is saved before the next begins.
+        """Run all remaining iterations; each is saved before the next begins.
 
-        SIGTERM ends the run with exit code 143, once the iteration at hand is saved.
+        SIGTERM ends the run with exit code 143, once the current iteration is saved.
         """
         self._resume()
         done = int(self.history[-1]["episodes"]) if self.history else 0
         bar = tqdm(total=self.config.iterations, initial=len(self.history), desc=self.config.out.name)
-        # What a kill left beyond the checkpoint goes.
+        # Discards what a killed run wrote after its last checkpoint.
         writer = SummaryWriter(str(self.config.out), purge_step=done + 1)
-        with terminable() as told, bar, writer:
+        with catch_sigterm() as stop_requested, bar, writer:
             while len(self.history) < self.config.iterations and not self._good_enough():
                 row = self.iterate()
                 self.history.append(row)
                 self._save()
                 self._show(row, writer, bar)
-                if told.is_set():
+                if stop_requested.is_set():
                     print(f"stopped; iteration {len(self.history)} is saved, the same command resumes", file=sys.stderr)
                     raise SystemExit(128 + signal.SIGTERM)
                 if on_iteration is not None and on_iteration(row) is False:
                     break
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         self.source.close()
 
     def iterate(self) -> dict[str, float]:
-        """One round of rollout, update and, where it is due, evaluation; returns its metrics."""
+        """Run one iteration: rollout, update and, if it is due, evaluation; returns its metrics."""
         config, iteration = self.config, len(self.history)
-        before = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
+        previous = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
         ent_coef = config.ent_coef
         if self.history:
-            ent_coef = steer_ent_coef(before["ent_coef"], before["entropy"], config.target_entropy)
+            ent_coef = steer_ent_coef(previous["ent_coef"], previous["entropy"], config.target_entropy)
         started = time.perf_counter()
         batch = self.source.collect_iteration(iteration)
         write_completions(config.out, iteration, batch.completions)
@@ -169,8 +169,8 @@ class Trainer:
         ended = time.perf_counter()
         row = {
             "iteration": float(iteration),
-            "episodes": before["episodes"] + config.episodes,
-            "seconds": before["seconds"] + ended - started,
+            "episodes": previous["episodes"] + config.episodes,
+            "seconds": previous["seconds"] + ended - started,
             "seconds_rollout": generated - started,
             "seconds_verify": batch.seconds_verify,
             "seconds_communication": batch.seconds_communication,
@@ -181,12 +181,12 @@ class Trainer:
             **terms,
             "ent_coef": ent_coef,
         }
-        if config.eval_every and row["episodes"] // config.eval_every > before["episodes"] // config.eval_every:
+        if config.eval_every and row["episodes"] // config.eval_every > previous["episodes"] // config.eval_every:
             row |= self._evaluate()
         return row
 
     def _evaluate(self) -> dict[str, float]:
-        """Greedy accuracy on the problems held out, with its interval, and the rates beside it."""
+        """Greedy accuracy on the held-out problems with its interval, and the rates."""
         result = evaluate(
             self.policy,
             self.tokenizer,
@@ -200,7 +200,7 @@ class Trainer:
         return {f"eval_{name}": result[name] for name in names}
 
     def _good_enough(self) -> bool:
-        """Whether the last evaluation reached the accuracy to stop at."""
+        """Whether the last iteration's evaluation reached ``stop_at``."""
         goal = self.config.stop_at
         return goal is not None and any(row.get("eval_accuracy", -1.0) >= goal for row in self.history[-1:])
 
@@ -232,9 +232,9 @@ class Trainer:
 
 
 def episode_metrics(batch: Batch, group_size: int) -> dict[str, float]:
-    """What the episodes say by themselves; of groups, the episodes of one prompt side by side."""
+    """Metrics of the episodes; the ``group_size`` episodes of a prompt are adjacent."""
     rollout, groups = batch.rollout, batch.rewards.view(-1, group_size)
-    correct = torch.tensor([one.terms["correctness"] for one in batch.completions]).view(-1, group_size)
+    correct = torch.tensor([completion.terms["correctness"] for completion in batch.completions]).view(-1, group_size)
     return {
         **training_metrics(batch.completions),
         "live_share": float(rollout.decisions.sum() / rollout.completion_mask.sum()),
@@ -244,19 +244,22 @@ def episode_metrics(batch: Batch, group_size: int) -> dict[str, float]:
 
 
 @contextmanager
-def terminable() -> Iterator[threading.Event]:
-    """Set at the first SIGTERM; the second one kills, as it would have. In threads, which get no signals, never set."""
-    told = threading.Event()
+def catch_sigterm() -> Iterator[threading.Event]:
+    """Yield an event that the first SIGTERM sets; a second one acts as usual.
+
+    In threads, which get no signals, the event is never set.
+    """
+    stop_requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield told
+        yield stop_requested
         return
 
-    def tell(*_: object) -> None:
-        told.set()
-        signal.signal(signal.SIGTERM, before)
+    def request_stop(*_: object) -> None:
+        stop_requested.set()
+        signal.signal(signal.SIGTERM, previous_handler)
 
-    before = signal.signal(signal.SIGTERM, tell)
+    previous_handler = signal.signal(signal.SIGTERM, request_stop)
     try:
-        yield told
+        yield stop_requested
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)

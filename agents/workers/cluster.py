@@ -1,4 +1,4 @@
-"""Ray for this process: one of its own, or a cluster that runs already."""
+"""Connect this process to Ray: to an instance of its own, or to a running cluster."""
 
 import logging
 import os
@@ -15,14 +15,14 @@ PATIENCE = 20.0  # seconds for a cluster to answer
 
 
 def connect(address: str | None) -> bool:
-    """Make Ray ready.
+    """Connect to Ray, unless this process is connected already.
 
     Args:
-        address: Of a cluster, ``host:port`` or ``auto``; None starts one on this machine, which ends with this
-            process. Where this process is connected already, that stays so.
+        address: Address of a cluster, ``host:port`` or ``auto``; None starts one on this machine, which ends with this
+            process.
 
     Returns:
-        Whether this call connected, so that its caller is to ``ray.shutdown``.
+        Whether this call connected, so that its caller has to call ``ray.shutdown``.
 
     Raises:
         UsageError: If no cluster answers at the address.
@@ -33,16 +33,16 @@ def connect(address: str | None) -> bool:
         _check_address(address)
     else:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # What workers print would break the progress bar; Ray keeps it in its logs, and errors come back as results.
+    # Output of workers would break the progress bar. Ray keeps it in its logs, and errors are returned as results.
     ray.init(address=address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     return True
 
 
 def check_resources(workers: int, gpus_per_worker: float) -> None:
-    """Compare what the workers need with what the cluster has in all.
+    """Compare what the workers need with the cluster's total resources.
 
     Raises:
-        UsageError: If that can never be enough; Ray itself would wait for ever.
+        UsageError: If these can never be enough; Ray itself would wait for ever.
     """
     total = ray.cluster_resources()
     cores, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
@@ -58,24 +58,24 @@ def check_resources(workers: int, gpus_per_worker: float) -> None:
 
 
 def _check_address(address: str) -> None:
-    """Connect from a child process first: a failed attempt of Ray takes two minutes and ends the process."""
-    said = b""
+    """Try to connect from a child process: a failed attempt takes Ray two minutes and ends the process."""
+    stderr = b""
     try:
         if address != "auto":
-            where = urlsplit(address if "://" in address else f"//{address}")
-            socket.create_connection((where.hostname or "", where.port or 0), timeout=PATIENCE).close()
+            url = urlsplit(address if "://" in address else f"//{address}")
+            socket.create_connection((url.hostname or "", url.port or 0), timeout=PATIENCE).close()
         code = f"import ray; ray.init(address={address!r})"
         subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, capture_output=True, check=True)
         return
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        said = error.stderr or b""
+        stderr = error.stderr or b""
     except (OSError, ValueError):
         pass
-    if b"InvalidAuthToken" in said:
+    if b"InvalidAuthToken" in stderr:
         raise UsageError(
-            f"the Ray cluster at ray_address={address!r} wants another token; set RAY_AUTH_MODE=token and "
+            f"the Ray cluster at ray_address={address!r} expects another token; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN to what it was started with"
         )
     raise UsageError(
-        f"no Ray cluster answers at ray_address={address!r}; start one by 'ray start --head', or leave ray_address out"
+        f"no Ray cluster answers at ray_address={address!r}; start one with 'ray start --head' or leave ray_address out"
     )

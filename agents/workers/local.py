@@ -1,4 +1,4 @@
-"""Rollouts of an iteration's episodes, checked: the part of training that runs in this process or in Ray workers."""
+"""Rollouts with checked answers: the part of training that runs in this process or in Ray workers."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,20 +21,20 @@ from ollm_rl.streams import prompt_indices, sampling_uniforms
 
 
 class WorkerError(RunError):
-    """Rollouts cannot go on: an exception within a worker, with its traceback, or workers that die at one place."""
+    """Rollouts cannot continue: an exception in a worker, with its traceback, or repeated loss of a worker."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Episodes of one iteration and what they cost.
+    """Episodes of one iteration and their costs.
 
     Attributes:
-        rollout: N episodes, those of a group side by side.
-        completions: What each wrote, with its reward.
-        seconds_verify: That checking kept a rollout waiting.
-        seconds_communication: For sending the weights out and bringing the episodes in.
-        staleness: Updates of the policy between the weights that wrote the episodes and those they are to update.
-        restarts: Workers that were replaced meanwhile.
+        rollout: N episodes, with those of a group adjacent.
+        completions: Completion of each episode, with its reward.
+        seconds_verify: Seconds that a rollout waited for the checks.
+        seconds_communication: Seconds for sending the weights and receiving the episodes.
+        staleness: Number of updates between the weights that generated the episodes and those to be updated.
+        restarts: Number of workers that were replaced meanwhile.
     """
 
     rollout: Rollout
@@ -46,41 +46,41 @@ class Batch:
 
     @property
     def rewards(self) -> torch.Tensor:
-        """(N,), where the rollout is."""
-        return torch.tensor([one.reward for one in self.completions], device=self.rollout.tokens.device)
+        """Rewards of the episodes, (N,), on the rollout's device."""
+        return torch.tensor([completion.reward for completion in self.completions], device=self.rollout.tokens.device)
 
 
 class RolloutSource(Protocol):
-    """Where the trainer's rollouts come from: this process, or Ray workers."""
+    """Source of the trainer's rollouts: this process, or Ray workers."""
 
     @property
     def turns(self) -> Turns | None:
-        """Of the policy on an engine of this process, where there is one, so that evaluations can use it."""
+        """Turns of the policy on this process's engine, so that evaluations can use it; None without such an engine."""
         ...
 
     def collect_iteration(self, iteration: int) -> Batch:
-        """All episodes of an iteration, on the policy's device and from its weights of now."""
+        """Generate all episodes of an iteration; they are on the policy's device."""
         ...
 
     def close(self) -> None:
-        """End what was started for it."""
+        """Stop what was started for it."""
         ...
 
 
 class RolloutWorker:
-    """A policy that writes on an engine of its own, and the checks of what it writes.
+    """Generates episodes with a policy on its own engine and checks their answers.
 
     Args:
-        config: Of the run.
-        policy: Moved by others between two calls of ``collect``.
-        tokenizer: Of its backbone.
-        problems: All of the run.
-        prompts: Token ids of each.
-        episodes: The most that one call of ``collect`` asks for.
-        max_length: Of the engine's slots, in tokens; what the prompts need where left out.
+        config: Settings of the run.
+        policy: Its weights may change between two calls of ``collect``.
+        tokenizer: Tokenizer of its backbone.
+        problems: All problems of the run.
+        prompts: Token ids of each problem's prompt.
+        episodes: Maximum number of episodes per call of ``collect``.
+        max_length: Length of the engine's slots, in tokens; what the prompts need if left out.
 
     Raises:
-        UsageError: If the slots do not fit the memory.
+        UsageError: If the slots do not fit into memory.
     """
 
     def __init__(
@@ -101,21 +101,21 @@ class RolloutWorker:
         self.turns = Turns(engine, policy.act)
 
     def collect_iteration(self, iteration: int) -> Batch:
-        """All episodes of an iteration; this makes a worker the trainer's `RolloutSource`."""
+        """Generate all episodes of an iteration, as a `RolloutSource` does."""
         return self.collect(iteration, range(self.config.episodes))
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: nothing was started."""
 
     def collect(self, iteration: int, episodes: range) -> Batch:
-        """Write the completions of some of an iteration's episodes, numbered from 0, and check their answers.
+        """Generate some of an iteration's episodes, which are numbered from 0, and check their answers.
 
-        What an episode is asked and the numbers it is sampled with depend only on seed, iteration and its own number.
+        An episode's problem and its random numbers depend only on the seed, the iteration and the episode's number.
         """
         config, end_token = self.config, int(self.tokenizer.eos_token_id)
         groups = config.episodes // config.group_size
-        asked = np.repeat(prompt_indices(config.seed, iteration, groups, len(self.problems)), config.group_size)
-        indices = asked[episodes.start : episodes.stop]
+        by_group = prompt_indices(config.seed, iteration, groups, len(self.problems))
+        indices = np.repeat(by_group, config.group_size)[episodes.start : episodes.stop]
         uniforms = sampling_uniforms(config.seed, iteration, config.episodes, config.max_new_tokens)
         checks = Checks([self.problems[index] for index in indices], self.tokenizer, end_token, shared_pool())
         rollout = collect(
@@ -128,7 +128,7 @@ class RolloutWorker:
         )
         weights = asdict(config.rewards)
         completions = [
-            rewarded(one, weights, max_tokens=config.max_new_tokens, failure=config.failure_reward)
-            for one in checks.finish()
+            rewarded(completion, weights, max_tokens=config.max_new_tokens, failure=config.failure_reward)
+            for completion in checks.finish()
         ]
         return Batch(rollout, completions, checks.seconds)

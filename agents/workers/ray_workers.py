@@ -1,8 +1,8 @@
-"""Rollout workers as Ray actors: they get the policy's weights, and give back checked episodes.
+"""Rollout workers as Ray actors: they receive the policy's weights and return checked episodes.
 
-Each worker runs a fixed share of every iteration's episodes, so equal seeds and equal numbers of workers give equal
-curves, whatever dies: a worker that is replaced does the same share once more, from the same random numbers. With a
-staleness of N the learner asks for N iterations ahead, and so iteration i comes from the weights before update i - N.
+Each worker runs a fixed share of every iteration's episodes. A worker that replaces a lost one runs the same share
+again with the same random numbers. So equal seeds and equal numbers of workers give equal curves, even if workers die.
+With a staleness of N the learner requests N iterations ahead: iteration i uses the weights from before update i - N.
 """
 
 import os
@@ -29,12 +29,12 @@ from ollm_rl.decode.turns import Turns
 from ollm_rl.errors import one_line
 from ollm_rl.problems.sources import Problem
 
-ATTEMPTS = 5  # at the same episodes, by one worker after another
+ATTEMPTS = 5  # at the same episodes, each by a new worker
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception within a worker: its last line, its traceback, and whether memory ran out."""
+    """An exception in a worker: its last line, its traceback, and whether memory ran out."""
 
     line: str
     traceback: str
@@ -44,19 +44,19 @@ class Failure:
 def build_worker(
     config: RLConfig, problems: Sequence[Problem], prompts: Sequence[list[int]], episodes: int
 ) -> RolloutWorker:
-    """Load policy and backbone in the process of a worker."""
+    """Load policy and backbone in a worker's process."""
     policy, tokenizer = new_policy(config, torch.device("cuda" if config.gpus_per_worker else "cpu"))
     return RolloutWorker(config, policy, tokenizer, problems, prompts, episodes)
 
 
 class RolloutActor:
-    """A `RolloutWorker` in a process of its own; it is built at the first call, so that errors in that are results.
+    """A `RolloutWorker` in its own process, built at the first call so that errors in building it become results.
 
     Args:
         build: `build_worker` or a stand-in.
-        data: Its arguments but the last, the same for all workers.
-        episodes: The last.
-        folder: Where relative paths in the settings begin, if there is such a folder on this machine.
+        data: All arguments of ``build`` except the last; the same for all workers.
+        episodes: The last argument of ``build``.
+        folder: Base of relative paths in the settings, if there is such a folder on this machine.
     """
 
     def __init__(self, build: Callable[..., RolloutWorker], data: tuple[Any, ...], episodes: int, folder: str) -> None:
@@ -66,7 +66,7 @@ class RolloutActor:
             os.chdir(folder)
 
     def collect(self, weights: dict[str, torch.Tensor], iteration: int, episodes: range) -> Batch | Failure:
-        """`RolloutWorker.collect` under these weights, on the CPU."""
+        """`RolloutWorker.collect` with these weights; the batch is on the CPU."""
         try:
             if self.worker is None:
                 self.worker = self.build()
@@ -75,13 +75,13 @@ class RolloutActor:
             return replace(batch, rollout=batch.rollout.to("cpu"))
         except Exception as error:
             line = one_line(traceback.format_exception_only(error)[-1])
-            spent = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in line
-            return Failure(line, traceback.format_exc(), spent)
+            out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in line
+            return Failure(line, traceback.format_exc(), out_of_memory)
 
 
 @dataclass
 class _Task:
-    """A share of one iteration, asked for with the weights that so many updates have made."""
+    """A share of one iteration, requested with the weights after ``version`` updates."""
 
     iteration: int
     version: int
@@ -90,24 +90,24 @@ class _Task:
 
 
 class _Seat:
-    """A worker's place: its share of the episodes, the actor that has it now, and what was asked of it."""
+    """A fixed share of the episodes, the actor that runs it now, and the actor's pending tasks."""
 
     def __init__(self, number: int, episodes: range, start: Callable[[], Any]) -> None:
         self.number, self.episodes, self._start = number, episodes, start
         self.tasks: deque[_Task] = deque()
-        self.losses = 0  # of workers in a row, over the first task
+        self.losses = 0  # workers lost in a row over the first task
         self.restarts = 0
         self.actor = start()
 
-    def ask(self, iteration: int, version: int, weights: ray.ObjectRef) -> None:
+    def request(self, iteration: int, version: int, weights: ray.ObjectRef) -> None:
         result = self.actor.collect.remote(weights, iteration, self.episodes)
         self.tasks.append(_Task(iteration, version, weights, result))
 
     def result(self) -> Batch | None:
-        """What the first task gave; None if the worker was lost over it and replaced.
+        """Result of the first task; None if the worker was lost over it and replaced.
 
         Raises:
-            WorkerError: If it raised an exception, or too many workers were lost over it.
+            WorkerError: If the task raised an exception, or too many workers were lost over it.
         """
         task = self.tasks[0]
         try:
@@ -130,7 +130,7 @@ class _Seat:
         )
 
     def replace(self, reason: str) -> None:
-        """Put a new worker in the lost one's place and ask it for all that is missing."""
+        """Replace the lost worker and request all missing tasks from the new one."""
         ray.kill(self.actor)
         self.losses += 1
         self.restarts += 1
@@ -146,20 +146,20 @@ class _Seat:
         missing = list(self.tasks)
         self.tasks.clear()
         for task in missing:
-            self.ask(task.iteration, task.version, task.weights)
+            self.request(task.iteration, task.version, task.weights)
 
 
 class RayWorkers:
     """The workers of one run, as the trainer's `RolloutSource`.
 
     Args:
-        config: Of the run.
-        policy: The learner's; its weights go out once an iteration.
-        problems: All of the run.
-        prompts: Token ids of each.
+        config: Settings of the run.
+        policy: The learner's policy; its weights are sent once per iteration.
+        problems: All problems of the run.
+        prompts: Token ids of each problem's prompt.
 
     Raises:
-        ValueError: If Ray is not to be had, or too small for the workers.
+        ValueError: If no cluster answers, or it is too small for the workers.
     """
 
     turns: Turns | None = None
@@ -170,7 +170,7 @@ class RayWorkers:
         self.config, self.policy = config, policy
         self._connected = connect(config.ray_address)
         self._seats: list[_Seat] = []
-        self._asked = 0  # iterations before this one have been asked for
+        self._next_request = 0  # the first iteration that has not been requested
         try:
             check_resources(config.workers, config.gpus_per_worker)
         except ValueError:
@@ -188,24 +188,24 @@ class RayWorkers:
         ]
 
     def collect_iteration(self, iteration: int) -> Batch:
-        """All episodes of an iteration, on the policy's device.
+        """Generate all episodes of an iteration; they are on the policy's device.
 
         Args:
-            iteration: One after the other; the first may be any. So many updates have made the policy what it is.
+            iteration: Number of updates of the policy so far. It grows by 1 from call to call; the first may be any.
 
         Raises:
-            WorkerError: If a worker raised an exception, or was lost too often at one place.
+            WorkerError: If a worker raised an exception, or was lost too often over the same episodes.
         """
         started = time.perf_counter()
-        self._ask(iteration, trained_weights(self.policy))
+        self._request(iteration, trained_weights(self.policy))
         seconds = time.perf_counter() - started
         restarts = sum(seat.restarts for seat in self._seats)
         parts: dict[int, Batch] = {}
-        waiting = {seat: time.monotonic() for seat in self._seats}  # and since when
+        waiting = {seat: time.monotonic() for seat in self._seats}  # those without a result, and since when
         while waiting:
             results = {seat.tasks[0].result: seat for seat in waiting}
-            patience = min(waiting.values()) + self.config.worker_timeout - time.monotonic()
-            ready, _ = ray.wait(list(results), timeout=max(0.0, patience))
+            timeout = min(waiting.values()) + self.config.worker_timeout - time.monotonic()
+            ready, _ = ray.wait(list(results), timeout=max(0.0, timeout))
             started = time.perf_counter()
             for result in ready:
                 seat = results[result]
@@ -226,22 +226,22 @@ class RayWorkers:
         return replace(batch, seconds_communication=seconds, restarts=restarts)
 
     def close(self) -> None:
-        """End the workers, and Ray too if it was started for them."""
+        """Stop the workers, and disconnect from Ray if it was connected for them."""
         for seat in self._seats:
             ray.kill(seat.actor)
         if self._connected:
             ray.shutdown()
 
-    def _ask(self, iteration: int, weights: dict[str, torch.Tensor]) -> None:
-        """Ask all workers for the iterations that these weights may make and nobody has asked for."""
+    def _request(self, iteration: int, weights: dict[str, torch.Tensor]) -> None:
+        """Request all iterations that may use these weights and have not been requested yet."""
         last = min(iteration + self.config.async_staleness, self.config.iterations - 1)
-        missing = range(max(iteration, self._asked), last + 1)
+        missing = range(max(iteration, self._next_request), last + 1)
         if missing:
-            sent = ray.put({name: weight.cpu() for name, weight in weights.items()})
-            for ahead in missing:
+            weights_ref = ray.put({name: weight.cpu() for name, weight in weights.items()})
+            for number in missing:
                 for seat in self._seats:
-                    seat.ask(ahead, iteration, sent)
-            self._asked = last + 1
+                    seat.request(number, iteration, weights_ref)
+            self._next_request = last + 1
 
     def _replace_overdue(self, waiting: dict[_Seat, float]) -> None:
         limit = self.config.worker_timeout
@@ -255,7 +255,7 @@ def _join(parts: Sequence[Batch], device: torch.device) -> Batch:
     (staleness,) = {part.staleness for part in parts}
     return Batch(
         rollout=Rollout.join([part.rollout for part in parts]).to(device),
-        completions=[one for part in parts for one in part.completions],
+        completions=[completion for part in parts for completion in part.completions],
         seconds_verify=max(part.seconds_verify for part in parts),
         staleness=staleness,
     )

@@ -1,7 +1,7 @@
-"""Ways to let the latent policy write the same completions, for ``bench_decode.py``: ours and those it is held against.
+"""Ways to let the latent policy write the same completions, for ``decode.py``: our engine and its competitors.
 
-All act with the same ``OptionPolicy`` on h_t; only ``generate_batch`` writes without it, which favours it. A contender
-returns the seconds that its tokens took; the tokens of a finished row do not count.
+All use the same ``OptionPolicy`` on h_t. Only ``generate_batch`` runs without it, which favours it. A contender returns
+the seconds that its tokens took. Tokens of a finished row do not count.
 
 Letters: N episodes, B rows, T tokens, H hidden, V vocabulary.
 """
@@ -36,16 +36,16 @@ SILENCE = 30  # seconds without a finished request after which generate_batch ha
 
 @dataclass
 class Workload:
-    """What is to be written: N prompts, each with the number of its new tokens.
+    """The work to do: N prompts, each with its number of new tokens.
 
     Attributes:
         model: The option model.
-        policy: Acts in every contender.
-        tokenizer: Of the backbone; None for a random one.
-        prompts: Token ids.
-        lengths: New tokens of every prompt.
-        slots: Rows side by side.
-        seed: Of all that is drawn.
+        policy: Policy of every contender.
+        tokenizer: The backbone's tokenizer; None for a random backbone.
+        prompts: Token ids of every prompt.
+        lengths: Number of new tokens for every prompt.
+        slots: Number of rows that are decoded together.
+        seed: Seed of all random draws.
     """
 
     model: OptionModel
@@ -63,23 +63,23 @@ class Workload:
 
     @property
     def tokens(self) -> int:
-        """Real tokens."""
+        """Number of all new tokens."""
         return sum(self.lengths)
 
     @property
     def max_length(self) -> int:
-        """Tokens of the longest prompt and the longest completion."""
+        """Tokens of the longest prompt plus those of the longest completion."""
         return max(map(len, self.prompts)) + max(self.lengths)
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class Engine:
-    """Ours: ``collect`` with continuous batching; on CUDA the fused mode."""
+    """Our engine: ``collect`` with continuous batching, on CUDA in fused mode."""
 
     def __init__(self, work: Workload, clock: Clock, *, compiled: bool = False) -> None:
         self.work, self.clock = work, clock
@@ -103,7 +103,7 @@ class Engine:
         return self.clock() - started
 
     def prefill(self) -> float:
-        """Seconds that the prompts alone take."""
+        """Seconds to encode only the prompts."""
         wait(self.engine.device)
         started = self.clock()
         for _ in self.engine.encode(self.work.prompts):
@@ -113,7 +113,7 @@ class Engine:
 
 
 class EngineSteps:
-    """The engine with the policy outside: ``step``, then ``act`` from Python, in waves; no refilling."""
+    """Our engine with the policy outside: ``step``, then ``act`` from Python. Rows run in waves, without refilling."""
 
     def __init__(self, work: Workload, clock: Clock) -> None:
         self.work, self.clock = work, clock
@@ -140,14 +140,14 @@ class EngineSteps:
 
 
 class LatentHead(nn.Module):
-    """In the place of an output head: logits that leave only the policy's token possible, (B, T, H) -> (B, T, V)."""
+    """Replaces an output head: logits under which only the policy's token is possible, (B, T, H) -> (B, T, V)."""
 
     def __init__(self, policy: OptionPolicy, vocab_size: int) -> None:
         super().__init__()
         self.act, self.vocab_size = policy.act, vocab_size
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """As the head's."""
+        """Logits of the policy's tokens."""
         rows = hidden_states.flatten(0, 1)
         tokens = self.act(rows, torch.rand(len(rows), device=rows.device)).tokens
         logits = torch.full((len(rows), self.vocab_size), -1e4, device=rows.device)
@@ -155,24 +155,24 @@ class LatentHead(nn.Module):
 
 
 class RowLengths(StoppingCriteria):
-    """Ends every row at a length of its own."""
+    """Ends every row at its own length."""
 
     def __init__(self, lengths: torch.Tensor, prompt_width: int) -> None:
         self.lengths, self.prompt_width = lengths, prompt_width
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
-        """True for rows that have their tokens."""
+        """True for rows that have all their tokens."""
         return input_ids.shape[1] - self.prompt_width >= self.lengths
 
 
 class Generate:
-    """Hugging Face's ``generate`` on padded batches, the policy in the place of the output head."""
+    """Hugging Face's ``generate`` on padded batches, with the policy in place of the output head."""
 
     def __init__(self, work: Workload, clock: Clock, cache: str) -> None:
         self.work, self.clock, self.cache = work, clock, cache
         self.model = copy.copy(work.backbone)  # the same weights with another head
         self.model._modules = dict(work.backbone._modules)
-        self.model.generation_config = GenerationConfig()  # the model's own would end rows at its end of text
+        self.model.generation_config = GenerationConfig()  # the model's own config would end rows at the end of text
         self.model.lm_head = LatentHead(work.policy, work.model.vocab_size)
 
     @torch.no_grad()
@@ -185,7 +185,7 @@ class Generate:
         for first in range(0, len(work.prompts), work.slots):
             prompts = work.prompts[first : first + work.slots]
             lengths = torch.tensor(work.lengths[first : first + work.slots], device=device)
-            width = max(map(len, work.prompts))  # one width for all batches, for the static cache's sake
+            width = max(map(len, work.prompts))  # one width for all batches, as the static cache needs
             ids = torch.zeros(len(prompts), width, dtype=torch.long)
             mask = torch.zeros_like(ids)
             for row, prompt in enumerate(prompts):
@@ -209,14 +209,14 @@ class Generate:
 
 
 class GenerateBatch:
-    """transformers' continuous batching, greedily with the plain output head.
+    """Continuous batching of transformers, greedy and with the plain output head.
 
-    The manager with its cache and recorded graphs stays from turn to turn.
+    The manager, its cache and its recorded graphs are kept between runs.
     """
 
     def __init__(self, work: Workload, clock: Clock) -> None:
         self.work, self.clock = work, clock
-        work.backbone.destroy_cached_continuous_batching_manager()  # of the case before
+        work.backbone.destroy_cached_continuous_batching_manager()  # of the previous case
 
     def __call__(self) -> float:
         """Write everything once."""
@@ -226,7 +226,7 @@ class GenerateBatch:
         settings = GenerationConfig(do_sample=False, max_new_tokens=max(work.lengths), eos_token_id=-1, pad_token_id=0)
         with work.backbone.continuous_batching_context_manager(
             generation_config=settings,
-            continuous_batching_config=ContinuousBatchingConfig(max_memory_percent=0.5),  # the others need memory too
+            continuous_batching_config=ContinuousBatchingConfig(max_memory_percent=0.5),  # leaves some to the others
             persistent_manager=True,
         ) as manager:
             for prompt, length in zip(work.prompts, work.lengths, strict=True):
@@ -247,7 +247,7 @@ class GenerateBatch:
 class VectorEnvSteps:
     """``TextGenVectorEnv.step`` with the policy outside.
 
-    Its tokens are the actions, so that episodes end at lengths drawn as the workload's are.
+    Its actions are tokens, so that episodes can end at random lengths like those of the workload.
     """
 
     def __init__(self, work: Workload, clock: Clock, *, compiled: bool = False) -> None:
@@ -265,7 +265,7 @@ class VectorEnvSteps:
         )
 
     def __call__(self) -> float:
-        """Write as many tokens as the workload has."""
+        """Write at least the tokens of the workload; the time is scaled to their number."""
         work, device = self.work, self.work.backbone.device
         end = int(work.tokenizer.eos_token_id)  # type: ignore[union-attr]
         draw = np.random.default_rng(work.seed)
@@ -282,7 +282,7 @@ class VectorEnvSteps:
             written += 1
             actions = np.where(written >= lengths, end, np.where(actions == end, end + 1, actions))
             observations, _, terminations, truncations, _ = self.envs.step(actions)
-            over = terminations | truncations
-            lengths[over], written[over] = draw.integers(low, high + 1, over.sum()), 0
+            ended = terminations | truncations
+            lengths[ended], written[ended] = draw.integers(low, high + 1, ended.sum()), 0
             tokens += work.slots
         return (self.clock() - started) * work.tokens / tokens

@@ -1,11 +1,11 @@
-"""Decoding speed, side by side in one run.
+"""Decoding speed of several contenders in one run.
 
 python -m ollm_rl.experiments.bench.decode --backbone tiny-arith --slots 32 64
 
-The contenders (``contenders.py``) take turns, A B A B, and the medians are compared, in real tokens a second. New
-tokens are uniform in 32..256, cut to the backbone's context (``tiny-arith`` has 256 tokens for prompt and completion).
-What is known so far is written to ``--json`` after every run; cases that it holds whole are not run again. The bound is
-memory traffic: the weights once a step and every slot's keys and values, at the bandwidth that a plain sum reaches.
+The contenders (``contenders.py``) take turns (A B A B), and their medians are compared in real tokens per second. The
+number of new tokens is uniform in 32..256, cut to the backbone's context (``tiny-arith`` has 256 tokens for prompt and
+completion). Results so far are written to ``--json`` after every run, and its complete cases are not run again. The
+bound is memory traffic: per step the weights and every slot's keys and values, at the bandwidth of a plain sum.
 """
 
 import argparse
@@ -58,37 +58,37 @@ QWEN_1_5B = {  # Qwen2.5-1.5B's config.json
     "tie_word_embeddings": True,
 }
 BACKBONES = ("tiny-arith", "smollm2-135m", "qwen2.5-1.5b-random")
-GYM_EVERY = 64  # which steps of the Gym loop are run
+GYM_EVERY = 64  # every how many steps the Gym loop is run
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", choices=BACKBONES, default="tiny-arith")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], help="bfloat16 on CUDA where left out, else float32"
     )
-    parser.add_argument("--slots", type=int, nargs="+", default=[32, 64], help="one case each")
+    parser.add_argument("--slots", type=int, nargs="+", default=[32, 64], help="one case per value")
     parser.add_argument(
-        "--context", type=int, nargs="+", default=[0], help="tokens of random prompts; 0: arith problems"
+        "--context", type=int, nargs="+", default=[0], help="tokens per random prompt; 0: arith problems"
     )
     parser.add_argument("--new-tokens", type=int, nargs=2, default=[32, 256], help="bounds of the uniform lengths")
-    parser.add_argument("--waves", type=int, nargs="+", default=[4], help="episodes a slot")
+    parser.add_argument("--waves", type=int, nargs="+", default=[4], help="episodes per slot")
     parser.add_argument(
-        "--group", type=int, nargs="+", default=[1], help="episodes of one prompt, which the engine encodes once"
+        "--group", type=int, nargs="+", default=[1], help="episodes per prompt, which the engine encodes once"
     )
-    parser.add_argument("--repeats", type=int, default=3, help="turns of every contender")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of every contender")
     parser.add_argument(
         "--clock",
         choices=["wall", "cpu"],
         default="wall",
-        help="cpu: CPU seconds of the process, for a machine that others use; with OMP_NUM_THREADS=1",
+        help="cpu: CPU seconds of the process, for a shared machine; with OMP_NUM_THREADS=1",
     )
-    parser.add_argument("--only", nargs="+", help="leave out all contenders but these")
+    parser.add_argument("--only", nargs="+", help="run only these contenders")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="results; cases that stand there are not run again")
-    parser.add_argument("--plot", type=Path, help="SVG of growth with slots and context")
+    parser.add_argument("--json", type=Path, help="file of the results; cases already there are not run again")
+    parser.add_argument("--plot", type=Path, help="SVG of the time per step by slots and context")
     return parser.parse_args()
 
 
@@ -108,11 +108,11 @@ def workload(
     count, draw = waves * slots, np.random.default_rng([args.seed, slots, context])
     room = context_length(model.backbone)
     if context or tokenizer is None:
-        # Ids that both ends of the vocabulary spare: the first and last are often special.
+        # No ids from either end of the vocabulary, which are often special tokens.
         prompts = draw.integers(10, model.vocab_size - 300, (count, context or 40)).tolist()
     else:
         prompts = encode_prompts(load_problems("arith", limit=count, seed=args.seed), tokenizer, max_length=room)
-    prompts = [prompts[place // group] for place in range(count)]
+    prompts = [prompts[index // group] for index in range(count)]
     low, high = args.new_tokens
     high = min(high, room - max(map(len, prompts)))
     lengths = draw.integers(min(low, high), high + 1, count).tolist()
@@ -121,7 +121,7 @@ def workload(
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes a second that a sum over 1 GiB reads, best of five."""
+    """Bytes per second that a sum over 1 GiB reads, best of five."""
     data, best = torch.ones(2**28, device=device), 0.0
     for _ in range(5):
         started = time.perf_counter()
@@ -130,41 +130,41 @@ def bandwidth(device: torch.device) -> float:
     return best
 
 
-def bound(work: Workload, bytes_a_second: float) -> float:
-    """Tokens a second at which memory traffic alone would fill the time."""
+def bound(work: Workload, bytes_per_second: float) -> float:
+    """Tokens per second if memory traffic were the only cost."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in work.backbone.parameters())
     numbers = sum(heads * size for heads, size in layer_shapes(work.backbone))
-    # A token of a completion of length n has the prompt and half of n before it, longer completions have more tokens.
+    # On average the prompt and n / 2 tokens precede a token of a completion of n tokens, and n is its weight.
     context = sum(n * (len(p) + n / 2) for n, p in zip(work.lengths, work.prompts, strict=True)) / work.tokens
     traffic = weights + work.slots * context * numbers * work.backbone.dtype.itemsize
-    return work.slots * bytes_a_second / traffic
+    return work.slots * bytes_per_second / traffic
 
 
 def contenders(work: Workload, every: int, clock: Clock) -> dict[str, Callable[[], float]]:
-    """The contenders that run on the workload's device, by name, each timed by the clock."""
+    """The contenders for the workload's device, by name, each timed by ``clock``."""
     engine = Engine(work, clock)
-    found: dict[str, Callable[[], float]] = {
+    runs: dict[str, Callable[[], float]] = {
         "engine": engine,
         "hf_generate dynamic": Generate(work, clock, "dynamic"),
         "hf_generate static": Generate(work, clock, "static"),
         "gym_loop": GymLoop(work, clock, engine, every),
     }
     if work.backbone.device.type == "cuda":
-        found["engine, compiled"] = Engine(work, clock, compiled=True)
-        found["engine, policy outside"] = EngineSteps(work, clock)
-        found["generate_batch"] = GenerateBatch(work, clock)
+        runs["engine, compiled"] = Engine(work, clock, compiled=True)
+        runs["engine, policy outside"] = EngineSteps(work, clock)
+        runs["generate_batch"] = GenerateBatch(work, clock)
         if work.tokenizer is not None:
-            found["TextGenVectorEnv.step"] = VectorEnvSteps(work, clock)
-            found["TextGenVectorEnv.step, compiled"] = VectorEnvSteps(work, clock, compiled=True)
-    return found
+            runs["TextGenVectorEnv.step"] = VectorEnvSteps(work, clock)
+            runs["TextGenVectorEnv.step, compiled"] = VectorEnvSteps(work, clock, compiled=True)
+    return runs
 
 
 def measure(
-    args: argparse.Namespace, work: Workload, bytes_a_second: float, keep: Callable[[dict[str, Any]], None]
+    args: argparse.Namespace, work: Workload, bytes_per_second: float, keep: Callable[[dict[str, Any]], None]
 ) -> None:
-    """One case: every contender in turn, ``repeats`` times; on CUDA its first turn begins with a run that warms up.
+    """Measure one case: every contender in turn, ``repeats`` times, on CUDA after one warm-up run.
 
-    What is known so far is handed to ``keep`` after every run.
+    The results so far are passed to ``keep`` after every run.
     """
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
     runs = contenders(work, GYM_EVERY, clock)
@@ -172,7 +172,7 @@ def measure(
         runs = {name: run for name, run in runs.items() if name in args.only or name == "engine"}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     failed: dict[str, str] = {}
-    engine, prefills, limit = runs["engine"], list[float](), bound(work, bytes_a_second)
+    engine, prefills, limit = runs["engine"], list[float](), bound(work, bytes_per_second)
     assert isinstance(engine, Engine)
     cuda = work.backbone.device.type == "cuda"
     with tqdm(total=args.repeats * len(runs), desc=f"{args.backbone} {work.slots} slots") as bar:
@@ -192,15 +192,15 @@ def measure(
                 if name == "engine":
                     prefills.append(engine.prefill())
                 assert engine.rollout is not None
-                known = {"prefill_seconds": statistics.median(prefills), "wasted_share": engine.rollout.wasted_share}
-                turns = min(len(took) for name, took in seconds.items() if name not in failed)
+                measured = {"prefill_seconds": statistics.median(prefills), "wasted_share": engine.rollout.wasted_share}
+                turns = min(len(times) for name, times in seconds.items() if name not in failed)
                 described = {"backbone": args.backbone, **describe(work, seconds), "turns": turns, "failed": failed}
-                keep({**described, **known, "bound_tokens_per_second": limit})
+                keep({**described, **measured, "bound_tokens_per_second": limit})
 
 
 def describe(work: Workload, seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """A case in numbers: what was written, and how fast each contender was."""
-    measured = {name: took for name, took in seconds.items() if took}
+    """The numbers of a case: its prompts and tokens, and the speed of each contender."""
+    measured = {name: times for name, times in seconds.items() if times}
     return {
         "slots": work.slots,
         "context": round(float(np.mean([len(prompt) for prompt in work.prompts])), 1),
@@ -208,13 +208,13 @@ def describe(work: Workload, seconds: dict[str, list[float]]) -> dict[str, Any]:
         "episodes": len(work.prompts),
         "prompts": len(set(map(tuple, work.prompts))),
         "tokens": work.tokens,
-        "tokens_per_second": {name: work.tokens / statistics.median(took) for name, took in measured.items()},
+        "tokens_per_second": {name: work.tokens / statistics.median(times) for name, times in measured.items()},
         "seconds": measured,
     }
 
 
 def keep_case(result: dict[str, Any], key: str, path: Path | None, case: dict[str, Any]) -> None:
-    """Put a case among the results, and those into the file."""
+    """Add a case to the results, and write them into the file."""
     result["cases"][key] = case
     result["ratios"] = ratios(list(result["cases"].values()))
     if path:
@@ -222,14 +222,14 @@ def keep_case(result: dict[str, Any], key: str, path: Path | None, case: dict[st
 
 
 def machine(device: torch.device) -> str:
-    """What ran it, in words."""
+    """Name of the device and, for a CPU, its cores and threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def main() -> None:
-    """Run the cases that are missing; print and write what there is."""
+    """Run the missing cases; print and write all results."""
     args = arguments()
     device = resolve_device(args.device)
     dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
@@ -244,10 +244,10 @@ def main() -> None:
     }
     result: dict[str, Any] = {"settings": settings, "cases": {}}
     if args.json and args.json.exists():
-        found = json.loads(args.json.read_text())
-        if found["settings"] != settings:
-            raise SystemExit(f"{args.json} holds other settings ({found['settings']}); give another file")
-        result = found
+        stored = json.loads(args.json.read_text())
+        if stored["settings"] != settings:
+            raise SystemExit(f"{args.json} holds other settings ({stored['settings']}); give another file")
+        result = stored
     model = None
     for slots, context, group, waves in itertools.product(args.slots, args.context, args.group, args.waves):
         key = f"{slots} slots, context {context}, group {group}, waves {waves}"

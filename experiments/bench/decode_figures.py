@@ -1,4 +1,4 @@
-"""What ``bench_decode.py`` makes of its cases: ratios, a table and a plot."""
+"""Ratios, a table and a plot of the cases of ``decode.py``."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 
 def ratios(cases: list[dict[str, Any]]) -> dict[str, float]:
-    """The engine's speed over each of the others', the lowest of all cases; of ``generate`` the better cache counts."""
+    """Lowest ratio over all cases of the engine's speed to each other's; for ``generate`` the faster cache counts."""
     lowest: dict[str, float] = {}
     for case in cases:
         speeds = case["tokens_per_second"]
@@ -22,11 +22,11 @@ def ratios(cases: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def table(cases: list[dict[str, Any]]) -> str:
-    """Markdown: real tokens a second."""
+    """Real tokens per second as a Markdown table."""
     names = list(dict.fromkeys(name for case in cases for name in case["tokens_per_second"]))
     lines = [
         f"| slots | prompt | prompts | episodes | new tokens | {' | '.join(names)} "
-        "| engine, prompts left out | bound | of it | wasted |",
+        "| engine, without prompts | bound | share of bound | wasted |",
         "|" + "---|" * (9 + len(names)),
     ]
     for case in cases:
@@ -43,24 +43,24 @@ def table(cases: list[dict[str, Any]]) -> str:
 
 
 def plot(cases: list[dict[str, Any]], path: Path) -> None:
-    """Milliseconds a step of all slots, by slots and by context, with the bound."""
+    """Plot the milliseconds per step of all slots, with the bound, by slots and by context."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for axis, by, fixed in zip(figure.subplots(1, 2), ("slots", "context"), ("context", "slots"), strict=True):
+    for axis, varied, fixed in zip(figure.subplots(1, 2), ("slots", "context"), ("context", "slots"), strict=True):
         for value in sorted({case[fixed] for case in cases}):
-            rows = sorted((case for case in cases if case[fixed] == value), key=lambda case: float(case[by]))
-            places = [row[by] for row in rows]
+            rows = sorted((case for case in cases if case[fixed] == value), key=lambda case: float(case[varied]))
+            positions = [row[varied] for row in rows]
             (line,) = axis.plot(
-                places,
+                positions,
                 [1e3 * row["slots"] / row["tokens_per_second"]["engine"] for row in rows],
                 marker="o",
                 label=f"{fixed} {value:g}",
             )
             bounds = [1e3 * row["slots"] / row["bound_tokens_per_second"] for row in rows]
-            axis.plot(places, bounds, linestyle="--", color=line.get_color())
-        axis.set_xlabel(by)
+            axis.plot(positions, bounds, linestyle="--", color=line.get_color())
+        axis.set_xlabel(varied)
         axis.grid(alpha=0.3)
         axis.set_ylim(bottom=0)
         axis.legend(frameon=False, fontsize="small")
-        axis.set_ylabel("ms a step; dashed: memory traffic")
+        axis.set_ylabel("ms per step; dashed: memory traffic")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})

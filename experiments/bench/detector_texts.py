@@ -1,6 +1,6 @@
-"""Texts of which it is known whether they switch language or are degenerate, made of problems with solutions.
+"""Texts that are known to switch language or to be degenerate, or not to, made from problems with solutions.
 
-Spliced and whole completions for the detector of language switching; corrupted and sound ones for degeneracy.
+Spliced and whole completions test the detector of language switching. Corrupted and sound ones test degeneracy.
 """
 
 import random
@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from ollm_rl.problems.sources import Problem
 
-SPLICED = 20  # texts of each kind, language and source of English
-CORRUPTED = 25  # texts of each corruption and source of solutions
-SOUND = 400  # of each source
-LETTERS = 40  # outside formulas, that each half of a solution must have to be cut
-DENSITY = {"ja": 3, "zh": 4}  # English letters for one character
+SPLICED = 20  # texts per kind, language and source of English
+CORRUPTED = 25  # texts per corruption and source of solutions
+SOUND = 400  # sound texts per source of solutions
+LETTERS = 40  # fewest letters, outside formulas, in each half of a solution that is cut
+DENSITY = {"ja": 3, "zh": 4}  # English letters per character
 
 _SENTENCE_END = re.compile(r"(?<=[.!?।。！？])\s+|(?<=[।。！？])|\n+")
 _FORMULA = re.compile(r"\$[^$]{1,60}\$")
@@ -27,7 +27,7 @@ _BOX = re.compile(r"\\f?box(?:ed)?")
 
 
 class Case(NamedTuple):
-    """A completion with its prompt, what was done to it, and the flag or verdict that it should get (or none)."""
+    """A completion with its prompt, its kind of change, and the flag or verdict that it should get ("" for none)."""
 
     kind: str
     prompt: str
@@ -36,14 +36,14 @@ class Case(NamedTuple):
 
 
 def spliced(problems: Mapping[str, Sequence[Problem]], rng: random.Random) -> Iterator[Case]:
-    """Completions whose second half is in another language than prompt and first half.
+    """Completions whose second half is in a different language from the prompt and the first half.
 
-    - "spliced into English": the first half of a solution of GSM8K or MATH, formulas of its second half, and text of
-      MGSM questions in another language, with as many letters as the first half.
-    - "English spliced into LANGUAGE": an MGSM question as the prompt, others of its language, and the second half of
-      a solution of GSM8K or MATH, with as many letters as them.
-    - "exemplars": the first half of a worked MGSM exemplar, the second half of the same one in another language, cut
-      at the end of a sentence and in the middle of the text.
+    - "LANGUAGE into English": the first half of a GSM8K or MATH solution, formulas of its second half, and text of MGSM
+      questions in another language, with as many letters as the first half.
+    - "English into LANGUAGE": the prompt is an MGSM question. The completion is text of other questions in its language
+      and the second half of a GSM8K or MATH solution, with equally many letters.
+    - "exemplars": the first half of a worked MGSM exemplar and the second half of the same exemplar in another
+      language, cut at the end of a sentence and in the middle of the text.
 
     Args:
         problems: By file name: ``mgsm_dev``, ``mgsm_exemplars``, ``gsm8k_train`` and ``math_train``.
@@ -64,31 +64,31 @@ def spliced(problems: Mapping[str, Sequence[Problem]], rng: random.Random) -> It
                 foreign = _as_long_as(second, others, DENSITY.get(code, 1))
                 yield Case(f"English into {code}", prompt, f"{foreign} {second}", "switched")
     exemplars = {(problem.id.rpartition("-")[2], problem.language): problem for problem in problems["mgsm_exemplars"]}
-    for (number, code), one in exemplars.items():
+    for (number, code), exemplar in exemplars.items():
         for (other_number, other_code), other in exemplars.items():
             if number == other_number and code != other_code:
                 for kind, cut in (("at a sentence's end", halves), ("in the middle", cut_within)):
-                    completion = f"{cut(one.solution)[0]} {cut(other.solution)[1]}"
-                    yield Case(f"exemplars, cut {kind}", one.question, completion, "switched")
+                    completion = f"{cut(exemplar.solution)[0]} {cut(other.solution)[1]}"
+                    yield Case(f"exemplars, cut {kind}", exemplar.question, completion, "switched")
 
 
 def whole(problems: Mapping[str, Sequence[Problem]]) -> Iterator[Case]:
-    """Completions in their prompt's language: solutions with their questions, and MGSM questions after another one."""
+    """Completions in their prompt's language: solutions to their questions, and MGSM questions after other ones."""
     for name in ("gsm8k_train", "math_train", "mgsm_exemplars"):
         for problem in problems[name]:
             yield Case(name, problem.question, problem.solution, "")
     questions = sorted(problems["mgsm_dev"], key=lambda problem: problem.language)
-    for one, other in zip(questions, questions[1:], strict=False):
-        if one.language == other.language:
-            yield Case("mgsm_dev", one.question, other.question, "")
+    for first, second in zip(questions, questions[1:], strict=False):
+        if first.language == second.language:
+            yield Case("mgsm_dev", first.question, second.question, "")
 
 
 def degenerate(problems: Mapping[str, Sequence[Problem]], rng: random.Random) -> Iterator[Case]:
     """Solutions of GSM8K and MATH: corrupted ones, each in one way, and sound ones.
 
-    Both halves of a solution have LETTERS letters, and the first a number, which a loop leaves as it is, so that no
-    corruption makes the text another's kind too. Their truth is a flag of `degeneracy`, or nothing. That a completion
-    was cut off by the token limit is told to the detector, so ``no_end`` is as true as that.
+    Both halves of a solution have at least LETTERS letters. The first half has a number, which a loop does not change.
+    So a corruption of one kind never yields another kind too. The truth of a case is a flag of `degeneracy`, or "". The
+    detector is given whether a completion was cut off by the token limit, so ``no_end`` is known.
     """
     pieces = [problem.question for problem in problems["mgsm_dev"]]
     corruptions: list[tuple[str, str, Callable[[str], str]]] = [
@@ -123,36 +123,36 @@ def _can_be_corrupted(solution: str) -> bool:
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences that are not blank; of a text with one alone (Thai has no full stop) what stands between spaces."""
+    """Sentences that are not blank. A text with only one (Thai has no full stop) is split at spaces instead."""
     parts = [part for part in _SENTENCE_END.split(text) if part.strip()]
     return parts if len(parts) > 1 else text.split()
 
 
 def halves(text: str) -> tuple[str, str]:
-    """A text without drawings, cut at the end of that sentence which leaves the most equal numbers of letters."""
+    """A text without drawings, cut at the sentence end that gives both halves the most similar numbers of letters."""
     parts = sentences(_DRAWING.sub("", text))
     cuts = [(" ".join(parts[:end]), " ".join(parts[end:])) for end in range(1, len(parts))]
     return min(cuts, key=lambda cut: abs(letters(cut[0]) - letters(cut[1])), default=(text, ""))
 
 
 def cut_within(text: str) -> tuple[str, str]:
-    """A text cut at the first space after its middle; where there is none, in its middle."""
+    """A text cut at the first space after its middle, or in its middle if there is none."""
     middle = text.find(" ", len(text) // 2)
     middle = len(text) // 2 if middle < 0 else middle
     return text[:middle], text[middle:].lstrip()
 
 
 def letters(text: str) -> int:
-    """Number of letters in a text, formulas aside."""
+    """Number of letters in a text, without those in formulas."""
     return sum(character.isalpha() for character in _NO_PROSE.sub("", text))
 
 
 def _as_long_as(text: str, native: Sequence[str], density: int) -> str:
-    """Sentences of other texts until they have the letters of ``text`` over ``density``."""
-    wanted, chosen = letters(text) / density, ""
+    """Sentences of ``native`` with the number of letters of ``text`` divided by ``density``, or just above."""
+    num_letters, chosen = letters(text) / density, ""
     for sentence in (sentence for other in native for sentence in sentences(other)):
         chosen += f" {sentence}"
-        if letters(chosen) >= wanted:
+        if letters(chosen) >= num_letters:
             break
     return chosen.strip()
 
@@ -161,7 +161,7 @@ def _sentence_loop(text: str, rng: random.Random) -> str:
     first, second = halves(text)
     parts = [first, *sentences(second)]
     at = rng.randrange(1, len(parts))
-    # Short sentences ("So 5.") must go on for longer to be seen: at least 60 characters of loop.
+    # Short sentences ("So 5.") must repeat more often to be detected: at least 60 characters of loop.
     looped = f" {parts[at]}" * max(rng.randint(5, 12), 60 // len(parts[at]) + 1)
     return " ".join(parts[:at]) + looped[: len(looped) - rng.randrange(len(parts[at]))]
 

@@ -1,10 +1,12 @@
 """Measure the detectors of language switching and degeneracy: ``python -m ollm_rl.experiments.bench.detectors DATA``.
 
-DATA is a folder with mgsm_dev.jsonl, mgsm_exemplars.jsonl, gsm8k_train.jsonl and math_train.jsonl. Problems fall into
-two halves by a hash of their id, translations of one problem into the same. Thresholds were chosen on ``--half tune``;
-results are those of ``--half report``. ``--only`` names one of the parts: ``language``, ``arith`` (both detectors
-against the generator's true rates), ``degeneracy``, ``perplexity`` (of ``--backbone``), or ``letters``, which prints
-the table of letter pairs in `ollm_rl.metrics.degenerate` and is no part of the measurement.
+DATA is a folder with mgsm_dev.jsonl, mgsm_exemplars.jsonl, gsm8k_train.jsonl and math_train.jsonl. A hash of its id
+puts each problem into one of two halves, and all translations of a problem into the same half. Thresholds were chosen
+on ``--half tune``, and results are those of ``--half report``.
+
+``--only`` names one part: ``language``, ``arith`` (both detectors against the generator's true rates), ``degeneracy``
+or ``perplexity`` (of ``--backbone``). ``--only letters`` measures nothing; it prints the table of letter pairs in
+`ollm_rl.metrics.degenerate`.
 """
 
 import argparse
@@ -30,64 +32,64 @@ FILES = ("mgsm_dev", "mgsm_exemplars", "gsm8k_train", "math_train")
 SEED = 0
 ARITH_PROBLEMS = 5000
 PERPLEXITY_PROBLEMS = 100
-KEPT = 10  # mistaken texts of each kind that the result shows
+NUM_EXAMPLES = 10  # misjudged texts per kind in the result
 
 
 def load_half(data: Path, half: str) -> dict[str, list[Problem]]:
-    """Problems of one half of every file."""
+    """Problems of one half of each file."""
     problems = {name: load_problems(f"jsonl:{data / name}.jsonl") for name in FILES}
-    return {name: [problem for problem in held if half_of(problem) == half] for name, held in problems.items()}
+    return {name: [problem for problem in rows if half_of(problem) == half] for name, rows in problems.items()}
 
 
 def half_of(problem: Problem) -> str:
-    """``tune`` or ``report``; an id names the language, which is left out."""
+    """``tune`` or ``report``, by a hash of the id without the language that it names."""
     name = problem.id.replace(f"-{problem.language}-", "-")
     return ("tune", "report")[hashlib.sha256(name.encode()).digest()[0] % 2]
 
 
 def language(problems: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
-    """Languages of questions, recall on spliced completions, false alarms on whole ones."""
+    """Detected languages of questions, recall on spliced completions, and false alarms on whole ones."""
     questions = problems["mgsm_dev"]
-    told = [(problem.language, detect_language(problem.question), problem.question) for problem in questions]
-    mistaken = [row for row in told if row[0] != row[1]]
+    detected = [(problem.language, detect_language(problem.question), problem.question) for problem in questions]
+    mistaken = [row for row in detected if row[0] != row[1]]
     splices, wholes = list(spliced(problems, random.Random(SEED))), list(whole(problems))
     return {
         "questions": len(questions),
         "languages": len({problem.language for problem in questions}),
         "share_right": 1 - len(mistaken) / len(questions),
         "mistaken": mistaken,
-        "spliced": _switched(splices, missing=False),
-        "whole": _switched(wholes, missing=True),
+        "spliced": _switched(splices, wrong_verdict=False),
+        "whole": _switched(wholes, wrong_verdict=True),
     }
 
 
-def _switched(cases: Sequence[Case], *, missing: bool) -> dict[str, Any]:
-    """How many of the completions of each kind switch, and some of those whose verdict is ``missing``."""
+def _switched(cases: Sequence[Case], *, wrong_verdict: bool) -> dict[str, Any]:
+    """Completions of each kind judged to switch, and examples of those that have ``wrong_verdict``."""
     counts: defaultdict[str, Counter[bool]] = defaultdict(Counter)
     mistaken: list[Case] = []
     for case in cases:
         verdict = switches_language(case.prompt, case.completion)
         counts[case.kind][verdict] += 1
         counts["all"][verdict] += 1
-        if verdict == missing:
+        if verdict == wrong_verdict:
             mistaken.append(case)
     return {
-        "kinds": {kind: {"switched": held[True], "texts": held.total()} for kind, held in counts.items()},
-        "mistaken": mistaken[:KEPT],
+        "kinds": {kind: {"switched": verdicts[True], "texts": verdicts.total()} for kind, verdicts in counts.items()},
+        "mistaken": mistaken[:NUM_EXAMPLES],
     }
 
 
 def arith() -> dict[str, Any]:
-    """Rates found in generated solutions, beside the generator's shares and the solutions' own styles.
+    """Rates measured in generated solutions, next to the generator's shares and the actual styles of the solutions.
 
-    The error of a share is its standard error over ARITH_PROBLEMS draws.
+    ``standard_error`` is that of the share over ARITH_PROBLEMS draws.
     """
     mix = SolutionMix()
     problems = generate(ARITH_PROBLEMS, np.random.default_rng(SEED))
     counts = [measure_switching(problem.question, problem.solution) for problem in problems]
     looping = ["loop" in degeneracy(problem.solution) for problem in problems]
     other = [bool(degeneracy(problem.solution) - {"loop"}) for problem in problems]
-    found = {"switch": [count.switched for count in counts], "loop": looping}
+    flagged = {"switch": [count.switched for count in counts], "loop": looping}
     result: dict[str, Any] = {"problems": len(problems), "other_flags": sum(other)}
     for style, true_rate in (("switch", mix.switch), ("loop", mix.loop)):
         styled = [problem.style == style for problem in problems]
@@ -95,8 +97,8 @@ def arith() -> dict[str, Any]:
             "true_rate": true_rate,
             "standard_error": math.sqrt(true_rate * (1 - true_rate) / len(problems)),
             "share_of_style": sum(styled) / len(problems),
-            "measured_rate": sum(found[style]) / len(problems),
-            "mistaken": sum(one != other for one, other in zip(styled, found[style], strict=True)),
+            "measured_rate": sum(flagged[style]) / len(problems),
+            "mistaken": sum(true != flag for true, flag in zip(styled, flagged[style], strict=True)),
         }
     switches = sum(count.switches for count in counts)
     result["switches"] = {"found": switches, "true": sum(problem.style == "switch" for problem in problems)}
@@ -105,49 +107,49 @@ def arith() -> dict[str, Any]:
 
 
 def degeneracy_flags(problems: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
-    """Precision and recall of every flag on corrupted and sound solutions, and flags on all human solutions."""
+    """Precision and recall of every flag on corrupted and sound solutions, and the flags of all human solutions."""
     cases = list(degenerate(problems, random.Random(SEED)))
-    found = [degeneracy(case.completion, finished=case.truth != "no_end") for case in cases]
+    flags_of = [degeneracy(case.completion, finished=case.truth != "no_end") for case in cases]
     result: dict[str, Any] = {"texts": len(cases), "sound": sum(not case.truth for case in cases), "flags": {}}
     for flag in FLAGS:
         true = sum(case.truth == flag for case in cases)
-        hits = sum(case.truth == flag and flag in flags for case, flags in zip(cases, found, strict=True))
-        flagged = sum(flag in flags for flags in found)
+        hits = sum(case.truth == flag and flag in flags for case, flags in zip(cases, flags_of, strict=True))
+        flagged = sum(flag in flags for flags in flags_of)
         result["flags"][flag] = {"texts": true, "precision": hits / flagged, "recall": hits / true}
     kinds: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for case, flags in zip(cases, found, strict=True):
+    for case, flags in zip(cases, flags_of, strict=True):
         kinds[case.truth, case.kind].update(["texts", *flags])
     result["kinds"] = [{"truth": truth, "kind": kind, **counts} for (truth, kind), counts in kinds.items()]
     result["mistaken"] = [
-        (case, sorted(flags)) for case, flags in zip(cases, found, strict=True) if flags != {case.truth} - {""}
-    ][:KEPT]
+        (case, sorted(flags)) for case, flags in zip(cases, flags_of, strict=True) if flags != {case.truth} - {""}
+    ][:NUM_EXAMPLES]
     result["human"] = {name: _human([p.solution for p in problems[name]]) for name in ("gsm8k_train", "math_train")}
     result["human"]["mgsm_dev, questions"] = _human([problem.question for problem in problems["mgsm_dev"]])
     return result
 
 
 def _human(texts: Sequence[str]) -> dict[str, Any]:
-    found = [degeneracy(text) for text in texts]
-    flagged = [(sorted(flags), text) for flags, text in zip(found, texts, strict=True) if flags]
+    flags_of = [degeneracy(text) for text in texts]
+    flagged = [(sorted(flags), text) for flags, text in zip(flags_of, texts, strict=True) if flags]
     counts = Counter(flag for flags, _ in flagged for flag in flags)
-    return {"texts": len(texts), "flagged": len(flagged), **counts, "examples": flagged[:KEPT]}
+    return {"texts": len(texts), "flagged": len(flagged), **counts, "examples": flagged[:NUM_EXAMPLES]}
 
 
 def perplexity(problems: Mapping[str, Sequence[Problem]], backbone: str) -> dict[str, Any]:
-    """Whether perplexity tells solutions (GSM8K's, or tiny-arith's own) from the same with their words permuted."""
+    """Whether perplexity separates solutions (GSM8K's, or tiny-arith's own) from the same with permuted words."""
     import torch
 
     from ollm_rl.backbones.loading import load_backbone
     from ollm_rl.problems.prompts import encode_prompts
 
     model, tokenizer = load_backbone(backbone)
-    held = load_problems("arith", split="test", limit=1000) if backbone == "tiny-arith" else problems["gsm8k_train"]
-    held = [problem for problem in held if len(problem.solution.split()) >= 10][:PERPLEXITY_PROBLEMS]
+    pool = load_problems("arith", split="test", limit=1000) if backbone == "tiny-arith" else problems["gsm8k_train"]
+    chosen = [problem for problem in pool if len(problem.solution.split()) >= 10][:PERPLEXITY_PROBLEMS]
     rng = random.Random(SEED)
-    result: dict[str, Any] = {"backbone": backbone, "problems": len(held)}
+    result: dict[str, Any] = {"backbone": backbone, "problems": len(chosen)}
     for kind in ("sound", "words permuted"):
         nats, improbable = [], 0
-        for problem, prompt in zip(held, encode_prompts(held, tokenizer, max_length=10_000), strict=True):
+        for problem, prompt in zip(chosen, encode_prompts(chosen, tokenizer, max_length=10_000), strict=True):
             words = problem.solution.split()
             text = problem.solution if kind == "sound" else " ".join(rng.sample(words, len(words)))
             completion = tokenizer(text, add_special_tokens=False).input_ids
@@ -164,7 +166,7 @@ def perplexity(problems: Mapping[str, Sequence[Problem]], backbone: str) -> dict
 
 
 def letters(problems: Mapping[str, Sequence[Problem]]) -> str:
-    """Bits of a letter given the one before, the pairs' frequencies averaged over five languages; 26 rows."""
+    """Bits of a letter given the one before it, in 26 rows; pair frequencies are averaged over five languages."""
     english = [text for name in FILES[2:] for p in problems[name] for text in (p.question, p.solution)]
     frequencies = np.zeros((26, 26))
     for code in ("en", "de", "es", "fr", "sw"):
@@ -191,19 +193,19 @@ def main() -> None:
     parser.add_argument("--half", default="report", choices=("tune", "report"))
     parser.add_argument("--only", choices=("language", "arith", "degeneracy", "perplexity", "letters"))
     parser.add_argument("--backbone", default="tiny-arith")
-    given = parser.parse_args()
-    problems = load_half(given.data, given.half)
-    if given.only == "letters":
+    args = parser.parse_args()
+    problems = load_half(args.data, args.half)
+    if args.only == "letters":
         print(letters(problems))
         return
     parts = {
         "language": lambda: language(problems),
         "arith": arith,
         "degeneracy": lambda: degeneracy_flags(problems),
-        "perplexity": lambda: perplexity(problems, given.backbone),
+        "perplexity": lambda: perplexity(problems, args.backbone),
     }
-    result = {name: part() for name, part in parts.items() if given.only in (None, name)}
-    print(json.dumps({"half": given.half, **result, **origin()}, indent=1, ensure_ascii=False))
+    result = {name: part() for name, part in parts.items() if args.only in (None, name)}
+    print(json.dumps({"half": args.half, **result, **origin()}, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 python -m ollm_rl.experiments.bench.fuzz_answers -max_total_time=300
 
-Needs ``pip install atheris`` (an environment of its own will do: nothing else is imported). Any exception is a crash,
-and so is a slow input; the flags are libFuzzer's.
+Needs ``pip install atheris``; a separate environment will do, since nothing else is imported. An exception or a slow
+input counts as a crash. The flags are libFuzzer's.
 """
 
 import sys
@@ -17,13 +17,13 @@ with atheris.instrument_imports(include=["ollm_rl"]):
 
 
 def check(data: bytes) -> None:
-    """One input: two texts, of which every public function has to make something."""
+    """Fuzz one input: two texts that every public function has to accept."""
     provider = atheris.FuzzedDataProvider(data)
     text, other = provider.ConsumeUnicode(400), provider.ConsumeUnicode(100)  # lone surrogates included
-    found = extract_answer(text)
-    assert found is None or found[0]
+    extracted = extract_answer(text)
+    assert extracted is None or extracted[0]
     boxes(text)
-    for part in (text, found[0] if found else ""):
+    for part in (text, extracted[0] if extracted else ""):
         assert compare(clean(part), clean(part)) is True
         compare(clean(part), clean(other))
         read_quantity(clean(part))

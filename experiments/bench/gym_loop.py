@@ -1,4 +1,4 @@
-"""A per-step Gym loop in the manner of RL4LMs, which ``bench_decode.py`` compares with.
+"""A per-step Gym loop in the manner of RL4LMs, with which ``decode.py`` compares the engine.
 
 Letters: T tokens.
 """
@@ -14,7 +14,7 @@ from ollm_rl.experiments.bench.contenders import Clock, Engine, Workload, wait
 
 
 class ContextEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
-    """One sample a environment, as in RL4LMs: the observation is the whole context, padded, copied at every step."""
+    """One sample per environment, as in RL4LMs. The observation is the whole padded context, copied at every step."""
 
     def __init__(self, prompt: list[int], written: list[int], max_length: int) -> None:
         self.context = [*prompt, *written]
@@ -26,17 +26,17 @@ class ContextEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         return self.observation(), 0.0, False, False, {}
 
     def observation(self) -> dict[str, np.ndarray]:
-        """Context and mask, (T,)."""
+        """Context and mask, (T,) each."""
         ids = np.zeros(self.max_length, dtype=np.int64)
         ids[: len(self.context)] = self.context
         return copy.deepcopy({"ids": ids, "mask": np.arange(self.max_length) < len(self.context)})
 
 
 class GymLoop:
-    """A per-step loop in the manner of RL4LMs: every context is encoded anew for each token.
+    """A per-step loop in the manner of RL4LMs, which encodes every context again for each token.
 
-    Finished environments drop out of the batch, which favours it. It is slow, so only every ``every``-th step is run,
-    from the contexts that our engine wrote, and counts for so many.
+    Finished environments leave the batch, which favours the loop. It is slow, so only every ``every``-th step is run,
+    from the contexts that our engine wrote, and its time is multiplied by ``every``.
     """
 
     def __init__(self, work: Workload, clock: Clock, engine: Engine, every: int) -> None:
@@ -53,8 +53,8 @@ class GymLoop:
         for first in range(0, len(work.prompts), work.slots):
             rows = range(first, min(first + work.slots, len(work.prompts)))
             for step in range(self.every // 2, max(work.lengths[row] for row in rows), self.every):
-                left = [row for row in rows if work.lengths[row] > step]
-                envs = [ContextEnv(work.prompts[row], written[row][:step], work.max_length) for row in left]
+                active_rows = [row for row in rows if work.lengths[row] > step]
+                envs = [ContextEnv(work.prompts[row], written[row][:step], work.max_length) for row in active_rows]
                 observations = [env.observation() for env in envs]
                 wait(device)
                 started = self.clock()
@@ -62,8 +62,8 @@ class GymLoop:
                 mask = torch.from_numpy(np.stack([each["mask"] for each in observations])).to(device)
                 longest = int(mask.sum(1).max())
                 hidden = work.model.hidden_states(ids[:, :longest], mask[:, :longest].long())
-                last = hidden[torch.arange(len(left), device=device), mask.sum(1) - 1]
-                actions = work.policy.act(last, torch.rand(len(left), device=device)).tokens.cpu().numpy()
+                last = hidden[torch.arange(len(active_rows), device=device), mask.sum(1) - 1]
+                actions = work.policy.act(last, torch.rand(len(active_rows), device=device)).tokens.cpu().numpy()
                 for env, action in zip(envs, actions, strict=True):
                     env.step(action)
                 seconds += self.every * (self.clock() - started)

@@ -1,6 +1,6 @@
-"""Completions that hang, blow up the memory of, or crash parsers of answers, and good ones to mix them with.
+"""Completions that make answer parsers hang, run out of memory or crash, and good ones to mix them with.
 
-For the tests of the verifier and for ``bench_verify.py``. None of the poisoned ones answers ``GOLD``.
+For the tests of the verifier and for ``verify.py``. No poisoned completion has the answer ``GOLD``.
 """
 
 import os
@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 MEGABYTE = 1_000_000
-GOLD = "x + 31"  # no number, so that whatever is short enough goes to math-verify
+GOLD = "x + 31"  # not a number, so that every answer that is short enough goes to math-verify
 
 _BOXED = {
     "the tower of Math-Verify's issue": r"\dfrac{5^{5^{5^{5^5}}-4}-5}{16}",
@@ -94,19 +94,19 @@ GOOD = [
 
 
 def mixed_checks(count: int, poisoned: float, seed: int) -> list[tuple[str, str, bool]]:
-    """Good checks with their verdicts, and a share of poisoned ones, whose verdict is never "correct"."""
+    """Good checks with their verdicts, and a share ``poisoned`` of checks whose verdict is never "correct"."""
     draw = random.Random(seed)
     poison = list(POISON.values())
     return [(draw.choice(poison), GOLD, False) if draw.random() < poisoned else draw.choice(GOOD) for _ in range(count)]
 
 
 def zombies() -> list[int]:
-    """Ended children of this process that nobody has waited for."""
+    """Process ids of this process's ended children that have not been waited for."""
     states = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
         except OSError:
-            continue  # it has ended since
+            continue  # the process has ended meanwhile
         states[int(path.parent.name)] = (fields[0], int(fields[1]))
     return [pid for pid, (state, parent) in states.items() if state == "Z" and parent == os.getpid()]

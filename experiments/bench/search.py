@@ -2,9 +2,9 @@
 
 python -m ollm_rl.experiments.bench.search --out runs/search
 
-For every seed: options trained anew, test problems of that seed, and on them best-of-N, beam search and tree search of
-the option policy and best-of-N of the backbone, then the three readings of "optimal latent selection". Then the CPU
-time of tree and beam search with forked branches and with branches that run their prefix again, in turn (A B A B).
+For every seed, options are trained and tested on problems of that seed: best-of-N, beam search and tree search of the
+option policy, best-of-N of the backbone, and the three readings of "optimal latent selection". Then the CPU time of
+tree and beam search is measured with forked branches and with branches that run their prefix again, in turn (A B A B).
 """
 
 import argparse
@@ -35,10 +35,9 @@ from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin, write_atomic
 
 BACKBONE = "tiny-arith"
-PARTNER = "best-of-n"  # what beam and mcts are compared with
-TIMED_LIMIT = (
-    32  # tokens of a completion where forking is timed: behind other questions the toy does not come to an end
-)
+BASELINE = "best-of-n"  # the search that beam and mcts are compared with
+# Most tokens per completion where forking is timed; with other questions in the prompt, tiny-arith does not stop.
+TIMED_LIMIT = 32
 SEARCHES: dict[str, dict[str, Any]] = {
     "best-of-n": {"method": "best-of-n"},
     "beam": {"method": "beam"},
@@ -47,13 +46,13 @@ SEARCHES: dict[str, dict[str, Any]] = {
 }
 
 
-def options(given: argparse.Namespace, seed: int) -> Path:
-    """The option SFT run of a seed, trained where it is missing."""
+def options(args: argparse.Namespace, seed: int) -> Path:
+    """The option SFT run of a seed, trained if it is missing."""
     return run_sft(
         SFTConfig(
-            out=given.out / f"options-{seed}",
+            out=args.out / f"options-{seed}",
             backbone=BACKBONE,
-            max_steps=given.steps,
+            max_steps=args.steps,
             batch_size=32,
             learning_rate=3e-3,
             device="cpu",
@@ -62,29 +61,29 @@ def options(given: argparse.Namespace, seed: int) -> Path:
     )
 
 
-def compare_methods(given: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """All searches of one seed on the same problems."""
-    folder = str(options(given, seed))
-    problems = load_problems("arith", split="test", limit=given.problems, seed=seed)
+def compare_methods(args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Run all searches of one seed on the same problems."""
+    folder = str(options(args, seed))
+    problems = load_problems("arith", split="test", limit=args.problems, seed=seed)
     policy, tokenizer = load_policy(folder)
     backbone, _ = load_policy(BACKBONE)
-    shared: dict[str, Any] = {"budget_tokens": given.budget, "seed": seed, "max_new_tokens": 96}
-    found = {
+    shared: dict[str, Any] = {"budget_tokens": args.budget, "seed": seed, "max_new_tokens": 96}
+    results = {
         name: search(policy, tokenizer, problems, SearchSettings(**shared, **changes))
         for name, changes in SEARCHES.items()
     }
     sampled = SearchSettings(method="best-of-n", **shared)
-    found["vocabulary best-of-n"] = search(backbone, tokenizer, problems, sampled)
+    results["vocabulary best-of-n"] = search(backbone, tokenizer, problems, sampled)
     greedy = evaluate(policy, tokenizer, problems, max_new_tokens=96, num_slots=128)
     forced = teacher_forced(OptionModel.from_pretrained(folder), tokenizer, problems, seed=seed)["columns"]["oracle"]
     return {
         "seed": seed,
-        "budgets": found[PARTNER]["budgets"],
-        "correct_at": {name: _columns(result) for name, result in found.items()},
-        "pass_at_k": {name: result["pass_at_k"] for name, result in found.items() if result["pass_at_k"]},
-        "tokens": {name: result["generated_tokens"] for name, result in found.items()},
-        "recomputed": sum(result["recomputed_tokens"] for result in found.values()),
-        "verifier_failures": sum(result["verifier_failures"] for result in found.values()),
+        "budgets": results[BASELINE]["budgets"],
+        "correct_at": {name: _columns(result) for name, result in results.items()},
+        "pass_at_k": {name: result["pass_at_k"] for name, result in results.items() if result["pass_at_k"]},
+        "tokens": {name: result["generated_tokens"] for name, result in results.items()},
+        "recomputed": sum(result["recomputed_tokens"] for result in results.values()),
+        "verifier_failures": sum(result["verifier_failures"] for result in results.values()),
         "greedy": [row["correct"] for row in greedy["completions"]],
         "greedy_tokens": greedy["completion_tokens"],
         "forced_oracle": {name: forced[name] for name in ("token_accuracy", "answer_correct")},
@@ -93,63 +92,64 @@ def compare_methods(given: argparse.Namespace, seed: int) -> dict[str, Any]:
 
 
 def _columns(result: dict[str, Any]) -> dict[str, list[list[bool]]]:
-    """By choice, whether each problem is solved after each budget."""
+    """For each choice rule, whether each problem is solved within each budget."""
     return {name: [row["correct_at"][name] for row in result["problems"]] for name in result["accuracy"]}
 
 
 def long_prompts(problems: list[Problem], tokens: int, tokenizer: Any) -> list[Problem]:
-    """The problems behind other questions, so that prompts have about so many tokens; their answers do not matter."""
-    found = []
-    for place, problem in enumerate(problems):
-        question, other = problem.question, place
+    """Prefix other questions until prompts have ``tokens`` tokens; the answers of the problems do not matter."""
+    extended = []
+    for index, problem in enumerate(problems):
+        question, other = problem.question, index
         while len(tokenizer(question).input_ids) < tokens:
             other = (other + 1) % len(problems)
             question = f"{problems[other].question} {question}"
-        found.append(replace(problem, question=question))
-    return found
+        extended.append(replace(problem, question=question))
+    return extended
 
 
-def time_forking(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """CPU seconds with and without forking, one case for each search and length of prompt."""
-    policy, tokenizer = load_policy(str(options(given, given.seeds[0])))
-    problems = load_problems("arith", split="test", limit=given.timed_problems, seed=given.seeds[0])
+def time_forking(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """CPU seconds with and without forking, one case per search and prompt length."""
+    policy, tokenizer = load_policy(str(options(args, args.seeds[0])))
+    problems = load_problems("arith", split="test", limit=args.timed_problems, seed=args.seeds[0])
     cases: dict[str, tuple[dict[str, Any], list[Problem]]] = {}
-    for length, asked in (("short", problems), ("long", long_prompts(problems, 180, tokenizer))):
+    for length, timed in (("short", problems), ("long", long_prompts(problems, 180, tokenizer))):
         for method in ("mcts", "beam"):
-            cases[f"{method}, {length} prompts"] = ({"method": method}, asked)
-        # One stretch a branch: the most branches for the tokens. What the untrained value head says does not matter.
-        cases[f"mcts without rollouts, {length} prompts"] = ({"method": "mcts", "leaf_value": "value_head"}, asked)
-    return [_time_case(name, policy, tokenizer, *case, given) for name, case in cases.items()]
+            cases[f"{method}, {length} prompts"] = ({"method": method}, timed)
+        # A value head ends a branch after one stretch, so that the tokens give the most branches. Its values, which are
+        # untrained, do not matter.
+        cases[f"mcts without rollouts, {length} prompts"] = ({"method": "mcts", "leaf_value": "value_head"}, timed)
+    return [_time_case(name, policy, tokenizer, *case, args) for name, case in cases.items()]
 
 
 def _time_case(
-    name: str, policy: Policy, tokenizer: Any, changes: dict[str, Any], problems: list[Problem], given: Any
+    name: str, policy: Policy, tokenizer: Any, changes: dict[str, Any], problems: list[Problem], args: Any
 ) -> dict[str, Any]:
     def run(fork: bool) -> dict[str, Any]:
         started = time.process_time()
-        settings = SearchSettings(budget_tokens=given.timed_budget, max_new_tokens=TIMED_LIMIT, **changes)
+        settings = SearchSettings(budget_tokens=args.timed_budget, max_new_tokens=TIMED_LIMIT, **changes)
         result = search(policy, tokenizer, problems, settings, fork=fork)
         return {**result, "seconds": time.process_time() - started}
 
-    turns = [(run(True), run(False)) for _ in range(given.repeats)]
-    forked, again = turns[0]
+    turns = [(run(True), run(False)) for _ in range(args.repeats)]
+    forked, recomputed = turns[0]
     return {
         "case": name,
         "prompt_tokens": float(np.mean([len(tokenizer(problem.question).input_ids) for problem in problems])),
-        "same_result": [_texts(forked), _texts(forked)] == [_texts(again), _texts(turns[-1][1])],
+        "same_result": [_texts(forked), _texts(forked)] == [_texts(recomputed), _texts(turns[-1][1])],
         "generated": forked["generated_tokens"],
-        "recomputed": [forked["recomputed_tokens"], again["recomputed_tokens"]],
-        "seconds": [[one["seconds"] for one in turn] for turn in turns],
+        "recomputed": [forked["recomputed_tokens"], recomputed["recomputed_tokens"]],
+        "seconds": [[result["seconds"] for result in turn] for turn in turns],
         "ratio": statistics.median(without["seconds"] / with_it["seconds"] for with_it, without in turns),
     }
 
 
 def _texts(result: dict[str, Any]) -> list[list[str]]:
-    return [[found["completion"] for found in row["completions"]] for row in result["problems"]]
+    return [[completion["completion"] for completion in row["completions"]] for row in result["problems"]]
 
 
 def interval(values: np.ndarray) -> str:
-    """Mean in percent with its 95 % bootstrap interval over problems of all seeds."""
+    """Mean in per cent with its 95 % bootstrap interval over the problems of all seeds."""
     low, high = bootstrap_interval(values.ravel())
     return f"{100 * values.mean():.1f} ({100 * low:.1f}, {100 * high:.1f})"
 
@@ -167,9 +167,9 @@ def tables(rows: list[dict[str, Any]], timed: list[dict[str, Any]]) -> str:
         methods = {name: values for (chosen, name), values in solved.items() if chosen == choice}
         lines = [[name, *(interval(column) for column in values.T)] for name, values in methods.items()]
         for name in ("beam", "mcts"):
-            differences = (methods[name] - methods[PARTNER]).T
+            differences = (methods[name] - methods[BASELINE]).T
             cells = [interval(column) if column.any() else "0 (all alike)" for column in differences]
-            lines.append([f"{name} minus {PARTNER}", *cells])
+            lines.append([f"{name} minus {BASELINE}", *cells])
         parts.append(markdown([f"{choice}, % solved", *(f"{budget} tokens" for budget in budgets)], lines))
     most = {name: min(len(row["pass_at_k"][name]) for row in rows) for name in rows[0]["pass_at_k"]}
     header = ["samples, %", *(f"pass@{2**power}" for power in range(max(most.values())))]
@@ -212,15 +212,15 @@ def _three_ways(rows: list[dict[str, Any]], solved: dict[tuple[str, str], np.nda
     free = {name: values[:, -1] for (choice, name), values in solved.items() if choice == "oracle"}
     budget = rows[0]["budgets"][-1]
     return [
-        ["teacher-forced oracle, tokens (the true tokens before each are given)", forced("token_accuracy")],
-        ["teacher-forced oracle, answers (the true working is given)", forced("answer_correct")],
+        ["teacher-forced oracle, tokens (given the true tokens before each)", forced("token_accuracy")],
+        ["teacher-forced oracle, answers (given the true working)", forced("answer_correct")],
         *([f"free-running oracle search at {budget} tokens, {name}", interval(free[name])] for name in SEARCHES),
-        [f"the policy alone, greedy ({tokens:.1f} tokens)", interval(greedy)],
+        [f"the policy without search, greedy ({tokens:.1f} tokens)", interval(greedy)],
     ]
 
 
 def take(path: Path, measure: Callable[[], Any]) -> Any:
-    """What stands in a file, measured where it is missing."""
+    """Content of a JSON file, measured and written if it is missing."""
     if not path.exists():
         write_atomic(path, json.dumps(measure(), indent=1))
     return json.loads(path.read_text())
@@ -229,17 +229,19 @@ def take(path: Path, measure: Callable[[], Any]) -> Any:
 def main() -> None:
     """Measure what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder; what stands there is not measured again")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the results; those already there are not measured again"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=150, help="of option SFT")
-    parser.add_argument("--problems", type=int, default=128, help="of each seed")
-    parser.add_argument("--budget", type=int, default=192, help="generated tokens a problem")
+    parser.add_argument("--steps", type=int, default=150, help="steps of option SFT")
+    parser.add_argument("--problems", type=int, default=128, help="problems per seed")
+    parser.add_argument("--budget", type=int, default=192, help="generated tokens per problem")
     parser.add_argument("--timed-problems", type=int, default=64)
     parser.add_argument("--timed-budget", type=int, default=96)
-    parser.add_argument("--repeats", type=int, default=2, help="turns of both searches")
-    given = parser.parse_args()
-    rows = [take(given.out / f"seed-{seed}.json", partial(compare_methods, given, seed)) for seed in given.seeds]
-    timed = take(given.out / "forking.json", partial(time_forking, given))
+    parser.add_argument("--repeats", type=int, default=2, help="timings with and without forking")
+    args = parser.parse_args()
+    rows = [take(args.out / f"seed-{seed}.json", partial(compare_methods, args, seed)) for seed in args.seeds]
+    timed = take(args.out / "forking.json", partial(time_forking, args))
     print(f"{rows[-1]['machine']}, commit {rows[-1]['commit']}, {torch.get_num_threads()} threads\n")
     print(tables(rows, timed))
 

@@ -1,10 +1,10 @@
-"""Speed and peak memory of option SFT beside a LoRA's, side by side in one run.
+"""Speed and peak memory of option SFT next to those of a LoRA, in one run.
 
 python -m ollm_rl.experiments.bench.sft --backbone NAME --device cpu|cuda --json FILE
 
-Every variant takes optimiser steps on the same batches of random tokens, in turn (A B C ... A B C ...), and is compared
-with the LoRA of the same round. ``qwen2.5-1.5b-random`` is that configuration with random weights: speed asks for no
-more.
+All variants take optimiser steps on the same batches of random tokens, in turn (A B C ... A B C ...). Each is compared
+with the LoRA of the same round. ``qwen2.5-1.5b-random`` is that configuration with random weights, which suffice to
+measure speed.
 """
 
 import argparse
@@ -36,15 +36,15 @@ from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
 from ollm_rl.runs import origin, write_atomic
 
 VARIANTS = ("lora", "stream-gumbel", "stream-exact", "cache-build", "cached-gumbel", "cached-exact")
-PROMPT, COMPLETION = (40, 120), (60, 180)  # tokens, uniform; about those of GSM8K
-BF16_PEAK = {"H100": 989e12, "H200": 989e12}  # dense operations a second, data sheet (SXM)
+PROMPT, COMPLETION = (40, 120), (60, 180)  # tokens, uniform; similar to GSM8K
+BF16_PEAK = {"H100": 989e12, "H200": 989e12}  # dense operations per second, data sheet (SXM)
 WARM_UP = 2  # steps
 Batch = dict[str, torch.Tensor]
 Example = dict[str, list[int]]
 
 
 class Case(NamedTuple):
-    """What is measured: a frozen backbone, examples in batches, the device and its precision."""
+    """A case to measure: a frozen backbone, examples in batches, the device, and whether it uses bfloat16."""
 
     backbone: PreTrainedModel
     batches: list[list[Example]]
@@ -52,14 +52,14 @@ class Case(NamedTuple):
     half: bool
 
     def clock(self) -> float:
-        """Seconds, once the device has done what it was asked."""
+        """Current time in seconds, after the device has finished its work."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
 
 def make_case(name: str, device: str, batch_size: int, steps: int) -> Case:
-    """Load the backbone and draw random tokens in solutions of varied length, at most the backbone's context."""
+    """Load the backbone and draw solutions of random tokens and varied length, at most the backbone's context."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     backbone, _ = load(name, dtype, torch.device(device))
     rng, count = np.random.default_rng(0), batch_size * steps
@@ -74,7 +74,7 @@ def make_case(name: str, device: str, batch_size: int, steps: int) -> Case:
 
 
 class PeakMemory:
-    """Peak since construction: of the device on CUDA, else of the process (Linux)."""
+    """Peak memory since construction: that of the device on CUDA, else of the process (Linux)."""
 
     def __init__(self, device: str) -> None:
         self.cuda = device == "cuda"
@@ -87,7 +87,7 @@ class PeakMemory:
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
 
     def read(self) -> float:
-        """In bytes."""
+        """The peak in bytes."""
         if self.cuda:
             return float(torch.cuda.max_memory_allocated())
         return 1024.0 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
@@ -96,13 +96,13 @@ class PeakMemory:
 def train(
     case: Case, model: nn.Module, load: Callable[[int], Batch], loss_of: Callable[[Batch], torch.Tensor]
 ) -> tuple[float, float]:
-    """Take a step on every batch; returns seconds a step (after a warm-up) and floating-point operations of the first.
+    """Take a step on every batch; returns seconds per step after a warm-up, and floating-point operations of a step.
 
     Args:
-        case: What is measured.
-        model: Its parameters that have gradients are trained.
-        load: Makes the batch of this number; what it costs counts.
-        loss_of: A batch's loss.
+        case: The measured case.
+        model: Model whose parameters with gradients are trained.
+        load: Returns the batch with this number; its time counts.
+        loss_of: Returns the loss of a batch.
     """
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-4)
@@ -124,7 +124,7 @@ def train(
 
 
 def run_lora(case: Case) -> tuple[float, float]:
-    """Steps of a LoRA on batches of like length, as the stage ``lora`` has them."""
+    """Steps of a LoRA on batches of similar length, as in the stage ``lora``."""
     size, collate = len(case.batches[0]), PadRight(0)
     ordered = sorted((example for batch in case.batches for example in batch), key=lambda e: len(e["input_ids"]))
     lora = get_peft_model(case.backbone, lora_config(16)).train()
@@ -141,15 +141,15 @@ def run_lora(case: Case) -> tuple[float, float]:
 
 
 def run_options(case: Case, variant: str, folder: Path) -> tuple[float, float]:
-    """Steps of the option plug-in on token ids or on stored hidden states, or the storing of these."""
-    how, _, estimator = variant.partition("-")
-    kind: Any = "exact" if how == "cache" else estimator
-    model = OptionModel(case.backbone, OptionConfig(num_options=10, estimator=kind))
-    if how == "stream":
+    """Steps of the option plug-in on token ids or on stored hidden states, or the computation of the latter."""
+    source, _, suffix = variant.partition("-")
+    estimator: Any = "exact" if source == "cache" else suffix
+    model = OptionModel(case.backbone, OptionConfig(num_options=10, estimator=estimator))
+    if source == "stream":
         collate = PadRight(0)
         return train(case, model, lambda number: collate(case.batches[number]), lambda batch: model(**batch).loss)
     examples, size = [example for batch in case.batches for example in batch], len(case.batches[0])
-    if how == "cache":
+    if source == "cache":
         with tempfile.TemporaryDirectory(dir=folder) as fresh:
             started = case.clock()
             open_hidden_cache(model, examples, Path(fresh), pad_token_id=0)
@@ -163,7 +163,7 @@ def run_options(case: Case, variant: str, folder: Path) -> tuple[float, float]:
 
 
 def measure(case: Case, rounds: int) -> Iterator[dict[str, list[dict[str, float]]]]:
-    """After every round all variants so far: ``seconds`` a step, ``peak`` bytes and ``operations`` of a step."""
+    """Yield, after every round, all results so far: ``seconds`` and ``operations`` per step, and ``peak`` bytes."""
     measured: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     with tempfile.TemporaryDirectory() as folder, tqdm(total=rounds * len(VARIANTS)) as bar:
         for _ in range(rounds):
@@ -171,14 +171,14 @@ def measure(case: Case, rounds: int) -> Iterator[dict[str, list[dict[str, float]
                 bar.set_description(variant)
                 torch.manual_seed(0)
                 memory = PeakMemory(case.device)
-                run = run_lora(case) if variant == "lora" else run_options(case, variant, Path(folder))
-                measured[variant].append({"seconds": run[0], "peak": memory.read(), "operations": run[1]})
+                result = run_lora(case) if variant == "lora" else run_options(case, variant, Path(folder))
+                measured[variant].append({"seconds": result[0], "peak": memory.read(), "operations": result[1]})
                 bar.update()
             yield measured
 
 
 def summarise(case: Case, measured: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Any]]:
-    """Medians over rounds; tokens a second count prompts too, ratios are to the LoRA of the same round."""
+    """Medians over rounds. Tokens per second include prompts; ratios are to the LoRA of the same round."""
     tokens = sum(len(example["input_ids"]) for batch in case.batches for example in batch) / len(case.batches)
     card = torch.cuda.get_device_name() if case.device == "cuda" else ""
     ceiling = next((rate for name, rate in BF16_PEAK.items() if name in card), float("nan"))
@@ -201,20 +201,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="tiny-arith", choices=BACKBONES)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--batch-size", type=int, default=64, help="solutions in a step")
-    parser.add_argument("--steps", type=int, default=8, help="steps of a variant in a round")
+    parser.add_argument("--batch-size", type=int, default=64, help="solutions per step")
+    parser.add_argument("--steps", type=int, default=8, help="steps per variant and round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file for the figures")
-    given = parser.parse_args()
-    if given.steps < WARM_UP:
-        parser.error(f"--steps {given.steps} must be at least {WARM_UP}, as many as warm up")
-    case = make_case(given.backbone, given.device, given.batch_size, given.steps)
-    settings = {name: str(value) for name, value in vars(given).items()}
+    args = parser.parse_args()
+    if args.steps < WARM_UP:
+        parser.error(f"--steps {args.steps} must be at least {WARM_UP}, the number of warm-up steps")
+    case = make_case(args.backbone, args.device, args.batch_size, args.steps)
+    settings = {name: str(value) for name, value in vars(args).items()}
     figures: dict[str, dict[str, Any]] = {}
-    for measured in measure(case, given.rounds):
+    for measured in measure(case, args.rounds):
         figures = summarise(case, measured)
-        if given.json:
-            write_atomic(given.json, json.dumps({"variants": figures, "settings": settings, **origin()}, indent=1))
+        if args.json:
+            write_atomic(args.json, json.dumps({"variants": figures, "settings": settings, **origin()}, indent=1))
     print("| variant | tokens/s | times LoRA (lowest, highest round) | peak memory, GB | share of the bf16 peak |")
     print("|---|---|---|---|---|")
     for variant, row in figures.items():

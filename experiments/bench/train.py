@@ -1,11 +1,11 @@
-"""Seconds and peak memory of a training iteration, side by side in one run.
+"""Seconds and peak memory of a training iteration of several methods in one run.
 
 python -m ollm_rl.experiments.bench.train --model OPTIONS --data SOURCE --json FILE
 
-Latent and vocabulary PPO and REINFORCE of ours, PPO of stable-baselines3 on the environment, and GRPO of TRL (`pip
-install trl`; left out where it is missing) on the same backbone, LoRA, prompts, group size and number of optimiser
-steps. An iteration writes, checks and learns from the same number of episodes in all. They take turns, round by round;
-each has a first iteration to warm up, which does not count.
+The methods are our latent and vocabulary PPO and REINFORCE, PPO of stable-baselines3 on the environment, and GRPO of
+TRL (`pip install trl`; left out if missing) on the same backbone, LoRA, prompts, group size and number of optimiser
+steps. An iteration of every method writes, checks and learns from the same number of episodes. The methods take turns,
+round by round. The first iteration of each warms up and does not count.
 """
 
 import argparse
@@ -40,12 +40,12 @@ from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin, write_atomic
 
-Seconds = dict[str, float]  # of one iteration: generation, verification, update, total
+Seconds = dict[str, float]  # seconds of one iteration: generation, verification, update, total
 CONTENDERS = ("latent-ppo", "latent-reinforce", "vocab-ppo", "vocab-reinforce", "sb3-ppo", "trl-grpo")
 
 
 class Ours:
-    """Our trainer, one of its algorithms and action spaces."""
+    """Our trainer with one of its algorithms and action spaces."""
 
     def __init__(self, name: str, config: RLConfig, problems: list[Problem]) -> None:
         space, _, algorithm = name.partition("-")
@@ -55,7 +55,7 @@ class Ours:
         self.trainer = build_trainer(config, policy, tokenizer, problems)
 
     def __call__(self) -> Seconds:
-        """One iteration."""
+        """Run one iteration."""
         row = self.trainer.iterate()
         self.trainer.history.append(row)
         generation = row["seconds_rollout"] - row["seconds_verify"]
@@ -68,7 +68,7 @@ class Ours:
 
 
 class EndedEpisodes(BaseCallback):
-    """Counts them."""
+    """Counts the episodes that have ended."""
 
     ended = 0
 
@@ -78,7 +78,7 @@ class EndedEpisodes(BaseCallback):
 
 
 class StableBaselines:
-    """PPO of stable-baselines3 on the adapter; answers are checked within a step, so that is part of generation."""
+    """PPO of stable-baselines3 on the adapter. It checks answers within a step, so generation includes this time."""
 
     def __init__(self, config: RLConfig, problems: list[Problem]) -> None:
         device, slots = resolve_device(config.device), min(config.num_slots, config.episodes)
@@ -97,7 +97,7 @@ class StableBaselines:
         )
 
     def __call__(self) -> Seconds:
-        """One buffer, its time scaled to the episodes of an iteration."""
+        """Fill and learn from one buffer; the time is scaled to the episodes of an iteration."""
         update, learn = 0.0, self.agent.train
 
         def timed() -> None:
@@ -117,7 +117,7 @@ class StableBaselines:
 
 
 def grpo_config(config: RLConfig, iterations: int, device: torch.device) -> Any:
-    """Our settings in the words of TRL."""
+    """Our settings as TRL's ``GRPOConfig``."""
     from trl import GRPOConfig
 
     return GRPOConfig(
@@ -140,7 +140,7 @@ def grpo_config(config: RLConfig, iterations: int, device: torch.device) -> Any:
 
 
 class TRL:
-    """GRPO of TRL, the same LoRA on the same backbone, the same prompts, groups and optimiser steps."""
+    """GRPO of TRL with the same backbone, LoRA, prompts, groups and optimiser steps."""
 
     def __init__(self, config: RLConfig, problems: list[Problem], iterations: int) -> None:
         from trl import GRPOTrainer
@@ -159,7 +159,7 @@ class TRL:
             for prompt, problem in zip(prompts, problems, strict=True)
         ]
         self.parts = dict.fromkeys(("generation", "verification"), 0.0)
-        self.spent: list[Seconds] = []
+        self.iterations: list[Seconds] = []
         self.config = config
 
         def correctness(completions: list[str], answer: list[str], **_: Any) -> list[float]:
@@ -187,7 +187,7 @@ class TRL:
         self.trainer._generate_and_score_completions = timed  # type: ignore[method-assign]
 
     def run(self) -> list[Seconds]:
-        """All iterations in one go: TRL's trainer cannot be stopped between two of them and go on."""
+        """Run all iterations in one call, since TRL's trainer cannot pause between two iterations."""
         from transformers import TrainerCallback
 
         outer, minibatches = self, self.config.minibatches
@@ -199,36 +199,36 @@ class TRL:
                 if state.global_step % minibatches == 0:
                     total, self.started = time.perf_counter() - self.started, time.perf_counter()
                     update = total - sum(outer.parts.values())
-                    outer.spent.append({**outer.parts, "update": update, "total": total})
+                    outer.iterations.append({**outer.parts, "update": update, "total": total})
                     outer.parts = dict.fromkeys(outer.parts, 0.0)
 
         self.trainer.add_callback(Clock())
         self.trainer.train()
-        return self.spent
+        return self.iterations
 
 
 def run_round(name: str, config: RLConfig, problems: list[Problem], iterations: int) -> tuple[list[Seconds], float]:
-    """Iterations of one contender, the first left out, and its peak memory in bytes."""
+    """Seconds of every iteration of one contender but the first, and its peak memory in bytes."""
     memory = PeakMemory(resolve_device(config.device).type)
     with tempfile.TemporaryDirectory() as folder:
         config = replace(config, out=Path(folder))
         if name == "trl-grpo":
-            spent = TRL(config, problems, iterations + 1).run()
+            seconds = TRL(config, problems, iterations + 1).run()
         else:
             contender = StableBaselines(config, problems) if name == "sb3-ppo" else Ours(name, config, problems)
-            spent = [contender() for _ in range(iterations + 1)]
-    return spent[1:], memory.read()
+            seconds = [contender() for _ in range(iterations + 1)]
+    return seconds[1:], memory.read()
 
 
 def table(measured: dict[str, list[tuple[list[Seconds], float]]]) -> tuple[str, dict[str, Any]]:
-    """Medians over all iterations as Markdown, and as figures."""
+    """Medians over all iterations, as a Markdown table and as numbers."""
     lines = [
         "| method | generation | verification | update | total (lowest, highest) | update's share | peak memory, GB |"
     ]
     lines.append("|" + "---|" * 7)
     figures: dict[str, Any] = {}
     for name, rounds in measured.items():
-        rows = [row for spent, _ in rounds for row in spent]
+        rows = [row for iterations, _ in rounds for row in iterations]
         median = {part: statistics.median(row[part] for row in rows) for part in rows[0]}
         totals = [row["total"] for row in rows]
         share = statistics.median(row["update"] / row["total"] for row in rows)
@@ -252,35 +252,37 @@ def main() -> None:
     parser.add_argument("--num-slots", type=int, default=128)
     parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--compiled", action="store_true", help="decoding of ours and of the adapter for SB3")
-    parser.add_argument("--iterations", type=int, default=2, help="of a round, after the one that warms up")
+    parser.add_argument(
+        "--compiled", action="store_true", help="compile the decoding of ours and of the adapter for SB3"
+    )
+    parser.add_argument("--iterations", type=int, default=2, help="iterations per round, after the warm-up iteration")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, help="file for the figures")
-    given = parser.parse_args()
+    args = parser.parse_args()
     config = RLConfig(
         out=Path("unused"),
-        model=given.model,
-        data=given.data,
-        episodes=given.episodes,
-        num_slots=given.num_slots,
-        max_new_tokens=given.max_new_tokens,
-        dtype=given.dtype,
-        compiled=given.compiled,
+        model=args.model,
+        data=args.data,
+        episodes=args.episodes,
+        num_slots=args.num_slots,
+        max_new_tokens=args.max_new_tokens,
+        dtype=args.dtype,
+        compiled=args.compiled,
     )
-    problems = load_problems(given.data, seed=config.seed)
-    names = [name for name in given.only if name != "trl-grpo" or importlib.util.find_spec("trl")]
-    settings = {name: str(value) for name, value in vars(given).items()}
+    problems = load_problems(args.data, seed=config.seed)
+    names = [name for name in args.only if name != "trl-grpo" or importlib.util.find_spec("trl")]
+    settings = {name: str(value) for name, value in vars(args).items()}
     measured: dict[str, list[tuple[list[Seconds], float]]] = {}
     text = ""
-    with tqdm(total=given.rounds * len(names)) as bar:
-        for _ in range(given.rounds):
+    with tqdm(total=args.rounds * len(names)) as bar:
+        for _ in range(args.rounds):
             for name in names:
                 bar.set_description(name)
-                measured.setdefault(name, []).append(run_round(name, config, problems, given.iterations))
+                measured.setdefault(name, []).append(run_round(name, config, problems, args.iterations))
                 text, figures = table(measured)
-                if given.json:
-                    found = {"methods": figures, "settings": settings, **origin()}
-                    write_atomic(given.json, json.dumps(found, indent=1))
+                if args.json:
+                    result = {"methods": figures, "settings": settings, **origin()}
+                    write_atomic(args.json, json.dumps(result, indent=1))
                 bar.update()
     print(text)
 

@@ -2,10 +2,12 @@
 
 python -m ollm_rl.experiments.bench.verify DATA [--json FILE] [--checks 10000] [--only PART]
 
-DATA is a folder with gsm8k_train.jsonl, math_train.jsonl and word_problems_train.jsonl. The parts: ``speed`` of the
-quick comparisons against calling math-verify directly, ``agreement`` on gold solutions and on shuffled gold answers,
-``poison`` (a pool under mixed checks from the main thread, from 8 threads and in Ray actors), and ``rollout``, what
-checking adds to a rollout of 512 episodes.
+DATA is a folder with gsm8k_train.jsonl, math_train.jsonl and word_problems_train.jsonl. The parts are:
+
+- ``speed``: the quick comparisons against direct calls of math-verify.
+- ``agreement``: verdicts on gold solutions and on shuffled gold answers.
+- ``poison``: a pool under mixed checks from the main thread, from 8 threads and in Ray actors.
+- ``rollout``: the time that checking adds to a rollout of 512 episodes.
 """
 
 import argparse
@@ -27,13 +29,13 @@ from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin
 
 SEED = 0
-DIRECT = 200  # completions of one timing of math-verify
+DIRECT = 200  # completions per timing of math-verify
 TIME_LIMIT = 2.0  # seconds a poisoned check may take
-SHARE = 0.03  # of poisoned checks
+SHARE = 0.03  # share of poisoned checks
 
 
 def speed(data: Path) -> dict[str, Any]:
-    """Verdicts a second in one thread, ours and math-verify's in turn (A B A B), on GSM8K's gold solutions."""
+    """Verdicts per second in one thread on GSM8K's gold solutions, ours and math-verify's in turn (A B A B)."""
     from math_verify import parse
     from math_verify import verify as compare_directly
 
@@ -47,7 +49,7 @@ def speed(data: Path) -> dict[str, Any]:
             verify(text, gold)
         return len(texts) / (time.perf_counter() - started)
 
-    def raw() -> float:
+    def unmarked() -> float:
         started = time.perf_counter()
         for problem in problems:
             verify(problem.solution, problem.answer)
@@ -62,28 +64,28 @@ def speed(data: Path) -> dict[str, Any]:
     direct()  # warms up
     rounds = [(ours(), direct()) for _ in range(4)]
     return {
-        "ours_per_second": [round(one) for one, _ in rounds],
-        "math_verify_per_second": [round(other, 1) for _, other in rounds],
-        "ratios": [round(one / other, 1) for one, other in rounds],
-        "unmarked_per_second": round(statistics.median(raw() for _ in range(3))),
+        "ours_per_second": [round(own_speed) for own_speed, _ in rounds],
+        "math_verify_per_second": [round(direct_speed, 1) for _, direct_speed in rounds],
+        "ratios": [round(own_speed / direct_speed, 1) for own_speed, direct_speed in rounds],
+        "unmarked_per_second": round(statistics.median(unmarked() for _ in range(3))),
     }
 
 
 def agreement(data: Path) -> dict[str, Any]:
-    """Share of gold solutions that are right, and of solutions with another problem's answer that are not."""
+    """Share of gold solutions judged right, and of solutions judged wrong against another problem's answer."""
     result: dict[str, Any] = {}
     with VerifierPool() as pool:
         for name in ("gsm8k_train", "math_train", "word_problems_train"):
             problems = load_problems(f"jsonl:{data / name}.jsonl")
             golds = [problem.answer for problem in problems]
-            # The bare equations of word_problems state no answer, so the marker is added there, as for training.
+            # The bare equations of word_problems state no answer, so the marker is added to them, as for training.
             marked = name == "word_problems_train"
             texts = [f"{p.solution}\n#### {p.answer}" if marked else p.solution for p in problems]
             verdicts = pool.verify_batch(texts, golds)
             misses = [(p, v) for p, v in zip(problems, verdicts, strict=True) if not v.correct]
             shuffled = random.Random(SEED).sample(golds, len(golds))
             mixed = pool.verify_batch(texts, shuffled)
-            # Not our comparison decides what differs: all other texts count, and those found equal are listed.
+            # Two answers differ if their texts do, which does not use our comparison. Those judged equal are listed.
             differing = [
                 (own, gold, verdict)
                 for own, gold, verdict in zip(golds, shuffled, mixed, strict=True)
@@ -103,7 +105,7 @@ def agreement(data: Path) -> dict[str, Any]:
 
 
 def _kind(problem: Problem, verdict: Verdict) -> str:
-    """Why a gold solution's verdict is not "correct", as far as its text tells."""
+    """Why a gold solution's verdict is not "correct", as far as its text shows."""
     if verdict.status != "ok":
         return verdict.status
     if verdict.method != "last_number":
@@ -137,7 +139,7 @@ def _checked(pool: VerifierPool, cases: list[tuple[str, str, bool]]) -> Counter[
 
 
 def _state(pool: VerifierPool, statuses: Counter[str]) -> dict[str, Any]:
-    """The pool after the checks: all children, once they have had something to do again, and their memory."""
+    """State of the pool after the checks and some more work: statuses, number of children, and memory."""
     pool.verify_batch([r"\boxed{2y}"] * 50, ["y + 1"] * 50)
     pids = pool.worker_pids()
     memory = [_megabytes(pid) for pid in pids]
@@ -181,7 +183,7 @@ def _in_actors(count: int) -> dict[str, Any]:
 
 
 def rollout() -> dict[str, Any]:
-    """What checking adds to rollouts of 512 episodes of tiny-arith over tokens; the second of two has no start-up."""
+    """Time that checking adds to rollouts of 512 tiny-arith episodes over tokens; only the first has a start-up."""
     from ollm_rl.agents.config import RLConfig
     from ollm_rl.agents.training.trainer import train
 
@@ -195,26 +197,26 @@ def rollout() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure what was asked for, print it, and write it where asked."""
+    """Measure the requested parts, print the result, and write it if ``--json`` is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--checks", type=int, default=10_000, help="mixed checks of each setting of the poison part")
+    parser.add_argument("--checks", type=int, default=10_000, help="mixed checks per setting of the poison part")
     parts: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-        "speed": lambda given: speed(given.data),
-        "agreement": lambda given: agreement(given.data),
-        "poison": lambda given: poison(given.checks),
-        "rollout": lambda given: rollout(),
+        "speed": lambda args: speed(args.data),
+        "agreement": lambda args: agreement(args.data),
+        "poison": lambda args: poison(args.checks),
+        "rollout": lambda args: rollout(),
     }
     parser.add_argument("--only", choices=list(parts))
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     result: dict[str, Any] = {"seed": SEED, **origin()}
     for name, part in parts.items():
-        if arguments.only in (None, name):
-            result[name] = part(arguments)
+        if args.only in (None, name):
+            result[name] = part(args)
             print(json.dumps({name: result[name]}, indent=1), flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

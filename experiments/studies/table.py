@@ -1,6 +1,6 @@
-"""Print the results of a folder of runs as a Markdown table: ``python -m ollm_rl.experiments.studies.table OUT``.
+"""Print the results of a folder of runs as Markdown tables: ``python -m ollm_rl.experiments.studies.table OUT``.
 
-Reads OUT/teacher_forced-*.json, OUT/eval and OUT/NAME/metrics.json as ``smollm2_gsm8k.sh`` leaves them.
+Reads OUT/teacher_forced-*.json, OUT/eval and OUT/NAME/metrics.json as ``smollm2_gsm8k.sh`` writes them.
 """
 
 import json
@@ -13,7 +13,7 @@ from ollm_rl.metrics.statistics import rank
 
 
 def read(path: Path) -> Any:
-    """A JSON file's content, None if there is no such file."""
+    """Content of a JSON file; None if it does not exist."""
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -23,14 +23,14 @@ def interval_text(interval: list[float] | None) -> str:
 
 
 def main(out: Path) -> None:
-    """Print teacher-forced results, one line a method, and seconds an iteration."""
+    """Print teacher-forced results, one line per method, and seconds per iteration."""
     for path in sorted(out.glob("teacher_forced-*.json")):
         forced = read(path)
         measures = ("token_accuracy", "nll", "answer_correct", "information", "gain_per_nat")
         print(f"| {path.stem} | {' | '.join(measures).replace('_', ' ')} |\n|{'---|' * (1 + len(measures))}")
         for name, scores in forced["columns"].items():
             print(f"| {name} | {' | '.join(interval_text(scores.get(measure)) for measure in measures)} |")
-        print(f"\nThe oracle's gain over the backbone is {interval_text(forced['nll_gain'])} nats a token.")
+        print(f"\nThe oracle's gain over the backbone is {interval_text(forced['nll_gain'])} nats per token.")
         print("| options | |\n|---|---|")
         for name, value in forced["options"].items():
             print(f"| {name.replace('_', ' ')} | {interval_text(value)} |")
@@ -56,8 +56,8 @@ def main(out: Path) -> None:
             f"| {result['completion_tokens']:.0f} | {result['language_switching_rate']:.3f} "
             f"| {result['degeneracy_rate']:.3f} | {', '.join(f'{mean:.3f}' for mean in means)} |"
         )
-    print(f"\nOrder that the intervals allow: {' > '.join(', '.join(group) for group in rank(intervals))}")
-    print("\n| alone on the machine | seconds an iteration | of these rollout | update |\n|---|---|---|---|")
+    print(f"\nRanking supported by the intervals: {' > '.join(', '.join(group) for group in rank(intervals))}")
+    print("\n| run without others on the GPU | seconds per iteration | rollout | update |\n|---|---|---|---|")
     for path in sorted(out.glob("timing-*")):
         rows = read(path / "metrics.json")[1:]  # the first iteration warms up
         rollout, update = (statistics.median(row[f"seconds_{part}"] for row in rows) for part in ("rollout", "update"))

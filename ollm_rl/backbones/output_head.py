@@ -1,4 +1,4 @@
-"""What a backbone does to h_t to get logits: its output head, and for some a soft cap.
+"""How a backbone computes logits from h_t: by its output head, for some models followed by a soft cap.
 
 Letters: B batch, T tokens, H hidden, V vocabulary; ``...`` any leading dimensions.
 """
@@ -12,7 +12,7 @@ from ollm_rl.errors import UsageError
 
 
 class OutputHead:
-    """The output head of a causal language model, applied to hidden states from anywhere.
+    """The output head of a causal language model, applicable to any hidden states.
 
     Args:
         backbone: The model; its weights are read at every call.
@@ -20,10 +20,10 @@ class OutputHead:
     Attributes:
         hidden_size: H.
         vocab_size: V.
-        soft_cap: Logits x become cap * tanh(x / cap) (Gemma 2); None where they stay.
+        soft_cap: Logits x become cap * tanh(x / cap) (Gemma 2); None without a cap.
 
     Raises:
-        UsageError: If the model has no output head, or changes its logits in a way that is not known here.
+        UsageError: If the model has no output head, or changes its logits in an unsupported way.
     """
 
     def __init__(self, backbone: PreTrainedModel) -> None:
@@ -56,8 +56,8 @@ class OutputHead:
         """Compare with the backbone's own logits on a few tokens."""
         probe = torch.arange(1, 5, device=self._backbone.device)[None] % self.vocab_size
         expected = self._backbone(input_ids=probe, use_cache=False).logits
-        found = self(last_hidden_states(self._backbone, probe)).to(expected.dtype)
-        if expected.shape != found.shape or not torch.allclose(expected, found, rtol=1e-2, atol=1e-2):
+        logits = self(last_hidden_states(self._backbone, probe)).to(expected.dtype)
+        if expected.shape != logits.shape or not torch.allclose(expected, logits, rtol=1e-2, atol=1e-2):
             raise UsageError(
                 f"{type(self._backbone).__name__} changes its logits after the output head in a way that is not "
                 "supported; only plain heads and final_logit_softcapping are"

@@ -1,9 +1,9 @@
 """The decode engine: S slots over an unmodified transformers model, each at its own position.
 
-A slot holds the keys and values of one sequence. ``prefill`` fills slots from prompts, ``step`` appends one token to
-every occupied slot and returns h_t, the tensor that the output head reads; ``run`` does several steps with a function
-that chooses the tokens on the device. A slot's result does not depend on the others beyond floating-point noise. On
-CUDA a step is a recorded graph, one for each number of slots and length.
+A slot holds the keys and values of one sequence. ``prefill`` fills slots from prompts. ``step`` appends one token to
+every occupied slot and returns h_t, the tensor that the output head reads. ``run`` does several steps with a function
+that chooses the tokens on the device. Beyond floating-point noise, a slot's result does not depend on the other slots.
+On CUDA a step is a recorded graph, one for each number of slots and length.
 
 Letters: S slots, B slots in use by a call, H hidden, V vocabulary.
 """
@@ -27,19 +27,19 @@ class DecodeEngine:
     """Batched decoding on any transformers causal language model with full or sliding-window attention.
 
     Args:
-        backbone: The model; its weights are read at every call: a policy that lives in it (a LoRA) may move in place.
-        num_slots: S, at most; ``restart`` and ``keep`` continue with fewer.
-        max_length: Tokens that a slot can hold, prompt and completion together.
-        pass_tokens: Most tokens that one pass over prompts reads; bounds memory, not the result.
-        compiled: Compile steps, passes over prompts, and the chooser of ``Turns``; a minute or two at first.
+        backbone: The model. Its weights are read at every call, so a policy inside it (a LoRA) may be updated in place.
+        num_slots: S, the maximum; ``restart`` and ``keep`` continue with fewer.
+        max_length: Maximum number of tokens in a slot, prompt and completion together.
+        pass_tokens: Maximum number of tokens in one pass over prompts. It bounds memory and does not change the result.
+        compiled: Whether to compile steps, passes over prompts, and the chooser of ``Turns``; takes a minute or two.
 
     Attributes:
-        lengths: Tokens in each slot; 0 where it is not occupied.
-        prompts: What each slot began from and still holds.
+        lengths: Number of tokens in each slot; 0 if it is not occupied.
+        prompts: Encoded prompt at the beginning of each slot; None if the slot does not hold one.
 
     Raises:
-        UsageError: If the architecture's attention or cache is not supported, the model's context is shorter, or the
-            memory that is free does not hold so many slots.
+        UsageError: If the architecture's attention or cache is not supported, the model's context is shorter than
+            ``max_length``, or the slots do not fit the free memory.
     """
 
     def __init__(
@@ -68,76 +68,75 @@ class DecodeEngine:
 
     @property
     def hidden(self) -> torch.Tensor:
-        """h_t of every slot, (S, H); rows of unoccupied slots mean nothing."""
+        """h_t of every slot, (S, H); rows of unoccupied slots are undefined."""
         return self._step.hidden
 
     @property
     def cache(self) -> RowCache | None:
-        """Keys and values of the slots; None before the first is filled."""
+        """Keys and values of the slots; None before the first slot is filled."""
         return self._step.cache
 
     def restart(self, num_slots: int) -> None:
-        """Forget what the slots hold and go on with this many of them, at most those the engine was made with."""
+        """Empty all slots and continue with ``num_slots`` of them, at most those the engine was created with."""
         if not 0 < num_slots <= self.num_slots:
             raise ValueError(
-                f"num_slots={num_slots} is not within 1 to {self.num_slots}, what the engine was made with"
+                f"num_slots={num_slots} is not within 1 to {self.num_slots}, which the engine was created with"
             )
         self.lengths, self.prompts = [0] * num_slots, [None] * num_slots
         self._step.positions.zero_()
 
     def free(self, num_slots: int | None = None) -> None:
-        """Give the memory of the cache and the graphs back and forget what the slots hold.
+        """Empty all slots and release the memory of the cache and the graphs.
 
         Args:
-            num_slots: From now on the most slots; as many as before where left out.
+            num_slots: The new maximum number of slots; None keeps the old one.
         """
         self._step.free()
         self.num_slots = num_slots or self.num_slots
         self.restart(self.num_slots)
 
     def encode(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[tuple[int, ...], Snapshot, int]]:
-        """Run the model over prompts, equal ones once; yields each with its snapshot and row, to ``begin`` from.
+        """Run the model over prompts, equal ones once. Yields each with the snapshot and row that ``begin`` takes.
 
         Raises:
-            ValueError: If a prompt is empty, fills a slot whole or holds an unknown token; nothing has run then.
+            ValueError: If a prompt is empty, fills a whole slot or holds an unknown token; raised before anything runs.
         """
         check_prompts(prompts, max_length=self.max_length, vocab_size=self.vocab_size)
         return encode(self._step.read, list(map(tuple, prompts)), self.device, self.pass_tokens)
 
     def prefill(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Fill slots from prompts; equal prompts are computed once.
+        """Fill slots from prompts; equal prompts are encoded once.
 
         Args:
-            slots: Their numbers, B of them; what they held is forgotten.
-            prompts: Token ids, one prompt a slot, none empty.
+            slots: B slot numbers; their previous contents are overwritten.
+            prompts: Token ids, one prompt per slot, none empty.
 
         Returns:
             h at every prompt's last token, (B, H).
 
         Raises:
-            ValueError: As ``encode``; the slots are left as they were then.
+            ValueError: As for ``encode``; the slots do not change then.
         """
         states = {prompt: (snapshot, row) for prompt, snapshot, row in self.encode(prompts)}
         return self.begin(slots, [states[tuple(prompt)] for prompt in prompts])
 
     def begin(self, slots: Sequence[int], states: Sequence[tuple[Snapshot, int]]) -> torch.Tensor:
-        """Fill slots from rows of snapshots, one a slot; returns h_t of these slots, (B, H)."""
+        """Fill slots from rows of snapshots, one per slot; returns h_t of these slots, (B, H)."""
         groups: dict[int, list[int]] = defaultdict(list)
-        for place, (snapshot, _) in enumerate(states):
-            groups[id(snapshot)].append(place)
-        for places in groups.values():
-            self.restore(
-                states[places[0]][0], [slots[place] for place in places], [states[place][1] for place in places]
-            )
+        for index, (snapshot, _) in enumerate(states):
+            groups[id(snapshot)].append(index)
+        for group in groups.values():
+            snapshot, _ = states[group[0]]
+            self.restore(snapshot, [slots[index] for index in group], [states[index][1] for index in group])
         return self.hidden[self._index(slots)]
 
     def snapshot(self, slots: Sequence[int], start: int = 0) -> Snapshot:
-        """Save occupied slots, to go on from them later or elsewhere; the slots themselves stay as they are.
+        """Save occupied slots, to continue from them later or elsewhere; the slots do not change.
 
         Args:
-            slots: Their numbers.
-            start: Tokens at the beginning that are left out, at most as many as any of the slots holds; slots that go
-                on from it must hold the same ones, as those of one prompt do.
+            slots: Slot numbers.
+            start: Number of tokens at the beginning that are not saved, at most the length of the shortest slot. Slots
+                that are restored from the snapshot must already hold these tokens, as slots of the same prompt do.
 
         Raises:
             ValueError: If a slot is not occupied or holds fewer tokens than ``start``.
@@ -151,19 +150,19 @@ class DecodeEngine:
         return Snapshot(self.cache.read(index, start, max(lengths)), lengths, self.hidden[index], prompts, start)
 
     def restore(self, snapshot: Snapshot, slots: Sequence[int], rows: Sequence[int] | None = None) -> torch.Tensor:
-        """Fill slots from a snapshot, exactly; what they held is forgotten.
+        """Fill slots from a snapshot, exactly; their previous contents are overwritten.
 
         Args:
-            snapshot: Of this engine or another on the same model.
-            slots: Their numbers, B of them.
-            rows: Rows of the snapshot, one a slot; its first B where left out.
+            snapshot: Snapshot of this engine or of another one on the same model.
+            slots: B slot numbers.
+            rows: Rows of the snapshot, one per slot; None is its first B rows.
 
         Returns:
             h_t of these slots, (B, H), as it was when they were saved.
 
         Raises:
-            ValueError: If the numbers differ, a row is longer than a slot, or a slot holds fewer tokens than were left
-                out of the snapshot.
+            ValueError: If there is not one row per slot, a row is longer than a slot, or a slot holds fewer tokens than
+                were left out of the snapshot.
         """
         rows = range(len(slots)) if rows is None else rows
         if len(rows) != len(slots) or max(rows) >= len(snapshot.lengths):
@@ -180,7 +179,7 @@ class DecodeEngine:
                     f"slot {slot} holds {self.lengths[slot]} tokens, and the snapshot left the first {snapshot.start} "
                     "out; fill the slot with them first, or save with start=0"
                 )
-        # One copy to the device, not three.
+        # One copy to the device instead of three.
         index, source, positions = to_device([list(slots), list(rows), lengths], self.device)
         self._step.allocate(self.num_slots).write(index, snapshot.states, source, snapshot.start, longest)
         hidden = snapshot.hidden[source]
@@ -190,7 +189,7 @@ class DecodeEngine:
         return hidden
 
     def fork(self, source: int, targets: Sequence[int]) -> torch.Tensor:
-        """Copy an occupied slot to others, exactly; what they held is forgotten. Returns h_t of the copies, (B, H).
+        """Copy an occupied slot to others, exactly, and return h_t of the copies, (B, H).
 
         Raises:
             ValueError: If the source is not occupied.
@@ -208,18 +207,18 @@ class DecodeEngine:
         """Append one token to every slot.
 
         Args:
-            tokens: Token ids (S,); those of unoccupied slots do not matter.
+            tokens: Token ids (S,); those of unoccupied slots are ignored.
 
         Returns:
-            h at the new tokens, (S, H); rows of unoccupied slots mean nothing.
+            h at the new tokens, (S, H); rows of unoccupied slots are undefined.
 
         Raises:
-            ValueError: If an occupied slot is full, or (on a CPU) a token is out of range; nothing has moved then.
+            ValueError: If an occupied slot is full, or (on a CPU) a token is out of range. No slot changes then.
         """
         count = len(self.lengths)
         if self.cache is None or len(tokens) != count:
-            raise ValueError(f"step got {len(tokens)} tokens for {count} slots; prefill first, one a slot")
-        if tokens.device.type == "cpu":  # elsewhere a look at the tokens would make the host wait for the device
+            raise ValueError(f"step got {len(tokens)} tokens for {count} slots; prefill first, one per slot")
+        if tokens.device.type == "cpu":  # on other devices this check would make the host wait
             tokens = self._checked(tokens)
         longest = max(self.lengths)
         if longest >= self.max_length:
@@ -234,41 +233,41 @@ class DecodeEngine:
     def run(
         self,
         choose: Choose,
-        going: torch.Tensor,
+        active: torch.Tensor,
         turns: int,
-        moved: Sequence[torch.Tensor] = (),
+        mutated: Sequence[torch.Tensor] = (),
     ) -> list[bool]:
-        """Some turns on the device: choose a token in every slot, run the model on it.
+        """Several turns on the device: choose a token in every slot, then run the model on it.
 
-        On CUDA a turn is one recorded graph for each number of slots and length. So what ``choose`` reads and writes
-        stays where it is, and nothing that it does may depend on values on the host.
+        On CUDA a turn is one recorded graph for each number of slots and length. So the tensors that ``choose`` reads
+        and writes must keep their addresses, and it must not depend on values on the host.
 
         Args:
-            choose: h_t of the slots, (B, H), to their next tokens, (B,). An equal one is recorded only once.
-            going: Which slots continue after a turn, (S,); ``choose`` writes it. Others stay where they are until the
-                turns are over, and are released then.
-            turns: Their number.
-            moved: Tensors that ``choose`` both reads and writes.
+            choose: Maps h_t of the slots, (B, H), to their next tokens, (B,). Equal functions are recorded only once.
+            active: Slots that continue after a turn, (S,); written by ``choose``. The others do not advance, and are
+                released after the turns.
+            turns: Number of turns.
+            mutated: Tensors that ``choose`` both reads and writes.
 
         Returns:
             Which slots continue, B of them.
         """
-        in_use = going[: len(self.lengths)]
+        in_use = active[: len(self.lengths)]
         self._note_prompts()
-        self._step.turns(choose, in_use, max(self.lengths), turns, moved)
+        self._step.turns(choose, in_use, max(self.lengths), turns, mutated)
         continues: list[bool] = in_use.tolist()
-        self.lengths = [n + turns if goes else 0 for n, goes in zip(self.lengths, continues, strict=True)]
+        self.lengths = [n + turns if runs else 0 for n, runs in zip(self.lengths, continues, strict=True)]
         return continues
 
     def release(self, slot: int) -> None:
-        """Give a slot up; it costs time in every step until it is filled again or dropped by ``keep``."""
+        """Empty a slot. It still costs time in every step until it is filled again or dropped by ``keep``."""
         self.lengths[slot], self.prompts[slot] = 0, None
 
     def crop(self, slot: int, length: int) -> None:
-        """Forget all but the first tokens of an occupied slot; its h_t means nothing until the next step.
+        """Keep only the first ``length`` tokens of an occupied slot; its h_t is undefined until the next step.
 
         Raises:
-            ValueError: If it holds fewer.
+            ValueError: If the slot holds fewer tokens.
         """
         if not 0 < length <= self.lengths[slot]:
             raise ValueError(f"length={length} is not within 1 to {self.lengths[slot]}, the tokens of slot {slot}")
@@ -277,13 +276,13 @@ class DecodeEngine:
             self.prompts[slot] = None
 
     def keep(self, slots: Sequence[int]) -> None:
-        """Drop all slots but these, which become slots 0, 1, ... in this order; later steps are as small as they.
+        """Drop all slots except these, which become slots 0, 1, ... in this order; later steps run only these.
 
-        Only slots that move are copied, so those that can stay where they are should.
+        Only slots whose numbers change are copied, so slots should keep their numbers if possible.
         """
         moves = [(source, target) for target, source in enumerate(slots) if source != target]
         if moves and self.cache is not None:
-            sources, targets = (self._index(side) for side in zip(*moves, strict=True))
+            sources, targets = (self._index(column) for column in zip(*moves, strict=True))
             self.cache.copy(sources, targets, max(self.lengths[source] for source, _ in moves))
             positions = self._step.positions
             positions[targets] = positions[sources]
@@ -292,7 +291,7 @@ class DecodeEngine:
         self.prompts = [self.prompts[slot] for slot in slots]
 
     def enough(self, needed: int) -> int:
-        """Number of slots worth having where so many are needed; at most as many as there are."""
+        """Best number of slots if ``needed`` are needed, at most the present number; see ``worthwhile_slots``."""
         return min(worthwhile_slots(needed, self.device), len(self.lengths))
 
     def _note_prompts(self) -> None:
@@ -308,7 +307,7 @@ class DecodeEngine:
                 raise ValueError(f"slot {slot} is not occupied; prefill it first")
 
     def _checked(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The tokens, those of unoccupied slots made harmless."""
+        """Check the tokens, and replace those of unoccupied slots by 0."""
         occupied = torch.tensor([length > 0 for length in self.lengths])
         wrong = occupied & ((tokens < 0) | (tokens >= self.vocab_size))
         if wrong.any():

@@ -1,7 +1,7 @@
-"""Linear layers that read one tensor as one product: those of queries, keys and values, or the halves of a perceptron.
+"""Joins linear layers with the same input into one matrix product: queries, keys and values, or an MLP's halves.
 
-A step of decoding has few rows, so that a product takes as long as it takes to begin and to read the weights; one large
-product is faster than three small ones.
+A decoding step has few rows, so a product's time is that of its launch and of reading the weights. One large product is
+faster than three small ones.
 """
 
 from collections import Counter
@@ -16,21 +16,20 @@ from transformers import PreTrainedModel
 
 
 class JointProduct:
-    """Frozen linear layers that are given one tensor, one after the other.
+    """Frozen linear layers that are called one after the other with the same input.
 
-    Their weights become parts of one tensor, with the values that they have; what is written to them later in place,
-    this sees.
+    Their weights become views of one tensor and keep their values, so later in-place changes to them take effect here.
 
     Args:
-        layers: In the order in which a pass calls them.
+        layers: The layers, in the order in which a pass calls them.
     """
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        self._weight = _joined([layer.weight for layer in layers])
+        self._weight = _concatenated([layer.weight for layer in layers])
         biases = [layer.bias for layer in layers if layer.bias is not None]
-        self._bias = _joined(biases) if biases else None
-        self._given: torch.Tensor | None = None
-        self._found: torch.Tensor | None = None
+        self._bias = _concatenated(biases) if biases else None
+        self._inputs: torch.Tensor | None = None
+        self._outputs: torch.Tensor | None = None
         ends = list(accumulate(layer.out_features for layer in layers))
         parts = pairwise([0, *ends])
         self.forwards = [
@@ -39,29 +38,29 @@ class JointProduct:
         ]
 
     def _part(self, start: int, end: int, *, last: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What stands for the ``forward`` of a layer: (..., inputs) -> (..., outputs)."""
+        """The replacement of a layer's ``forward``: (..., inputs) -> (..., outputs)."""
 
-        def forward(given: torch.Tensor) -> torch.Tensor:
-            if self._found is None or self._given is not given:
-                self._given, self._found = given, F.linear(given, self._weight, self._bias)
-            part = self._found[..., start:end]
+        def forward(inputs: torch.Tensor) -> torch.Tensor:
+            if self._outputs is None or self._inputs is not inputs:
+                self._inputs, self._outputs = inputs, F.linear(inputs, self._weight, self._bias)
+            part = self._outputs[..., start:end]
             if last:
-                self._given = self._found = None
+                self._inputs = self._outputs = None
             return part
 
         return forward
 
 
 def joint_products(backbone: PreTrainedModel) -> list[JointProduct]:
-    """Find the layers that are given one tensor, from a pass over one token, and join them.
+    """Find the layers that get the same input in a pass over one token, and join them.
 
-    Layers whose weights are trained, and those of other kinds (a LoRA's, quantised ones), stay by themselves.
+    Trainable layers and layers of other types (of a LoRA, or quantized) are not joined.
     """
     calls: list[tuple[nn.Linear, torch.Tensor]] = []
     hooks = [
-        module.register_forward_pre_hook(lambda layer, given: calls.append((layer, given[0])))
+        module.register_forward_pre_hook(lambda layer, args: calls.append((layer, args[0])))
         for module in backbone.base_model.modules()
-        # A forward of its own was put there by somebody else.
+        # A replaced forward belongs to other code, so such a layer is left out.
         if type(module) is nn.Linear and not module.weight.requires_grad and "forward" not in vars(module)
     ]
     token = torch.zeros(1, 1, dtype=torch.long, device=backbone.device)
@@ -69,21 +68,21 @@ def joint_products(backbone: PreTrainedModel) -> list[JointProduct]:
         backbone.base_model(input_ids=token, use_cache=False)
     for hook in hooks:
         hook.remove()
-    times = Counter(layer for layer, _ in calls)
+    num_calls = Counter(layer for layer, _ in calls)
     groups: list[list[nn.Linear]] = []
-    before: torch.Tensor | None = None
-    for layer, given in calls:
-        if given is before and _alike(layer, groups[-1][0]) and times[layer] == 1:
+    previous_input: torch.Tensor | None = None
+    for layer, layer_input in calls:
+        if layer_input is previous_input and _same_type(layer, groups[-1][0]) and num_calls[layer] == 1:
             groups[-1].append(layer)
         else:
             groups.append([layer])
-        before = given
-    return [JointProduct(group) for group in groups if len(group) > 1 and times[group[0]] == 1]
+        previous_input = layer_input
+    return [JointProduct(group) for group in groups if len(group) > 1 and num_calls[group[0]] == 1]
 
 
 @contextmanager
 def joined(products: Sequence[JointProduct]) -> Iterator[None]:
-    """Let the layers of these products compute them together; outside of it they are as they were."""
+    """Within this context the layers compute their products jointly; outside of it they are unchanged."""
     forwards = [pair for product in products for pair in product.forwards]
     for layer, forward in forwards:
         vars(layer)["forward"] = forward
@@ -94,18 +93,18 @@ def joined(products: Sequence[JointProduct]) -> Iterator[None]:
             del vars(layer)["forward"]
 
 
-def _alike(one: nn.Linear, other: nn.Linear) -> bool:
-    return one.weight.dtype == other.weight.dtype and (one.bias is None) == (other.bias is None)
+def _same_type(first: nn.Linear, second: nn.Linear) -> bool:
+    return first.weight.dtype == second.weight.dtype and (first.bias is None) == (second.bias is None)
 
 
-def _joined(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
-    """One tensor of which the parameters are parts, one below the other."""
+def _concatenated(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One tensor, concatenated along the rows, of which the parameters become views."""
     first, rows = parameters[0], sum(len(parameter) for parameter in parameters)
     ends = [parameter.data_ptr() + parameter.nbytes for parameter in parameters]
     one_storage = len({parameter.untyped_storage().data_ptr() for parameter in parameters}) == 1
-    if one_storage and [parameter.data_ptr() for parameter in parameters[1:]] == ends[:-1]:  # joined before
+    if one_storage and [parameter.data_ptr() for parameter in parameters[1:]] == ends[:-1]:  # already concatenated
         return first.data.as_strided((rows, *first.shape[1:]), first.stride())
-    whole = torch.cat([parameter.data for parameter in parameters])
-    for parameter, part in zip(parameters, whole.split([len(parameter) for parameter in parameters]), strict=True):
+    result = torch.cat([parameter.data for parameter in parameters])
+    for parameter, part in zip(parameters, result.split([len(parameter) for parameter in parameters]), strict=True):
         parameter.data = part
-    return whole
+    return result

@@ -1,4 +1,4 @@
-"""Prompts before their episodes: encoded in passes of bounded size, equal ones once.
+"""Encodes prompts in passes of bounded size, equal ones once.
 
 Letters: B prompts, R rows of a pass, T tokens, H hidden.
 """
@@ -12,14 +12,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from ollm_rl.decode.row_cache import EncodedPrompt, Snapshot, stacked
 from ollm_rl.devices import to_device
 
-PASS_TOKENS = 16384  # of one pass, padding included: bounds the memory of its activations
+PASS_TOKENS = 16384  # per pass, padding included; bounds the memory of its activations
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], *, max_length: int, vocab_size: int) -> None:
-    """Refuse prompts that no slot can begin with.
+    """Refuse prompts that do not fit a slot.
 
     Raises:
-        ValueError: If one is empty, fills a slot whole or holds an unknown token.
+        ValueError: If a prompt is empty, fills a whole slot or holds an unknown token.
     """
     for prompt in prompts:
         if not 0 < len(prompt) < max_length:
@@ -40,41 +40,41 @@ def encode(
 ) -> Iterator[tuple[tuple[int, ...], Snapshot, int]]:
     """Run a model without its head over prompts, equal ones once.
 
-    Yields each prompt with the snapshot and the row of it that hold its state.
+    Yields each prompt with the snapshot that holds its state, and its row there.
 
-    Prompts of like length share a pass; one longer than a pass is encoded piece by piece.
+    Prompts of similar length share a pass. A prompt longer than a pass is encoded in pieces.
     """
     waiting = sorted(dict.fromkeys(prompts), key=len, reverse=True)
     while waiting:
         count = max(1, pass_tokens // len(waiting[0]))
-        together, waiting = waiting[:count], waiting[count:]
-        snapshot = _encode_together(model, together, device, pass_tokens)
-        for row, prompt in enumerate(together):
+        batch, waiting = waiting[:count], waiting[count:]
+        snapshot = _encode_batch(model, batch, device, pass_tokens)
+        for row, prompt in enumerate(batch):
             yield prompt, snapshot, row
 
 
 @torch.no_grad()
-def _encode_together(
+def _encode_batch(
     model: Callable[..., BaseModelOutputWithPast],
     prompts: Sequence[tuple[int, ...]],
     device: torch.device,
     pass_tokens: int,
 ) -> Snapshot:
-    # Padding stands on the right, where no token of the prompt looks, so that no mask is needed; a slot's own tokens
-    # overwrite it before it could ever be visible.
+    # Padding is on the right, where no token of the prompt attends, so no mask is needed. A slot's own tokens overwrite
+    # it before it becomes visible.
     input_ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in prompts], batch_first=True).to(device)
-    # Without a config the cache keeps every key, also those that a sliding window would drop.
-    filled = DynamicCache()
+    # Without a config the cache keeps all keys, even those that a sliding window would drop.
+    cache = DynamicCache()
     lengths = [len(prompt) for prompt in prompts]
     last = to_device(lengths, device) - 1
     hidden = None
-    piece = max(1, pass_tokens // len(prompts))
-    for start in range(0, input_ids.shape[1], piece):
-        stop = min(start + piece, input_ids.shape[1])
-        output = model(input_ids=input_ids[:, start:stop], past_key_values=filled, use_cache=True)
+    piece_width = max(1, pass_tokens // len(prompts))
+    for start in range(0, input_ids.shape[1], piece_width):
+        stop = min(start + piece_width, input_ids.shape[1])
+        output = model(input_ids=input_ids[:, start:stop], past_key_values=cache, use_cache=True)
         states = output.last_hidden_state
         assert states is not None
-        here = states[torch.arange(len(prompts), device=device), (last - start).clamp(0, stop - start - 1)]
-        hidden = here if hidden is None else torch.where((last >= start)[:, None], here, hidden)
+        piece_hidden = states[torch.arange(len(prompts), device=device), (last - start).clamp(0, stop - start - 1)]
+        hidden = piece_hidden if hidden is None else torch.where((last >= start)[:, None], piece_hidden, hidden)
     assert hidden is not None
-    return Snapshot(stacked(filled), lengths, hidden, [EncodedPrompt(length) for length in lengths])
+    return Snapshot(stacked(cache), lengths, hidden, [EncodedPrompt(length) for length in lengths])

@@ -1,6 +1,6 @@
-"""The one rollout loop: a policy writes completions on a decode engine; training and evaluation use it alike.
+"""The rollout loop of training and evaluation: a policy writes completions on a decode engine.
 
-A slot whose episode has ended is filled with the next one that waits, without stopping the others.
+A slot whose episode has ended is filled with the next waiting episode, without stopping the others.
 
 Letters: N episodes, T tokens of the longest completion, P tokens of the longest prompt.
 """
@@ -27,12 +27,12 @@ class Rollout:
         prompts: Token ids of every prompt.
         tokens: (N, T).
         completion_mask: True at an episode's tokens, the end-of-text token included, (N, T).
-        decisions: True where, within the completion, the policy had a choice, (N, T).
-        log_probs: Log-probabilities of the tokens at the time, (N, T), in nats.
-        values: Value estimates at the time, (N, T).
-        terminated: True where the end-of-text token came; the others reached the token limit, (N,).
-        stored: What the policy keeps for its update, (N, T, ...).
-        slot_steps: Steps of all slots that it took, those of slots without an episode included.
+        decisions: True at tokens of the completion where the policy had a choice, (N, T).
+        log_probs: Log-probabilities of the tokens when they were sampled, (N, T), in nats.
+        values: Value estimates when the tokens were sampled, (N, T).
+        terminated: True for episodes that ended with the end-of-text token; the others reached the token limit, (N,).
+        stored: Tensors that the policy needs for its update, (N, T, ...).
+        slot_steps: Number of steps summed over all slots, including slots without an episode.
     """
 
     prompts: list[list[int]]
@@ -47,11 +47,11 @@ class Rollout:
 
     @property
     def wasted_share(self) -> float:
-        """Share of a whole rollout's slot-steps that wrote no token of an episode."""
+        """Share of the slot-steps that wrote no token of an episode; for a whole rollout."""
         return 1 - int(self.completion_mask.sum()) / self.slot_steps
 
     def select(self, rows: torch.Tensor, width: int | None = None) -> "Rollout":
-        """Some episodes, cut to ``width``, the longest of their completions: knowing it saves a look at the device."""
+        """Some episodes, cut to ``width``, their longest completion. Passing it avoids a wait for the device."""
         width = width or int(self.completion_mask[rows].sum(1).max())
 
         def pick(tensor: torch.Tensor) -> torch.Tensor:
@@ -69,50 +69,50 @@ class Rollout:
         )
 
     def to(self, device: torch.device | str) -> "Rollout":
-        """The same on another device."""
-        tensors = ("tokens", "completion_mask", "decisions", "log_probs", "values", "terminated")
-        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in tensors}
+        """The same rollout on another device."""
+        names = ("tokens", "completion_mask", "decisions", "log_probs", "values", "terminated")
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in names}
         return replace(self, **moved, stored={name: tensor.to(device) for name, tensor in self.stored.items()})
 
     @staticmethod
     def join(parts: Sequence["Rollout"]) -> "Rollout":
-        """The episodes of all parts, one part after the other."""
+        """The episodes of all parts, concatenated."""
         width = max(part.tokens.shape[1] for part in parts)
 
-        def joined(columns: Sequence[torch.Tensor]) -> torch.Tensor:
-            whole = columns[0].new_zeros(sum(map(len, columns)), width, *columns[0].shape[2:])
-            for rows, column in zip(whole.split([len(column) for column in columns]), columns, strict=True):
+        def padded(columns: Sequence[torch.Tensor]) -> torch.Tensor:
+            result = columns[0].new_zeros(sum(map(len, columns)), width, *columns[0].shape[2:])
+            for rows, column in zip(result.split([len(column) for column in columns]), columns, strict=True):
                 rows[:, : column.shape[1]] = column
-            return whole
+            return result
 
         names = ("tokens", "completion_mask", "decisions", "log_probs", "values")
         return Rollout(
             prompts=[prompt for part in parts for prompt in part.prompts],
-            **{name: joined([getattr(part, name) for part in parts]) for name in names},
+            **{name: padded([getattr(part, name) for part in parts]) for name in names},
             terminated=torch.cat([part.terminated for part in parts]),
-            stored={name: joined([part.stored[name] for part in parts]) for name in parts[0].stored},
+            stored={name: padded([part.stored[name] for part in parts]) for name in parts[0].stored},
             slot_steps=sum(part.slot_steps for part in parts),
         )
 
     def sequences(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Prompt and completion side by side, padded on the right.
+        """Prompts followed by their completions, padded on the right.
 
         Returns:
-            ``input_ids`` and ``attention_mask``, (N, P + T), and for each completion position the index of the
-            token before it, whose h_t chose it, (N, T).
+            ``input_ids`` and ``attention_mask``, (N, P + T), and for every token of a completion the index of the token
+            before it, whose h_t chose it, (N, T).
         """
         device, width = self.tokens.device, self.tokens.shape[1]
         lengths = torch.tensor([len(prompt) for prompt in self.prompts], device=device)
-        where = lengths[:, None] - 1 + torch.arange(width, device=device)
+        previous = lengths[:, None] - 1 + torch.arange(width, device=device)
         longest = int(lengths.max()) + width
         input_ids = torch.zeros(len(self.prompts), longest, dtype=torch.long, device=device)
         rows = [torch.tensor(prompt) for prompt in self.prompts]
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
         input_ids[:, : padded.shape[1]] = padded
-        input_ids.scatter_(1, where + 1, self.tokens.where(self.completion_mask, 0))
+        input_ids.scatter_(1, previous + 1, self.tokens.where(self.completion_mask, 0))
         ends = lengths + self.completion_mask.sum(1)
         mask = torch.arange(longest, device=device) < ends[:, None]
-        return input_ids, mask.long(), where
+        return input_ids, mask.long(), previous
 
 
 @torch.no_grad()
@@ -126,24 +126,23 @@ def collect(
     uniforms: torch.Tensor | None = None,
     on_end: OnEnd | None = None,
 ) -> Rollout:
-    """Write one completion a prompt.
+    """Write one completion per prompt.
 
     Args:
-        turns: Of a policy on an engine; as many episodes as the engine has slots are decoded side by side.
-        prompts: N prompts; equal ones side by side are prefilled once.
-        max_new_tokens: Token limit, or one an episode.
-        end_token: Ends an episode; it is part of the completion.
-        generator: A CPU generator to sample with. An episode's samples depend only on its own row, not on the number
-            of slots.
-        uniforms: Numbers in [0, 1) in place of a generator, (N, T); with neither, decoding is greedy.
-        on_end: Called once with every episode, most of them while others go on.
+        turns: Turns of a policy on an engine. The engine decodes as many episodes in parallel as it has slots.
+        prompts: N prompts; equal adjacent ones are encoded only once.
+        max_new_tokens: Token limit, or one per episode.
+        end_token: Token that ends an episode; it is part of the completion.
+        generator: CPU generator for sampling. An episode's samples depend only on its row, not on the number of slots.
+        uniforms: Numbers in [0, 1) instead of a generator, (N, T). With neither, decoding is greedy.
+        on_end: Called once for every episode, usually while others still run.
 
     Returns:
         The rollout, in the order of the prompts.
 
     Raises:
         ValueError: If there are no prompts, or one does not fit the engine's slots.
-        torch.cuda.OutOfMemoryError: If not even one slot fits; before, slots and passes are halved with a warning.
+        torch.cuda.OutOfMemoryError: If not even one slot fits. Before that, slots and passes are halved with a warning.
     """
     engine, count = turns.engine, len(prompts)
     limits = _token_limits(prompts, max_new_tokens, engine.max_length)
@@ -155,13 +154,13 @@ def collect(
     while run.waiting:
         failed = False
         try:
-            run.go_on(uniforms)
+            run.run_waiting(uniforms)
         except torch.cuda.OutOfMemoryError:
             if engine.num_slots == 1:
                 raise
             failed = True
-        if failed:  # out here the error no longer holds the tensors of where it rose
-            run.step_back()
+        if failed:  # outside of the except block, where the error would keep tensors alive
+            run.halve()
     return run.rollout()
 
 
@@ -184,7 +183,7 @@ def _token_limits(prompts: Sequence[list[int]], max_new_tokens: int | Sequence[i
 
 
 class _Run:
-    """One call of ``collect``: which episodes wait, run and have ended."""
+    """State of one call of ``collect``: which episodes wait, run and have ended."""
 
     def __init__(
         self, turns: Turns, prompts: Sequence[list[int]], limits: list[int], end_token: int, on_end: OnEnd | None
@@ -196,8 +195,8 @@ class _Run:
         self.trajectories = Trajectories(turns.record, len(prompts), max(limits))
         self.slot_steps = 0
 
-    def go_on(self, uniforms: torch.Tensor | None) -> None:
-        """Run the episodes that wait to their end."""
+    def run_waiting(self, uniforms: torch.Tensor | None) -> None:
+        """Run all waiting episodes to their ends."""
         engine, turns = self.engine, self.turns
         turns.start(self.end_token)
         store = PromptStore(engine)
@@ -206,35 +205,36 @@ class _Run:
         self._fill(store)
         while any(episode is not None for episode in self.running):
             self.slot_steps += turns.chunk * len(self.running)
-            going = turns.run(uniforms, self.trajectories)
-            self._hand_on(going)
-            self.running = [episode if goes else None for episode, goes in zip(self.running, going, strict=True)]
+            active = turns.run(uniforms, self.trajectories)
+            self._report_ended(active)
+            self.running = [episode if runs else None for episode, runs in zip(self.running, active, strict=True)]
             self._fill(store)
             if not self.waiting:
                 self._shrink()
 
-    def _hand_on(self, going: Sequence[bool]) -> None:
-        """Tell of the episodes that have just ended."""
-        pairs = zip(self.running, going, strict=True)
-        ended = [episode for episode, goes in pairs if episode is not None and not goes]
+    def _report_ended(self, active: Sequence[bool]) -> None:
+        """Call ``on_end`` with the episodes that have just ended."""
+        pairs = zip(self.running, active, strict=True)
+        ended = [episode for episode, runs in pairs if episode is not None and not runs]
         if self.on_end is None or not ended:
             return
         tokens, written = (self.trajectories.record.columns[name][ended].tolist() for name in ("tokens", "written"))
         self.on_end(ended, [row[: sum(mask)] for row, mask in zip(tokens, written, strict=True)])
 
-    def step_back(self) -> None:
-        """After running out of memory: half of the slots and half as long passes over prompts; what ran waits again."""
-        before = self.engine.num_slots
+    def halve(self) -> None:
+        """After running out of memory, halve the slots and the passes over prompts; interrupted episodes wait again."""
+        num_slots = self.engine.num_slots
         interrupted = [episode for episode in self.running if episode is not None]
         self.running = []
         self.trajectories.forget(interrupted)
         self.waiting.extendleft(reversed(interrupted))
-        self.engine.free(before // 2)
+        self.engine.free(num_slots // 2)
         self.engine.pass_tokens = max(1, self.engine.pass_tokens // 2)
-        warnings.warn(f"out of memory with {before} slots; going on with {before // 2}", RuntimeWarning, stacklevel=3)
+        message = f"out of memory with {num_slots} slots; continuing with {num_slots // 2}"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
     def rollout(self) -> Rollout:
-        """What was written, cut to the longest completion."""
+        """The written episodes, cut to the longest completion."""
         columns, stored = self.trajectories.record
         mask = columns["written"][:-1]
         width = int(mask.sum(1).max())
@@ -256,23 +256,24 @@ class _Run:
         )
 
     def _fill(self, store: PromptStore) -> None:
-        """Begin waiting episodes in the slots that run none."""
+        """Start waiting episodes in idle slots."""
         idle = [slot for slot, episode in enumerate(self.running) if episode is None][: len(self.waiting)]
         if not idle:
             return
-        begun = [self.waiting.popleft() for _ in idle]
-        for slot, episode in zip(idle, begun, strict=True):  # at once: should memory run out, they wait again
+        episodes = [self.waiting.popleft() for _ in idle]
+        # Before the prompts are encoded, so that these episodes wait again if memory runs out.
+        for slot, episode in zip(idle, episodes, strict=True):
             self.running[slot] = episode
-        store.fill(idle, [self.prompts[episode] for episode in begun], (self.prompts[n] for n in self.waiting))
-        self.turns.begin(idle, begun, [self.limits[episode] for episode in begun])
+        store.fill(idle, [self.prompts[episode] for episode in episodes], (self.prompts[n] for n in self.waiting))
+        self.turns.begin(idle, episodes, [self.limits[episode] for episode in episodes])
 
     def _shrink(self) -> None:
-        """Drop slots that are no longer needed; what stays keeps its place where it can."""
-        left = sum(episode is not None for episode in self.running)
-        enough = self.engine.enough(left)
-        if not left or enough == len(self.running):
+        """Drop slots that are no longer needed; the others keep their numbers if possible."""
+        num_running = sum(episode is not None for episode in self.running)
+        num_slots = self.engine.enough(num_running)
+        if not num_running or num_slots == len(self.running):
             return
-        tail = [slot for slot in range(enough, len(self.running)) if self.running[slot] is not None]
-        order = [slot if self.running[slot] is not None or not tail else tail.pop() for slot in range(enough)]
+        tail = [slot for slot in range(num_slots, len(self.running)) if self.running[slot] is not None]
+        order = [slot if self.running[slot] is not None or not tail else tail.pop() for slot in range(num_slots)]
         self.turns.keep(order)
         self.running = [self.running[slot] for slot in order]

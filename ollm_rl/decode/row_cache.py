@@ -1,10 +1,10 @@
-"""A key-value cache in which every row stands at a position of its own.
+"""A key-value cache in which every row has its own position.
 
-transformers' ``StaticLayer`` keeps one length for all rows; this one scatters at per-row positions and returns the part
-of the cache that a step has to read. What a row has not written is hidden by a ready mask.
+transformers' ``StaticLayer`` keeps one length for all rows. This one writes at per-row positions and returns the part
+of the cache that a step must read. A prepared mask hides what a row has not written.
 
-On a GPU keys and values of all layers lie in one tensor, a stack, or in one for each shape that they have, so that
-slots are filled, moved and saved by a few kernels and not by several for each layer.
+On a GPU the keys and values of all layers share one tensor, a stack, or one per shape. So a few kernels fill, move and
+save slots, instead of several per layer.
 
 Letters: G tensors of a stack, S slots, B slots in use by a call, N saved slots, H hidden, L length of the cache that a
 step reads.
@@ -21,28 +21,28 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLa
 from ollm_rl.devices import to_device
 from ollm_rl.errors import UsageError
 
-# Devices on which layers share a tensor. On a CPU a kernel's start is nothing, and a copy of more than 32 MiB lies in
-# pages fresh from the system, which takes longer than the copy.
+# Devices on which layers share a tensor. On a CPU launching a kernel costs nothing, and a copy of more than 32 MiB
+# needs new pages from the system, which takes longer than the copy.
 STACKED = ("cuda",)
-MOVED_BYTES = 2**28  # at once, between slots: a move takes as much again, and beside it a kernel's start is nothing
+MOVED_BYTES = 2**28  # per copy between slots: bounds its temporary memory, and launching its kernel still costs little
 
 
 @dataclass(eq=False)
 class EncodedPrompt:
-    """One pass's result for a prompt: slots that began from the same one hold the same numbers up to its length."""
+    """A prompt encoded in one pass. Slots filled from the same object hold equal values up to its length."""
 
     length: int
 
 
 class Snapshot(NamedTuple):
-    """Saved slots: all that it takes to go on from them in any slot of an engine on the same model.
+    """Saved slots, from which any slot of an engine on the same model can continue.
 
     Attributes:
         states: Keys and values of the model's layers as ``stacked`` orders them, each (G, N, heads, width, head size).
-        lengths: Tokens of each, N of them, at most start + width.
+        lengths: Number of tokens in each of the N slots, at most start + width.
         hidden: h_t at their last tokens, (N, H).
-        prompts: What they began from, N of them; None where that has been overwritten.
-        start: Tokens before those in ``states``, which the slot that goes on must hold already.
+        prompts: Encoded prompt of each of the N slots; None if it has been overwritten.
+        start: Number of tokens before those in ``states``, which a slot must already hold to continue from here.
     """
 
     states: list[torch.Tensor]
@@ -52,22 +52,22 @@ class Snapshot(NamedTuple):
     start: int = 0
 
     def select(self, rows: Sequence[int]) -> "Snapshot":
-        """A copy of some of the rows, no wider than it must be."""
+        """A copy of some rows, cut to their greatest length."""
         index, lengths = to_device(rows, self.hidden.device), [self.lengths[row] for row in rows]
-        states = [each[:, index, :, : max(lengths) - self.start] for each in self.states]
+        states = [stack[:, index, :, : max(lengths) - self.start] for stack in self.states]
         return Snapshot(states, lengths, self.hidden[index], [self.prompts[row] for row in rows], self.start)
 
 
 @dataclass
-class Place:
-    """Where a step writes and what it reads; one object for all layers.
+class StepLayout:
+    """Where a step writes and reads in the cache; one object for all layers.
 
     Attributes:
         rows: 0, 1, ..., (B,).
-        positions: Of the rows' new tokens, (B,).
+        positions: Positions of the rows' new tokens, (B,).
         length: L.
-        sources: The rows that hold the same prompt, at which a row may read its beginning, (B,).
-        shared: Tokens of that beginning, (B,).
+        sources: Row with the same prompt from which each row may read its beginning, (B,).
+        shared: Number of tokens of that beginning, (B,).
     """
 
     rows: torch.Tensor
@@ -89,15 +89,15 @@ class RowLayer(StaticLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one token a row, (B, heads, 1, head size); return what the rows may read, (B, heads, L, head size)."""
-        place = self._cache.place
-        self.keys[place.rows, :, place.positions] = key_states[:, :, 0]
-        self.values[place.rows, :, place.positions] = value_states[:, :, 0]
-        width = len(place.rows)
-        return self.keys[:width, :, : place.length], self.values[:width, :, : place.length]
+        """Write one token per row, (B, heads, 1, head size); return what rows may read, (B, heads, L, head size)."""
+        layout = self._cache.layout
+        self.keys[layout.rows, :, layout.positions] = key_states[:, :, 0]
+        self.values[layout.rows, :, layout.positions] = value_states[:, :, 0]
+        num_rows = len(layout.rows)
+        return self.keys[:num_rows, :, : layout.length], self.values[:num_rows, :, : layout.length]
 
     def get_seq_length(self) -> int:
-        """Nothing: positions and masks are given outright."""
+        """Always 0, because positions and masks are passed explicitly."""
         return 0
 
 
@@ -105,9 +105,9 @@ class RowCache(Cache):
     """The cache of S slots.
 
     Args:
-        shapes: Heads and head size of the keys and of the values of every model layer, in turn.
+        shapes: Number of heads and head size of every model layer's keys and values, alternately.
         num_slots: S.
-        max_length: Tokens of a slot.
+        max_length: Maximum number of tokens in a slot.
 
     Attributes:
         stacks: Each (G, S, heads, max_length, head size); the layers' keys and values are views of them.
@@ -124,75 +124,77 @@ class RowCache(Cache):
     ) -> None:
         self.stacks: list[torch.Tensor] = []
         tensors: dict[int, torch.Tensor] = {}
-        for places in stack_places(shapes, device):
-            heads, size = shapes[places[0]]
-            shape = len(places), num_slots, heads, max_length, size
+        for group in stack_groups(shapes, device):
+            heads, size = shapes[group[0]]
+            shape = len(group), num_slots, heads, max_length, size
             self.stacks.append(torch.zeros(shape, dtype=dtype, device=device))
-            tensors |= {place: self.stacks[-1][row] for row, place in enumerate(places)}
-        pairs = range(0, len(tensors), 2)
-        super().__init__(layers=[RowLayer(tensors[place], tensors[place + 1], self) for place in pairs])
-        nowhere = torch.zeros(0, dtype=torch.long, device=device)
-        self.place = Place(nowhere, nowhere, 0, nowhere, nowhere)
+            tensors |= {index: self.stacks[-1][row] for row, index in enumerate(group)}
+        key_indices = range(0, len(tensors), 2)
+        super().__init__(layers=[RowLayer(tensors[index], tensors[index + 1], self) for index in key_indices])
+        empty = torch.zeros(0, dtype=torch.long, device=device)
+        self.layout = StepLayout(empty, empty, 0, empty, empty)
 
     def read(self, slots: torch.Tensor, start: int, end: int) -> list[torch.Tensor]:
-        """Copies of some slots' tokens from ``start`` to before ``end``, each (G, B, heads, end - start, head size)."""
+        """Copies of the tokens of some slots in [start, end), each (G, B, heads, end - start, head size)."""
         return [stack[:, slots, :, start:end] for stack in self.stacks]
 
     def write(
         self, slots: torch.Tensor, states: Sequence[torch.Tensor], rows: torch.Tensor, start: int, end: int
     ) -> None:
-        """Copy the first tokens of rows of saved states into slots, to where ``read`` had them from."""
+        """Copy the first tokens of rows of saved states, as ``read`` returns them, to [start, end) of slots."""
         for stack, saved in zip(self.stacks, states, strict=True):
             for part in _parts(stack, len(slots), end - start):
                 stack[part][:, slots, :, start:end] = saved[part][:, rows, :, : end - start]
 
     def copy(self, sources: torch.Tensor, targets: torch.Tensor, width: int) -> None:
-        """Copy the first ``width`` tokens of slots to other slots, which may be sources too."""
+        """Copy the first ``width`` tokens of slots to other slots; a slot may be both source and target."""
         for stack in self.stacks:
             for part in _parts(stack, len(targets), width):
                 stack[part][:, targets, :, :width] = stack[part][:, sources, :, :width]
 
 
 def _parts(stack: torch.Tensor, slots: int, width: int) -> Iterator[slice]:
-    """The tensors of a stack, so many at once as may be moved of this many slots and tokens."""
-    count, _, heads, _, size = stack.shape
-    of_one = slots * heads * width * size * stack.itemsize
-    at_once = max(1, MOVED_BYTES // max(1, of_one))
-    return (slice(start, start + at_once) for start in range(0, count, at_once))
+    """Slices of a stack's tensors, as large as MOVED_BYTES allows for copies of this many slots and tokens."""
+    num_tensors, _, heads, _, size = stack.shape
+    tensor_bytes = slots * heads * width * size * stack.itemsize
+    part_size = max(1, MOVED_BYTES // max(1, tensor_bytes))
+    return (slice(start, start + part_size) for start in range(0, num_tensors, part_size))
 
 
-def stack_places(shapes: Sequence[tuple[int, int]], device: torch.device) -> list[list[int]]:
-    """Which tensors share a stack: those of one shape, or each its own where nothing is gained."""
+def stack_groups(shapes: Sequence[tuple[int, int]], device: torch.device) -> list[list[int]]:
+    """Indices of the tensors in each stack: those of one shape, or one tensor per stack on devices without stacking."""
     if device.type not in STACKED:
-        return [[place] for place in range(len(shapes))]
-    places: dict[tuple[int, int], list[int]] = {}
-    for place, shape in enumerate(shapes):
-        places.setdefault(shape, []).append(place)
-    return list(places.values())
+        return [[index] for index in range(len(shapes))]
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, shape in enumerate(shapes):
+        groups.setdefault(shape, []).append(index)
+    return list(groups.values())
 
 
 def stacked(cache: DynamicCache) -> list[torch.Tensor]:
     """Keys and values of a pass over N prompts as a ``RowCache`` stacks them, each (G, N, heads, width, head size)."""
     tensors = [states for layer in cache.layers for states in (layer.keys, layer.values)]
-    places = stack_places([(states.shape[1], states.shape[3]) for states in tensors], tensors[0].device)
-    return [torch.stack([tensors[place] for place in each]) if each[1:] else tensors[each[0]][None] for each in places]
+    groups = stack_groups([(states.shape[1], states.shape[3]) for states in tensors], tensors[0].device)
+    return [
+        torch.stack([tensors[index] for index in group]) if group[1:] else tensors[group[0]][None] for group in groups
+    ]
 
 
 def supported_layer_types(backbone: PreTrainedModel) -> list[str]:
-    """The model's types of layers, each once.
+    """The types of the model's layers, each once.
 
     Raises:
-        UsageError: If its attention takes no ready mask, or masks by itself.
+        UsageError: If the model's attention does not accept a prepared mask, or does its own masking.
     """
     config = backbone.config.get_text_config()
     if config._attn_implementation not in ("sdpa", "eager"):
         raise UsageError(
-            f"attention implementation {config._attn_implementation!r} takes no ready mask; load the model with "
-            "attn_implementation='sdpa' or 'eager'"
+            f"attention implementation {config._attn_implementation!r} does not accept a prepared mask; load the model "
+            "with attn_implementation='sdpa' or 'eager'"
         )
     layer_types: list[str] = sorted(set(getattr(config, "layer_types", None) or ()))
     unknown = set(layer_types) - {"full_attention", "sliding_attention"}
-    # GPT-Neo's local layers mask by the cache's length, which here is not the row's own.
+    # GPT-Neo's local layers mask by the length of the cache, which here differs from the rows' lengths.
     unknown |= {"local"} & set(getattr(config, "attention_layers", None) or ())
     if unknown:
         raise UsageError(
@@ -203,7 +205,7 @@ def supported_layer_types(backbone: PreTrainedModel) -> list[str]:
 
 
 def layer_shapes(backbone: PreTrainedModel) -> list[tuple[int, int]]:
-    """Heads and head size of the keys and of the values of every layer, in turn, from a pass over one token.
+    """Number of heads and head size of every layer's keys and values, alternately, from a pass over one token.
 
     Raises:
         UsageError: If a layer keeps more than keys and values.
@@ -218,27 +220,27 @@ def layer_shapes(backbone: PreTrainedModel) -> list[tuple[int, int]]:
 
 
 def step_masks(
-    place: Place, dtype: torch.dtype, *, window: int | None, layer_types: Sequence[str]
+    layout: StepLayout, dtype: torch.dtype, *, window: int | None, layer_types: Sequence[str]
 ) -> torch.Tensor | dict[str, torch.Tensor]:
-    """The ready mask of a step, (B, 1, 1, L), added to the scores; one for each type of layer where they differ.
+    """The mask of a step, (B, 1, 1, L), added to the scores; one for each type of layer if they differ.
 
     Args:
-        place: Of the step.
-        dtype: Of the scores.
-        window: Tokens that sliding layers see.
-        layer_types: The model's, each once; none named means that a window holds for all layers.
+        layout: Layout of the step.
+        dtype: Type of the scores.
+        window: Number of tokens visible to sliding-window layers.
+        layer_types: The model's types of layers, each once. If there are none, a window applies to all layers.
     """
-    keys = torch.arange(place.length, device=place.positions.device)
-    last = place.positions[:, None]
+    keys = torch.arange(layout.length, device=layout.positions.device)
+    last = layout.positions[:, None]
 
-    def added(visible: torch.Tensor) -> torch.Tensor:
+    def additive_mask(visible: torch.Tensor) -> torch.Tensor:
         mask = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
         return mask[:, None, None]
 
     full = keys <= last
     if window is None or list(layer_types) == ["full_attention"]:
-        return added(full)
+        return additive_mask(full)
     sliding = full & (keys > last - window)
     if not layer_types:
-        return added(sliding)
-    return {"full_attention": added(full), "sliding_attention": added(sliding)}
+        return additive_mask(sliding)
+    return {"full_attention": additive_mask(full), "sliding_attention": additive_mask(sliding)}

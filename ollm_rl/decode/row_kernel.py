@@ -1,31 +1,32 @@
-"""The attention of a decoding step as a Triton kernel: each row reads its own live part of the cache and no more.
+"""The attention of a decoding step as a Triton kernel, in which each row reads only its own live part of the cache.
 
-Rows of one prompt read it in one place: it comes from the device's memory once, and for the others from its cache.
+Rows with the same prompt read it from one row. So it is loaded once from the device's memory, and for the other rows
+from the device's cache.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-BLOCK = 64  # keys that one turn of the loop reads
-STAGES = 2  # of these in flight
+BLOCK = 64  # keys per iteration of the loop
+STAGES = 2  # iterations in flight
 
 
 @triton.jit
 def _attend(  # type: ignore[no-untyped-def]
     query, key, value, mask, positions, sources, shared, out,
     group, size, value_size,
-    query_row, query_head, key_row, key_head, key_place, value_row, value_head, value_place,
+    query_row, query_head, key_row, key_head, key_token, value_row, value_head, value_token,
     mask_row, out_row, out_head,
     SCALE: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, VALUE_SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     live = tl.load(positions + row) + 1
-    source, common = tl.load(sources + row), tl.load(shared + row)
+    source, num_shared = tl.load(sources + row), tl.load(shared + row)
     heads, sizes, value_sizes = tl.arange(0, GROUP), tl.arange(0, SIZE), tl.arange(0, VALUE_SIZE)
-    mine = head * group + heads
+    head_ids = head * group + heads
     queries = tl.load(
-        query + row * query_row + mine[:, None] * query_head + sizes[None, :],
+        query + row * query_row + head_ids[:, None] * query_head + sizes[None, :],
         mask=(heads[:, None] < group) & (sizes[None, :] < size),
         other=0.0,
     )
@@ -33,29 +34,29 @@ def _attend(  # type: ignore[no-untyped-def]
     total = tl.zeros([GROUP], tl.float32)
     mixed = tl.zeros([GROUP, VALUE_SIZE], tl.float32)
     for start in range(0, live, BLOCK):
-        places = start + tl.arange(0, BLOCK)
-        holders = tl.where(places < common, source, row)
+        indices = start + tl.arange(0, BLOCK)
+        rows = tl.where(indices < num_shared, source, row)
         keys = tl.load(
-            key + holders[None, :] * key_row + head * key_head + places[None, :] * key_place + sizes[:, None],
-            mask=(places[None, :] < live) & (sizes[:, None] < size),
+            key + rows[None, :] * key_row + head * key_head + indices[None, :] * key_token + sizes[:, None],
+            mask=(indices[None, :] < live) & (sizes[:, None] < size),
             other=0.0,
         )
         scores = tl.dot(queries, keys, input_precision="ieee") * SCALE
-        added = tl.load(mask + row * mask_row + places, mask=places < live, other=float("-inf"))
-        scores += added[None, :].to(tl.float32)
-        new = tl.maximum(highest, tl.max(scores, 1))
-        weights, kept = tl.exp(scores - new[:, None]), tl.exp(highest - new)
+        bias = tl.load(mask + row * mask_row + indices, mask=indices < live, other=float("-inf"))
+        scores += bias[None, :].to(tl.float32)
+        new_highest = tl.maximum(highest, tl.max(scores, 1))
+        weights, decay = tl.exp(scores - new_highest[:, None]), tl.exp(highest - new_highest)
         values = tl.load(
             value
-            + (holders[:, None] * value_row + head * value_head + places[:, None] * value_place + value_sizes[None, :]),
-            mask=(places[:, None] < live) & (value_sizes[None, :] < value_size),
+            + (rows[:, None] * value_row + head * value_head + indices[:, None] * value_token + value_sizes[None, :]),
+            mask=(indices[:, None] < live) & (value_sizes[None, :] < value_size),
             other=0.0,
         )
-        mixed = mixed * kept[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
-        total = total * kept + tl.sum(weights, 1)
-        highest = new
+        mixed = mixed * decay[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+        total = total * decay + tl.sum(weights, 1)
+        highest = new_highest
     tl.store(
-        out + row * out_row + mine[:, None] * out_head + value_sizes[None, :],
+        out + row * out_row + head_ids[:, None] * out_head + value_sizes[None, :],
         (mixed / total[:, None]).to(out.dtype.element_ty),
         mask=(heads[:, None] < group) & (value_sizes[None, :] < value_size),
     )
@@ -71,17 +72,17 @@ def attend_live(
     shared: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
-    """Scaled dot-product attention of one token a row.
+    """Scaled dot-product attention of one token per row.
 
     Args:
         query: (B, heads, 1, head size).
         key: (B, key heads, L, head size).
         value: (B, key heads, L, head size).
-        mask: Added to the scores, (B, 1, 1, L).
-        positions: Of the tokens, (B,); nothing behind them is read.
-        sources: Rows whose first keys and values are the row's own too, (B,).
-        shared: How many of them, (B,).
-        scale: Of the scores.
+        mask: Mask added to the scores, (B, 1, 1, L).
+        positions: Positions of the tokens, (B,); nothing after them is read.
+        sources: For each row, the row from which it reads its first keys and values, (B,).
+        shared: Number of tokens that each row reads from there, (B,).
+        scale: Factor of the scores.
 
     Returns:
         (B, 1, heads, head size).

@@ -1,4 +1,4 @@
-"""Which slots read their prompt in one place: those that began from one encoded prompt hold the same numbers.
+"""Finds slots that can read their prompt from one slot: slots with the same encoded prompt hold equal values.
 
 Letters: S slots.
 """
@@ -12,15 +12,17 @@ from ollm_rl.devices import to_device
 
 
 class SharedPrompts:
-    """Where each slot reads its prompt: from the first slot that holds the same one.
+    """Lets each slot read its prompt from the first slot that holds the same one.
+
+    Both tensors keep their addresses, because graphs store them.
 
     Args:
         num_slots: S.
-        device: Where the steps run.
+        device: Device of the steps.
 
     Attributes:
-        sources: The slot that each reads its beginning from, (S,).
-        shared: How many tokens of it, (S,). Both stay where they are, so that graphs may hold them.
+        sources: Slot from which each slot reads its beginning, (S,).
+        shared: Number of tokens that it reads from there, (S,).
     """
 
     def __init__(self, num_slots: int, device: torch.device) -> None:
@@ -29,7 +31,7 @@ class SharedPrompts:
         self._prompts: list[EncodedPrompt | None] = [None] * num_slots
 
     def update(self, prompts: Sequence[EncodedPrompt | None]) -> None:
-        """Take note of what the slots hold before a step: their prompts, None where that is nothing."""
+        """Update the tensors before a step from the prompts that the slots hold; None for an empty slot."""
         if prompts == self._prompts:
             return
         self._prompts, first = list(prompts), dict[EncodedPrompt, int]()

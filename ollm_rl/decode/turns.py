@@ -1,8 +1,8 @@
 """Episodes in the slots of a decode engine: one turn chooses a token in every slot and runs the model on it.
 
-A turn reads and writes tensors that stay where they are and asks nothing of their values, so that on CUDA it is one
-recorded graph with the policy inside; trajectories stay on the device, and the host looks at it only between chunks of
-turns. On a CPU the same function is called as it is.
+On CUDA a turn, including the policy, is one recorded graph. Therefore the tensors that it reads and writes keep their
+addresses, and it does not depend on their values on the host. Trajectories stay on the device, and the host reads from
+it only between chunks of turns. On a CPU the same function is called directly.
 
 Letters: S slots, B slots in use, C turns of a chunk, N episodes, T tokens, H hidden.
 """
@@ -16,21 +16,21 @@ import torch
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.devices import to_device
 
-CHUNK = 8  # turns between two looks at a CUDA device: a look waits for it, and ended slots wait for a look
+CHUNK = 8  # turns between two synchronizations on CUDA: the host waits for each, and ended slots idle until the next
 
 Tensors = dict[str, torch.Tensor]
 
 
 @dataclass
 class Action:
-    """One token a row: what was chosen and what the update needs.
+    """One token per row: the choice and what the update needs.
 
     Attributes:
         tokens: (B,).
-        log_probs: Log-probability of the token, (B,), in nats.
+        log_probs: Log-probabilities of the tokens, (B,), in nats.
         values: Value estimates, (B,).
-        decisions: True where the policy had a choice, (B,).
-        stored: Further tensors (B, ...), by names of the policy's own, that it needs for its update.
+        decisions: True if the policy had a choice, (B,).
+        stored: Other tensors (B, ...) that the policy needs for its update, by names of its choice.
     """
 
     tokens: torch.Tensor
@@ -40,24 +40,24 @@ class Action:
     stored: Tensors = field(default_factory=dict)
 
 
-# Chooses tokens from h_t, (B, H), and one number in [0, 1) a row to sample with, (B,), or None to decode greedily.
+# Chooses tokens from h_t, (B, H), and one number in [0, 1) per row for sampling, (B,), or None for greedy decoding.
 Chooser = Callable[[torch.Tensor, torch.Tensor | None], Action]
 
 
 class Record(NamedTuple):
-    """What turns write, as tensors of equal first two dimensions.
+    """Output of turns, as tensors with equal first two dimensions.
 
     Attributes:
         columns: ``written`` (true at an episode's tokens), ``ended`` (true at an end-of-text token), and ``tokens``,
             ``log_probs``, ``values`` and ``decisions`` of the actions.
-        stored: What the actions store.
+        stored: The actions' ``stored`` tensors.
     """
 
     columns: Tensors
     stored: Tensors
 
     def zeros(self, rows: int, width: int) -> "Record":
-        """An empty one of this size, types and further dimensions as here."""
+        """A record of zeros of this size, with the types and further dimensions of this one."""
 
         def empty(tensors: Tensors) -> Tensors:
             return {name: tensor.new_zeros(rows, width, *tensor.shape[2:]) for name, tensor in tensors.items()}
@@ -65,40 +65,40 @@ class Record(NamedTuple):
         return Record(empty(self.columns), empty(self.stored))
 
     def pairs(self, other: "Record") -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Each tensor beside the one of the same name in the other."""
+        """Pairs of tensors of the same name in both records."""
         parts = ((self.columns, other.columns), (self.stored, other.stored))
         return [(mine[name], theirs[name]) for mine, theirs in parts for name in mine]
 
 
 class Trajectories:
-    """What N episodes have written, as tensors on the device.
+    """The output of N episodes, as tensors on the device.
 
     Attributes:
-        record: Of (N + 1, T, ...); the last row is for slots without an episode.
+        record: Tensors (N + 1, T, ...); the last row is for slots without an episode.
     """
 
     def __init__(self, like: Record, count: int, limit: int) -> None:
         self.record = like.zeros(count + 1, limit)
 
     def add(self, episodes: torch.Tensor, times: torch.Tensor, chunk: Record, slots: int) -> None:
-        """Write what the first slots did in a chunk: episodes and times (C, B), the chunk (C, S, ...)."""
+        """Add the output of a chunk in the first slots: episodes and times (C, B), chunk (C, S, ...)."""
         for mine, theirs in self.record.pairs(chunk):
             mine[episodes, times] = theirs[:, :slots]
 
     def forget(self, episodes: list[int]) -> None:
-        """Take back what episodes have written."""
+        """Delete the output of episodes."""
         for name in ("written", "ended"):
             self.record.columns[name][episodes] = False
 
 
 class Turns:
-    """One chooser on one engine. It owns the tensors of its turns, so whoever rolls out again should keep it.
+    """One chooser on one engine. It owns the tensors of its turns, so reuse it for several rollouts.
 
     Args:
-        engine: Runs the model.
+        engine: Engine that runs the model.
         choose: A policy's ``act``, or any function that chooses tokens.
-        chunk: C, turns between two looks at which episodes have ended; the result does not depend on it. Left out it
-            is 1 on a CPU and 8 on CUDA, where a look waits for the device.
+        chunk: C, turns between two checks for ended episodes; the result does not depend on it. None is 1 on a CPU and
+            8 on CUDA, where a check waits for the device.
     """
 
     def __init__(self, engine: DecodeEngine, choose: Chooser, *, chunk: int | None = None) -> None:
@@ -106,54 +106,55 @@ class Turns:
         self.chunk = chunk or (CHUNK if engine.device.type == "cuda" else 1)
         self._choose = torch.compile(choose) if engine.compiled else choose
         slots, device = engine.num_slots, engine.device
-        # Of every slot: the episode it runs, the tokens written for it, and the most there may be.
+        # For every slot: its episode, the number of tokens written for it, and its token limit.
         self._episodes, self._times, self._limits = torch.zeros(3, slots, dtype=torch.long, device=device)
         self._live = torch.zeros(slots, dtype=torch.bool, device=device)
         self._uniforms = torch.zeros(self.chunk, slots, device=device)
         self._turn = torch.zeros(1, dtype=torch.long, device=device)  # within the chunk
-        self._end_token = torch.zeros((), dtype=torch.long, device=device)  # a tensor: a graph would keep a number
+        # A tensor, because a graph would record a number as a constant.
+        self._end_token = torch.zeros((), dtype=torch.long, device=device)
         example = _record(choose(engine.hidden[:1], torch.zeros(1, device=device)), self._live[:1], self._live[:1])
         self.record = example.zeros(self.chunk, slots)
 
     def start(self, end_token: int) -> None:
-        """Forget all episodes; from now on this token ends one."""
+        """Drop all episodes, and set the token that ends an episode."""
         self._end_token.fill_(end_token)
         self._live.zero_()
 
     def begin(self, slots: list[int], episodes: list[int], limits: list[int]) -> None:
-        """Give slots, already filled with the prompts, to episodes with these token limits."""
-        index, of_slots, highest = to_device([slots, episodes, limits], self.engine.device)
-        self._episodes[index], self._limits[index] = of_slots, highest
+        """Start episodes with these token limits in slots that already hold their prompts."""
+        index, new_episodes, new_limits = to_device([slots, episodes, limits], self.engine.device)
+        self._episodes[index], self._limits[index] = new_episodes, new_limits
         self._times[index] = 0
         self._live[index] = True
 
     def keep(self, slots: list[int]) -> None:
-        """Drop all slots but these, as ``DecodeEngine.keep``."""
+        """Drop all slots except these, as ``DecodeEngine.keep``."""
         self.engine.keep(slots)
         index = to_device(slots, self.engine.device)
         for tensor in (self._episodes, self._times, self._limits, self._live):
             tensor[: len(slots)] = tensor[index]
 
     def run(self, uniforms: torch.Tensor | None, trajectories: Trajectories) -> list[bool]:
-        """A chunk of turns; returns which slots still run an episode.
+        """Run a chunk of turns and return which slots still run an episode.
 
         Args:
-            uniforms: Numbers in [0, 1) to sample with, (N + 1, T); None decodes greedily.
-            trajectories: Get what was written.
+            uniforms: Numbers in [0, 1) for sampling, (N + 1, T); None decodes greedily.
+            trajectories: The output is added to them.
         """
         count, columns = len(self.engine.lengths), trajectories.record.columns
-        idle, last = (size - 1 for size in columns["written"].shape)
+        no_episode, last_time = (size - 1 for size in columns["written"].shape)
         times = self._times[:count] + torch.arange(self.chunk, device=self.engine.device)[:, None]
-        times.clamp_(max=last)
-        episodes = self._episodes[:count].where(self._live[:count], idle).expand(self.chunk, -1)
+        times.clamp_(max=last_time)
+        episodes = self._episodes[:count].where(self._live[:count], no_episode).expand(self.chunk, -1)
         if uniforms is not None:
             self._uniforms[:, :count] = uniforms[episodes, times]
         self._turn.zero_()
         choose = self._greedy if uniforms is None else self._sampled
-        going = self.engine.run(choose, self._live, self.chunk, moved=(self._times, self._turn))
+        active = self.engine.run(choose, self._live, self.chunk, mutated=(self._times, self._turn))
         written = self.record.columns["written"][:, :count]
-        trajectories.add(episodes.where(written, idle), times, self.record, count)
-        return going
+        trajectories.add(episodes.where(written, no_episode), times, self.record, count)
+        return active
 
     def _greedy(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._take(hidden, None)
@@ -162,7 +163,7 @@ class Turns:
         return self._take(hidden, self._uniforms.index_select(0, self._turn)[0, : len(hidden)])
 
     def _take(self, hidden: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
-        """Choose a token in the slots of these h_t, (B, H), and record it; returns the tokens, (B,)."""
+        """Choose a token for each h_t, (B, H), record it, and return the tokens, (B,)."""
         count = len(hidden)
         action: Action = self._choose(hidden, uniforms)
         live, times = self._live[:count], self._times[:count]
@@ -176,7 +177,7 @@ class Turns:
 
 
 def _record(action: Action, live: torch.Tensor, ended: torch.Tensor) -> Record:
-    """One turn of B slots, (1, B, ...)."""
+    """The record of one turn of B slots, (1, B, ...)."""
     columns = {
         "tokens": action.tokens,
         "log_probs": action.log_probs,

@@ -1,4 +1,4 @@
-"""Rates of language switching and degeneracy, and what can be said of measured numbers."""
+"""Rates of language switching and degeneracy, and statistics of measured values."""
 
 import lazy_loader
 

@@ -1,6 +1,6 @@
-"""What is degenerate about a completion: loops, no end, gibberish, empty or answer-less text.
+"""Detects degenerate completions: loops, no end, gibberish, empty or answer-less text.
 
-Definitions, examples and limits stand in ``docs/metrics.md``; ``experiments/bench/detectors.py`` measures them.
+Definitions, examples and limits are in ``docs/metrics.md``; ``experiments/bench/detectors.py`` measures the detectors.
 """
 
 import functools
@@ -16,27 +16,27 @@ from ollm_rl.metrics.language import latin_words
 
 FLAGS = ("loop", "no_end", "gibberish", "empty", "no_answer")
 
-# A run is a sequence of tokens repeated without a break; at the end of a text it counts whatever share it covers.
+# A run is a sequence of tokens repeated without a break. At the end of a text it counts at any share of the text.
 RUN_REPEATS = 4
 RUN_TOKENS, RUN_SHARE = 12, 0.5
 END_RUN_TOKENS = 8
 NGRAM = 8  # tokens
-NGRAM_TOKENS, NGRAM_SHARE = 60, 0.95  # the last tokens, and how many of them are in n-grams that stood before
+NGRAM_TOKENS, NGRAM_SHARE = 60, 0.95  # the last tokens, and the share of them in n-grams that occurred before
 
-MAX_LETTER_BITS = 4.5  # a letter pair
-LETTER_PAIRS = 40  # needed to judge
+MAX_LETTER_BITS = 4.5  # per letter pair
+LETTER_PAIRS = 40  # minimum to judge a text
 LETTER_WINDOW = 60  # pairs judged together
 MAX_SCRIPTS = 3
-# Bytes that deflate may leave of n: human solutions stay below, the shorter the closer.
+# Most bytes that deflate may leave, as a constant and a share. Human solutions stay below; short ones come closest.
 DEFLATED_BYTES, DEFLATED_SHARE = 60, 0.585
 MAX_PERPLEXITY = 20.0
 PERPLEXITY_TOKENS = 10
 
-# Cut at 20 characters: a run such as "hahaha..." has no spaces, and its equal cuts show its period all the same.
+# Cut at 20 characters: a run such as "hahaha..." has no spaces, and its equal pieces still show the period.
 _TOKEN = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]{1,20}|\d{1,20}|[^\w\s]|_")
 
-# Bits of the second letter given the first (a row a letter, a to z, hexadecimal, at most 15): the mean of the pair
-# frequencies in English, Spanish, French, German and Swahili words, accents taken off. Made by
+# Bits of the second letter given the first (one row per first letter, a to z, hexadecimal, at most 15). They come from
+# the mean of the pair frequencies in English, Spanish, French, German and Swahili words, without accents. Made by
 # ``experiments/bench/detectors.py DATA --half tune --only letters``.
 _LETTER_TABLE = """
 6655a756565342758334567967 3aad2fef2cf4ef3ff3654d6f8a 3f8c3ff24f56ef2fa6854fff7f 3eb81c983df9ab3af56a5dbf8f
@@ -53,23 +53,23 @@ _LETTER_BITS = np.array([[int(bits, 16) for bits in row] for row in _LETTER_TABL
 def degeneracy(text: str, *, finished: bool = True, log_probs: Sequence[float] | None = None) -> frozenset[str]:
     """Name what is degenerate about a completion.
 
-    - ``loop``: some sequence of tokens stands at least 4 times in a row, and this run is of at least 8 tokens and ends
-      the text (but for one token that may be cut off), or is of at least 12 and covers at least half of it; or at least
-      95 % of the last 60 tokens are in sequences of 8 that stood in the text before. A token is a word, a whole number,
-      a sign, or a character of a script without spaces.
+    - ``loop``: a sequence of tokens is repeated at least 4 times in a row. This run has at least 8 tokens and ends the
+      text (except for one token that may be cut off), or has at least 12 and covers at least half of the text. Or at
+      least 95 % of the last 60 tokens are in sequences of 8 that occurred before in the text. A token is a word, a
+      whole number, a sign, or a character of a script without spaces.
     - ``no_end``: generation reached its token limit.
-    - ``gibberish``: letter pairs of the languages with Latin script are those of no such language (`letter_bits` above
-      4.5), letters of more than 3 scripts, a text that deflate hardly shortens, or perplexity above 20.
-    - ``empty``: nothing but white space.
-    - ``no_answer``: not empty, and neither a box, ``####`` or answer phrase nor any number.
+    - ``gibberish``: letter pairs unlike those of the languages in Latin script (`letter_bits` above 4.5), letters of
+      more than 3 scripts, a text that deflate hardly shortens, or perplexity above 20.
+    - ``empty``: only white space.
+    - ``no_answer``: not empty, but without a box, ``####``, an answer phrase and any number.
 
     Args:
         text: The completion.
         finished: Whether it ended by itself, not at the token limit.
-        log_probs: Log-probability of its tokens under the backbone, in nats, where they are known.
+        log_probs: Log-probabilities of its tokens under the backbone, in nats, if known.
 
     Returns:
-        Those of FLAGS that hold; empty for a sound completion.
+        Those of FLAGS that apply; none for a sound completion.
     """
     flags = set()
     if not finished:
@@ -86,15 +86,16 @@ def degeneracy(text: str, *, finished: bool = True, log_probs: Sequence[float] |
 
 
 def is_improbable(log_probs: Sequence[float]) -> bool:
-    """Whether at least 10 tokens have a perplexity above 20, that is a mean log-probability below -3.0 nats."""
+    """Whether there are at least 10 tokens and their perplexity is above 20 (mean log-probability below -3.0 nats)."""
     return len(log_probs) >= PERPLEXITY_TOKENS and bool(np.mean(log_probs) < -np.log(MAX_PERPLEXITY))
 
 
 def letter_bits(text: str) -> float:
-    """How strange the letters of a text's words are: mean bits of a letter given the one before, in Latin script.
+    """How unusual the letters of a text are: mean bits of a letter given the one before, in words in Latin script.
 
-    Of every 60 letter pairs in a row, the strangest; every word once, words as `language` has them but for
-    those in capitals (points of a figure), accents taken off. About 3.5 in English; 0 with fewer than 40 pairs.
+    The result is the maximum over all windows of 60 successive letter pairs: about 3.5 in English, 0 with fewer than 40
+    pairs. Every word counts once and without accents. Words are those of `language`, except words in capitals (points
+    of a figure).
     """
     pairs = letter_pairs(dict.fromkeys(word.lower() for word in latin_words(text) if not word.isupper()))
     if len(pairs) < LETTER_PAIRS:
@@ -105,11 +106,11 @@ def letter_bits(text: str) -> float:
 
 
 def letter_pairs(words: Iterable[str]) -> list[tuple[int, int]]:
-    """Neighbouring letters a to z of words, as numbers from 0, accents taken off; anything else keeps them apart."""
+    """Pairs of neighbouring letters a to z of words, as numbers from 0, without accents; other characters separate."""
     pairs: list[tuple[int, int]] = []
     for word in words:
-        plain = [c for c in unicodedata.normalize("NFKD", word.lower()) if not unicodedata.combining(c)]
-        codes = [ord(character) - ord("a") for character in plain]
+        letters = [c for c in unicodedata.normalize("NFKD", word.lower()) if not unicodedata.combining(c)]
+        codes = [ord(letter) - ord("a") for letter in letters]
         pairs += [pair for pair in zip(codes, codes[1:], strict=False) if min(pair) >= 0 and max(pair) < 26]
     return pairs
 
@@ -123,14 +124,14 @@ def _is_gibberish(text: str) -> bool:
 
 
 def _is_incompressible(data: bytes) -> bool:
-    compressor = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)  # raw: a header would weigh on short texts
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)  # raw: a header would count much in short texts
     deflated = len(compressor.compress(data)) + len(compressor.flush())
     return deflated > DEFLATED_BYTES + DEFLATED_SHARE * len(data)
 
 
 @functools.lru_cache(maxsize=4096)
 def _script(letter: str) -> str:
-    """Script of a letter by its Unicode name; Chinese and Japanese are one, Greek and symbols, as in formulas, none."""
+    """Script of a letter by its Unicode name. Chinese and Japanese are one; Greek and symbols (formulas) have none."""
     script = unicodedata.name(letter, "").partition(" ")[0]
     if script in ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "IDEOGRAPHIC"):
         return "CJK"
@@ -141,30 +142,30 @@ def _script(letter: str) -> str:
 def _is_loop(text: str) -> bool:
     codes: dict[str, int] = {}
     tokens = np.array([codes.setdefault(token, len(codes)) for token in _TOKEN.findall(text)])
-    return _has_run(tokens) or _says_nothing_new(tokens)
+    return _has_run(tokens) or _repeats_ngrams(tokens)
 
 
 def _has_run(tokens: np.ndarray) -> bool:
-    """Search every period p for a run of tokens that equal the token p places before them, tokens: (T,)."""
-    needed = max(RUN_TOKENS, RUN_SHARE * len(tokens))
+    """Search every period p for a run of tokens that equal the token p positions before them, tokens: (T,)."""
+    min_tokens = max(RUN_TOKENS, RUN_SHARE * len(tokens))
     for period in range(1, len(tokens) // RUN_REPEATS + 1):
         equal = tokens[period:] == tokens[:-period]
-        matches = (RUN_REPEATS - 1) * period
-        if np.count_nonzero(equal) < matches:
+        min_matches = (RUN_REPEATS - 1) * period
+        if np.count_nonzero(equal) < min_matches:
             continue
         runs = np.diff(np.flatnonzero(np.concatenate(([True], ~equal, [True])))) - 1
         last = runs[-1] or runs[-2:].max()  # the last token may be cut off
-        if runs.max() >= max(needed - period, matches) or last >= max(END_RUN_TOKENS - period, matches):
+        if runs.max() >= max(min_tokens - period, min_matches) or last >= max(END_RUN_TOKENS - period, min_matches):
             return True
     return False
 
 
-def _says_nothing_new(tokens: np.ndarray) -> bool:
-    """Whether the last tokens are nearly all in n-grams that stood before, tokens: (T,)."""
+def _repeats_ngrams(tokens: np.ndarray) -> bool:
+    """Whether nearly all of the last tokens are in n-grams that occurred before, tokens: (T,)."""
     if len(tokens) < NGRAM_TOKENS:
         return False
     ngrams = np.lib.stride_tricks.sliding_window_view(tokens, NGRAM)
     _, first, inverse = np.unique(ngrams, axis=0, return_index=True, return_inverse=True)
     known = first[inverse.ravel()] < np.arange(len(ngrams))
-    covered = np.convolve(known, np.ones(NGRAM)) > 0  # an n-gram covers its tokens
+    covered = np.convolve(known, np.ones(NGRAM)) > 0  # tokens in a known n-gram
     return bool(covered[-NGRAM_TOKENS:].mean() >= NGRAM_SHARE)

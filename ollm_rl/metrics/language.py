@@ -1,7 +1,7 @@
-"""Which language a text is in, and whether a completion leaves the language of its prompt.
+"""Detects the language of a text, and whether a completion leaves the language of its prompt.
 
-Texts here are short solutions full of mathematics, so numbers, symbols and LaTeX are taken out first and each
-sentence is judged for itself by `lingua` (n-gram models that hold for a single word; loaded at first use).
+Texts are short solutions full of mathematics, so numbers, symbols and LaTeX are removed first. Each sentence is judged
+by itself, by `lingua`, whose n-gram models work even for single words (loaded at first use).
 """
 
 import functools
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 LANGUAGES = ("ar", "bn", "de", "en", "es", "fr", "hi", "ja", "ko", "ru", "sw", "te", "th", "zh")
 SWITCH_SHARE = 0.05
-# A sentence keeps the prompt's language at the first confidence and leaves it at the second; else neighbours decide.
+# A sentence is in the prompt's language at the first confidence, in another one at the second; else neighbours decide.
 STAY_CONFIDENCE = 0.25
 LEAVE_CONFIDENCE = 0.6
-PROMPT_CONFIDENCE = 0.1  # a prompt may be in each language of at least this; a long one is sure of its own
-# The halves of a long sentence are judged apart where one of them leaves the prompt's language at this confidence.
+PROMPT_CONFIDENCE = 0.1  # minimum for a language the prompt may be in; long prompts reach it only in their own
+# The halves of a long sentence are judged separately if one of them is in another language at this confidence.
 HALF_CONFIDENCE = 0.9
 HALF_WORDS = 4
-MAX_JUDGED_CHARACTERS = 200  # more of one text tells no more and costs time
+MAX_JUDGED_CHARACTERS = 200  # a longer text adds time but no information
 
-# Combining vowel signs of the Indic scripts and Thai are no letters to `re`, yet they stand inside words.
+# `re` does not treat combining vowel signs of the Indic scripts and Thai as letters, but they occur inside words.
 _LETTER = r"(?:(?!\d)(?:[^\W_]|[\u0900-\u0963\u0981-\u0d7f\u0e31-\u0e4e]))"
 _WORD = re.compile(rf"{_LETTER}(?:{_LETTER}|['’](?={_LETTER}))*")
 _MARKUP = re.compile(
@@ -36,7 +36,7 @@ _CHINESE_OR_JAPANESE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 
 
 class Switching(NamedTuple):
-    """Words of a completion, those in another language than its prompt's, and how often it goes there or back."""
+    """Number of words of a completion, of its words in another language than the prompt's, and of switches."""
 
     words: int
     foreign_words: int
@@ -49,19 +49,19 @@ class Switching(NamedTuple):
 
 
 def detect_language(text: str) -> str | None:
-    """Name the main language of a text.
+    """Detect the main language of a text.
 
     Returns:
-        The ISO 639-1 code, one of ``LANGUAGES``, or None if there are no words to judge.
+        The ISO 639-1 code, one of ``LANGUAGES``, or None without words to judge.
     """
     confidences = _confidences(_all_words(text))
     return _likeliest(confidences) if confidences else None
 
 
 def switches_language(prompt: str, completion: str) -> bool:
-    """Say whether at least 5 % of a completion's words are in another language than its prompt's.
+    """Whether at least 5 % of a completion's words are in another language than its prompt's.
 
-    `measure_switching` says what words are and how their language is told.
+    `measure_switching` defines words and how their language is detected.
 
     Returns:
         The verdict; False if the prompt or the completion has no words to judge.
@@ -72,16 +72,17 @@ def switches_language(prompt: str, completion: str) -> bool:
 def measure_switching(prompt: str, completion: str) -> Switching:
     """Count a completion's words, those in another language than its prompt's, and the switches between the two.
 
-    Words are what is left without numbers, code (between ``` or [asy] marks), LaTeX commands, labels of up to four
-    capitals ("LCM") and, in Latin script, names of functions ("cos"), single letters and up to three without a vowel
-    ("x", "km"); in Chinese and Japanese two characters count as one word, in Thai four. All words of a sentence in one
-    script take that sentence's language, or that of its half where it changes in the middle. A sentence that does not
-    tell ("Total: 5", names known from the prompt) goes with the one before it, at the start with the next one that
-    tells. A prompt too short to tell ("Compute 3 + 4") is in that of its likely languages in which the completion
-    begins.
+    Words exclude numbers, code (between ``` or [asy] marks), LaTeX commands and labels of up to four capitals ("LCM").
+    In Latin script they also exclude names of functions ("cos"), single letters, and two or three letters without a
+    vowel ("x", "km"). In Chinese and Japanese two characters count as one word, in Thai four.
 
-    A switch is a change from the prompt's language to another or back, from the prompt on: a completion that is
-    foreign throughout has one. From one foreign language to the next is none.
+    All words of a sentence in one script get that sentence's language, or that of its half if it changes in the middle.
+    A sentence without a clear language ("Total: 5", names known from the prompt) counts as the one before it, at the
+    start as the next clear one. A prompt too short to be clear ("Compute 3 + 4") gets that of its likely languages in
+    which the completion begins.
+
+    A switch is a change from the prompt's language to another or back, starting at the prompt. So a completion that is
+    foreign throughout has one. A change from one foreign language to another is not a switch.
 
     Returns:
         The counts; all 0 if the prompt or the completion has no words to judge.
@@ -92,7 +93,7 @@ def measure_switching(prompt: str, completion: str) -> Switching:
         return Switching(0, 0, 0)
     language = _prompt_language(prompt_confidences, pieces)
     prompt_words = frozenset(_all_words(prompt).casefold().split())
-    pieces = [part for piece in pieces for part in _cut_where_it_changes(piece, language)]
+    pieces = [part for piece in pieces for part in _split_at_change(piece, language)]
     foreign = [_is_foreign(piece, language, prompt_words) for piece in pieces]
     current = next((verdict for verdict in foreign if verdict is not None), False)
     words = foreign_words = 0
@@ -117,7 +118,7 @@ def _detector() -> "LanguageDetector":
 
 @functools.lru_cache(maxsize=65536)
 def _confidences(words: str) -> dict[str, float]:
-    """Probability of each language for words joined by spaces; empty if the detector finds none of its letters."""
+    """Probability of each language for words joined by spaces; empty if the detector knows none of the letters."""
     values = _detector().compute_language_confidence_values(words[:MAX_JUDGED_CHARACTERS])
     confidences = {value.language.iso_code_639_1.name.lower(): value.value for value in values}
     return confidences if any(confidences.values()) else {}
@@ -128,14 +129,14 @@ def _likeliest(confidences: dict[str, float]) -> str:
 
 
 def _prompt_language(confidences: dict[str, float], pieces: list[list[str]]) -> str:
-    """The language of a prompt; of several that it may well be in, the one that the completion begins in."""
+    """The language of a prompt. Among several likely ones it is the one in which the completion begins."""
     possible = {code: value for code, value in confidences.items() if value >= PROMPT_CONFIDENCE}
-    begins = next(filter(None, (_confidences(" ".join(piece)) for piece in pieces)), {})
-    return _likeliest({code: value * begins.get(code, 1.0) for code, value in possible.items()})
+    beginning = next(filter(None, (_confidences(" ".join(piece)) for piece in pieces)), {})
+    return _likeliest({code: value * beginning.get(code, 1.0) for code, value in possible.items()})
 
 
-def _cut_where_it_changes(words: list[str], language: str) -> list[list[str]]:
-    """A sentence as it is, or its two halves if one of them is in the prompt's language and the other surely not."""
+def _split_at_change(words: list[str], language: str) -> list[list[str]]:
+    """A whole sentence, or its halves if one is in the prompt's language and the other clearly in another one."""
     middle = len(words) // 2
     if middle < HALF_WORDS:
         return [words]
@@ -143,12 +144,12 @@ def _cut_where_it_changes(words: list[str], language: str) -> list[list[str]]:
     first, second = (_confidences(" ".join(half)) for half in halves)
     if not first or not second or (_likeliest(first) == language) == (_likeliest(second) == language):
         return [words]
-    other = second if _likeliest(first) == language else first
-    return halves if other[_likeliest(other)] >= HALF_CONFIDENCE else [words]
+    foreign = second if _likeliest(first) == language else first
+    return halves if foreign[_likeliest(foreign)] >= HALF_CONFIDENCE else [words]
 
 
 def _is_foreign(words: list[str], language: str, prompt_words: frozenset[str]) -> bool | None:
-    """Whether a sentence is in another language; None where that cannot be told."""
+    """Whether a sentence is in another language; None if that is unclear."""
     confidences = _confidences(" ".join(words))
     if not confidences:
         return None
@@ -169,13 +170,13 @@ def _all_words(text: str) -> str:
 
 
 def _pieces(text: str) -> list[list[str]]:
-    """Split a text into sentences, and those where the script changes, each a non-empty list of words."""
+    """Split a text into sentences, and sentences where the script changes; each piece is a non-empty list of words."""
     sentences = (_words(sentence) for sentence in _SENTENCE_END.split(_MARKUP.sub(" ", text)))
     return [list(group) for words in sentences for _, group in groupby(words, key=_is_latin)]
 
 
 def _words(sentence: str) -> list[str]:
-    """Words that tell a language: no variables, units or labels."""
+    """Words that indicate a language: no variables, units or labels."""
     return [word for word in _WORD.findall(sentence) if not (_SYMBOL.fullmatch(word) or _is_label(word))]
 
 
@@ -188,7 +189,7 @@ def _is_latin(word: str) -> bool:
 
 
 def _word_length(word: str) -> int:
-    """Number of words that an unbroken run of letters stands for."""
+    """Number of words that an unbroken run of letters counts as."""
     if _CHINESE_OR_JAPANESE.match(word):
         return (len(word) + 1) // 2
     return (len(word) + 3) // 4 if _THAI.match(word) else 1

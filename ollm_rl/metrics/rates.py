@@ -1,4 +1,4 @@
-"""Rates that every run reports beside its accuracy: language switching and degeneracy.
+"""Rates that every run reports with its accuracy: language switching and degeneracy.
 
 Language switching is defined in `language`, degeneracy in `degenerate`; ``docs/metrics.md`` gives
 examples.
@@ -20,7 +20,7 @@ __all__ = [
 
 
 def language_switching_rate(prompts: Sequence[str], completions: Sequence[str]) -> float:
-    """Share of completions of which at least 5 % of the words are in another language than the prompt's.
+    """Share of completions with at least 5 % of their words in another language than the prompt's.
 
     Raises:
         ValueError: If the two differ in length or are empty.
@@ -31,9 +31,9 @@ def language_switching_rate(prompts: Sequence[str], completions: Sequence[str]) 
 
 
 def switches_per_1000_words(prompts: Sequence[str], completions: Sequence[str]) -> float:
-    """Number of switches between the prompt's language and others, per 1,000 words of all completions together.
+    """Number of switches between the prompt's language and others per 1,000 words, over all completions together.
 
-    `ollm_rl.metrics.language.measure_switching` says what words and switches are. 0 where there are no words.
+    `ollm_rl.metrics.language.measure_switching` defines words and switches. The result is 0 without words.
 
     Raises:
         ValueError: If the two differ in length or are empty.

@@ -1,4 +1,4 @@
-"""What can be said of measured numbers: bootstrap intervals, paired comparisons, learning curves, honest rankings.
+"""Statistics of measured values: bootstrap intervals, paired comparisons, learning curves, honest rankings.
 
 Letters: S seeds (runs), P problems.
 """
@@ -14,13 +14,13 @@ from ollm_rl.streams import Purpose, numpy_generator
 
 NUM_RESAMPLES = 2000
 NUM_PERMUTATIONS = 9999
-_VALUES_AT_ONCE = 1_000_000  # that resampling holds in memory
+_MAX_VALUES = 1_000_000  # that resampling keeps in memory
 
 Values = Sequence[float] | Sequence[Sequence[float]] | np.ndarray
 
 
 class Comparison(NamedTuple):
-    """Mean of first minus second, its interval, and the probability of one as large if the two were alike."""
+    """Mean of first minus second, its interval, and the p-value: the probability of such a difference by chance."""
 
     difference: float
     low: float
@@ -33,18 +33,18 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean (Efron 1979).
 
-    Of one row, its values are drawn with replacement (`scipy.stats.bootstrap`). Of a row a seed, seeds and problems are
-    drawn, each with replacement (the product bootstrap of Owen 2007), so the interval holds for other seeds and other
-    problems; that asks for several seeds: from 2 or 3 it comes out too narrow.
+    The values of a single row are resampled with replacement (`scipy.stats.bootstrap`). With one row per seed, seeds
+    and problems are both resampled with replacement (the product bootstrap of Owen 2007), so the interval covers other
+    seeds and other problems. This needs several seeds: with 2 or 3 the interval is too narrow.
 
-    Values that are all 0 or all 1 would give an interval of width zero; they get the exact binomial interval instead
-    (Clopper and Pearson 1934), which for no success in n trials is ``[0, 1 - (alpha / 2) ** (1 / n)]``, n the problems.
+    Values that are all 0 or all 1 would give an interval of width zero. They get the exact binomial interval instead
+    (Clopper and Pearson 1934), which is ``[0, 1 - (alpha / 2) ** (1 / n)]`` for no success in n trials, n the problems.
 
     Args:
         values: (P,), such as one 0 or 1 per completion, or (S, P) with the same problems in the same order in each row.
-        confidence: Share of such intervals that hold the mean, between 0 and 1.
-        num_resamples: Number of times that values are drawn.
-        seed: Seed of the draws.
+        confidence: Share of such intervals that contain the mean, between 0 and 1.
+        num_resamples: Number of resamples.
+        seed: Seed of the resampling.
 
     Returns:
         Lower and upper end.
@@ -68,7 +68,7 @@ def bootstrap_interval(
         (data[0],),
         np.mean,
         n_resamples=num_resamples,
-        batch=max(1, _VALUES_AT_ONCE // data.size),
+        batch=max(1, _MAX_VALUES // data.size),
         confidence_level=confidence,
         method="percentile",
         random_state=generator,
@@ -77,33 +77,33 @@ def bootstrap_interval(
 
 
 def compare_paired(first: Values, second: Values, *, confidence: float = 0.95, seed: int = 0) -> Comparison:
-    """Compare two methods on the same problems, such as their right answers.
+    """Compare two methods on the same problems, for example by their correct answers.
 
-    The interval is that of the mean difference, by `bootstrap_interval`. The p-value is two-sided, from random flips of
-    the signs of the problems' differences (`scipy.stats.permutation_test`; all of them where there are few), each a
-    mean over seeds: it speaks of other problems, with these seeds.
+    The interval is that of the mean difference, by `bootstrap_interval`. The p-value is two-sided, from random sign
+    flips of the problems' differences (`scipy.stats.permutation_test`; all flips if there are few). Each difference is
+    a mean over seeds, so the p-value is about other problems with these seeds.
 
     Args:
         first: (P,) or (S, P).
-        second: Of the same shape; value by value on the same problem.
-        confidence: Share of such intervals that hold the difference.
-        seed: Seed of the draws.
+        second: Values on the same problems, of the same shape.
+        confidence: Share of such intervals that contain the difference.
+        seed: Seed of the resampling.
 
     Raises:
-        ValueError: If the shapes differ, or as `bootstrap_interval`.
+        ValueError: If the shapes differ, or as for `bootstrap_interval`.
     """
-    one, other = _checked(first, confidence), _checked(second, confidence)
-    if one.shape != other.shape:
+    first_data, second_data = _checked(first, confidence), _checked(second, confidence)
+    if first_data.shape != second_data.shape:
         raise ValueError(
-            f"first has shape {one.shape} and second {other.shape} (seeds, problems); a paired comparison needs both "
-            "methods on the same problems with as many seeds"
+            f"first has shape {first_data.shape} and second {second_data.shape} (seeds, problems); a paired comparison "
+            "needs both methods on the same problems with the same number of seeds"
         )
-    differences = one - other
+    differences = first_data - second_data
     constant = float(differences.flat[0])
     if constant in (-1.0, 0.0, 1.0) and (differences == constant).all():
-        # No spread to draw from: as many problems may differ as in the exact binomial interval of none.
-        unseen = bootstrap_interval(np.zeros(differences.shape[1]), confidence=confidence)[1]
-        low, high = max(-1.0, constant - unseen), min(1.0, constant + unseen)
+        # Nothing to resample: the margin is the exact binomial bound for no deviating problem.
+        margin = bootstrap_interval(np.zeros(differences.shape[1]), confidence=confidence)[1]
+        low, high = max(-1.0, constant - margin), min(1.0, constant + margin)
     else:
         low, high = bootstrap_interval(differences, confidence=confidence, seed=seed)
     by_problem = differences.mean(0)
@@ -113,51 +113,51 @@ def compare_paired(first: Values, second: Values, *, confidence: float = 0.95, s
         permutation_type="samples",
         vectorized=True,
         n_resamples=NUM_PERMUTATIONS,
-        batch=max(1, _VALUES_AT_ONCE // by_problem.size),
+        batch=max(1, _MAX_VALUES // by_problem.size),
         random_state=numpy_generator(seed, Purpose.PERMUTATIONS),
     ).pvalue
     return Comparison(float(differences.mean()), low, high, float(p_value))
 
 
 def area_under_curve(times: Sequence[float], rewards: Sequence[float], *, until: float | None = None) -> float:
-    """Mean height of a learning curve: its area by the trapezoid rule over the time it takes.
+    """Mean height of a learning curve: its area by the trapezoid rule, divided by its duration.
 
-    Curves are to be compared over the same stretch: give them one ``until``, the shortest one's end.
+    Compare curves over the same range: give all of them the same ``until``, the end of the shortest.
 
     Args:
-        times: Episodes or seconds, growing; two at least.
-        rewards: Reward, or accuracy, at each.
-        until: Where to end, within the curve; the value there is interpolated. None means at its end.
+        times: Episodes or seconds, increasing; at least two.
+        rewards: Reward, or accuracy, at each time.
+        until: Time at which to end, within the curve; the value there is interpolated. None is the end of the curve.
 
     Returns:
-        A reward: that of a flat curve is its height.
+        A mean reward; for a flat curve it is the curve's height.
 
     Raises:
-        ValueError: If the lengths differ, times do not grow, or ``until`` is outside the curve.
+        ValueError: If the lengths differ, times do not increase, or ``until`` is outside the curve.
     """
     moments, heights = _curve(times, rewards)
     end = moments[-1] if until is None else until
     if not moments[0] < end <= moments[-1]:
         raise ValueError(f"until={end:g} is not within the curve, which goes from {moments[0]:g} to {moments[-1]:g}")
-    kept = moments < end
-    heights = np.append(heights[kept], np.interp(end, moments, heights))
-    moments = np.append(moments[kept], end)
+    before_end = moments < end
+    heights = np.append(heights[before_end], np.interp(end, moments, heights))
+    moments = np.append(moments[before_end], end)
     return float(integrate.trapezoid(heights, moments) / (end - moments[0]))
 
 
 def time_to_threshold(times: Sequence[float], rewards: Sequence[float], threshold: float) -> float | None:
     """Episodes or seconds until a learning curve first reaches a threshold; None if it never does.
 
-    The time is that of the first measurement at or above the threshold, none in between. A noisy curve reaches it by
-    luck earlier than its mean does: average the seeds first, or smooth.
+    The time is that of the first measurement at or above the threshold, without interpolation. A noisy curve reaches it
+    by chance earlier than its mean does, so average the seeds first, or smooth.
 
     Args:
-        times: Episodes or seconds, growing; two at least.
-        rewards: Reward, or accuracy, at each.
+        times: Episodes or seconds, increasing; at least two.
+        rewards: Reward, or accuracy, at each time.
         threshold: The reward to reach.
 
     Raises:
-        ValueError: If the lengths differ or times do not grow.
+        ValueError: If the lengths differ or times do not increase.
     """
     moments, heights = _curve(times, rewards)
     reached = np.flatnonzero(heights >= threshold)
@@ -165,17 +165,17 @@ def time_to_threshold(times: Sequence[float], rewards: Sequence[float], threshol
 
 
 def rank(intervals: Mapping[str, tuple[float, float]]) -> list[list[str]]:
-    """Order methods as far as their intervals tell: groups from the highest to the lowest, none ranked within one.
+    """Order methods as far as their intervals allow: groups from the highest to the lowest, unranked within a group.
 
-    Methods whose intervals overlap or touch are in one group, and so are those that a third one's interval connects:
-    between them no order can be stated from these data. (Two methods may still differ for sure where they were measured
-    on the same problems: `compare_paired` is the sharper test.)
+    Methods whose intervals overlap or touch are in one group, and so are methods that a third interval connects. These
+    data state no order between them. (Methods measured on the same problems may still differ significantly:
+    `compare_paired` is the sharper test.)
 
     Args:
         intervals: Lower and upper end by method.
 
     Returns:
-        Groups of names; names in a group in the mapping's order. One group if nothing can be said.
+        Groups of names, within a group in the mapping's order. One group if no order can be stated.
 
     Raises:
         ValueError: If an interval is not finite or its ends are reversed.
@@ -200,7 +200,7 @@ def _checked(values: Values, confidence: float) -> np.ndarray:
     data = np.asarray(values, dtype=np.float64)
     if data.ndim not in (1, 2) or data.size == 0 or not np.isfinite(data).all():
         raise ValueError(
-            f"values must be finite numbers, a row of them or a row a seed, but have shape {data.shape}: {data}"
+            f"values must be finite numbers, one row or one row per seed, but have shape {data.shape}: {data}"
         )
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must lie between 0 and 1, for example 0.95")
@@ -208,10 +208,10 @@ def _checked(values: Values, confidence: float) -> np.ndarray:
 
 
 def _means_over_seeds_and_problems(data: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Means of ``count`` draws of S seeds and P problems of (S, P) values."""
+    """Means of ``count`` resamples of S seeds and P problems from (S, P) values."""
     num_seeds, num_problems = data.shape
     means = []
-    for start in range(0, count, rows := max(1, _VALUES_AT_ONCE // num_problems)):
+    for start in range(0, count, rows := max(1, _MAX_VALUES // num_problems)):
         size = min(rows, count - start)
         seeds = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size)
         problems = generator.multinomial(num_problems, np.full(num_problems, 1 / num_problems), size=size)
@@ -223,7 +223,7 @@ def _curve(times: Sequence[float], rewards: Sequence[float]) -> tuple[np.ndarray
     moments, heights = np.asarray(times, dtype=np.float64), np.asarray(rewards, dtype=np.float64)
     if moments.shape != heights.shape or moments.ndim != 1 or len(moments) < 2 or not (np.diff(moments) > 0).all():
         raise ValueError(
-            f"times ({len(moments)}) and rewards ({len(heights)}) must be two rows of one length, two values at least, "
-            "and times must grow"
+            f"times ({len(moments)}) and rewards ({len(heights)}) must have one length, two values at least, and times "
+            "must grow"
         )
     return moments, heights

@@ -11,21 +11,21 @@ from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.losses import AdaptiveKLWeight
 
-MAX_SHARE = 0.02  # of the backbone's parameters, where the width is left open
+MAX_SHARE = 0.02  # of the backbone's parameters, if no width is set
 
 
 def mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    """A normalised perceptron with one hidden layer: (..., inputs) -> (..., outputs)."""
+    """A normalized perceptron with one hidden layer: (..., inputs) -> (..., outputs)."""
     return nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, outputs))
 
 
 class OptionAdapter(nn.Module):
-    """Encoder, decoder and policy, in float32 whatever the backbone's precision.
+    """Encoder, decoder and policy, in float32 for any precision of the backbone.
 
     Args:
-        config: Number of options and the KL target.
-        hidden_size: H of the backbone.
-        width: W of every hidden layer.
+        config: Settings of the plug-in.
+        hidden_size: H.
+        width: W.
     """
 
     def __init__(self, config: OptionConfig, hidden_size: int, width: int) -> None:
@@ -37,30 +37,30 @@ class OptionAdapter(nn.Module):
         self.option_embedding = nn.Parameter(torch.randn(config.num_options - config.identity_option, width))
         self.decoder_out = nn.Linear(width, hidden_size)
         self.policy = mlp(hidden_size, width, config.num_options)
-        # With the policy as the prior a weight of 1 is the evidence lower bound, which a prediction split into options
-        # leaves as it is; above 1 it pays to make them all alike.
-        highest = 1.0 if config.prior == "policy" else 10.0
-        self.kl_weight = AdaptiveKLWeight(config.kl_target, config.kl_weight_init, max_weight=highest)
+        # With the policy as the prior a weight of 1 is the evidence lower bound, which does not change if a prediction
+        # is split into options. A weight above 1 rewards making all options alike.
+        max_weight = 1.0 if config.prior == "policy" else 10.0
+        self.kl_weight = AdaptiveKLWeight(config.kl_target, config.kl_weight_init, max_weight=max_weight)
 
     def encode(self, hidden_states: torch.Tensor, next_embeddings: torch.Tensor) -> torch.Tensor:
         """Logits of q(z | h_t, e(x_{t+1})): (..., H), (..., H) -> (..., K)."""
-        # The two inputs differ in scale by orders of magnitude; each is normalised before they meet.
+        # The inputs differ in scale by orders of magnitude, so each is normalized before they are joined.
         inputs = [F.layer_norm(x.float(), x.shape[-1:]) for x in (hidden_states, next_embeddings)]
         return self.encoder(torch.cat(inputs, -1))
 
     def biases(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The bias b_t of every option: (..., H) -> (..., K, H)."""
-        mixed = self.decoder_in(self.decoder_norm(hidden_states.float()))[..., None, :] + self.option_embedding
-        biases = self.decoder_out(F.gelu(mixed))
+        preactivations = self.decoder_in(self.decoder_norm(hidden_states.float()))[..., None, :] + self.option_embedding
+        biases = self.decoder_out(F.gelu(preactivations))
         return F.pad(biases, (0, 0, 1, 0)) if self.identity_option else biases
 
     def mixed_bias(self, hidden_states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """The options' biases added up with these weights: (..., H), (..., K) -> (..., H)."""
+        """The weighted sum of the options' biases: (..., H), (..., K) -> (..., H)."""
         if self.identity_option:
             weights = weights[..., 1:]
-        mixed = self.decoder_in(self.decoder_norm(hidden_states.float()))[..., None, :] + self.option_embedding
-        # The last layer is linear, so the sum goes before it: one product with it instead of K.
-        summed = (weights[..., None, :] @ F.gelu(mixed))[..., 0, :]
+        preactivations = self.decoder_in(self.decoder_norm(hidden_states.float()))[..., None, :] + self.option_embedding
+        # The last layer is linear, so the sum is taken before it: one matrix product instead of K.
+        summed = (weights[..., None, :] @ F.gelu(preactivations))[..., 0, :]
         return F.linear(summed, self.decoder_out.weight) + weights.sum(-1, keepdim=True) * self.decoder_out.bias
 
     def option_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -69,10 +69,10 @@ class OptionAdapter(nn.Module):
 
 
 def default_width(config: OptionConfig, hidden_size: int, backbone_parameters: int) -> int:
-    """The largest width, a multiple of 8 or below 8, with which the plug-in stays within MAX_SHARE of the backbone.
+    """The largest width, a multiple of 8 or below 8, with which the plug-in has at most MAX_SHARE of the parameters.
 
     Raises:
-        UsageError: If not even one unit fits.
+        UsageError: If not even a width of 1 fits.
     """
 
     def parameters(width: int) -> int:
@@ -88,6 +88,6 @@ def default_width(config: OptionConfig, hidden_size: int, backbone_parameters: i
             f"num_options={config.num_options} needs more than {MAX_SHARE:.0%} of the backbone's {backbone_parameters} "
             "parameters at any width; set width yourself"
         )
-    # Wider than the backbone's own hidden state adds cost without a known gain.
+    # More than the backbone's hidden size adds cost without a known gain.
     width = min(width, hidden_size)
     return width - width % 8 if width >= 8 else width

@@ -1,4 +1,4 @@
-"""Settings of the option plug-in. Imports nothing heavy, so that ``ollm-rl --help`` answers at once."""
+"""Settings of the option plug-in. The imports are light, so that ``ollm-rl --help`` is fast."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from ollm_rl.settings import Count, Positive, Settings
 
 @dataclass(frozen=True, kw_only=True)
 class OptionConfig(Settings):
-    """Shape of the option plug-in and of its loss.
+    """Architecture and loss of the option plug-in.
 
     OLLM, Sec. 2.2-2.3.
     """
@@ -19,23 +19,24 @@ class OptionConfig(Settings):
     num_options: Annotated[int, Ge(2)] = 10
     """Number of options K; at least 2. The paper uses 10."""
     width: Count | None = None
-    """Hidden width of encoder, decoder and policy; None takes the largest that keeps the plug-in within 2 % of the
-    backbone's parameters."""
+    """Hidden width of encoder, decoder and policy. None is the largest width with which the plug-in has at most 2 % of
+    the backbone's parameters."""
     identity_option: bool = False
-    """Option 0 adds no bias: the backbone's own prediction stays within reach."""
+    """Option 0 adds no bias, so it is the backbone's own prediction."""
     estimator: Literal["exact", "gumbel"] = "exact"
-    """Expectation over options: exact sums all K, gumbel samples one a position with a straight-through gradient."""
+    """Expectation over options: exact sums all K, gumbel samples one per position with a straight-through gradient."""
     gumbel_temperature: Positive = 1.0
     """Temperature of the straight-through gradient (gumbel)."""
     prior: Literal["uniform", "policy"] = "uniform"
-    """What the KL term holds the encoder to: the uniform distribution (the paper), or the policy, which makes the
-    policy's mixture of the options a calibrated language model."""
+    """Prior of the KL term: the uniform distribution (the paper), or the policy, which makes the policy's mixture of
+    the options a calibrated language model."""
     policy_objective: Literal["imitation", "marginal"] | None = None
     """The policy learns from the encoder's choice (imitation, eq. 6 of the paper), or from the likelihood of the
-    mixture (marginal, needs the exact estimator). None: marginal where the estimator is exact and the prior uniform."""
+    mixture (marginal, needs the exact estimator). None: marginal if the estimator is exact and the prior uniform, else
+    imitation."""
     kl_target: Positive | None = 0.2
-    """KL(q || prior) in nats that the adaptive weight holds; the paper uses 0.2. None keeps kl_weight_init. With
-    prior=policy the weight is 1 at most, the evidence lower bound, so the KL may stay above its target."""
+    """Target of the adaptive weight for KL(q || prior), in nats; the paper uses 0.2. None keeps kl_weight_init. With
+    prior=policy the weight is at most 1, the evidence lower bound, so the KL may stay above its target."""
     kl_weight_init: Positive = 0.1
     """Weight of the KL term at the first step; starting at 1 collapses the options."""
 

@@ -1,4 +1,4 @@
-"""What the options learned: usage, how far they differ, and whether they offer what the backbone would say.
+"""Measures what the options learned: usage, how much they differ, and whether they offer the backbone's likely tokens.
 
 Letters: N positions, K options, V vocabulary.
 """
@@ -11,17 +11,17 @@ from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.decisions import distinct_tokens
 from ollm_rl.options.model import CountedStates, OptionModel
 
-MODE_PROBABILITY = 0.1  # a token is a mode if the backbone gives it at least this
+MODE_PROBABILITY = 0.1  # a token is a mode if the backbone gives it at least this probability
 FIRST_TOKENS = 8  # of a completion
-MAX_POSITIONS = 512  # of a batch that are looked at
-# Options have collapsed below any of these.
+MAX_POSITIONS = 512  # of a batch that are measured
+# Options have collapsed if a measure is below its limit.
 COLLAPSED_KL = 0.1  # of the target
-COLLAPSED_DISTINCT = 1.02  # tokens a position
+COLLAPSED_DISTINCT = 1.02  # tokens per position
 COLLAPSED_USAGE = 0.2
 
 
 def option_usage(option_probs: torch.Tensor) -> torch.Tensor:
-    """Entropy of the mean of q over log K: (N, K) -> scalar; 1 if all options are used alike, 0 if one alone is."""
+    """Entropy of the mean of q, divided by log K: (N, K) -> scalar. 1 for uniform usage, 0 if only one is used."""
     mean = option_probs.mean(0)
     return torch.special.entr(mean).sum() / math.log(len(mean))
 
@@ -29,8 +29,8 @@ def option_usage(option_probs: torch.Tensor) -> torch.Tensor:
 def mutual_information(log_probs: torch.Tensor, log_policy: torch.Tensor) -> torch.Tensor:
     """I(z; x | h) = sum_z pi(z) KL(p(x | h, z) || sum_z' pi(z') p(x | h, z')), in nats.
 
-    What knowing the option says of the next token when options come from the policy: 0 where all options give one
-    distribution, at most the policy's entropy.
+    The information that the option gives about the next token when the policy chooses options. It is 0 if all options
+    give the same distribution, and at most the policy's entropy.
 
     Args:
         log_probs: log p(x | h, z), (N, K, V).
@@ -45,16 +45,16 @@ def mutual_information(log_probs: torch.Tensor, log_policy: torch.Tensor) -> tor
 
 
 def covered_modes(option_tokens: torch.Tensor, backbone_probs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many modes each position has, and how many of them some option offers as its most probable token.
+    """Count the modes of each position, and those of them that some option offers as its most probable token.
 
-    A mode is a token to which the backbone gives at least MODE_PROBABILITY.
+    A mode is a token to which the backbone gives a probability of at least MODE_PROBABILITY.
 
     Args:
         option_tokens: Most probable token under every option, (N, K).
         backbone_probs: (N, V).
 
     Returns:
-        Numbers of modes and of modes offered, (N,) each.
+        Numbers of modes and of offered modes, (N,) each.
     """
     modes = backbone_probs >= MODE_PROBABILITY
     offered = torch.zeros_like(modes).scatter_(1, option_tokens, True)
@@ -69,14 +69,14 @@ def option_diagnostics(
 
     Args:
         model: The option model.
-        states: Of a batch.
-        max_positions: Number of positions at most; their (N, K, V) logits exist whole.
+        states: Counted states of a batch.
+        max_positions: Maximum number of positions; all their (N, K, V) logits are in memory together.
 
     Returns:
-        ``distinct_tokens`` a position; ``live_share``, the share of positions where options differ;
+        ``distinct_tokens`` per position; ``live_share``, the share of positions where options differ;
         ``oracle_token_accuracy``, the share of true tokens that some option offers; ``mutual_information`` in nats;
         ``mode_coverage_live`` and ``mode_coverage_first``, the share of the backbone's modes that some option offers,
-        over live positions and over the first FIRST_TOKENS of a completion (NaN where there is none).
+        over live positions and over the first FIRST_TOKENS of a completion (NaN without such positions).
     """
     hidden, targets, offsets = (part[:max_positions] for part in states)
     hidden = hidden.to(model.backbone.dtype)
@@ -98,25 +98,25 @@ def option_diagnostics(
 
 
 def collapse_warning(metrics: dict[str, float], config: OptionConfig) -> str | None:
-    """One line if the options have collapsed, that says how and what to change; None if they have not.
+    """One line that says how the options collapsed and what to change; None if they did not collapse.
 
     Args:
         metrics: ``kl``, ``distinct_tokens`` and ``option_usage``.
         config: The plug-in's settings.
     """
     if metrics["kl"] < COLLAPSED_KL * (config.kl_target or 0.1):
-        how = f"the encoder tells nothing of the next token (KL {metrics['kl']:.2g} nats)"
+        how = f"the encoder carries no information about the next token (KL {metrics['kl']:.2g} nats)"
     elif metrics["distinct_tokens"] < COLLAPSED_DISTINCT:
-        how = f"all options say the same ({metrics['distinct_tokens']:.2f} distinct tokens a position)"
+        how = f"all options predict the same token ({metrics['distinct_tokens']:.2f} distinct tokens per position)"
     elif metrics["option_usage"] < COLLAPSED_USAGE:
-        how = f"one option is used alone (usage {metrics['option_usage']:.2f} of 1)"
+        how = f"only one option is used (usage {metrics['option_usage']:.2f} of 1)"
     else:
         return None
     change = (
         f"raise options.kl_target above {config.kl_target}" if config.kl_target else "set options.kl_target, say 0.4"
     )
-    if config.prior == "policy":  # one that has come to name a single option holds the encoder there
-        change = f"take options.prior=uniform, {change}"
+    if config.prior == "policy":  # a policy that always chooses one option keeps the encoder there
+        change = f"use options.prior=uniform, {change}"
     return (
         f"the options collapsed: {how}; {change}, start with options.kl_weight_init below {config.kl_weight_init}, or "
         "train on text with real ambiguity"

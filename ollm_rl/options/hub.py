@@ -1,4 +1,4 @@
-"""Option plug-ins on the Hugging Face hub: pushed with a generated model card, downloaded by id."""
+"""Option plug-ins on the Hugging Face hub: upload with a generated model card, download by id."""
 
 import json
 from importlib.resources import files
@@ -16,41 +16,41 @@ METRICS_FILE, RUN_FILE, CARD_FILE = "metrics.json", "run.json", "README.md"
 
 
 def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-    """Upload a plug-in, its model card and, from a run, its metrics and origin; nothing else of the folder.
+    """Upload a plug-in and its model card, and a run's metrics and origin if there are any; no other files.
 
     A folder without a README.md gets the generated card. ``run.json`` names the machine and the command.
 
     Args:
         folder: Written by ``OptionModel.save_pretrained`` or ``ollm-rl sft``.
-        repo_id: ``user/name``; the repository is made if it is missing.
-        private: Whether a repository made here is private.
-        token: Of the hub; the one that ``hf auth login`` keeps where left out.
+        repo_id: ``user/name``; the repository is created if it is missing.
+        private: Whether a repository created here is private.
+        token: Access token of the hub; None is the one stored by ``hf auth login``.
 
     Returns:
         The repository's URL.
 
     Raises:
         MissingError: If the folder holds no plug-in.
-        UsageError: If a file in it cannot be read, there is no token, or the hub refuses or is out of reach.
+        UsageError: If a file cannot be read, there is no token, the hub refuses, or it is unreachable.
     """
     folder = Path(folder)
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         _require(folder, file, str(folder))
     if not has_owner(repo_id):
-        raise UsageError(f"repo_id={repo_id!r} is no name on the hub; give user/name")
+        raise UsageError(f"repo_id={repo_id!r} is not a name on the hub; give user/name")
     if not (token or get_token()):
         raise UsageError(f"there is no token to push {repo_id} with; run hf auth login, or give token")
     card = _card_of(folder, repo_id)
     api = HfApi(token=token)
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
-        if not (folder / CARD_FILE).exists():  # after create_repo, which finds a repo_id mistyped
+        if not (folder / CARD_FILE).exists():  # after create_repo, which rejects a mistyped repo_id
             write_atomic(folder / CARD_FILE, card)
-        wanted = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, METRICS_FILE, RUN_FILE]
+        uploaded = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, METRICS_FILE, RUN_FILE]
         api.upload_folder(
-            repo_id=repo_id, folder_path=folder, allow_patterns=wanted, commit_message="Upload option plug-in"
+            repo_id=repo_id, folder_path=folder, allow_patterns=uploaded, commit_message="Upload option plug-in"
         )
-    except (HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: hf_xet, which sends large files
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: hf_xet, which uploads large files
         raise UsageError(
             f"{repo_id} cannot be pushed ({one_line(error)}); check the name, network and hf auth login"
         ) from error
@@ -58,10 +58,10 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, toke
 
 
 def local_folder(name: str | Path) -> Path:
-    """The folder of a plug-in: a local one as it is, else a hub repository's two files, downloaded or cached.
+    """The folder of a plug-in: a local folder, else a hub repository's two files, downloaded or cached.
 
     Raises:
-        MissingError: If neither holds a plug-in; without a network too, and quickly.
+        MissingError: If neither holds a plug-in; without a network too, raised without long retries.
     """
     folder = Path(name)
     if not folder.exists() and has_owner(str(name)):
@@ -77,13 +77,13 @@ def model_card(
     *,
     repo_id: str,
 ) -> str:
-    """The README.md of a plug-in, with the hub's metadata on top; every number in it is one given here.
+    """The README.md of a plug-in, with the hub's metadata at the top. All its numbers come from the arguments.
 
     Args:
-        description: What ``OptionModel.save_pretrained`` writes to ``adapter_config.json``.
+        description: Contents of ``adapter_config.json`` as ``OptionModel.save_pretrained`` writes it.
         metrics: A line of a run's ``metrics.json``.
         run: The run's ``run.json``.
-        repo_id: Where the card will stand.
+        repo_id: Repository of the card.
     """
     backbone, fingerprint = description["backbone"], description["backbone_fingerprint"]
     on_hub = backbone not in OWN_BACKBONES and not Path(backbone).exists() and is_hub_id(backbone)
@@ -109,7 +109,7 @@ def model_card(
 
 
 def _card_of(folder: Path, repo_id: str) -> str:
-    """The card from what a folder's files say."""
+    """The card of the plug-in in a folder, from its files."""
     try:
         description = json.loads((folder / CONFIG_FILE).read_text())
         metrics, run = folder / METRICS_FILE, folder / RUN_FILE
@@ -119,7 +119,7 @@ def _card_of(folder: Path, repo_id: str) -> str:
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{folder} cannot be described ({type(error).__name__}: {error}); copy its {CONFIG_FILE}, {METRICS_FILE} "
-            f"and {RUN_FILE} anew"
+            f"and {RUN_FILE} again"
         ) from error
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ollm_rl.devices import HAS_TRITON
 from ollm_rl.errors import UsageError
 
-MAX_LOGITS = 2**25  # elements of one chunk's logits: 128 MiB in float32
+MAX_LOGITS = 2**25  # elements in one chunk of logits: 128 MiB in float32
 
 
 def token_cross_entropy(
@@ -25,18 +25,18 @@ def token_cross_entropy(
     soft_cap: float | None = None,
     max_logits: int = MAX_LOGITS,
 ) -> torch.Tensor:
-    """Cross-entropy of the next token under a frozen output head, a chunk of logits at a time.
+    """Cross-entropy of the next token under a frozen output head, computed in chunks of logits.
 
     The gradient with respect to the hidden states is computed with the loss, while a chunk's logits exist. So no
-    chunk is computed twice and memory grows with N * H alone. ``torch.nn.functional.linear_cross_entropy`` computes
-    the logits again in the backward pass where every position's loss is wanted, and knows no soft cap.
+    chunk is computed twice, and memory grows only with N * H. ``torch.nn.functional.linear_cross_entropy`` computes
+    the logits again in the backward pass if the loss of every position is requested, and has no soft cap.
 
     Args:
         hidden_states: (N, H).
         head: The frozen head, (V, H) with or without a bias; it gets no gradient.
         targets: Token ids (N,).
         soft_cap: Logits x become cap * tanh(x / cap) (Gemma 2).
-        max_logits: Bound on n * V of a chunk.
+        max_logits: Maximum n * V of a chunk of n positions.
 
     Returns:
         (N,) in nats.
@@ -48,16 +48,16 @@ def token_cross_entropy(
 
 
 def _chunk_loss(
-    logits: torch.Tensor, target: torch.Tensor, soft_cap: float | None, slope_wanted: bool
+    logits: torch.Tensor, target: torch.Tensor, soft_cap: float | None, needs_slope: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Losses of a chunk and their derivative by its logits: (n, V), (n, 1) -> (n,), (n, V)."""
+    """Losses of a chunk and their derivative with respect to its logits: (n, V), (n, 1) -> (n,), (n, V)."""
     dtype = logits.dtype
     logits = logits.to(torch.promote_types(dtype, torch.float32))
     if soft_cap is not None:
         logits = torch.tanh(logits / soft_cap) * soft_cap
     log_sum = logits.logsumexp(-1, keepdim=True)
     losses = (log_sum - logits.gather(-1, target))[:, 0]
-    if not slope_wanted:
+    if not needs_slope:
         return losses, None
     slope = (logits - log_sum).exp_()
     slope.scatter_add_(-1, target, slope.new_full((), -1.0).expand_as(target))
@@ -68,7 +68,7 @@ def _chunk_loss(
 
 @functools.cache
 def _fused_chunk_loss() -> Any:
-    """Compiled, since a dozen passes over logits take long; late, since the compiler's import does too."""
+    """``_chunk_loss`` compiled, to fuse its passes over logits; at first use, because the compiler imports slowly."""
     return torch.compile(_chunk_loss)
 
 
@@ -110,11 +110,11 @@ def expected_cross_entropy(encoder_logits: torch.Tensor, cross_entropies: torch.
 
 
 def sample_options(encoder_logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """One option a position from q, as a one-hot row with a straight-through gradient: (N, K) -> (N, K).
+    """Sample one option per position from q, as a one-hot row with a straight-through gradient: (N, K) -> (N, K).
 
     The estimator ``gumbel`` (Jang et al. 2017): z = argmax(log q + g) with Gumbel noise g is a sample of q, so
     CE(z) and its gradient in the decoder are unbiased for E_q[CE]. The encoder's gradient is that of
-    softmax((log q + g) / temperature), which is biased, less so the lower the temperature.
+    softmax((log q + g) / temperature). It is biased, and less so at lower temperatures.
     """
     return F.gumbel_softmax(encoder_logits, tau=temperature, hard=True)
 
@@ -123,8 +123,8 @@ def kl_to_prior(encoder_logits: torch.Tensor, prior_logits: torch.Tensor | None 
     """KL(q || prior) = sum_z q(z) log(q(z) / prior(z)): (N, K) -> scalar, mean over positions, in nats.
 
     Args:
-        encoder_logits: Of q, (N, K).
-        prior_logits: (N, K). None is the uniform prior (OLLM, eq. 5), against which the KL is log K - H(q).
+        encoder_logits: Logits of q, (N, K).
+        prior_logits: (N, K). None is the uniform prior (OLLM, eq. 5), for which the KL is log K - H(q).
     """
     if prior_logits is None:
         prior_logits = torch.zeros_like(encoder_logits)
@@ -135,7 +135,7 @@ def kl_to_prior(encoder_logits: torch.Tensor, prior_logits: torch.Tensor | None 
 def policy_imitation_loss(policy_logits: torch.Tensor, encoder_logits: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of the policy against the encoder's distribution (OLLM, eq. 6): -sum_z q(z) log pi(z), in nats.
 
-    The encoder's side carries no gradient: the policy follows the encoder, never the other way round.
+    The encoder gets no gradient: the policy follows the encoder, not the reverse.
 
     Args:
         policy_logits: (N, K).
@@ -148,9 +148,9 @@ def policy_imitation_loss(policy_logits: torch.Tensor, encoder_logits: torch.Ten
 
 
 def policy_marginal_loss(policy_logits: torch.Tensor, cross_entropies: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood of the mixture as the policy sees it: -log sum_z pi(z) p(x | h, z), in nats.
+    """Negative log-likelihood of the policy's mixture of options: -log sum_z pi(z) p(x | h, z), in nats.
 
-    The options' side carries no gradient: the policy learns to weigh the options, not the options to please it.
+    The options get no gradient: only the policy learns, by weighting the options.
 
     Args:
         policy_logits: (N, K).
@@ -163,20 +163,20 @@ def policy_marginal_loss(policy_logits: torch.Tensor, cross_entropies: torch.Ten
 
 
 def steered_weight(weight: float, error: float, *, rate: float, bounds: tuple[float, float]) -> float:
-    """A weight moved by the factor exp(rate * error), the relative error clipped to [-1, 1], within its bounds.
+    """The weight times exp(rate * error), the relative error clipped to [-1, 1] and the result to the bounds.
 
-    A common rule for penalties that hold a quantity near a target.
+    This is a common rule for penalties that keep a quantity near a target.
     """
     low, high = bounds
     return max(low, min(high, weight * math.exp(rate * max(-1.0, min(1.0, error)))))
 
 
 class AdaptiveKLWeight(nn.Module):
-    """Weight of the KL term that holds it near a target (OLLM, Sec. 2.3).
+    """Weight of the KL term that keeps it near a target (OLLM, Sec. 2.3).
 
     The weight grows while the measured KL is above the target and shrinks while it is below, by `steered_weight`; the
-    paper does not give its rule. Without a target the weight stays. It is a buffer, so it is saved and resumed with
-    the module.
+    paper does not give its rule. Without a target the weight is constant. It is a buffer, so it is saved and resumed
+    with the module.
     """
 
     weight: torch.Tensor
@@ -195,13 +195,13 @@ class AdaptiveKLWeight(nn.Module):
         self.register_buffer("weight", torch.tensor(float(init)))
 
     def update(self, kl: float) -> float:
-        """Move the weight by one step and return it.
+        """Update the weight by one step and return it.
 
         Args:
             kl: Mean over the batch of KL(q || prior), in nats; at least 0.
 
         Raises:
-            UsageError: If ``kl`` is NaN or infinite; the weight is left as it was.
+            UsageError: If ``kl`` is NaN or infinite; the weight does not change.
         """
         if not math.isfinite(kl):
             raise UsageError(f"kl={kl} is not finite; lower the learning rate or look for NaN in the backbone's output")

@@ -33,17 +33,17 @@ from ollm_rl.options.losses import (
 )
 from ollm_rl.runs import write_atomic
 
-IGNORED = -100  # the label that transformers' losses leave out
-ROWS_TOGETHER = {"cpu": 8, "cuda": 32}  # sequences of like length in one pass of the frozen backbone
+IGNORED = -100  # label that transformers' losses ignore
+ROWS_TOGETHER = {"cpu": 8, "cuda": 32}  # sequences of similar length per pass of the frozen backbone
 
 
 class CountedStates(NamedTuple):
-    """What the plug-in learns from: the N positions whose next token counts, row by row.
+    """Training data of the plug-in: the N positions whose next token counts, row by row.
 
     Attributes:
         hidden_states: h_t, (N, H).
         targets: The true next tokens, (N,).
-        offsets: Place of the next token within its completion, from 0, (N,).
+        offsets: Position of the next token within its completion, from 0, (N,).
     """
 
     hidden_states: torch.Tensor
@@ -53,12 +53,12 @@ class CountedStates(NamedTuple):
 
 @dataclass(kw_only=True)
 class OptionOutput:
-    """Losses in nats, mean over the N counted positions.
+    """Losses in nats, averaged over the N counted positions.
 
     Attributes:
         loss: L_CE + beta * L_KL + L_policy, with gradient.
         cross_entropy: L_CE (eq. 4).
-        kl: L_KL (eq. 5), to the prior that the settings name.
+        kl: L_KL (eq. 5), with the prior of the settings.
         policy_loss: L_policy (eq. 6), or the mixture's negative log-likelihood.
         option_probs: q(z | h_t, e(x_{t+1})), (N, K).
     """
@@ -71,15 +71,15 @@ class OptionOutput:
 
 
 class OptionModel(nn.Module):
-    """A causal language model with options. The backbone's weights never move.
+    """A causal language model with options. The backbone's weights never change.
 
     Build one with ``from_backbone``, or load a trained plug-in with ``from_pretrained``.
 
     Attributes:
         backbone: The frozen language model.
-        head: Its output head.
+        head: The backbone's output head.
         adapter: The trainable plug-in.
-        option_config: Its settings.
+        option_config: Settings of the plug-in.
     """
 
     def __init__(self, backbone: PreTrainedModel, config: OptionConfig) -> None:
@@ -102,13 +102,13 @@ class OptionModel(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> "OptionModel":
-        """Give a causal language model options that are still untrained.
+        """Add untrained options to a causal language model.
 
         Args:
             name_or_model: A name that ``load_backbone`` knows, or a model.
-            config: Settings; the paper's where left out.
+            config: Settings; None is ``OptionConfig()``.
             dtype: Precision of a backbone loaded by name.
-            device: Where a backbone loaded by name lives.
+            device: Device of a backbone loaded by name.
 
         Raises:
             ValueError: If there is no such model, or its output head is not supported.
@@ -139,8 +139,8 @@ class OptionModel(nn.Module):
     def decode_options(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Logits of the next token under every option (OLLM, eq. 2-3): (..., H) -> (..., K, V).
 
-        The biases, which are added to the hidden states, are computed in their precision; training computes them in
-        float32.
+        The biases are computed in the precision of the hidden states, to which they are added. Training computes them
+        in float32.
         """
         dtype = hidden_states.dtype
         with torch.autocast(hidden_states.device.type, dtype, enabled=dtype != torch.float32):
@@ -165,15 +165,15 @@ class OptionModel(nn.Module):
     def loss(self, states: CountedStates) -> OptionOutput:
         """E_q[CE] + beta * KL(q || prior) + L_policy (OLLM, eq. 4-6), by the settings' estimator, prior and objective.
 
-        With the policy as the prior, the KL term moves the encoder alone: its gradient in the policy is that of
-        L_policy by imitation, which is in the sum already. So at beta = 1 the gradient is that of the negative
-        evidence lower bound E_q[CE] + KL(q || pi), which bounds -log sum_z pi(z) p(x | h, z) from above.
+        With the policy as the prior, the KL term trains only the encoder: its gradient in the policy is that of
+        L_policy by imitation, which is already in the sum. So at beta = 1 the gradient is that of the negative evidence
+        lower bound E_q[CE] + KL(q || pi), which bounds -log sum_z pi(z) p(x | h, z) from above.
 
         Raises:
             ValueError: If no token counts.
         """
         config, targets = self.option_config, states.targets
-        hidden = states.hidden_states.to(self.backbone.dtype)  # they are stored in bfloat16
+        hidden = states.hidden_states.to(self.backbone.dtype)  # stored ones are in bfloat16
         if not len(targets):
             raise ValueError("labels hold no token that counts (all are -100); check the completions")
         encoder_logits = self.adapter.encode(hidden, self.backbone.get_input_embeddings()(targets))
@@ -182,15 +182,15 @@ class OptionModel(nn.Module):
             losses = self.option_cross_entropy(hidden, targets)
             cross_entropy = expected_cross_entropy(encoder_logits, losses)
         else:
-            chosen = sample_options(encoder_logits, config.gumbel_temperature)
-            cross_entropy = self._cross_entropy(hidden, self.adapter.mixed_bias(hidden, chosen), targets).mean()
+            one_hot = sample_options(encoder_logits, config.gumbel_temperature)
+            cross_entropy = self._cross_entropy(hidden, self.adapter.mixed_bias(hidden, one_hot), targets).mean()
         kl = kl_to_prior(encoder_logits, policy_logits.detach() if config.prior == "policy" else None)
         if config.policy_by_likelihood:
             policy_loss = policy_marginal_loss(policy_logits, losses)
         else:
             policy_loss = policy_imitation_loss(policy_logits, encoder_logits)
         return OptionOutput(
-            # A copy: the weight may move before the backward pass.
+            # A copy, because the weight may be updated before the backward pass.
             loss=cross_entropy + self.adapter.kl_weight.weight.clone() * kl + policy_loss,
             cross_entropy=cross_entropy.detach(),
             kl=kl.detach(),
@@ -201,11 +201,12 @@ class OptionModel(nn.Module):
     def option_cross_entropy(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """-log p(x_{t+1} | h_t, z) of every option, in nats: (N, H), (N,) -> (N, K)."""
         biases = self.adapter.biases(hidden_states)
-        repeated = targets[:, None].expand(biases.shape[:2])
-        return self._cross_entropy(hidden_states[:, None], biases, repeated.flatten()).view(repeated.shape)
+        option_targets = targets[:, None].expand(biases.shape[:2])
+        losses = self._cross_entropy(hidden_states[:, None], biases, option_targets.flatten())
+        return losses.view(option_targets.shape)
 
     def _cross_entropy(self, hidden_states: torch.Tensor, biases: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Of biased hidden states, (M, H) or more dimensions, and their M targets: (M,)."""
+        """Cross-entropy of biased hidden states, (M, H) or more dimensions, for their M targets: (M,)."""
         shifted = (hidden_states + biases.to(hidden_states.dtype)).flatten(0, -2)
         return token_cross_entropy(shifted, self.head.linear, targets, soft_cap=self.head.soft_cap)
 
@@ -213,13 +214,13 @@ class OptionModel(nn.Module):
     def counted_states(
         self, input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> CountedStates:
-        """Run the frozen backbone and keep what the plug-in learns from.
+        """Run the frozen backbone and return the training data of the plug-in.
 
-        Rows of like length are read together, so that a batch with one long solution is not padded whole.
+        Rows of similar length share a pass, so that one long solution does not pad the whole batch.
 
         Args:
             input_ids: (B, T), padded on the right.
-            labels: (B, T), as in transformers: -100 where a token does not count.
+            labels: (B, T), as in transformers: -100 for tokens that do not count.
             attention_mask: (B, T).
 
         Raises:
@@ -239,7 +240,7 @@ class OptionModel(nn.Module):
         return CountedStates(hidden[:, :-1][counted], labels[:, 1:][counted], offsets[counted])
 
     def trainable_share(self) -> float:
-        """Parameters of the plug-in over those of the backbone."""
+        """Number of the plug-in's parameters divided by that of the backbone."""
         adapter = sum(parameter.numel() for parameter in self.adapter.parameters())
         return adapter / sum(parameter.numel() for parameter in self.backbone.parameters())
 
@@ -275,10 +276,10 @@ class OptionModel(nn.Module):
         """Load a plug-in written by ``save_pretrained`` onto its backbone.
 
         Args:
-            folder: Where the plug-in lies, or a repository ``user/name`` on the Hugging Face hub.
-            backbone: A model or name; the backbone that the plug-in names where left out.
+            folder: Folder of the plug-in, or a repository ``user/name`` on the Hugging Face hub.
+            backbone: A model or its name. None loads the backbone that the plug-in names.
             dtype: Precision of a backbone loaded by name.
-            device: Where a backbone loaded by name lives.
+            device: Device of a backbone loaded by name.
 
         Raises:
             MissingError: If the folder holds no plug-in.
@@ -289,18 +290,18 @@ class OptionModel(nn.Module):
         try:
             description = json.loads(path.read_text())
             if "peft_type" in description:
-                raise MissingError(f"{folder} holds an adapter of peft, no option plug-in; give an option SFT run")
+                raise MissingError(f"{folder} holds a peft adapter, not an option plug-in; give an option SFT run")
             name, trained_on = str(description["backbone"]), description["backbone_fingerprint"]
             config = OptionConfig(**{field.name: description[field.name] for field in dataclasses.fields(OptionConfig)})
         except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path} cannot be read ({type(error).__name__}: {error}); copy it anew") from error
-        wanted = name if backbone is None else backbone
-        loaded = load_backbone(wanted, dtype=dtype, device=device)[0] if isinstance(wanted, str) else wanted
-        found = fingerprint(loaded)
-        if found != trained_on:
+            raise UsageError(f"{path} cannot be read ({type(error).__name__}: {error}); copy it again") from error
+        source = name if backbone is None else backbone
+        loaded = load_backbone(source, dtype=dtype, device=device)[0] if isinstance(source, str) else source
+        actual = fingerprint(loaded)
+        if actual != trained_on:
             raise UsageError(
                 f"{folder} was trained on backbone {name!r} with fingerprint {trained_on}, but "
-                f"{loaded.config.name_or_path!r} has {found}; give the backbone it was trained on"
+                f"{loaded.config.name_or_path!r} has {actual}; give the backbone it was trained on"
             )
         model = cls(loaded, config)
         model.load_adapter(folder)
@@ -310,10 +311,10 @@ class OptionModel(nn.Module):
         """Read the plug-in's weights from a folder written by ``save_pretrained``.
 
         Raises:
-            ValueError: If the file is damaged or of another shape.
+            ValueError: If the file is damaged or a tensor has another shape.
         """
         try:
             self.adapter.load_state_dict(load_file(Path(folder) / WEIGHTS_FILE))
         except (SafetensorError, OSError, RuntimeError) as error:
-            # torch says "Error(s) in loading" first and names the tensors and their sizes in the lines below it.
+            # torch names the tensors and their sizes in the lines after the first.
             raise ValueError(f"{folder}/{WEIGHTS_FILE} cannot be read ({one_line(error)})") from error

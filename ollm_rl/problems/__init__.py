@@ -1,4 +1,4 @@
-"""Where questions come from, and how they are asked."""
+"""Sources of problems, and their prompts."""
 
 import lazy_loader
 

@@ -1,8 +1,8 @@
 """Generated arithmetic word problems with worked solutions in English and Spanish.
 
-The text on which the embedded backbone ``tiny-arith`` is trained. Like human text it is ambiguous: a frequent short
-style skips a step and is often wrong, a rarer careful style is nearly always right, some solutions switch language
-half-way and some loop without an end. ``SolutionMix`` states every share, so metrics can be held against the truth.
+The embedded backbone ``tiny-arith`` is trained on this text. Like human text it is ambiguous. A frequent short style
+skips a step and is often wrong; a rarer careful style is nearly always right. Some solutions switch language half-way,
+and some loop without an end. ``SolutionMix`` states every share, so metrics can be compared with the true rates.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NAMES = ("Ana", "Tom", "Mia", "Ben", "Eva", "Leo", "Sara", "Max", "Lena", "Hugo")
-# English plural, Spanish plural, the Spanish "how many" that agrees with it.
+# English plural, Spanish plural, and the Spanish "how many" that agrees with it.
 ITEMS = (
     ("apples", "manzanas", "Cuántas"),
     ("books", "libros", "Cuántos"),
@@ -55,19 +55,19 @@ CAREFUL_STEP = {
     "es": {"+": "Luego suma {a} + {n} = {x}.", "-": "Luego resta {a} - {n} = {x}."},
 }
 ANSWER = {"en": "The answer is {x}.", "es": "La respuesta es {x}."}
-OTHER = {"en": "es", "es": "en"}
+OTHER_LANGUAGE = {"en": "es", "es": "en"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SolutionMix:
-    """Shares of the kinds of solution; they are the true rates of the generated text.
+    """Shares of the kinds of solution, which are the true rates of the generated text.
 
     Attributes:
         short: Share of solutions that state the answer without working.
-        switch: Share of careful solutions that go on in the other language from about the middle.
+        switch: Share of careful solutions that change to the other language at about the middle.
         loop: Share of solutions that repeat one step and end without an answer.
-        short_wrong: Share of the short solutions of two or three steps in which one was skipped, so that the answer
-            is wrong; with a single step there is nothing to skip.
+        short_wrong: Share of the short solutions of two or three steps that skip one, so that the answer is wrong. A
+            single step cannot be skipped.
         slip: Share of the solutions with working (careful and switching) in which one result is off by one or two.
     """
 
@@ -89,18 +89,18 @@ class SolutionMix:
 
 @dataclass(frozen=True, kw_only=True)
 class ArithProblem:
-    """One word problem: its text, its answer, and one worked solution with what is true of it."""
+    """One word problem: its text, its answer, and one worked solution with its properties."""
 
     question: str
     answer: int
     language: str
     solution: str
     style: str  # "short", "careful", "switch" or "loop"
-    wrong: bool  # a step was skipped or slipped
+    wrong: bool  # a step was skipped, or its result is off
 
 
 def generate(count: int, generator: np.random.Generator, *, mix: SolutionMix | None = None) -> list[ArithProblem]:
-    """Generate ``count`` problems, all random numbers from ``generator``, with ``mix`` as the shares of solutions."""
+    """Generate ``count`` problems with random numbers from ``generator`` and the shares of solutions in ``mix``."""
     return [_problem(generator, mix or SolutionMix()) for _ in range(count)]
 
 
@@ -157,24 +157,24 @@ def _worked(
     style: str,
     slip: bool,
 ) -> str:
-    """A solution step by step, in the story's order or with the gains first."""
+    """A step-by-step solution in the story's order or with the gains first."""
     if rng.random() < 0.3:
         steps = sorted(steps, key=lambda step: step[0])  # "+" sorts before "-"
-    # Of the sentences (opening, steps, answer), those from this index on are in the other language.
+    # Sentences (opening, steps, answer) from this index on are in the other language.
     switch_at = 1 + len(steps) // 2 if style == "switch" else len(steps) + 2
     slip_at = int(rng.integers(len(steps))) if slip else -1
     loop_at = int(rng.integers(len(steps))) if style == "loop" else -1
     sentences = [_pick(rng, CAREFUL_OPENING[language]).format(**words[language])]
     total = start
     for index, (sign, n) in enumerate(steps):
-        spoken = language if index + 1 < switch_at else OTHER[language]
+        sentence_language = language if index + 1 < switch_at else OTHER_LANGUAGE[language]
         result = total + n if sign == "+" else total - n
         if index == slip_at:
             result += int(rng.choice([-2, -1, 1, 2])) if result >= 2 else int(rng.choice([1, 2]))
-        step = CAREFUL_STEP[spoken][sign].format(a=total, n=n, x=result)
+        step = CAREFUL_STEP[sentence_language][sign].format(a=total, n=n, x=result)
         if index == loop_at:
             return " ".join(sentences + [step] * int(rng.integers(5, 9)))
         sentences.append(step)
         total = result
-    spoken = language if style != "switch" else OTHER[language]
-    return " ".join([*sentences, ANSWER[spoken].format(x=total)])
+    sentence_language = language if style != "switch" else OTHER_LANGUAGE[language]
+    return " ".join([*sentences, ANSWER[sentence_language].format(x=total)])

@@ -11,19 +11,19 @@ from ollm_rl.problems.sources import Problem
 def encode_prompts(
     problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, max_length: int, max_new_tokens: int = 1
 ) -> list[list[int]]:
-    """Token ids of every prompt: all of the text before the completion.
+    """Token ids of every prompt, which is all of the text before the completion.
 
-    With a chat template it is the question as the user's message and the head of the assistant's; else the question
-    and a line break.
+    With a chat template a prompt is the question as the user's message, followed by the start of the assistant's
+    message. Without one it is the question and a line break.
 
     Args:
         problems: At least one.
-        tokenizer: Of the backbone.
-        max_length: Tokens that prompt and completion share.
-        max_new_tokens: Tokens of these that the completion may need.
+        tokenizer: Tokenizer of the backbone.
+        max_length: Maximum number of tokens of prompt and completion together.
+        max_new_tokens: Number of tokens reserved for the completion.
 
     Raises:
-        UsageError: If a prompt leaves no room for the completion; names the problem.
+        UsageError: If a prompt leaves no room for the completion; the message names the problem.
     """
     prompts: list[list[int]]
     if tokenizer.chat_template is None:

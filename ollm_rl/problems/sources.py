@@ -1,8 +1,8 @@
-"""Problems with a checkable answer, from four kinds of source named by one string.
+"""Problems with a checkable answer from four kinds of sources, each named by a string.
 
-``arith`` generates them, ``rg:TASK`` asks reasoning-gym, ``jsonl:PATH`` reads a file, and ``hf:ID`` or
-``hf:ID:CONFIG`` loads a Hugging Face dataset from the hub or from a local folder. ``without`` keeps the questions of an
-evaluation out of training.
+``arith`` generates problems, ``rg:TASK`` gets them from reasoning-gym, ``jsonl:PATH`` reads a file, and ``hf:ID`` or
+``hf:ID:CONFIG`` loads a Hugging Face dataset from the hub or a local folder. ``exclude_questions`` keeps the questions
+of an evaluation out of training.
 """
 
 import difflib
@@ -27,22 +27,22 @@ GENERATED_SPLITS = ("train", "validation", "test")
 DEFAULT_ARITH = 10_000  # problems
 DEFAULT_RG = 1_000  # problems
 
-# Names of the columns with question, solution and answer. None: the answer stands within the solution, after "####" as
-# in GSM8K or in the last box as in MATH.
+# Names of the columns with question, solution and answer. None: the solution contains the answer, after "####" as in
+# GSM8K or in the last box as in MATH.
 Columns = tuple[str, str, str | None]
 HF_COLUMNS: dict[str, Columns] = {
     "openai/gsm8k": ("question", "answer", None),
     "nvidia/OpenMathReasoning": ("problem", "generated_solution", "expected_answer"),
 }
-# Tried in this order on any other dataset: Omni-MATH and its relatives, plain names, and MATH with its many ids.
+# Tried in this order on any other dataset: Omni-MATH and similar ones, plain names, and MATH under its many ids.
 USUAL_COLUMNS: tuple[Columns, ...] = (
     ("problem", "solution", "answer"),
     ("question", "solution", "answer"),
     ("problem", "solution", None),
 )
 
-# What two wordings of one question may differ in. "-", "!", "'" and brackets are signs of mathematics too; a point or
-# comma before a digit belongs to a number or a pair.
+# Differences that are ignored when questions are compared. "-", "!", "'" and brackets are kept, because they are also
+# mathematical signs; a point or comma before a digit belongs to a number or a pair.
 _STRAIGHT = str.maketrans("‘’“”‐–—−", "''\"\"----")
 _SPARE = re.compile(r'(?:[\s"?¿¡:;]|[.,](?!\d))+')
 
@@ -54,11 +54,11 @@ class Problem:
     """One question with its reference answer.
 
     Attributes:
-        id: Names the problem within its source.
-        question: The text put to the model.
-        solution: Worked solution to learn from; empty where the source has none.
+        id: Identifier of the problem within its source.
+        question: The question to the model.
+        solution: Worked solution to learn from; empty if the source has none.
         answer: Reference answer as text.
-        language: ISO 639-1 code of the question; "en" unless the source says otherwise.
+        language: ISO 639-1 code of the question; "en" if the source does not state it.
     """
 
     id: str
@@ -73,16 +73,16 @@ def load_problems(spec: str, *, split: str = "train", limit: int | None = None, 
 
     Args:
         spec: ``arith``, ``rg:TASK``, ``jsonl:PATH``, ``hf:ID`` or ``hf:ID:CONFIG``.
-        split: ``train``, ``validation`` or ``test`` for generated problems, where each is a random stream of its own;
-            any split the dataset has for ``hf``. A ``jsonl`` file is one split, so there it is not used.
-        limit: At most this many problems, the first ones of ``jsonl`` and ``hf``; ``hf`` is then streamed, which
-            downloads no more than it reads (but for a slice such as ``train[:10%]``). None means all of them there,
-            10,000 for ``arith`` and 1,000 for ``rg``.
-        seed: Seed of the generated problems. It shuffles nothing.
+        split: ``train``, ``validation`` or ``test`` for ``arith`` and ``rg``, each an independent random stream. Any
+            split of the dataset for ``hf``. Not used for ``jsonl``, where the file is one split.
+        limit: Maximum number of problems. ``jsonl`` and ``hf`` take the first ones, and ``hf`` is then streamed, so it
+            downloads only what it reads (except for a slice such as ``train[:10%]``). None means all problems for
+            ``jsonl`` and ``hf``, 10,000 for ``arith`` and 1,000 for ``rg``.
+        seed: Seed of the generated problems. It does not shuffle the others.
 
     Raises:
         UsageError: If ``spec``, ``split`` or ``limit`` is not one of the above, if the source is malformed or unknown,
-            if it holds no problems, or if ``rg:`` is asked for without reasoning-gym installed.
+            if it holds no problems, or if ``rg:`` is requested without reasoning-gym installed.
         MissingError: If a ``jsonl`` file does not exist.
     """
     if limit is not None and limit < 1:
@@ -103,19 +103,23 @@ def load_problems(spec: str, *, split: str = "train", limit: int | None = None, 
     return problems
 
 
-def without(problems: Sequence[Problem], held_out: Sequence[Problem]) -> list[Problem]:
-    """The problems whose question is none of the held-out questions, in their order.
+def exclude_questions(problems: Sequence[Problem], held_out: Sequence[Problem]) -> list[Problem]:
+    """The problems whose questions are not among the held-out questions, in their order.
 
-    Questions are equal if they are so after Unicode's NFKC form (full-width digits become plain ones), case folding,
-    straightening of the quotes ``‘’“”`` and the dashes ``‐–—−``, and replacement of every run of white space, ``"``,
-    ``?``, ``¿``, ``¡``, ``:``, ``;``, and full stops and commas that no digit follows, by one space, with none at the
-    ends. All else counts.
+    Questions are compared after normalization:
+
+    - Unicode's NFKC form (full-width digits become plain ones) and case folding;
+    - straight quotes for ``‘’“”``, and ``-`` for the dashes ``‐–—−``;
+    - one space for every run of white space, ``"``, ``?``, ``¿``, ``¡``, ``:``, ``;``, and full stops and commas that
+      no digit follows; no spaces at the ends.
+
+    All other characters count.
     """
-    known = {_normalised(problem.question) for problem in held_out}
-    return [problem for problem in problems if _normalised(problem.question) not in known]
+    excluded = {_normalized(problem.question) for problem in held_out}
+    return [problem for problem in problems if _normalized(problem.question) not in excluded]
 
 
-def _normalised(question: str) -> str:
+def _normalized(question: str) -> str:
     text = unicodedata.normalize("NFKC", question).casefold().translate(_STRAIGHT)
     return _SPARE.sub(" ", text).strip()
 
@@ -143,7 +147,7 @@ def _from_arith(split: str, count: int, seed: int) -> list[Problem]:
 
 
 def _from_reasoning_gym(task: str, split: str, count: int, seed: int) -> list[Problem]:
-    # reasoning-gym seeds entry i with seed + i: neighbouring seeds would share all but one of their problems.
+    # reasoning-gym seeds entry i with seed + i, so neighbouring seeds would share all but one of their problems.
     task_seed = integer_seed(seed, Purpose.PROBLEMS, _split_index(split))
     try:
         import reasoning_gym
@@ -177,41 +181,41 @@ def _from_jsonl(path: Path, limit: int | None) -> list[Problem]:
         raise MissingError(f"no file {path}; give jsonl:PATH with the path of a JSON Lines file")
     try:
         with path.open(encoding="utf-8-sig") as file:
-            filled = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-            return [_jsonl_problem(line, path, number) for number, line in islice(filled, limit)]
+            lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+            return [_jsonl_problem(line, path, number) for number, line in islice(lines, limit)]
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
 
 
-def _jsonl_problem(line: str, path: Path, number: int) -> Problem:
-    where = f"{path}, line {number}"
+def _jsonl_problem(line: str, path: Path, line_number: int) -> Problem:
+    location = f"{path}, line {line_number}"
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UsageError(f"{where}: malformed JSON ({error.msg} at column {error.colno}); mend the line") from error
+        raise UsageError(f"{location}: malformed JSON ({error.msg} at column {error.colno}); fix the line") from error
     if not isinstance(row, dict):
-        raise UsageError(f"{where}: a {type(row).__name__}, not an object; write {{'question': ..., 'answer': ...}}")
+        raise UsageError(f"{location}: a {type(row).__name__}, not an object; write {{'question': ..., 'answer': ...}}")
     return Problem(
-        id=_field(row, "id", where, default=f"{path.stem}-{number}"),
-        question=_field(row, "question", where),
-        solution=_field(row, "solution", where, default=""),
-        answer=_field(row, "answer", where),
-        language=_field(row, "language" if "language" in row else "lang", where, default="en"),
+        id=_field(row, "id", location, default=f"{path.stem}-{line_number}"),
+        question=_field(row, "question", location),
+        solution=_field(row, "solution", location, default=""),
+        answer=_field(row, "answer", location),
+        language=_field(row, "language" if "language" in row else "lang", location, default="en"),
     )
 
 
-def _field(row: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:
-    """Text of one field, numbers written out; without a ``default`` the field must be there and not be blank."""
+def _field(row: Mapping[str, Any], name: str, location: str, default: str | None = None) -> str:
+    """One field as text. Numbers become text; without a ``default`` the field must be present and not blank."""
     value = row.get(name)
     if value is None and default is not None:
         return default
     if name not in row:
-        raise UsageError(f"{where}: field {name!r} is missing; every line needs a question and an answer")
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not (number or isinstance(value, str)):
-        raise UsageError(f"{where}: field {name!r} is {value!r}; give a string or a finite number")
+        raise UsageError(f"{location}: field {name!r} is missing; every line needs a question and an answer")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not (is_number or isinstance(value, str)):
+        raise UsageError(f"{location}: field {name!r} is {value!r}; give a string or a finite number")
     if default is None and not str(value).strip():
-        raise UsageError(f"{where}: field {name!r} is blank; every line needs a question and an answer")
+        raise UsageError(f"{location}: field {name!r} is blank; every line needs a question and an answer")
     return str(value)
 
 
@@ -233,18 +237,18 @@ def _from_hub(name: str, split: str, limit: int | None) -> list[Problem]:
         if len(problems) == limit:
             break
     if missing:
-        # A dataset of others cannot be mended by its user, so such rows are dropped, but never in silence.
-        read = len(problems) + missing
-        logger.warning("hf:%s: %d of %d rows lack a question or an answer; left out", name, missing, read)
+        # Users cannot fix a public dataset, so such rows are dropped, but never silently.
+        num_rows = len(problems) + missing
+        logger.warning("hf:%s: %d of %d rows lack a question or an answer; left out", name, missing, num_rows)
     return problems
 
 
 def _hub_rows(name: str, split: str, *, stream: bool) -> Iterator[dict[str, Any]]:
-    import datasets  # heavy, and needed for this source alone
+    import datasets  # slow to import, and only needed for this source
 
     dataset_id, _, config = name.partition(":")
     streaming = stream and "[" not in split  # datasets refuses to stream a slice such as train[:10%]
-    # An empty file makes datasets leak StopIteration; a stream meets its errors while it is read.
+    # An empty file makes datasets leak StopIteration. Errors of a stream are raised while it is read.
     errors = (ValueError, OSError, RuntimeError, StopIteration, datasets.exceptions.DatasetsError)
     try:
         yield from datasets.load_dataset(dataset_id, config or None, split=split, streaming=streaming)
@@ -255,7 +259,7 @@ def _hub_rows(name: str, split: str, *, stream: bool) -> Iterator[dict[str, Any]
 
 
 def _columns(dataset_id: str, present: list[str]) -> Columns:
-    """Names of the columns to read; where an answer has a column of its own, the solution may be missing."""
+    """Names of the columns to read. The solution's column may be missing if the answer has its own."""
     for columns in (HF_COLUMNS.get(dataset_id), *USUAL_COLUMNS):
         if columns and {columns[0], columns[2] or columns[1]} <= set(present):
             return columns
@@ -266,10 +270,10 @@ def _columns(dataset_id: str, present: list[str]) -> Columns:
 
 
 def _hub_texts(row: Mapping[str, Any], columns: Columns) -> tuple[str, str, str]:
-    """Question, solution and answer of a row, each empty where it is missing."""
+    """Question, solution and answer of a row; missing ones are empty."""
     question, solution, answer = ("" if not name or row.get(name) is None else str(row[name]) for name in columns)
     if columns[2] is None:
-        found = extract_answer(solution)
-        answer = found[0] if found and found[1] in ("boxed", "hashes") else ""
+        extracted = extract_answer(solution)
+        answer = extracted[0] if extracted and extracted[1] in ("boxed", "hashes") else ""
         solution = solution.partition("####")[0].strip()
     return question, solution, answer

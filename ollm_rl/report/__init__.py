@@ -1,4 +1,4 @@
-"""Pages that open from disk: comparisons of methods, and the option explorer."""
+"""Static HTML pages: comparisons of methods, and the option explorer."""
 
 import lazy_loader
 

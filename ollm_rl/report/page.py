@@ -1,6 +1,6 @@
 """Reports as static HTML files, and a comparison of methods as a table for the terminal.
 
-A file loads nothing from outside: styles, script and plots (inline SVG) are in it. What a model wrote is escaped.
+A file is self-contained: it includes styles, script and plots (inline SVG). Text written by a model is escaped.
 """
 
 import math
@@ -32,15 +32,15 @@ from ollm_rl.runs import write_atomic
 COLUMNS = ("method", "accuracy [95 %]", "episodes", "seconds", "language switching", "degeneracy")
 MISSING = "–"
 ORIGIN = ("command", "model", "lora", "data", "split", "seed", "commit", "machine")
-SHADE = 8, 60  # per cent, of a live token without and with the most entropy of its completion
+SHADE = 8, 60  # per cent, of a live token with the least and the most entropy of its completion
 HEAD, TAIL = 1200, 800  # characters kept of a longer text
 
-# What is drawn beside the reward where a curve has it: column -> (title, note).
+# Plots besides the reward, if a curve has the column: column -> (title, note).
 QUANTITIES = {
-    "completion_tokens": ("Completion length (tokens)", "Mean tokens of a completion."),
+    "completion_tokens": ("Completion length (tokens)", "Mean number of tokens in a completion."),
     "entropy": ("Entropy (nats)", "Mean entropy of the policy at a decision."),
-    "live_share": ("Live positions (share)", "Positions at which the options lead to more than one token."),
-    "mixed_groups": ("Mixed groups (share)", "Groups of one prompt whose rewards differ, so that there is a signal."),
+    "live_share": ("Live positions (share)", "Positions where the options lead to more than one token."),
+    "mixed_groups": ("Mixed groups (share)", "Groups of one prompt whose rewards differ, so there is a signal."),
     "language_switching_rate": ("Language switching (share)", "Completions that leave the language of their prompt."),
     "degeneracy_rate": ("Degeneracy (share)", "Completions that loop, do not end, are empty or state no answer."),
 }
@@ -53,20 +53,20 @@ def write_report(
     samples: Sequence[Row],
     options: Sequence[Row] = (),
 ) -> None:
-    """Write a comparison of methods, at once or not at all.
+    """Write a comparison of methods, atomically.
 
     Args:
         path: The HTML file.
         summary: ``methods`` (rows with ``method``, ``accuracy``, ``low``, ``high``, ``episodes``, ``seconds``,
-            ``language_switching_rate``, ``degeneracy_rate``; rates are shares; and ``data``, where one method stands
-            for several problem sets), ``data`` (what was solved, in words), ``evaluated`` (or measured in training),
-            ``seeds``, ``notes`` (sentences) and what ``origin`` returns.
-        curves: By method, for every seed one row an iteration with ``iteration``, ``episodes``, ``seconds``,
+            ``language_switching_rate`` and ``degeneracy_rate``, where rates are shares, and ``data`` if a method has
+            several problem sets), ``data`` (text that describes the problems), ``evaluated`` (false if measured in
+            training), ``seeds``, ``notes`` (sentences) and the result of ``runs.origin``.
+        curves: By method, for every seed one row per iteration with ``iteration``, ``episodes``, ``seconds``,
             ``reward`` and any of ``QUANTITIES``. None and NaN leave a gap.
         samples: Rows with ``method``, ``question``, ``answer``, ``completion``, ``correct``, ``switched``, ``flags``
-            and ``source``, where it comes from.
-        options: For methods with options ``method``, ``explored`` (rows of ``agents.explorer.explore``), and
-            ``usage`` and ``entropy`` of ``agents.explorer.option_maps``.
+            and ``source`` (origin of the completion).
+        options: For methods with options: ``method``, ``explored`` (rows of ``agents.evaluation.explorer.explore``),
+            and ``usage`` and ``entropy`` of ``agents.evaluation.explorer.option_maps``.
     """
     drawn = {method: [rows for rows in seeds if rows] for method, seeds in curves.items() if any(seeds)}
     styles = {
@@ -99,23 +99,23 @@ def write_report(
 
 
 def write_explorer(path: Path, explored: Sequence[Row], origin: Row) -> None:
-    """Write the option explorer alone, at once or not at all.
+    """Write only the option explorer, atomically.
 
     Args:
         path: The HTML file.
-        explored: Rows of ``agents.explorer.explore``.
-        origin: What ``runs.origin`` returns, and ``model``.
+        explored: Rows of ``agents.evaluation.explorer.explore``.
+        origin: Result of ``runs.origin``, and ``model``.
     """
     write_atomic(path, render("explore.html", origin, explored=[_shaded(item) for item in explored]))
 
 
 def render(template: str, origin: Row, **values: Any) -> str:
-    """A page of the templates.
+    """Render a template to a page.
 
     Args:
-        template: Its file's name.
-        origin: What ``runs.origin`` returns; other entries with a name of ``ORIGIN`` are shown as well.
-        values: What the template names.
+        template: File name of the template.
+        origin: Result of ``runs.origin``; other entries with a name in ``ORIGIN`` are shown as well.
+        values: Variables of the template.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ollm_rl.report"),
@@ -129,12 +129,12 @@ def render(template: str, origin: Row, **values: Any) -> str:
 
 
 def format_table(methods: Sequence[Row]) -> str:
-    """Return the methods as a plain-text table with aligned columns, without a line break at the end."""
-    cells = [list(COLUMNS), *(_cells(row) for row in methods)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(COLUMNS))]
-    cells.insert(1, ["-" * width for width in widths])
+    """Format the methods as a plain-text table with aligned columns, without a line break at the end."""
+    table = [list(COLUMNS), *(_cells(row) for row in methods)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(COLUMNS))]
+    table.insert(1, ["-" * width for width in widths])
     lines = []
-    for method, *numbers in cells:
+    for method, *numbers in table:
         aligned = [text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True)]
         lines.append("  ".join([method.ljust(widths[0]), *aligned]))
     return "\n".join(lines)
@@ -157,7 +157,7 @@ def _name(row: Row) -> str:
 
 
 def _other_plots(drawn: Mapping[str, Sequence[History]], styles: Mapping[str, Style]) -> list[tuple[str, str, Markup]]:
-    """Title, note and plot of every quantity that some curve has."""
+    """Title, note and plot of every quantity that any curve has."""
     rows = [row for seeds in drawn.values() for history in seeds for row in history]
     return [
         (title, note, curve_plot(drawn, styles, x="episodes", y=name, width=SMALL_WIDTH))
@@ -176,32 +176,33 @@ def _accuracy_plot(methods: Sequence[Row], styles: Mapping[str, Style]) -> Marku
 
 
 def _option_maps(row: Row) -> list[tuple[str, str, Markup]]:
-    """Usage and entropy of one method, each with title and note."""
+    """Maps of usage and entropy of one method, each with title and note."""
     method, x = row["method"], "token of the completion"
-    usage = max((share for shares in row["usage"] for share in shares if not math.isnan(share)), default=1.0)
-    top = max(map(max, row["entropy"])) or 1.0
-    alike = 100 / len(row["usage"])
-    usage_map = heat_map(row["usage"], x=x, y="option", first=0, top=usage, label=f"{method}: option usage")
-    entropy_map = heat_map(row["entropy"], x=x, y="completion", first=1, top=top, label=f"{method}: entropy")
+    max_usage = max((share for shares in row["usage"] for share in shares if not math.isnan(share)), default=1.0)
+    max_entropy = max(map(max, row["entropy"])) or 1.0
+    equal_usage = 100 / len(row["usage"])
+    usage_map = heat_map(row["usage"], x=x, y="option", first=0, top=max_usage, label=f"{method}: option usage")
+    entropy_map = heat_map(row["entropy"], x=x, y="completion", first=1, top=max_entropy, label=f"{method}: entropy")
     return [
         (
             f"{method}: usage",
-            f"Full shade {100 * usage:.0f} %; {alike:.0f} % if all options were used alike.",
+            f"Full shade {100 * max_usage:.0f} %; {equal_usage:.0f} % if all options were used equally.",
             usage_map,
         ),
-        (f"{method}: entropy", f"Full shade {top:.2f} nats.", entropy_map),
+        (f"{method}: entropy", f"Full shade {max_entropy:.2f} nats.", entropy_map),
     ]
 
 
 def _shaded(item: Row, method: str | None = None) -> dict[str, Any]:
-    """A row of the explorer with its method, and with the shade of every token in per cent."""
-    top = max(position["entropy"] for position in item["positions"]) or 1.0
-    shades = [round(SHADE[0] + (SHADE[1] - SHADE[0]) * position["entropy"] / top) for position in item["positions"]]
+    """A row of the explorer with its method and the shade of every token in per cent."""
+    max_entropy = max(position["entropy"] for position in item["positions"]) or 1.0
+    low, high = SHADE
+    shades = [round(low + (high - low) * position["entropy"] / max_entropy) for position in item["positions"]]
     return {**item, "method": method, "shades": shades}
 
 
 def _shown(token: str) -> str:
-    """A token with its white space made visible."""
+    """A token with visible white space."""
     return token.replace(" ", "␣").replace("\n", "⏎")
 
 
@@ -210,7 +211,7 @@ def _percent(share: Any, unit: str = " %") -> str:
 
 
 def _count(value: Any) -> str:
-    """A number of episodes or seconds: whole, but with one decimal between 0 and 10 where it is not."""
+    """A number of episodes or seconds: a whole number, or one decimal if it is below 10 and not whole."""
     count = number(value)
     if math.isnan(count):
         return MISSING
@@ -218,7 +219,7 @@ def _count(value: Any) -> str:
 
 
 def _shorten(text: str) -> str:
-    left_out = len(text) - HEAD - TAIL
-    if left_out <= 0:
+    num_left_out = len(text) - HEAD - TAIL
+    if num_left_out <= 0:
         return text
-    return f"{text[:HEAD]}\n[… {left_out:,} characters left out …]\n{text[-TAIL:]}"
+    return f"{text[:HEAD]}\n[… {num_left_out:,} characters left out …]\n{text[-TAIL:]}"

@@ -1,4 +1,4 @@
-"""Plots as inline SVG in the colours of the page that they stand in, one for light and dark.
+"""Plots as inline SVG in the colours of their page, the same for light and dark mode.
 
 Colours are variables of the page's style sheet. Letters: R rows, C columns.
 """
@@ -21,26 +21,26 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy import stats
 
 NUM_COLOURS = 8  # --series-0 to --series-7 in the template
-DASHES = ("none", "6 2", "2 2", "8 2 2 2")  # lengths in points; told apart once the colours are used up
-# matplotlib draws in these stand-ins, which are replaced by the style sheet's variables.
+DASHES = ("none", "6 2", "2 2", "8 2 2 2")  # lengths in points; distinguish methods once the colours are used up
+# matplotlib draws in these placeholder colours, which are replaced by the style sheet's variables.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES = tuple(f"#0a0a{index:02x}" for index in range(NUM_COLOURS))
 PAINTS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"} | {
     colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
 }
-WIDTH, SMALL_WIDTH = 4.4, 3.6  # inches; the page scales a plot to its card, and its letters with it
-LETTERS = 11  # points; on a telephone a plot is about as wide as WIDTH
-MAX_POINTS = 200  # a line
-SHADES = 16  # of a map
+WIDTH, SMALL_WIDTH = 4.4, 3.6  # inches; the page scales a plot and its text to the card
+FONT_SIZE = 11  # points; on a phone a plot is about as wide as WIDTH
+MAX_POINTS = 200  # per line
+SHADES = 16  # per heat map
 
 Row = Mapping[str, Any]
-History = Sequence[Row]  # a run's metrics, one row an iteration
+History = Sequence[Row]  # a run's metrics, one row per iteration
 
 
 class Style(NamedTuple):
     """Colour and dashes of one method, the same in every plot."""
 
-    colour: str  # a stand-in of PAINTS
+    colour: str  # a key of PAINTS
     dashes: str  # lengths in points as SVG writes them, or "none"
 
 
@@ -50,7 +50,7 @@ def number(value: Any) -> float:
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of seeds and its 95 % interval after Student, whose ends are NaN for fewer than two known values."""
+    """Mean over seeds and its 95 % interval by Student's t; its ends are NaN for fewer than two known values."""
     known = [value for value in values if not math.isnan(value)]
     if len(known) < 2:
         return (known[0] if known else math.nan), math.nan, math.nan
@@ -69,35 +69,35 @@ def curve_plot(
 ) -> Markup:
     """Column ``y`` of every method against its column ``x``: the mean over its seeds and the interval of the mean.
 
-    The picture reaches as far as the seeds themselves do; an interval of few seeds may be cut at its edge.
+    The axes cover the values of the seeds, so a wide interval of few seeds may be cut at the edge.
     """
     figure, axes = canvas(width, height=0.6 * width)
     bands = []
     for method, histories in curves.items():
         seeds = [_block_means([(number(row[x]), number(row.get(y))) for row in history]) for history in histories]
         axes.update_datalim([point for seed in seeds for point in seed if not any(map(math.isnan, point))])
-        together = list(zip(*seeds, strict=False))  # as far as the shortest
-        places = [sum(place for place, _ in points) / len(points) for points in together]
-        means, lows, highs = zip(*(t_interval([value for _, value in points]) for points in together), strict=True)
+        steps = list(zip(*seeds, strict=False))  # as many as the shortest seed has
+        x_means = [sum(x_value for x_value, _ in points) / len(points) for points in steps]
+        means, lows, highs = zip(*(t_interval([value for _, value in points]) for points in steps), strict=True)
         colour, dashes = styles[method]
-        (line,) = axes.plot(places, means, color=colour, linewidth=1.6, solid_joinstyle="round")
+        (line,) = axes.plot(x_means, means, color=colour, linewidth=1.6, solid_joinstyle="round")
         if dashes != "none":
             line.set_linestyle((0, tuple(float(length) / line.get_linewidth() for length in dashes.split())))
         if sum(not math.isnan(value) for value in means) == 1:
             line.set_marker("o")  # a line of one point is invisible
         if len(seeds) > 1:
-            bands.append((places, lows, highs, colour))
+            bands.append((x_means, lows, highs, colour))
     axes.margins(x=0.02)
     limits = axes.get_ylim()
-    for places, lows, highs, colour in bands:
-        axes.fill_between(places, lows, highs, color=colour, alpha=0.18, linewidth=0)
+    for x_means, lows, highs, colour in bands:
+        axes.fill_between(x_means, lows, highs, color=colour, alpha=0.18, linewidth=0)
     axes.set_ylim(limits)
     axes.set_xlabel(x, color=MUTED)
     return svg(figure, f"{y} by {x}, one line for each of: {', '.join(curves)}")
 
 
 def _block_means(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most ``MAX_POINTS`` points: each the end of a block of iterations and the mean of its known values."""
+    """At most ``MAX_POINTS`` points, each with the end of a block of iterations and the mean of its known values."""
     size = math.ceil(len(points) / MAX_POINTS)
     means = []
     for start in range(0, len(points), size):
@@ -108,9 +108,9 @@ def _block_means(points: list[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def interval_plot(rows: Sequence[tuple[str, Sequence[float], str]], label: str) -> Markup:
-    """A point and an interval for each of (name, [value, low, high], colour), best at the top, names above the lines.
+    """A point and an interval for each row (name, [value, low, high], colour), best at the top, names above the lines.
 
-    Values are in per cent; ``label`` says of what.
+    Values are in per cent, and ``label`` is their name.
     """
     figure, axes = canvas(WIDTH, height=0.7 + 0.55 * len(rows))
     order = sorted(rows, key=lambda row: -math.inf if math.isnan(row[1][0]) else row[1][0])
@@ -118,9 +118,9 @@ def interval_plot(rows: Sequence[tuple[str, Sequence[float], str]], label: str) 
         axes.plot([low, high], [height, height], color=colour, linewidth=3, solid_capstyle="round")
         axes.plot([value], [height], "o", color=colour, markersize=8)
         text = axes.annotate(
-            name, (0, height), (2, 9), textcoords="offset points", color=INK, size=LETTERS, parse_math=False
+            name, (0, height), (2, 9), textcoords="offset points", color=INK, size=FONT_SIZE, parse_math=False
         )
-        text.set_in_layout(False)  # a long name would leave the plot no width
+        text.set_in_layout(False)  # a long name would leave no width for the plot
     axes.set_ylim(-0.5, len(rows) - 0.2)
     axes.set_xlim(left=0)
     axes.set_yticks([])
@@ -129,32 +129,33 @@ def interval_plot(rows: Sequence[tuple[str, Sequence[float], str]], label: str) 
 
 
 def heat_map(values: Sequence[Sequence[float]], *, x: str, y: str, first: int, top: float, label: str) -> Markup:
-    """Shades of values from 0 to ``top``, (R, C), the first row at the top; NaN and 0 stay empty.
+    """Values from 0 to ``top``, (R, C), as shades, the first row at the top; NaN and 0 are left empty.
 
     Args:
         values: Rows may differ in length.
-        x: What the columns are; they are counted from 1.
-        y: What the rows are.
+        x: Name of the columns, which are numbered from 1.
+        y: Name of the rows.
         first: Number of the first row.
         top: Value of the full shade.
-        label: What a screen reader says.
+        label: Text for screen readers.
     """
     columns = max(map(len, values))
     grid = np.full((len(values), columns), np.nan)
-    for row, found in zip(grid, values, strict=True):
-        row[: len(found)] = found
+    for row, row_values in zip(grid, values, strict=True):
+        row[: len(row_values)] = row_values
     figure, axes = canvas(WIDTH, height=0.9 + min(2.6, 0.22 * len(values)))
     axes.grid(False)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(8, integer=True))
     paint = to_rgb(SERIES[0])
     colours = LinearSegmentedColormap.from_list("shades", [(*paint, 0.0), (*paint, 1.0)], N=SHADES)
-    rows, places = np.nonzero(np.nan_to_num(grid) > 0)
-    shades = colours(np.minimum(grid[rows, places] / top, 1.0))
+    cell_rows, cell_columns = np.nonzero(np.nan_to_num(grid) > 0)
+    shades = colours(np.minimum(grid[cell_rows, cell_columns] / top, 1.0))
     for shade in np.unique(shades, axis=0):
-        cells = (shades == shade).all(1)
-        squares = [_square(row + first, place + 1) for row, place in zip(rows[cells], places[cells], strict=True)]
-        # One path a shade keeps a page with several maps small.
+        same = (shades == shade).all(1)
+        cells = zip(cell_rows[same], cell_columns[same], strict=True)
+        squares = [_square(row + first, column + 1) for row, column in cells]
+        # One path per shade keeps a page with several maps small.
         axes.add_patch(PathPatch(MplPath.make_compound_path(*squares), facecolor=tuple(shade), linewidth=0))
     axes.set_xlim(0.5, columns + 0.5)
     axes.set_ylim(first + len(values) - 0.5, first - 0.5)
@@ -164,13 +165,13 @@ def heat_map(values: Sequence[Sequence[float]], *, x: str, y: str, first: int, t
 
 
 def _square(row: int, column: int) -> MplPath:
-    """Of side 1 around a point."""
+    """A square of side 1 around a point."""
     left, right, top, bottom = column - 0.5, column + 0.5, row - 0.5, row + 0.5
     return MplPath([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], closed=True)
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty plot, its size in inches, in the page's colours."""
+    """An empty plot of this size in inches, in the page's colours."""
     figure = Figure(figsize=(width, height), layout="constrained")  # not pyplot: no global state, no display
     figure.patch.set_visible(False)
     axes = figure.add_subplot()
@@ -178,18 +179,18 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     axes.spines[:].set_visible(False)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, length=0, labelsize=LETTERS)
+    axes.tick_params(colors=MUTED, length=0, labelsize=FONT_SIZE)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set_fontsize(LETTERS)
+        axis.label.set_fontsize(FONT_SIZE)
         axis.set_major_locator(MaxNLocator(5))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     return figure, axes
 
 
 def svg(figure: Figure, label: str) -> Markup:
-    """The figure as an ``<svg>`` element that stands in an HTML page beside others."""
+    """The figure as an ``<svg>`` element that can share an HTML page with others."""
     buffer = io.StringIO()
-    # Marker and clip ids depend on the salt: equal ids of two plots in one page would mix them up.
+    # Marker and clip ids depend on the salt. Equal ids of two plots in one page would mix them up.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue()
@@ -200,9 +201,9 @@ def svg(figure: Figure, label: str) -> Markup:
 
 
 def _page_tag(tag: str, used: set[str]) -> str:
-    """One tag of a plot in the page's colours and typeface, with short numbers, and an id only where it is used."""
+    """One tag of a plot in the page's colours and font, with short numbers, and with an id only if it is used."""
     tag = tag.replace("xlink:href", "href")
-    tag = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", tag)
-    tag = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", tag)
+    tag = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", tag)
+    tag = re.sub(r"-?\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}", tag)
     tag = re.sub(r"font: (\S+) [^;\"]*", r"font-size: \1", tag)
-    return re.sub(r"#\w{6}", lambda found: PAINTS.get(found[0], found[0]), tag)
+    return re.sub(r"#\w{6}", lambda match: PAINTS.get(match[0], match[0]), tag)

@@ -1,4 +1,4 @@
-"""What backbone, LoRA and options say of each token of a given solution."""
+"""Teacher-forced evaluation: how well backbone, LoRA and options predict each token of a worked solution."""
 
 import lazy_loader
 

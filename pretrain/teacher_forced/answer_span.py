@@ -1,4 +1,4 @@
-"""Where a completion states its final answer: in characters, and which of its tokens these are.
+"""Where a completion states its final answer, in characters and in tokens.
 
 Letters: N tokens.
 """
@@ -10,27 +10,27 @@ from ollm_rl.errors import UsageError
 
 
 def answer_span(text: str) -> tuple[int, int] | None:
-    r"""First and one past the last character of the stated answer; None where there is none.
+    r"""First character of the stated answer and one past its last; None if no answer is stated.
 
-    What follows ``####``, the content of ``\boxed{}``, or the x of "the answer is x", as ``extract_answer`` finds it.
-    It is the last place that holds the answer's text and without which the answer is no longer stated: in "The answer
-    is 7. So 17 were sold." the first 7.
+    The answer is the text after ``####``, the content of ``\boxed{}``, or the x of "the answer is x", as
+    ``extract_answer`` finds it. The span is the last occurrence of the answer's text before which the answer is not yet
+    stated: in "The answer is 7. So 17 were sold." it is the first 7.
     """
-    found = extract_answer(text)
-    if found is None or found[1] == "last_number":
+    extracted = extract_answer(text)
+    if extracted is None or extracted[1] == "last_number":
         return None
-    answer = found[0]
+    answer = extracted[0]
     start = text.rfind(answer)
-    while start >= 0 and extract_answer(text[:start]) == found:
+    while start >= 0 and extract_answer(text[:start]) == extracted:
         start = text.rfind(answer, 0, start)
     return None if start < 0 else (start, start + len(answer))
 
 
 def answer_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Indices of the tokens of ``text`` that overlap the stated answer; empty where none is stated.
+    """Indices of the tokens of ``text`` that overlap the stated answer; empty if none is stated.
 
     Raises:
-        UsageError: If the tokenizer does not know its tokens' places in the text.
+        UsageError: If the tokenizer gives no character offsets.
     """
     if not tokenizer.is_fast:
         name = type(tokenizer).__name__

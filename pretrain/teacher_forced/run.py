@@ -1,8 +1,8 @@
-"""Teacher-forced evaluation: what backbone, LoRA and options say of each token of a worked solution.
+"""Teacher-forced evaluation: how well backbone, LoRA and options predict each token of a worked solution.
 
-The true tokens before it are given (OLLM, Sec. 3, App. B and C).
+The true tokens before each token are given (OLLM, Sec. 3, App. B and C).
 
-Letters: N counted positions of a batch or a problem, H hidden, K options, V vocabulary.
+Letters: N counted positions of a batch or problem, H hidden, K options, V vocabulary.
 """
 
 import contextlib
@@ -52,23 +52,23 @@ def teacher_forced(
     batch_size: int = 16,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare the backbone, a LoRA on it, and the ways to read the options, along the given solutions.
+    """Compare the backbone, a LoRA on it, and the ways to read the options, on worked solutions.
 
-    The oracle looks at the answer, so it says what the options hold, not what a policy reaches; the encoder sees the
-    true token as well. Policy and mixture see h_t alone. ``score_options`` defines them.
+    The oracle sees the true token, so it shows what the options contain, not what a policy reaches. The encoder sees
+    the true token too. Policy and mixture see only h_t. ``score_options`` defines them.
 
     Args:
         model: Trained options on their backbone.
-        tokenizer: The backbone's, a fast one.
-        problems: Those with a solution count.
-        lora: A LoRA within ``model.backbone``, as ``load_lora`` puts it there; adds the column ``lora``.
-        batch_size: Solutions in a forward pass.
-        seed: Of the bootstrap.
+        tokenizer: The backbone's tokenizer; must be a fast one.
+        problems: Only those with a solution are used.
+        lora: A LoRA that ``load_lora`` put into ``model.backbone``; adds the column ``lora``.
+        batch_size: Solutions per forward pass.
+        seed: Seed of the bootstrap.
 
     Returns:
         What ``summarise`` returns, and ``option_tables``: for each of the first problems ``id``, ``question`` and
-        ``rows``, one a completion token with ``token``, whether it is of the ``answer``, and by option ``options``
-        (their tokens) and their probabilities under ``policy`` and ``encoder``.
+        ``rows``. There is one row per completion token, with ``token``, whether it belongs to the ``answer``, and for
+        each option its token (``options``) and its probability under ``policy`` and ``encoder``.
 
     Raises:
         UsageError: If no problem has a solution, or the tokenizer is not a fast one.
@@ -93,13 +93,13 @@ def teacher_forced(
 
 
 def run_teacher_forced(config: TeacherForcedConfig) -> dict[str, Any]:
-    """``teacher_forced`` with what ``config`` names.
+    """Run ``teacher_forced`` on the model and data that ``config`` names.
 
-    Writes the result to ``config.out`` if given, and a report of the same stem beside it.
+    Writes the result to ``config.out``, if set, and a report of the same stem beside it.
 
     Raises:
         MissingError: If a folder holds no option plug-in, or no LoRA.
-        UsageError: If the data hold no solutions, the LoRA belongs to another backbone, or ``out`` cannot be written.
+        UsageError: If the data have no solutions, the LoRA belongs to another backbone, or ``out`` cannot be written.
     """
     if config.out is not None:
         _check_writable(config.out)
@@ -144,7 +144,7 @@ def _score_batch(
 
 
 def _score_frozen(model: OptionModel, states: CountedStates) -> Scores:
-    """All columns but the LoRA's, and what the option tables list."""
+    """All columns except the LoRA's, and the values that the option tables list."""
     hidden, targets, offsets = states
     backbone, options = model.lm_logits(hidden).float(), model.decode_options(hidden).float()
     log_policy = model.option_logits(hidden).log_softmax(-1)
@@ -164,7 +164,7 @@ def _score_frozen(model: OptionModel, states: CountedStates) -> Scores:
 def _option_table(
     problem: Problem, answer: list[int], scores: dict[tuple[str, str], np.ndarray], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
-    """What every option says at each completion token of a problem (OLLM, App. C)."""
+    """The token of every option at each completion token of a problem (OLLM, App. C)."""
     targets, options = scores["listed", "targets"], scores["listed", "options"]
     policy, encoder = (scores["listed", name].astype(float).round(3) for name in ("policy", "encoder"))
     rows = [
@@ -181,9 +181,11 @@ def _option_table(
 
 
 def _check_writable(out: Path) -> None:
-    """Refuse a path that could not be written once all is computed."""
+    """Refuse, before any work, a path that cannot be written."""
     if out.suffix == ".html" or out.is_dir():
-        raise UsageError(f"out={str(out)!r} must be a file such as result.json; the report lies beside it as .html")
+        raise UsageError(
+            f"out={str(out)!r} must be a file such as result.json; the report is written beside it as .html"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out.parent).close()

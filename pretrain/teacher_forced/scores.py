@@ -1,6 +1,6 @@
-"""What backbone and options say of the true next token at a position, as pure functions on tensors.
+"""How well backbone and options predict the true next token at each position, as pure functions on tensors.
 
-Each function returns, by (column, measure), one number a position: ``right`` (1 where the column's token is the true
+Each function returns, by (column, measure), one number per position: ``right`` (1 where the column's token is the true
 one), ``nll`` (of the true token, in nats), ``information`` and ``decision_nll`` (see ``revealed``).
 
 Letters: N positions, K options, V vocabulary.
@@ -21,7 +21,7 @@ def score_tokens(column: str, logits: torch.Tensor, targets: torch.Tensor) -> Sc
     """Score a distribution over the vocabulary.
 
     Args:
-        column: Name of what is scored.
+        column: Name of the scored distribution.
         logits: (N, V).
         targets: True tokens, (N,).
     """
@@ -48,11 +48,11 @@ def score_options(
 ) -> Scores:
     """Score the four ways to read the options.
 
-    - ``oracle``: the best option in hindsight. Right if some option's most probable token is the true one; the NLL is
-      the smallest of the K.
+    - ``oracle``: the best option in hindsight. It is right if the most probable token of any option is the true one.
+      Its NLL is the smallest of the K.
     - ``encoder``: the option most probable under q(z | h_t, e(x_{t+1})), which has seen the true token.
-    - ``policy``: the token with the most probability, that of pi(z | h_t) added up over the options whose most
-      probable token it is; the NLL is that of the option most probable under pi.
+    - ``policy``: the token with the most votes: pi(z | h_t) summed over the options whose most probable token it is.
+      Its NLL is that of the option most probable under pi.
     - ``mixture``: p(x) = sum_z pi(z | h_t) p(x | h_t, z).
 
     Args:
@@ -85,13 +85,13 @@ def score_options(
 def score_coverage(
     logits: torch.Tensor, backbone_logits: torch.Tensor, log_policy: torch.Tensor, offsets: torch.Tensor
 ) -> Scores:
-    """What choosing among the options can reach: the backbone's modes that they offer, and I(z; x | h).
+    """What a choice among the options can reach: the backbone's modes that they offer, and I(z; x | h).
 
     Args:
-        logits: Of every option, (N, K, V).
+        logits: Logits of every option, (N, K, V).
         backbone_logits: (N, V).
         log_policy: log pi(z | h_t), (N, K).
-        offsets: Place within the completion, from 0, (N,).
+        offsets: Position within the completion, from 0, (N,).
     """
     option_tokens = logits.argmax(-1)
     modes, offered = covered_modes(option_tokens, backbone_logits.softmax(-1))
@@ -109,22 +109,22 @@ def score_coverage(
 def revealed(
     column: str, choice: torch.Tensor, option_tokens: torch.Tensor, log_policy: torch.Tensor, nll: torch.Tensor
 ) -> Scores:
-    """What the choice of an option costs to tell, and what the telling alone gives.
+    """How much information the choice of an option reveals, and the NLL of the true token given only that information.
 
-    Options with one most probable token are one decision D. ``information`` is the code length of the decision given
-    h_t, -log pi(D); where all options agree it is 0. ``decision_nll`` is the NLL of the true token once the decision
-    is known and nothing else: under sum over z in D of pi(z) p(x | h_t, z) / pi(D). The NLL of the chosen option
-    itself would also count which option of D was chosen, which the information leaves out. So information plus
-    decision_nll never falls below the mixture's NLL.
+    Options with the same most probable token are one decision D. ``information`` is the code length of the decision
+    given h_t, -log pi(D); it is 0 where all options agree. ``decision_nll`` is the NLL of the true token when only the
+    decision is known: under sum over z in D of pi(z) p(x | h_t, z) / pi(D). The NLL of the chosen option itself would
+    also use which option of D was chosen, which ``information`` does not count. So information plus decision_nll is
+    never below the mixture's NLL.
 
     Args:
-        column: Whose choice it is.
+        column: Name of the column that makes the choice.
         choice: Chosen option, (N,).
         option_tokens: Most probable token under every option, (N, K).
         log_policy: log pi(z | h_t), (N, K).
-        nll: Of the true token under every option, (N, K).
+        nll: NLL of the true token under every option, (N, K).
     """
-    # Exactly 0 where nothing is revealed: a rounding error must not stand below a fraction line.
+    # Exactly 0 where nothing is revealed, so that no gain is divided by a rounding error.
     agreed = distinct_tokens(option_tokens) == 1
     information = (-decision_log_prob(log_policy, option_tokens, choice)).masked_fill(agreed, 0.0)
     log_joint = decision_log_prob(log_policy - nll, option_tokens, choice)

@@ -1,6 +1,6 @@
-"""From scores at positions to a teacher-forced comparison: shares, means and 95 % bootstrap intervals over problems.
+"""Scores at positions summarised over problems: shares, means and 95 % bootstrap intervals.
 
-Letters: N positions of a problem, P problems, M positions of all problems.
+Letters: N positions of one problem, P problems, M positions of all problems.
 """
 
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ Interval = list[float]  # value, low, high
 
 
 def problem_sums(scores: dict[Key, np.ndarray], answer: Sequence[int]) -> dict[Key, float]:
-    """Sums over the positions of one problem, with the numbers of its tokens and answers (0 or 1).
+    """Sums over the positions of one problem, with its numbers of tokens and answers (0 or 1).
 
     Args:
-        scores: (N,) each; "listed" are not summed.
-        answer: Positions of the final answer's tokens; an answer that is empty or cut off does not count.
+        scores: (N,) each; those of the column "listed" are not summed.
+        answer: Positions of the final answer's tokens; an empty or cut-off answer does not count.
     """
     sums = {key: float(values.sum()) for key, values in scores.items() if key[0] != "listed"}
     num_tokens = len(scores["backbone", "right"])
-    counts = bool(answer) and max(answer) < num_tokens
-    sums["problem", "tokens"], sums["problem", "answers"] = float(num_tokens), float(counts)
+    has_answer = bool(answer) and max(answer) < num_tokens
+    sums["problem", "tokens"], sums["problem", "answers"] = float(num_tokens), float(has_answer)
     for column in COLUMNS:
         if (column, "right") in scores:
-            sums[column, "answer_correct"] = float(counts and scores[column, "right"][list(answer)].all())
+            sums[column, "answer_correct"] = float(has_answer and scores[column, "right"][list(answer)].all())
     return sums
 
 
@@ -44,22 +44,22 @@ def summarise(
 ) -> dict[str, Any]:
     """The teacher-forced comparison of P problems.
 
-    Every ``[value, low, high]`` is a share or mean with its 95 % bootstrap interval over problems, in which all tokens
-    weigh alike; None where nothing counts.
+    Every ``[value, low, high]`` is a share or mean with its 95 % bootstrap interval over problems; None if nothing
+    counts. All tokens have the same weight.
 
     Args:
-        sums: Of each problem, by ``problem_sums``.
-        entropies: The backbone's, in nats, at all positions, (M,).
-        top_two: Probability of its two most probable tokens, (M,).
-        seed: Of the bootstrap.
+        sums: The ``problem_sums`` of each problem.
+        entropies: Entropy of the backbone, in nats, at all positions, (M,).
+        top_two: Probability of the backbone's two most probable tokens, (M,).
+        seed: Seed of the bootstrap.
 
     Returns:
-        ``columns``: by column ``token_accuracy``, ``nll`` (nats a token), ``answer_correct`` (share of the
-        ``num_answers`` problems with a stated answer in which every token of the answer is right, the true tokens
-        before it given) and, of ``oracle`` and ``encoder``, what ``_choice`` says.
+        ``columns``: by column ``token_accuracy``, ``nll`` (nats per token) and ``answer_correct``, the share of the
+        ``num_answers`` problems with a stated answer in which every token of the answer is right given the true tokens
+        before it. ``oracle`` and ``encoder`` also have the entries of ``_choice``.
         ``oracle_gain``, ``nll_gain``: the oracle's token accuracy minus the backbone's, and the backbone's NLL minus
         the oracle's.
-        ``options`` and ``ambiguity``: what ``_options`` and ``_ambiguity`` say.
+        ``options`` and ``ambiguity``: the entries of ``_options`` and ``_ambiguity``.
         ``num_problems``, ``num_tokens``, ``num_answers``.
     """
     totals = _resampled_totals(sums, seed)
@@ -85,14 +85,14 @@ def summarise(
 
 
 def _choice(totals: Totals, column: str) -> dict[str, Interval | None]:
-    """What it takes to name this column's decisions, and whether that is well spent.
+    """How much information this column's decisions reveal, and how much NLL each nat of it saves.
 
-    - ``information``: nats a token that the decisions reveal, given h_t, to one who knows the policy.
-    - ``decision_nll``: NLL of the true token once the decision is known (``forced_scores.revealed``), nats a token.
-    - ``gain_per_nat``: (the backbone's NLL - ``decision_nll``) / ``information``. At 1 the true tokens get one nat
-      cheaper for each nat revealed, which is what spelling out the true token itself would do: the choice is no better
-      than a leak of the answer. Below 1 it is wasteful, a worse way to tell the token. Above 1 can only be what the
-      mixture of the options predicts better than the backbone without being told anything.
+    - ``information``: nats per token that the decisions reveal, given h_t and the policy.
+    - ``decision_nll``: NLL of the true token once the decision is known (``scores.revealed``), in nats per token.
+    - ``gain_per_nat``: (the backbone's NLL - ``decision_nll``) / ``information``. At 1, each revealed nat lowers the
+      NLL by one nat, as revealing the true token itself would: the choice is no better than a leak of the answer.
+      Below 1 it is worse than a leak. Above 1 is possible only if the mixture of the options predicts better than the
+      backbone without any revealed information.
     """
     information, nll = totals[column, "information"], totals[column, "decision_nll"]
     return {
@@ -103,11 +103,11 @@ def _choice(totals: Totals, column: str) -> dict[str, Interval | None]:
 
 
 def _options(totals: Totals) -> dict[str, Interval | None]:
-    """Of the options themselves.
+    """Measures of the options themselves.
 
-    ``distinct_tokens`` (mean number among the options), ``live_share`` (of the positions where options differ),
-    ``mutual_information`` I(z; x | h) in nats per token, and ``mode_coverage_live`` and ``mode_coverage_first``, as
-    ``option_diagnostics`` defines them.
+    ``distinct_tokens`` (mean number among the options), ``live_share`` (share of positions where options differ),
+    ``mutual_information`` I(z; x | h) in nats per token, and ``mode_coverage_live`` and ``mode_coverage_first``, which
+    ``option_diagnostics`` defines.
     """
     tokens = totals["problem", "tokens"]
     return {
@@ -120,9 +120,9 @@ def _options(totals: Totals) -> dict[str, Interval | None]:
 
 
 def _ambiguity(totals: Totals, entropies: np.ndarray, top_two: np.ndarray) -> dict[str, Any]:
-    """Of the backbone (OLLM, App. B).
+    """Ambiguity of the backbone's next token (OLLM, App. B).
 
-    ``deterministic`` and ``ambiguous`` (shares of positions whose entropy is below DETERMINISTIC and above AMBIGUOUS),
+    ``deterministic`` and ``ambiguous`` (shares of positions with entropy below DETERMINISTIC and above AMBIGUOUS),
     ``top_two`` and ``ambiguous_top_two`` (mean probability of the two most probable tokens, at all positions and at
     ambiguous ones), ``entropy_histogram`` and ``top_two_histogram`` (``edges`` and ``counts``).
     """
@@ -145,7 +145,7 @@ def _histogram(values: np.ndarray, edges: np.ndarray) -> dict[str, list[float]]:
 
 
 def _resampled_totals(sums: Sequence[dict[Key, float]], seed: int) -> Totals:
-    """Every sum's total over the P problems, then over each of RESAMPLES draws of P: (1 + RESAMPLES,)."""
+    """Total of every sum over the P problems, then over each of RESAMPLES draws of P problems: (1 + RESAMPLES,)."""
     matrix, num_problems = np.array([list(row.values()) for row in sums]), len(sums)
     generator = numpy_generator(seed, Purpose.TEACHER_FORCED)
     drawn = (generator.integers(num_problems, size=num_problems) for _ in range(RESAMPLES))
@@ -157,8 +157,8 @@ def _interval(numerators: np.ndarray, denominators: np.ndarray) -> Interval | No
     """The first ratio, with the 95 % interval of the others; None if there is nothing to divide by."""
     if not denominators[0] > 0:
         return None
-    kept = denominators > 0  # a draw may hold no problem that counts
-    ratios = numerators[kept] / denominators[kept]
+    defined = denominators > 0  # a draw may contain no problem that counts
+    ratios = numerators[defined] / denominators[defined]
     return [float(ratios[0]), *(float(end) for end in np.quantile(ratios[1:], [0.025, 0.975]))]
 
 

@@ -15,12 +15,12 @@ from ollm_rl.runs import write_atomic
 # Heading, measure, decimals and unit.
 MEASURES = (
     ("token accuracy", "token_accuracy", 1, " %"),
-    ("NLL (nats a token)", "nll", 3, ""),
+    ("NLL (nats per token)", "nll", 3, ""),
     ("answer correct", "answer_correct", 1, " %"),
     ("revealed (nats)", "information", 3, ""),
     ("gain per nat", "gain_per_nat", 2, ""),
 )
-# What is said of the options themselves: name, decimals and unit.
+# Measures of the options themselves: name, decimals and unit.
 OPTIONS = (
     ("distinct_tokens", 2, ""),
     ("live_share", 1, " %"),
@@ -44,11 +44,11 @@ def format_scores(result: dict[str, Any]) -> str:
 
 
 def write_token_report(path: Path, result: dict[str, Any]) -> None:
-    """Write the report, at once or not at all.
+    """Write the report atomically.
 
     Args:
         path: The HTML file. It loads nothing from outside.
-        result: Of ``teacher_forced``, with ``model``, ``data``, ``split``, ``seed`` and what ``origin`` returns.
+        result: Result of ``teacher_forced``, with ``model``, ``data``, ``split``, ``seed`` and what ``origin`` returns.
     """
     ambiguity = result["ambiguity"]
     html = render(
@@ -72,7 +72,7 @@ def write_token_report(path: Path, result: dict[str, Any]) -> None:
 
 
 def _table(result: dict[str, Any]) -> list[list[str]]:
-    """One row a column of the comparison, in the order of ``HEADINGS``."""
+    """One row per column of the comparison, with cells in the order of ``HEADINGS``."""
     return [
         [name, *(_cell(scores.get(measure), decimals, unit) for _, measure, decimals, unit in MEASURES)]
         for name, scores in result["columns"].items()
@@ -89,11 +89,11 @@ def _cell(interval: Sequence[float] | None, decimals: int, unit: str = "") -> st
 
 def _gain(result: dict[str, Any]) -> str:
     share, nats = _cell(result["oracle_gain"], 3), _cell(result["nll_gain"], 3)
-    return f"gain over the backbone: oracle {share} of the tokens, {nats} nats a token; [95 % intervals]"
+    return f"gain over the backbone: oracle {share} of the tokens, {nats} nats per token; [95 % intervals]"
 
 
 def _listed(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of an option table: cells of (token, percent of policy, percent of encoder, class of style)."""
+    """A row of an option table, with cells (token, percent of policy, percent of encoder, CSS class)."""
     options = row["options"]
     votes = {token: sum(p for o, p in zip(options, row["policy"], strict=True) if o == token) for token in options}
     voted = max(votes, key=lambda token: votes[token])
@@ -105,7 +105,7 @@ def _listed(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _histogram_plot(histogram: dict[str, list[float]], label: str, marks: Sequence[float] = ()) -> Markup:
-    """Positions a bin, on a logarithmic scale: the first bin of entropies holds most of them."""
+    """Positions per bin, on a logarithmic scale, since most positions are in the first bin of entropies."""
     figure, axes = canvas(WIDTH, height=0.6 * WIDTH)
     axes.stairs(histogram["counts"], histogram["edges"], fill=True, color=SERIES[0])
     axes.set_yscale("log")

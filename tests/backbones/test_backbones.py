@@ -1,4 +1,4 @@
-"""Backbones by name: what is made of the packed file, whose package the tests do not need."""
+"""Backbones by name: how the packed file is unpacked; the tests do not need its package."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ollm_rl.backbones import loading as backbones
 from tests.tiny_models import tiny_model
 
 
-def test_the_unpacked_smollm2_says_what_the_packed_one_says_and_not_that_it_is_packed(
+def test_the_unpacked_smollm2_has_the_logits_of_the_packed_one_and_no_quantization_config(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     packed: Any = tiny_model("llama")

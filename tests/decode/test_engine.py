@@ -78,7 +78,7 @@ def test_ragged_prompts_decoded_together_give_the_tokens_of_generate(backbone: P
 
 
 @pytest.mark.parametrize("family", ["gemma2", "mistral"])
-def test_the_sliding_window_changes_what_these_models_say(family: str) -> None:
+def test_the_sliding_window_changes_the_hidden_states_of_these_models(family: str) -> None:
     (ids,) = random_ids(WINDOW + 12)
     windowed, full = tiny_model(family), tiny_model(family)
     for module in (full, *full.modules()):
@@ -116,7 +116,7 @@ def test_a_row_does_not_depend_on_its_neighbours(backbone: PreTrainedModel) -> N
 
 
 def test_compiled_steps_and_passes_over_prompts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What is traced is run as it is: no compiler is needed. A break of the graph is an error.
+    # The traced graph runs uncompiled, so no compiler is needed. A graph break is an error.
     traced = partial(torch.compile, backend="eager", fullgraph=True)
     monkeypatch.setattr(torch, "compile", traced)
     torch._dynamo.reset()
@@ -131,12 +131,12 @@ def test_compiled_steps_and_passes_over_prompts_are_the_same(monkeypatch: pytest
     for engine in (plain, compiled):
         engine.keep([0, 2])
     assert_same(feed(compiled, [0, 1], continuations[:2], 0), feed(plain, [0, 1], continuations[:2], 0))
-    # One for steps of any number of slots, and one for passes over any number of prompts of any length.
+    # One graph for steps of any number of slots, and one for passes over any number of prompts of any length.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
 @pytest.mark.parametrize("length", [4, 25])
-def test_a_refilled_slot_is_as_good_as_new_and_leaves_the_others_as_they_were(
+def test_a_refilled_slot_equals_a_new_one_and_leaves_the_others_unchanged(
     backbone: PreTrainedModel, length: int
 ) -> None:
     prompts, continuations = random_ids(3, 14, 8), random_ids(20, 20, 20, seed=1)
@@ -214,7 +214,7 @@ def test_equal_prompts_are_computed_once_and_give_equal_rows(backbone: PreTraine
     torch.testing.assert_close(hidden[0], full_hidden_states(backbone, short)[-1], rtol=1e-4, atol=1e-4)
     assert engine.lengths == [11, 4, 4, 11, 4]
 
-    # Each slot has keys and values of its own: different tokens part equal prompts.
+    # Each slot has its own keys and values: different tokens after equal prompts give different rows.
     (tokens,) = random_ids(5, seed=1)
     after = engine.step(torch.tensor(tokens))
     for slot, prompt in enumerate([long, short, short, long, short]):
@@ -266,12 +266,12 @@ def test_a_max_length_above_the_context_is_refused() -> None:
         DecodeEngine(tiny_model("gpt2"), 1, CONTEXT + 1)
 
 
-def test_an_attention_implementation_that_takes_no_ready_mask_is_refused() -> None:
+def test_an_attention_implementation_that_accepts_no_prepared_mask_is_refused() -> None:
     with pytest.raises(ValueError, match="attention implementation 'flex_attention'"):
         DecodeEngine(tiny_model("llama", attention="flex_attention"), 1, 8)
 
 
-def test_a_model_with_layers_that_keep_no_keys_is_refused() -> None:
+def test_a_model_with_layers_that_cache_no_keys_is_refused() -> None:
     shape = {name: getattr(tiny_config("llama"), name) for name in ("vocab_size", "hidden_size", "num_hidden_layers")}
     config = Lfm2Config(**shape, num_attention_heads=4, num_key_value_heads=2, full_attn_idxs=[1])
     with pytest.raises(ValueError, match="Lfm2ForCausalLM has layers of type 'conv'"):
@@ -294,7 +294,7 @@ def test_a_model_that_states_no_context_length_is_refused() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 class TestGraphs:
-    """Recorded steps say what the plain ones say."""
+    """Recorded steps give the same results as plain steps."""
 
     def test_recorded_steps_equal_those_of_a_cpu(self, backbone: PreTrainedModel) -> None:
         prompts, continuations = random_ids(3, 20, 8, 11), random_ids(25, 25, 25, 25, seed=1)
@@ -302,7 +302,7 @@ class TestGraphs:
         expected = plain.prefill(range(4), prompts), feed(plain, range(4), continuations, 0)
         backbone.cuda()
         engine = DecodeEngine(backbone, 4, 48)
-        for _ in range(2):  # the second time from the graphs that are there
+        for _ in range(2):  # the second time with the existing graphs
             engine.restart(4)
             first = engine.prefill(range(4), prompts).cpu()
             rest = torch.stack(
@@ -313,6 +313,6 @@ class TestGraphs:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_cuda_an_engine_goes_on_with_few_different_numbers_of_slots() -> None:
+def test_on_cuda_an_engine_runs_with_few_different_numbers_of_slots() -> None:
     engine = DecodeEngine(tiny_model("llama").cuda(), 300, 8)
     assert [engine.enough(needed) for needed in (300, 257, 256, 200, 33, 5)] == [300, 300, 256, 224, 40, 32]

@@ -1,4 +1,4 @@
-"""Layers that read one tensor as one product: which they are, that the model says the same, and what becomes of it."""
+"""Layers that read one tensor, computed as one product: which layers are joined, and that no output changes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def names(model: nn.Module, products: list[JointProduct]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_says_the_same_with_joint_products_and_is_as_it_was_without(family: str) -> None:
+def test_joint_products_change_no_output_and_leave_the_model_unchanged_afterwards(family: str) -> None:
     model = tiny_model(family).requires_grad_(False)
     expected = model(input_ids=IDS).logits
     products = joint_products(model)
@@ -36,10 +36,10 @@ def test_a_model_says_the_same_with_joint_products_and_is_as_it_was_without(fami
     assert torch.equal(model(input_ids=IDS).logits, expected)
 
 
-def test_several_layers_are_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_layers_are_computed_as_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = [nn.Linear(4, width).requires_grad_(False) for width in (3, 5, 2)]
-    given = torch.randn(7, 4)
-    expected = [layer(given) for layer in layers]
+    hidden_states = torch.randn(7, 4)
+    expected = [layer(hidden_states) for layer in layers]
     product, linear, calls = JointProduct(layers), torch.nn.functional.linear, []
 
     def counted(*args: torch.Tensor) -> torch.Tensor:
@@ -49,19 +49,19 @@ def test_several_layers_are_one_product(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.nn.functional, "linear", counted)
     with joined([product]):
         for layer, wanted in zip(layers, expected, strict=True):
-            torch.testing.assert_close(layer(given), wanted)
+            torch.testing.assert_close(layer(hidden_states), wanted)
         assert len(calls) == 1
-        other = torch.randn(2, 4)  # a layer that is given something else by itself is right too
+        other = torch.randn(2, 4)  # a single layer with another input is right too
         torch.testing.assert_close(layers[1](other), linear(other, layers[1].weight, layers[1].bias))
-        torch.testing.assert_close(layers[0](given), expected[0])
+        torch.testing.assert_close(layers[0](hidden_states), expected[0])
 
 
-def test_weights_keep_their_values_and_what_is_written_to_them_later_counts() -> None:
+def test_weights_keep_their_values_and_later_changes_to_them_take_effect() -> None:
     model = tiny_model("qwen2").requires_grad_(False)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     products = joint_products(model)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
-    again = joint_products(model)  # of a second engine: one set of weights serves both
+    again = joint_products(model)  # for a second engine: both share one set of weights
     model.load_state_dict({name: weight + 0.1 for name, weight in before.items()})
     expected = model(input_ids=IDS).logits
     for each in (products, again):
@@ -69,7 +69,7 @@ def test_weights_keep_their_values_and_what_is_written_to_them_later_counts() ->
             torch.testing.assert_close(model(input_ids=IDS).logits, expected)
 
 
-def test_a_model_with_joint_weights_is_saved_as_any_other(tmp_path: Path) -> None:
+def test_a_model_with_joint_weights_is_saved_like_any_other(tmp_path: Path) -> None:
     model = tiny_model("llama").requires_grad_(False)
     joint_products(model)
     model.save_pretrained(tmp_path)
@@ -77,7 +77,7 @@ def test_a_model_with_joint_weights_is_saved_as_any_other(tmp_path: Path) -> Non
     assert torch.equal(loaded(input_ids=IDS).logits, model(input_ids=IDS).logits)
 
 
-def test_weights_that_are_trained_stay_by_themselves_and_a_lora_goes_on_moving() -> None:
+def test_trained_weights_are_not_joined_and_later_changes_of_a_lora_take_effect() -> None:
     assert joint_products(tiny_model("llama").requires_grad_(True)) == []
     policy = TokenPolicy(tiny_model("llama"), rank=2)
     products = joint_products(policy.backbone)
@@ -92,7 +92,7 @@ def test_weights_that_are_trained_stay_by_themselves_and_a_lora_goes_on_moving()
         torch.testing.assert_close(policy.backbone(input_ids=IDS).logits, expected)
 
 
-def test_compiled_layers_are_one_product_too() -> None:
+def test_compiled_layers_are_computed_as_one_product_too() -> None:
     torch._dynamo.reset()
     model = tiny_model("llama").requires_grad_(False)
     expected = model.base_model(input_ids=IDS).last_hidden_state

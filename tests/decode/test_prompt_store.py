@@ -1,4 +1,4 @@
-"""Prompts that wait for a slot: how often they are encoded, and how much of them is held."""
+"""Prompts that wait for a slot: how often they are encoded, and how many of their tokens are stored."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,7 +21,7 @@ def engine() -> DecodeEngine:
 
 @pytest.fixture
 def passes(engine: DecodeEngine) -> Iterator[list[tuple[int, ...]]]:
-    """Prompts and tokens of every pass that is run."""
+    """Numbers of prompts and tokens of every pass."""
     seen: list[tuple[int, ...]] = []
     hook = engine.backbone.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -30,7 +30,7 @@ def passes(engine: DecodeEngine) -> Iterator[list[tuple[int, ...]]]:
     hook.remove()
 
 
-def test_a_held_prompt_that_comes_next_takes_no_room_in_a_pass(
+def test_a_stored_prompt_that_comes_next_takes_no_room_in_a_pass(
     engine: DecodeEngine, passes: list[tuple[int, ...]]
 ) -> None:
     store = PromptStore(engine)
@@ -57,14 +57,14 @@ def test_a_prompt_that_does_not_fit_the_pass_ends_it_and_the_rest_is_forgotten(
     assert passes == [(2, 5), (1, 5), (2, 5)]
 
 
-def test_what_waits_stays_within_four_passes(
+def test_waiting_prompts_stay_within_four_passes(
     engine: DecodeEngine, passes: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = PromptStore(engine)
     upcoming, needed = random_ids(*[5] * 12), random_ids(*[5] * 9, seed=1)
     for prompt in needed:
         store.fill([0], [prompt], upcoming)
-    # Each pass has room for one more until seven wait: with the one that is needed they are 40 tokens.
+    # Each pass has room for one more prompt until seven wait; with the needed one they have 40 tokens.
     assert passes == [(2, 5)] * 7 + [(1, 5)] * 2
     begun: list[Snapshot] = []
     begin = engine.begin
@@ -75,7 +75,7 @@ def test_what_waits_stays_within_four_passes(
 
     monkeypatch.setattr(engine, "begin", spy)
     hidden = store.fill(range(7), upcoming[:7])
-    # What was encoded with them is no longer there: 7 rows of 5 tokens.
+    # Prompts that were encoded with them are no longer stored: 7 rows of 5 tokens are left.
     held = {id(snapshot): snapshot.states[0].shape for snapshot in begun}
     assert sum(rows * width for _, rows, _, width, _ in held.values()) == 35
     store.fill([0], [upcoming[7]])
@@ -85,7 +85,7 @@ def test_what_waits_stays_within_four_passes(
         torch.testing.assert_close(hidden[row], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_needed_prompts_are_held_however_many_they_are(engine: DecodeEngine, passes: list[tuple[int, ...]]) -> None:
+def test_needed_prompts_are_stored_however_many_they_are(engine: DecodeEngine, passes: list[tuple[int, ...]]) -> None:
     store = PromptStore(engine)
     needed = random_ids(*[8] * 6)  # 48 tokens, more than may wait
     for _ in range(2):
@@ -99,5 +99,5 @@ def test_prompts_that_come_up_twice_are_encoded_once(engine: DecodeEngine, passe
     store.fill([0, 1], [one, one], [one, two, two])
     store.fill([2, 3, 4], [two, two, three], [two, one, one])
     store.fill([5, 6], [one, three])
-    # One was still held, so three had a pass to itself.
+    # ``one`` was still stored, so ``three`` had its own pass.
     assert passes == [(2, 5), (1, 5)]

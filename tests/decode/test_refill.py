@@ -1,4 +1,4 @@
-"""Slots refilled while others run, chunks of turns, running out of memory: the rollout is the same in all of them."""
+"""Slots refilled while others run, chunks of turns, running out of memory: the rollout is always the same."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -32,7 +32,7 @@ def test_chunks_of_turns_change_nothing(kind: str, chunk: int, num_slots: int) -
     end = frequent_token(completions(sampled(policy, PROMPTS)))
     expected = sampled(policy, PROMPTS, end)
     engine = DecodeEngine(policy.backbone, num_slots, CONTEXT)
-    for _ in range(2):  # the second time on an engine that has served
+    for _ in range(2):  # the second time on a used engine
         found = rollout_of(policy, engine, PROMPTS, end_token=end, chunk=chunk)
         assert completions(found) == completions(expected)
         for name in ("completion_mask", "decisions", "terminated"):
@@ -43,7 +43,7 @@ def test_chunks_of_turns_change_nothing(kind: str, chunk: int, num_slots: int) -
             torch.testing.assert_close(found.stored[name][mask], column[mask], rtol=1e-4, atol=1e-4)
 
 
-def test_a_slot_that_ends_is_filled_at_once_and_on_a_cpu_none_is_wasted() -> None:
+def test_a_slot_that_ends_is_filled_immediately_and_on_a_cpu_none_is_wasted() -> None:
     policy = policy_over("tokens")
     rows = completions(sampled(policy, PROMPTS * 2))
     end = max(range(VOCAB), key=lambda token: len({row.index(token) for row in rows if token in row}))
@@ -54,7 +54,7 @@ def test_a_slot_that_ends_is_filled_at_once_and_on_a_cpu_none_is_wasted() -> Non
     assert rollout.slot_steps == int(lengths.sum()) and rollout.wasted_share == 0
 
 
-def test_the_share_of_wasted_slot_steps_counts_slots_that_wait_for_a_look() -> None:
+def test_the_share_of_wasted_slot_steps_counts_slots_that_wait_for_the_next_check() -> None:
     policy = TokenPolicy(tiny_model("llama"), rank=0)
     rows = [greedy_generate(policy.backbone, prompt, 8) for prompt in PROMPTS[:2]]
     end = next(token for token in rows[0] if token not in rows[1])
@@ -68,7 +68,7 @@ def test_the_share_of_wasted_slot_steps_counts_slots_that_wait_for_a_look() -> N
 def test_the_model_reads_a_groups_prompt_once_however_late_its_episodes_begin() -> None:
     policy = policy_over("options")
     engine = DecodeEngine(policy.backbone, 2, CONTEXT)
-    rollout_of(policy, engine, PROMPTS[:1])  # what it takes to begin is over
+    rollout_of(policy, engine, PROMPTS[:1])  # any work of a first rollout is done here
     seen = []
     hook = policy.backbone.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -80,7 +80,7 @@ def test_the_model_reads_a_groups_prompt_once_however_late_its_episodes_begin() 
 
 
 def fail_above(engine: DecodeEngine, slots: int, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
-    """Let the engine run out of memory after some calls while more slots than these run."""
+    """Let the engine run out of memory after ``calls`` steps while more than ``slots`` slots run."""
     advance, count = engine._step._advance, [0]
 
     def stand_in(rows: int, length: int) -> None:
@@ -92,7 +92,9 @@ def fail_above(engine: DecodeEngine, slots: int, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(engine._step, "_advance", stand_in)
 
 
-def test_out_of_memory_halves_the_slots_says_so_and_changes_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_halves_the_slots_with_a_warning_and_changes_no_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     policy = policy_over("options")
     end = frequent_token(completions(sampled(policy, PROMPTS)))
     expected = sampled(policy, PROMPTS, end)
@@ -101,8 +103,8 @@ def test_out_of_memory_halves_the_slots_says_so_and_changes_no_sample(monkeypatc
     with pytest.warns(RuntimeWarning) as caught:
         found = rollout_of(policy, engine, PROMPTS, end_token=end)
     assert [str(warning.message) for warning in caught] == [
-        "out of memory with 8 slots; going on with 4",
-        "out of memory with 4 slots; going on with 2",
+        "out of memory with 8 slots; continuing with 4",
+        "out of memory with 4 slots; continuing with 2",
     ]
     assert completions(found) == completions(expected)
     assert torch.equal(found.completion_mask, expected.completion_mask)
@@ -110,25 +112,25 @@ def test_out_of_memory_halves_the_slots_says_so_and_changes_no_sample(monkeypatc
     assert engine.num_slots == 2, "the next rollout should not fail again"
 
 
-def test_episodes_whose_prompts_found_no_memory_wait_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_episodes_whose_prompts_did_not_fit_into_memory_wait_again(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = policy_over("options")
     expected = sampled(policy, PROMPTS)
     engine = DecodeEngine(policy.backbone, 3, CONTEXT)
     begin = engine.begin
 
     def stand_in(slots: Any, states: Any) -> torch.Tensor:
-        if engine.num_slots == 3 and any(engine.lengths):  # not at the first prompts: at those of a refill
+        if engine.num_slots == 3 and any(engine.lengths):  # at the prompts of a refill, not at the first ones
             raise torch.cuda.OutOfMemoryError("CUDA out of memory (a stand-in)")
         return begin(slots, states)
 
     monkeypatch.setattr(engine, "begin", stand_in)
     limits = [4, 8, 9, LIMIT, LIMIT, 3, 5, 6]
-    with pytest.warns(RuntimeWarning, match="out of memory with 3 slots; going on with 1"):
+    with pytest.warns(RuntimeWarning, match="out of memory with 3 slots; continuing with 1"):
         found = rollout_of(policy, engine, PROMPTS, max_new_tokens=limits)
     assert completions(found) == [row[:limit] for row, limit in zip(completions(expected), limits, strict=True)]
 
 
-def test_a_pass_over_prompts_that_finds_no_memory_is_shorter_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_over_prompts_that_ran_out_of_memory_is_shorter_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = policy_over("options")
     engine = DecodeEngine(policy.backbone, 8, CONTEXT, pass_tokens=32)
     encode = engine.encode
@@ -139,7 +141,7 @@ def test_a_pass_over_prompts_that_finds_no_memory_is_shorter_the_next_time(monke
         return encode(prompts)
 
     monkeypatch.setattr(engine, "encode", stand_in)
-    with pytest.warns(RuntimeWarning, match="going on with 2"):
+    with pytest.warns(RuntimeWarning, match="continuing with 2"):
         found = rollout_of(policy, engine, PROMPTS)
     assert completions(found) == completions(sampled(policy, PROMPTS))
     assert (engine.num_slots, engine.pass_tokens) == (2, 8)
@@ -149,7 +151,7 @@ def test_out_of_memory_with_one_slot_is_an_error(monkeypatch: pytest.MonkeyPatch
     policy = policy_over("options")
     engine = DecodeEngine(policy.backbone, 2, CONTEXT)
     fail_above(engine, 0, monkeypatch, calls=3)
-    with pytest.warns(RuntimeWarning, match="going on with 1"), pytest.raises(torch.cuda.OutOfMemoryError):
+    with pytest.warns(RuntimeWarning, match="continuing with 1"), pytest.raises(torch.cuda.OutOfMemoryError):
         rollout_of(policy, engine, PROMPTS)
 
 
@@ -177,7 +179,7 @@ WRITTEN: dict[tuple[int, ...], list[int]] = {}
 
 
 def written(prompt: list[int], end: int) -> list[int]:
-    """What ``generate`` writes, up to a token."""
+    """The tokens of ``generate`` up to and including ``end``."""
     if tuple(prompt) not in WRITTEN:
         WRITTEN[tuple(prompt)] = greedy_generate(POLICY.backbone, prompt, LIMIT)
     row = WRITTEN[tuple(prompt)]
@@ -191,7 +193,7 @@ def written(prompt: list[int], end: int) -> list[int]:
     chunk=st.integers(1, 5),
     end=st.integers(0, VOCAB - 1),
 )
-def test_in_whatever_order_episodes_arrive_and_end_each_is_that_of_generate(
+def test_in_any_order_of_arrivals_and_ends_each_episode_is_that_of_generate(
     prompts: list[int], num_slots: int, chunk: int, end: int
 ) -> None:
     asked = [PROMPTS[index] for index in prompts]
@@ -217,7 +219,7 @@ def test_log_probs_in_bfloat16_are_near_those_of_a_float32_pass(family: str) -> 
             log_probs = exact(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
         places = torch.arange(len(prompt) - 1, len(ids) - 1)
         gaps.append(log_probs[places, ids[len(prompt) :]] - rollout.log_probs[row])
-    # Eight bits of mantissa on logits of a few nats; the weights are scaled so that logits differ by whole nats.
+    # bfloat16 has 8 bits of mantissa; the weights are scaled so that logits differ by whole nats.
     assert torch.stack(gaps).abs().median() < 0.05
     assert torch.stack(gaps).abs().max() < 0.6
 
@@ -243,7 +245,7 @@ def test_the_turn_that_warms_a_recording_up_does_not_count(monkeypatch: pytest.M
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["options", "tokens"])
-def test_recorded_turns_say_what_those_of_a_cpu_say(kind: str) -> None:
+def test_recorded_turns_give_the_same_results_as_those_of_a_cpu(kind: str) -> None:
     policy = policy_over(kind)
     end = frequent_token(completions(sampled(policy, PROMPTS)))
     expected = sampled(policy, PROMPTS, end)
@@ -252,7 +254,7 @@ def test_recorded_turns_say_what_those_of_a_cpu_say(kind: str) -> None:
         getattr(policy, "_model")[0].cuda()  # noqa: B009  # mypy takes a module's attribute for a module
     policy.cuda()
     turns = Turns(DecodeEngine(policy.backbone, 3, CONTEXT), policy.act)
-    for _ in range(2):  # the second time from the graphs that are there
+    for _ in range(2):  # the second time with the existing graphs
         generator = torch.Generator().manual_seed(5)
         found = collect(turns, PROMPTS, max_new_tokens=LIMIT, end_token=end, generator=generator)
         assert completions(found) == completions(expected)

@@ -1,4 +1,4 @@
-"""The rollout loop: Hugging Face's ``generate`` token for token, and samples that depend on their own row alone."""
+"""The rollout loop: the tokens of Hugging Face's ``generate``, and samples that depend only on their own row."""
 
 from functools import partial
 
@@ -45,7 +45,7 @@ def completions(rollout: Rollout) -> list[list[int]]:
 
 
 def frequent_token(rows: list[list[int]]) -> int:
-    """A token that ends some but not all rows, as far from their beginning as can be."""
+    """A token that ends some but not all rows, as far from their beginning as possible."""
 
     def first_places(token: int) -> list[int]:
         return [row.index(token) for row in rows if token in row]
@@ -71,7 +71,7 @@ def test_greedy_completions_are_those_of_generate(family: str, num_slots: int) -
 
 @pytest.mark.parametrize("kind", ["options", "tokens"])
 def test_a_compiled_rollout_is_the_same_rollout(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What is traced is run as it is: no compiler is needed. A break of the graph is an error.
+    # The traced graph runs uncompiled, so no compiler is needed. A graph break is an error.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -105,7 +105,7 @@ def test_samples_do_not_depend_on_the_number_of_slots(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["options", "tokens"])
-def test_a_rows_sample_does_not_depend_on_the_rows_beside_it(kind: str) -> None:
+def test_a_rows_sample_does_not_depend_on_the_other_rows(kind: str) -> None:
     policy = policy_over(kind)
     first = completions(sampled(policy, PROMPTS))
     other = completions(sampled(policy, [[1, 2], *PROMPTS[1:4], *[[70] * 9] * 4]))
@@ -137,7 +137,7 @@ def test_masks_end_with_the_end_of_text_or_at_the_token_limit(kind: str) -> None
 
 
 @pytest.mark.parametrize("num_slots", [3, 8])
-def test_every_episode_is_handed_on_once_when_it_ends(num_slots: int) -> None:
+def test_every_episode_is_passed_on_once_when_it_ends(num_slots: int) -> None:
     policy = policy_over("tokens")
     end = frequent_token(completions(sampled(policy, PROMPTS)))
     calls: list[tuple[list[int], list[list[int]]]] = []
@@ -149,10 +149,10 @@ def test_every_episode_is_handed_on_once_when_it_ends(num_slots: int) -> None:
         generator=torch.Generator().manual_seed(5),
         on_end=lambda episodes, tokens: calls.append((episodes, tokens)),
     )
-    assert len(calls) > 1  # some while others go on
-    handed = {episode: row for episodes, rows in calls for episode, row in zip(episodes, rows, strict=True)}
-    assert sum(len(episodes) for episodes, _ in calls) == len(handed) == len(PROMPTS)
-    assert [handed[episode] for episode in range(len(PROMPTS))] == completions(rollout)
+    assert len(calls) > 1  # some end while others continue
+    passed_on = {episode: row for episodes, rows in calls for episode, row in zip(episodes, rows, strict=True)}
+    assert sum(len(episodes) for episodes, _ in calls) == len(passed_on) == len(PROMPTS)
+    assert [passed_on[episode] for episode in range(len(PROMPTS))] == completions(rollout)
 
 
 def test_an_end_of_text_at_the_token_limit_terminates() -> None:
@@ -185,7 +185,7 @@ def by_hand() -> Rollout:
     )
 
 
-def test_sequences_put_prompt_and_completion_side_by_side() -> None:
+def test_sequences_join_prompt_and_completion() -> None:
     input_ids, attention_mask, where = by_hand().sequences()
     assert input_ids.tolist() == [[1, 2, 3, 4, 5, 0], [6, 7, 8, 9, 0, 0]]
     assert attention_mask.tolist() == [[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]]
@@ -204,7 +204,7 @@ def test_taken_episodes_are_cut_to_the_longest_of_them() -> None:
     assert taken.stored["option_tokens"].tolist() == [[[0, 1], [2, 3]]]
 
 
-def test_episodes_are_taken_in_the_order_asked_for() -> None:
+def test_episodes_are_taken_in_the_requested_order() -> None:
     taken = by_hand().select(torch.tensor([1, 0]))
     assert taken.prompts == [[6], [1, 2, 3]]
     assert taken.tokens.tolist() == [[7, 8, 9], [4, 5, 99]]
@@ -212,7 +212,7 @@ def test_episodes_are_taken_in_the_order_asked_for() -> None:
 
 
 def part(tokens: list[list[int]], lengths: list[int]) -> Rollout:
-    """Of hand-made numbers: log-probabilities are minus the tokens, values ten times them, states (token, 1)."""
+    """A rollout of made-up numbers: log-probabilities are -token, values 10 * token, states (token, 1)."""
     written = torch.tensor(tokens)
     mask = torch.arange(written.shape[1]) < torch.tensor(lengths)[:, None]
     numbers = written.float()

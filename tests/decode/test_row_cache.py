@@ -1,4 +1,4 @@
-"""The stacks in which keys and values lie: one for each shape, and the layers read and write what lies there."""
+"""The stacks of keys and values: one per shape, which the layers read and write."""
 
 import pytest
 import torch
@@ -61,7 +61,9 @@ def test_a_pass_is_stacked_as_the_cache_of_the_slots_is() -> None:
 
 
 @pytest.mark.parametrize("moved_bytes", [1, 2**28])
-def test_slots_trade_places_however_little_is_moved_at_once(moved_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_are_swapped_correctly_however_little_is_moved_at_a_time(
+    moved_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(row_cache, "MOVED_BYTES", moved_bytes)
     cache = filled_cache(*[(2, 4)] * 6, num_slots=3, max_length=5)
     before = cache.stacks[0].clone()
@@ -76,7 +78,7 @@ def test_slots_trade_places_however_little_is_moved_at_once(moved_bytes: int, mo
     assert torch.equal(after[:, :2, :, 4], before[:, :2, :, 4])
 
 
-def test_slots_of_a_model_whose_keys_and_values_differ_in_size_say_what_one_pass_says() -> None:
+def test_slots_of_a_model_whose_keys_and_values_differ_in_size_agree_with_one_pass() -> None:
     backbone = tiny_model("deepseek")
     engine = DecodeEngine(backbone, 4, 24)
     held = random_ids(3, 7, 5)

@@ -1,4 +1,4 @@
-"""Forks, snapshots, bounded passes over prompts and memory: what a slot holds is exact wherever it came from."""
+"""Forks, snapshots, bounded passes over prompts, and memory: the content of a slot is exact whatever its origin."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ def backbone(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 
 def greedy(engine: DecodeEngine, count: int) -> list[list[int]]:
-    """``count`` tokens in every occupied slot, the first from what ``engine.hidden`` says now."""
+    """``count`` tokens in every occupied slot, the first from what ``engine.hidden`` is now."""
     model = OptionModel(engine.backbone, OptionConfig(num_options=2, width=8))
     slots = len(engine.lengths)
     columns = []
@@ -39,7 +39,7 @@ def greedy(engine: DecodeEngine, count: int) -> list[list[int]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def test_forks_part_and_each_goes_on_as_if_alone(backbone: PreTrainedModel) -> None:
+def test_forks_diverge_and_each_continues_independently(backbone: PreTrainedModel) -> None:
     prompts, continuations = random_ids(12, 5), random_ids(20, 20, 20, seed=1)
     engine, alone = DecodeEngine(backbone, 4, 48), DecodeEngine(backbone, 3, 48)
     hidden = engine.prefill([1, 2], prompts)
@@ -58,10 +58,10 @@ def test_a_restored_slot_continues_token_for_token(backbone: PreTrainedModel) ->
     prompts = random_ids(3, 14, 8)
     engine, other = DecodeEngine(backbone, 3, 64), DecodeEngine(backbone, 2, 48)
     engine.prefill(range(3), prompts)
-    greedy(engine, 6)  # on: 5 tokens each
+    greedy(engine, 6)  # appends 5 tokens to each
     saved = engine.snapshot([2, 1])
     first = greedy(engine, 12)
-    for _ in range(2):  # a snapshot serves more than once
+    for _ in range(2):  # a snapshot can be restored several times
         engine.restore(saved, [0, 1])
         engine.release(2)
         assert engine.lengths == [13, 19, 0]
@@ -71,19 +71,19 @@ def test_a_restored_slot_continues_token_for_token(backbone: PreTrainedModel) ->
     assert greedy(other, 12)[0] == first[1]
 
 
-def test_a_snapshot_of_what_follows_the_prompt_continues_in_slots_that_hold_the_prompt(
+def test_a_snapshot_without_the_prompt_continues_in_slots_that_hold_the_prompt(
     backbone: PreTrainedModel,
 ) -> None:
     short, long = random_ids(9, 12)
     engine = DecodeEngine(backbone, 4, 48)
     engine.prefill(range(4), [short, long, short, long])
-    greedy(engine, 6)  # on: 5 tokens each
+    greedy(engine, 6)  # appends 5 tokens to each
     saved = engine.snapshot([0, 1], start=9)
     assert {states.shape[3] for states in saved.states} == {12 + 5 - 9}
     first = greedy(engine, 8)
     engine.crop(2, 9)
     engine.crop(3, 12)
-    engine.step(torch.tensor([1, 2, 3, 4]))  # what the cropped slots get lies behind their prompts
+    engine.step(torch.tensor([1, 2, 3, 4]))  # the cropped slots append these tokens to their prompts
     engine.restore(saved.select([0, 1]), [2, 3])
     engine.release(0)
     engine.release(1)
@@ -91,7 +91,7 @@ def test_a_snapshot_of_what_follows_the_prompt_continues_in_slots_that_hold_the_
     assert greedy(engine, 8)[2:] == first[:2]
 
 
-def test_what_a_slot_does_not_hold_cannot_be_left_out_or_cropped_to() -> None:
+def test_tokens_that_a_slot_does_not_hold_cannot_be_left_out_or_cropped_to() -> None:
     engine = DecodeEngine(tiny_model("llama"), 2, 16)
     engine.prefill([0, 1], random_ids(5, 3))
     with pytest.raises(ValueError, match="start=4 is not within 0 to 3, the tokens of the shortest slot"):
@@ -114,7 +114,7 @@ def test_a_snapshot_does_not_change_with_the_slot_it_was_taken_from() -> None:
 
 
 @pytest.mark.parametrize("pass_tokens", [1, 7, 20, 40])
-def test_prompts_in_passes_and_pieces_are_those_of_one_pass(backbone: PreTrainedModel, pass_tokens: int) -> None:
+def test_prompts_encoded_in_passes_and_pieces_agree_with_one_pass(backbone: PreTrainedModel, pass_tokens: int) -> None:
     prompts, continuations = random_ids(3, 23, 1, 10, 23), random_ids(*[9] * 5, seed=1)
     seen = []
     whole, bounded = DecodeEngine(backbone, 5, 40), DecodeEngine(backbone, 5, 40, pass_tokens=pass_tokens)
@@ -130,7 +130,7 @@ def test_prompts_in_passes_and_pieces_are_those_of_one_pass(backbone: PreTrained
     torch.testing.assert_close(rest, feed(whole, range(5), continuations, 0), rtol=1e-4, atol=1e-4)
 
 
-def test_a_prompt_is_encoded_once_for_all_that_begin_with_it_and_with_those_that_come_next() -> None:
+def test_a_prompt_is_encoded_once_for_all_its_slots_and_in_a_pass_with_upcoming_prompts() -> None:
     backbone = tiny_model("llama")
     engine = DecodeEngine(backbone, 3, 32)
     one, two, three = random_ids(4, 6, 5)
@@ -217,7 +217,7 @@ def test_free_memory_of_a_gpu_counts_what_torch_holds_unused(monkeypatch: pytest
     assert free_memory(torch.device("cuda")) == 1200
 
 
-def test_freed_slots_are_filled_anew() -> None:
+def test_freed_slots_are_filled_again() -> None:
     backbone = tiny_model("llama")
     engine, fresh = DecodeEngine(backbone, 4, 16), DecodeEngine(backbone, 2, 16)
     engine.prefill(range(4), random_ids(3, 5, 4, 6))
@@ -236,22 +236,22 @@ ACTIONS = st.lists(
 
 
 def share_prompts_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a kernel reads them, though attention here makes no use of it; a step reads the whole cache then."""
+    """Share prompts as a kernel needs it, although attention does not use it here; a step reads the whole cache."""
     monkeypatch.setattr("ollm_rl.decode.step.reads_live_part", lambda backbone: True)
 
 
 def assert_what_is_shared_is_equal(engine: DecodeEngine) -> list[int]:
-    """Every slot could read the beginning of its source; returns how much of it, slot by slot."""
+    """Check that every slot could read its beginning from its source; returns the shared length of every slot."""
     assert engine.cache is not None
-    place, found = engine.cache.place, []
-    for slot, (source, shared) in enumerate(zip(place.sources.tolist(), place.shared.tolist(), strict=True)):
+    layout, found = engine.cache.layout, []
+    for slot, (source, shared) in enumerate(zip(layout.sources.tolist(), layout.shared.tolist(), strict=True)):
         for stack in engine.cache.stacks:
             assert torch.equal(stack[:, slot, :, :shared], stack[:, source, :, :shared])
         found.append(shared if source != slot else 0)
     return found
 
 
-def test_slots_of_one_prompt_read_it_in_one_place_while_any_of_them_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_of_one_prompt_read_the_same_copy_while_any_of_them_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     share_prompts_on_the_cpu(monkeypatch)
     engine = DecodeEngine(tiny_model("llama"), 5, 24)
     group, other, late = random_ids(6, 6, 4)
@@ -266,7 +266,7 @@ def test_slots_of_one_prompt_read_it_in_one_place_while_any_of_them_holds_it(mon
     engine.restore(engine.snapshot([2, 4]), [2, 4])
     engine.step(tokens)
     assert assert_what_is_shared_is_equal(engine) == [0, 6, 0, 6, 6]
-    engine.crop(0, 5)  # what is written next lies in the prompt
+    engine.crop(0, 5)  # the next token is written into the prompt
     engine.release(1)
     engine.step(tokens)
     assert assert_what_is_shared_is_equal(engine) == [0, 0, 0, 0, 6]
@@ -277,7 +277,7 @@ def test_slots_of_one_prompt_read_it_in_one_place_while_any_of_them_holds_it(mon
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("family", GREEDY)
-def test_whatever_comes_and_goes_every_slot_says_what_one_pass_says(
+def test_after_any_sequence_of_operations_every_slot_agrees_with_one_pass(
     family: str, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if shared:

@@ -44,7 +44,7 @@ def test_an_unknown_mode_is_refused() -> None:
 
 
 def assert_equal_infos(found: Any, expected: Any) -> None:
-    """Nested infos alike, hidden states in them up to floating-point noise."""
+    """Nested infos are equal, hidden states in them up to floating-point noise."""
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
         for key in expected:
@@ -60,7 +60,7 @@ def assert_equal_infos(found: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_is_that_of_gymnasiums_own_vector_environment(mode: AutoresetMode) -> None:
-    # With one problem the two draw alike.
+    # With one problem both draw the same.
     ours = vector_env(mode, problems=PROBLEMS[:1])
     single = settings(action_space="tokens", max_new_tokens=8, problems=PROBLEMS[:1])
     theirs = SyncVectorEnv([lambda: TextGenEnv(**single)] * 3, autoreset_mode=mode)
@@ -88,7 +88,7 @@ def test_every_mode_is_that_of_gymnasiums_own_vector_environment(mode: Autoreset
     assert ended > 5
 
 
-# A fixed policy and value: what happens depends on the problems drawn alone, so the modes can be compared.
+# A fixed policy and value: episodes depend only on the drawn problems, so the modes can be compared.
 PROJECTION = np.random.default_rng(0).normal(size=(HIDDEN, VOCAB))
 VALUES = np.random.default_rng(1).normal(size=HIDDEN)
 
@@ -104,19 +104,19 @@ def value(observations: np.ndarray) -> Any:
 
 
 def reward_of(actions: Any) -> Any:
-    """Shaped rewards: the random model never answers right, and zeros would test nothing."""
+    """Shaped rewards, since the random model never answers right and zeros would test nothing."""
     return np.sin(actions)
 
 
 def streams(mode: AutoresetMode) -> dict[int, list[tuple[float, float, float, bool]]]:
-    """For every environment its steps in order: value before, reward, value after (0 at a true end), whether it ended.
+    """The steps of every environment in order: value before, reward, value after (0 at a true end), whether it ended.
 
-    Read off a vector environment as an agent in that mode has to.
+    They are collected from a vector environment as an agent in that mode has to.
     """
     envs = vector_env(mode)
     observations, _ = envs.reset(seed=4)
     found: dict[int, list[tuple[float, float, float, bool]]] = defaultdict(list)
-    began = np.zeros(3, dtype=bool)  # by the next step of mode NEXT_STEP, which is no step of an episode
+    began = np.zeros(3, dtype=bool)  # by the next step of mode NEXT_STEP, which belongs to no episode
     for _ in range(CALLS):
         actions = act(observations)
         following, _, terminations, truncations, infos = envs.step(actions)
@@ -137,7 +137,7 @@ def streams(mode: AutoresetMode) -> dict[int, list[tuple[float, float, float, bo
 
 
 def advantages(steps: list[tuple[float, float, float, bool]]) -> np.ndarray:
-    """GAE backwards over a stream of whole episodes."""
+    """GAE, backwards over a stream of complete episodes."""
     result, running = [], 0.0
     for before, reward, after, over in reversed(steps):
         running = reward + GAMMA * after - before + (0.0 if over else GAMMA * LAMBDA * running)
@@ -146,7 +146,7 @@ def advantages(steps: list[tuple[float, float, float, bool]]) -> np.ndarray:
 
 
 def by_hand(slot: int, episodes: int) -> list[np.ndarray]:
-    """GAE of single environments' episodes by its definition: a sum of discounted one-step errors (eq. 16)."""
+    """GAE of the episodes of single environments by its definition, a sum of discounted one-step errors (eq. 16)."""
     env = TextGenEnv(**settings(action_space="tokens", max_new_tokens=8))
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(4).spawn(3)[slot]))
     found = []
@@ -268,7 +268,7 @@ def test_gymnasiums_statistics_are_right_in_every_mode(mode: AutoresetMode) -> N
     assert sorted(envs.length_queue) == [17, 17, 20, 20]
 
 
-def test_gymnasiums_wrappers_stack_on_it() -> None:
+def test_gymnasiums_wrappers_can_be_applied() -> None:
     envs = DtypeObservation(TransformReward(vector_env(AutoresetMode.NEXT_STEP), lambda x: 2 * x - 1), np.float64)
     observations, _ = envs.reset(seed=0)
     actions = random_actions(3)

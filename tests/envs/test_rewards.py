@@ -39,7 +39,7 @@ def test_a_completion_in_another_language_is_inconsistent() -> None:
     assert language_consistency(question, "Empieza con cinco manzanas y luego compra tres, entonces tiene 8.") == 0.0
 
 
-def test_repetition_counts_sequences_of_four_that_stand_before() -> None:
+def test_repetition_counts_sequences_of_four_that_occurred_before() -> None:
     assert repetition("one two three four five six") == 0.0
     # a b c d | b c d a | c d a b | d a b c | a b c d: one of five is an old one.
     assert repetition("a b c d a b c d") == pytest.approx(-1 / 5)

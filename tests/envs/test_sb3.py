@@ -25,7 +25,7 @@ def test_the_checkers_of_gymnasium_and_sb3_pass() -> None:
     check_env(TextGenEnv(**settings(action_space="tokens")), warn=False)
 
 
-def test_the_adapter_says_what_sb3s_own_says_of_single_environments() -> None:
+def test_the_adapter_returns_what_sb3s_own_vector_environment_returns() -> None:
     shared = settings(action_space="tokens", max_new_tokens=8, problems=PROBLEMS[:1])
     ours = TextGenVecEnv(vector_env(AutoresetMode.SAME_STEP, problems=PROBLEMS[:1]))
     theirs = DummyVecEnv([lambda: TextGenEnv(**shared)] * 3)
@@ -64,7 +64,7 @@ def test_sb3s_ppo_learns_on_the_adapter_with_its_monitor() -> None:
     vec.close()
 
 
-def test_the_adapter_refuses_modes_that_sb3_does_not_know() -> None:
+def test_the_adapter_refuses_modes_that_sb3_does_not_support() -> None:
     with pytest.raises(ValueError, match="autoreset_mode='NextStep' does not suit SB3; give 'SameStep'"):
         TextGenVecEnv(vector_env(AutoresetMode.NEXT_STEP))
     with pytest.raises(ValueError, match="observation_mode='hidden\\+text' does not suit SB3"):

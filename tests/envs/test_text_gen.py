@@ -1,4 +1,4 @@
-"""The Gymnasium environments: their API, their rewards and ends, and each copy against a single environment."""
+"""The Gymnasium environments: their API, rewards and ends, and each copy against a single environment."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +65,7 @@ def ids_of(text: str) -> list[int]:
 
 
 def random_actions(count: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """Tokens for every environment; one in six is the end of text, so that episodes end at different times."""
+    """Tokens for every environment. One in six is the end of text, so that episodes end at different times."""
     generator = np.random.default_rng(seed)
     while True:
         tokens = generator.integers(1, VOCAB, count)
@@ -73,7 +73,7 @@ def random_actions(count: int, seed: int = 0) -> Iterator[np.ndarray]:
 
 
 def write(env: TextGenEnv, tokens: list[int]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-    """Step through tokens, none but the last may end the episode or be rewarded; returns the last step's results."""
+    """Step through tokens, of which only the last may end the episode or be rewarded; returns the last results."""
     for token in tokens[:-1]:
         _, reward, terminated, truncated, info = env.step(np.int64(token))
         assert (reward, terminated, truncated) == (0.0, False, False)
@@ -83,7 +83,7 @@ def write(env: TextGenEnv, tokens: list[int]) -> tuple[np.ndarray, float, bool, 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved option model with its backbone and tokenizer, as a user has them."""
+    """A saved option model with its backbone and tokenizer."""
     folder = tmp_path_factory.mktemp("saved")
     model = OptionModel.from_backbone(save_backbone(folder / "backbone"), OptionConfig(num_options=OPTIONS, width=16))
     model.save_pretrained(folder / "plug-in")

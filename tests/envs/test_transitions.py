@@ -1,4 +1,4 @@
-"""A step of many environments at once: its infos in Gymnasium's arrays, what it refuses, and what it asks for."""
+"""A step of many environments: its infos in Gymnasium's arrays, refused actions, and prompts named in advance."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -56,7 +56,7 @@ def test_infos_have_the_dtypes_and_masks_of_gymnasiums_own_loop() -> None:
     assert_alike(infos, gathered({0: {"token": letter}, 1: begun(0), 2: {"token": letter + 1}}))
 
 
-def test_in_mode_same_step_the_last_token_stands_in_the_final_info_alone() -> None:
+def test_in_mode_same_step_the_last_token_is_only_in_the_final_info() -> None:
     envs = vector_env(AutoresetMode.SAME_STEP, problems=PROBLEMS[:1], max_new_tokens=2)
     first, second = ids_of("ab")
     envs.reset(seed=0)
@@ -95,7 +95,7 @@ def test_the_first_wrong_action_is_named_and_no_environment_moves(
     np.testing.assert_array_equal(envs.episodes.observation(), before)
 
 
-def test_next_prompts_of_those_that_have_written_most_are_named_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_prompts_of_the_longest_completions_are_named_first(monkeypatch: pytest.MonkeyPatch) -> None:
     envs = vector_env(AutoresetMode.DISABLED, 4)
     named: list[list[int]] = []
     start = Episodes.start
@@ -152,7 +152,7 @@ def test_all_hidden_states_are_fetched_once_a_step_and_stay_the_callers(
         np.testing.assert_array_equal(kept, copy)
 
 
-def test_an_environment_that_was_closed_before_its_first_reset_says_so() -> None:
+def test_an_environment_closed_before_its_first_reset_says_that_it_is_closed() -> None:
     envs: TextGenVectorEnv = vector_env(AutoresetMode.NEXT_STEP)
     envs.close()
     with pytest.raises(ClosedEnvironmentError, match="the environment is closed; make a new one"):

@@ -81,7 +81,7 @@ def test_the_step_after_the_end_ignores_the_action_and_gives_no_reward() -> None
     assert not (terminations | truncations).any()
     assert infos["_problem"].tolist() == [True, False] and infos["_token"].tolist() == [False, True]
     np.testing.assert_allclose(observations[0], first[0], rtol=1e-4, atol=1e-5)
-    # The neighbour went on all the while: it has 18 of its 30 tokens.
+    # The neighbour continued all the time: it has 18 of its 30 tokens.
     for _ in range(11):
         *_, truncations, infos = envs.step(np.array([25, 30]))
         assert infos["token"].tolist() == [25, 30] and not truncations.any()
@@ -130,7 +130,7 @@ def test_a_wrong_number_of_actions_is_refused() -> None:
     envs = TextGenVectorEnv(3, **settings())
     envs.reset(seed=0)
     for count in (1, 2, 4):
-        with pytest.raises(ValueError, match="give 3, one a slot"):
+        with pytest.raises(ValueError, match="give 3, one per slot"):
             envs.step(np.zeros(count, dtype=np.int64))
 
 
@@ -149,6 +149,6 @@ def test_gymnasiums_statistics_count_returns_and_lengths() -> None:
             *_, infos = envs.step(np.array([token, EOS]))
         assert infos["_episode"][0]
         assert (infos["episode"]["r"][0], infos["episode"]["l"][0]) == (1.0, len(RIGHT) + 1)
-        # The neighbour ends at once, again and again: 9 episodes in 17 steps, the steps between count towards none.
+        # The neighbour ends after every token: 9 episodes in 17 steps. The steps between belong to no episode.
         assert envs.length_queue[0] == 1 and envs.episode_count in (10, 20)
         envs.step(np.array([30, 30]))

@@ -1,4 +1,4 @@
-"""Sweeps: every trial is a run of its own, failures stay where they are, a killed sweep goes on."""
+"""Sweeps: every trial is a separate run, failures do not affect other trials, a killed sweep resumes."""
 
 import json
 import os
@@ -33,14 +33,14 @@ from tests.tiny_models import save_backbone
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
-    """One Ray for all sweeps of this file."""
+    """One Ray instance for all sweeps of this file."""
     with ray_running():
         yield
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Two settings with two seeds each, a second of training a run."""
+    """Two settings with two seeds each, and a second of training per run."""
     folder = tmp_path_factory.mktemp("sweep")
     torch.manual_seed(0)
     model = OptionModel.from_backbone(save_backbone(folder / "backbone"), OptionConfig(num_options=4, width=8))
@@ -69,7 +69,7 @@ def undisturbed(ray: None, settings: dict[str, Any], tmp_path_factory: pytest.Te
 
 
 def table_of(out: Path) -> pd.DataFrame:
-    """The table without what a clock gave."""
+    """The table without times."""
     table = pd.read_parquet(out / "table.parquet")
     return table[[name for name in table if not str(name).startswith("seconds")]]
 
@@ -105,7 +105,7 @@ def fake_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: dict[f
 
 
 @pytest.mark.slow
-def test_every_trial_is_the_run_that_its_settings_give_alone(
+def test_every_trial_equals_a_single_run_with_its_settings(
     undisturbed: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     table = pd.read_parquet(undisturbed / "table.parquet")
@@ -165,14 +165,14 @@ def test_a_failed_trial_is_tried_again_and_then_reported_without_stopping_the_ot
     printed = capsys.readouterr().out.splitlines()
     assert len([line for line in printed if line.startswith("failed: 001-learning_rate=0.5")]) == 1
 
-    # The same command goes on: what failed is tried once more, the others are left alone.
+    # The same command resumes: failed trials are tried again, the others are not run.
     fake_sweep(tmp_path, monkeypatch, {}, **changes)
     again = pd.read_parquet(out / "table.parquet").set_index("train.learning_rate")
     assert set(again["status"]) == {"finished"}
     assert sorted((tmp_path / "attempts").read_text().split()) == ["0.25", "0.25", "0.5", "0.5", "0.5", "0.75"]
 
 
-def test_when_every_trial_fails_the_first_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_every_trial_fails_the_first_error_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_module, "_run_trials", lambda config, trials: dict.fromkeys(trials, "OSError: full"))
     config = SweepConfig(out=tmp_path / "sweep", train={"model": "m"}, grid={"learning_rate": [0.5, 0.25]})
     with pytest.raises(ValueError, match=r"all 2 trials failed; 000-learning_rate=0.5,seed=0: OSError: full"):
@@ -180,7 +180,7 @@ def test_when_every_trial_fails_the_first_error_is_told(tmp_path: Path, monkeypa
 
 
 def test_asha_ends_the_worse_trials_early(ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # One after the other, so what comes after the best is compared with it after the first iteration.
+    # Trials run one after the other, so those after the best are compared with it after the first iteration.
     rates = {"grid": {"learning_rate": [0.9, 0.1, 0.2]}}
     out = fake_sweep(tmp_path, monkeypatch, {}, scheduler="asha", max_concurrent=1, **rates)
     table = pd.read_parquet(out / "table.parquet")
@@ -190,7 +190,7 @@ def test_asha_ends_the_worse_trials_early(ray: None, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_in_the_middle_goes_on_and_gives_the_same_table(
+def test_a_sweep_killed_in_the_middle_resumes_and_gives_the_same_table(
     undisturbed: Path, settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # The trial with seed 5 kills the sweep after its first iteration.
@@ -224,13 +224,13 @@ sweep.run_sweep(sweep.SweepConfig(out=Path(sys.argv[1]), **json.loads(sys.argv[2
     pd.testing.assert_frame_equal(table_of(out), table_of(undisturbed))
     before = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/best.pt")}
     assert len(before) == 4
-    # The same command once more trains nothing.
+    # The same command again trains nothing.
     run_sweep(SweepConfig(out=out, **settings))
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def marked_processes(mark: str) -> list[psutil.Process]:
-    """Processes whose environment holds the mark."""
+    """Processes whose environment contains the mark."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -255,11 +255,11 @@ def test_random_settings_are_drawn_once_for_all_seeds_and_equal_in_equal_sweeps(
     assert len(trials) == 20 * 2 * 2
     assert [trial.config for trial in trials.values()] == [trial.config for trial in plan(config).values()]
     rates = [trial.config.learning_rate for trial in trials.values()]
-    # A draw stays while the grid and the seeds go by.
+    # A draw is the same for the whole grid and all seeds.
     assert all(len(set(rates[start : start + 4])) == 1 for start in range(0, 80, 4))
     drawn = rates[::4]
     assert len(set(drawn)) == 20 and all(1e-4 <= rate <= 1e-2 for rate in drawn)
-    assert 4 <= sum(rate < 1e-3 for rate in drawn) <= 16  # half of them, in the mean, where the logarithm is uniform
+    assert 4 <= sum(rate < 1e-3 for rate in drawn) <= 16  # half of them on average, as the logarithm is uniform
     assert all(
         0.5 <= trial.config.max_grad_norm <= 1 and trial.config.minibatches in (2, 4) for trial in trials.values()
     )

@@ -36,7 +36,7 @@ MIXED = "First we start with 12 apples. Then we add 7, so 12 + 7 = 19. Quitamos 
         ("", None),
     ],
 )
-def test_the_language_of_short_solutions_is_told(text: str, language: str | None) -> None:
+def test_the_language_of_short_solutions_is_detected(text: str, language: str | None) -> None:
     assert detect_language(text) == language
 
 
@@ -62,7 +62,7 @@ def test_the_language_of_short_solutions_is_told(text: str, language: str | None
         (ENGLISH_PROMPT, "19 - 5 = 14", False),
     ],
 )
-def test_a_switch_of_language_is_seen_and_names_and_numbers_are_none(
+def test_a_switch_of_language_is_detected_and_names_and_numbers_are_not_switches(
     prompt: str, completion: str, switches: bool
 ) -> None:
     assert switches_language(prompt, completion) == switches
@@ -100,7 +100,9 @@ def test_a_sentence_that_changes_its_language_in_the_middle_is_cut_there() -> No
 
 
 def test_a_prompt_that_may_be_in_several_languages_is_in_that_of_the_completion() -> None:
-    prompt = r"Convert $e^{11 \pi i/2}$ to rectangular form."  # "rectangular" and "convert" are words of others too
+    prompt = (
+        r"Convert $e^{11 \pi i/2}$ to rectangular form."  # "rectangular" and "convert" are words of other languages too
+    )
     assert not switches_language(prompt, "We have that it is -i.")
 
 
@@ -133,7 +135,7 @@ def test_degenerate_texts_are_flagged_by_name(text: str, flags: set[str]) -> Non
     assert degeneracy(text) == flags
 
 
-def test_a_loop_at_the_end_counts_whatever_its_share_and_one_within_if_it_covers_half() -> None:
+def test_a_loop_at_the_end_always_counts_and_one_within_counts_if_it_covers_half() -> None:
     sound = "First Tom buys seven more apples at the market and then he gives five of them to a friend of his"
     assert degeneracy(f"{sound} so 1 2 1 2 1 2") == set()  # three times only
     assert degeneracy(f"{sound} so 1 2 1 2 1 2 1 2") == {"loop"}
@@ -143,10 +145,10 @@ def test_a_loop_at_the_end_counts_whatever_its_share_and_one_within_if_it_covers
     assert degeneracy(f"{sound} so" + " 1 2" * 13 + " of all.") == {"loop"}  # 26 of 51
 
 
-def test_sentences_that_come_again_in_any_order_are_a_loop() -> None:
+def test_sentences_that_are_repeated_in_any_order_are_a_loop() -> None:
     first, second = "Then we add seven to the twelve, so it is 19.", "Now let us check this once more with care."
     once = "Tom has twelve apples at first and then his friend at the market gives him seven more of the red ones."
-    # 12 + 10 tokens, the sentences after the first two being in sequences of eight that stood before.
+    # 12 + 10 tokens; the sentences after the first two are in sequences of eight that occurred before.
     mixed = [first, second, first, first, second, second, first, second, first, first]
     assert degeneracy(" ".join(mixed)) == {"loop"}
     assert degeneracy(" ".join([once, first, second, first, second])) == set()
@@ -168,9 +170,9 @@ def test_texts_without_words_are_gibberish(text: str) -> None:
     assert "gibberish" in degeneracy(f"{text} 7")
 
 
-def test_short_texts_and_formulas_are_no_gibberish() -> None:
+def test_short_texts_and_formulas_are_not_gibberish() -> None:
     assert degeneracy("xq vfzk jwpq tgbx qzkd hvwj 7") == set()  # 18 letter pairs
-    assert degeneracy(f"{NOISE.upper()} 7") == set()  # points of a figure, for all we know
+    assert degeneracy(f"{NOISE.upper()} 7") == set()  # possibly the points of a figure
     assert (
         degeneracy(r"\begin{aligned} x^3 \sqrt{\zeta} &\ne \frac{pq}{mkv} \\ \alpha + \beta &= 7 \end{aligned}")
         == set()
@@ -186,7 +188,7 @@ def test_the_strangeness_of_letters_is_that_of_the_strangest_stretch_and_counts_
     assert letter_bits(f"{ENGLISH_PROMPT} {SPANISH} " + "xkq " * 50) < 4
 
 
-def test_perplexity_tells_gibberish_where_log_probabilities_are_known() -> None:
+def test_perplexity_detects_gibberish_where_log_probabilities_are_known() -> None:
     # exp(3.1) = 22.2 and exp(2.9) = 18.2
     assert degeneracy(ENGLISH, log_probs=[-3.1] * 10) == {"gibberish"}
     assert degeneracy(ENGLISH, log_probs=[-2.9] * 10) == set()

@@ -46,7 +46,7 @@ def test_an_interval_agrees_with_scipys_on_the_same_values() -> None:
 
 def test_an_interval_over_seeds_and_problems_covers_the_spread_of_both() -> None:
     # 30 seeds with standard deviation 0.3, 400 problems with 1.0 (the same for all seeds), nothing else: the mean's
-    # standard error is sqrt(0.09 / 30 + 1 / 400) = 0.0742. Over problems alone it would be 0.05.
+    # standard error is sqrt(0.09 / 30 + 1 / 400) = 0.0742. Over only the problems it would be 0.05.
     generator = np.random.default_rng(0)
     seeds, problems = generator.normal(size=30), generator.normal(size=400)
     values = 0.3 * stats.zscore(seeds)[:, None] + stats.zscore(problems)[None, :]
@@ -61,7 +61,7 @@ def test_one_row_of_seeds_is_a_row_of_problems() -> None:
     assert bootstrap_interval(values[None, :]) == bootstrap_interval(values)
 
 
-def test_one_value_alone_has_no_spread() -> None:
+def test_a_single_value_has_no_spread() -> None:
     assert bootstrap_interval([0.5]) == (0.5, 0.5)
 
 
@@ -86,7 +86,7 @@ def test_pairing_sees_a_difference_that_two_intervals_hide() -> None:
     assert len(rank({"first": bootstrap_interval(first), "second": bootstrap_interval(second)})) == 1
 
 
-def test_methods_that_never_differ_may_still_do_so_on_unseen_problems() -> None:
+def test_methods_that_never_differ_may_still_differ_on_unseen_problems() -> None:
     comparison = compare_paired([0, 1] * 250, [0, 1] * 250)
     assert comparison == pytest.approx((0, -0.0073506, 0.0073506, 1), abs=1e-6)  # the exact interval of 0 in 500
 
@@ -111,7 +111,7 @@ def test_the_area_under_a_curve_is_its_mean_height() -> None:
     assert area_under_curve(times, rewards, until=200) == pytest.approx(0.3)
 
 
-def test_the_time_to_a_threshold_is_that_of_the_first_measurement_there() -> None:
+def test_the_time_to_a_threshold_is_that_of_the_first_measurement_that_reaches_it() -> None:
     times, rewards = [256, 512, 768, 1024], [0.1, 0.5, 0.4, 0.9]
     assert time_to_threshold(times, rewards, 0.5) == 512
     assert time_to_threshold(times, rewards, 0.51) == 1024
@@ -129,7 +129,7 @@ def test_the_time_to_a_threshold_is_that_of_the_first_measurement_there() -> Non
         ([1, 2], [0.1, 0.2], 1.0, "until=1 is not within"),
     ],
 )
-def test_a_curve_that_is_none_is_refused(
+def test_an_invalid_curve_is_refused(
     times: list[float], rewards: list[float], until: float | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -144,7 +144,7 @@ def test_methods_are_ranked_only_where_their_intervals_are_apart() -> None:
     assert rank({}) == []
 
 
-def test_an_interval_that_is_none_is_not_ranked() -> None:
+def test_an_invalid_interval_is_not_ranked() -> None:
     with pytest.raises(ValueError, match=r"interval of 'b' is \(0.5, 0.2\)"):
         rank({"a": (0.1, 0.2), "b": (0.5, 0.2)})
     with pytest.raises(ValueError, match="both finite"):

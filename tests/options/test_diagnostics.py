@@ -1,4 +1,4 @@
-"""What the options learned, against cases counted by hand; a collapse is made to happen and is told."""
+"""Diagnostics of the options against cases counted by hand; a provoked collapse is reported."""
 
 import json
 import logging
@@ -39,8 +39,8 @@ def test_distinct_tokens_are_counted_in_any_order() -> None:
 
 def test_the_mutual_information_is_the_entropy_of_the_mixture_less_the_mean_entropy() -> None:
     # Two options, a policy of (3/4, 1/4).
-    certain = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # the token tells the option: the policy's entropy
-    equal = torch.tensor([[0.5, 0.5], [0.5, 0.5]])  # it tells nothing
+    certain = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # the token determines the option: the entropy of the policy
+    equal = torch.tensor([[0.5, 0.5], [0.5, 0.5]])  # the token says nothing about the option
     # (1, 0) and (1/2, 1/2): mixture (7/8, 1/8), entropy 3 log 2 - 7/8 log 7, less 1/4 log 2.
     mixed = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
     policy = torch.tensor([0.75, 0.25]).log().expand(3, 2)
@@ -57,7 +57,7 @@ def test_a_mode_is_covered_if_some_option_offers_it() -> None:
 
 
 def test_the_diagnostics_of_a_batch_are_shares_of_its_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three positions of one completion far apart, and a fourth that is not looked at.
+    """Three positions of one completion far apart, and a fourth that is ignored.
 
     The backbone gives tokens 1 and 2 half each everywhere. Options: (1, 1), (1, 2), (3, 1).
     """
@@ -75,9 +75,10 @@ def test_the_diagnostics_of_a_batch_are_shares_of_its_positions(monkeypatch: pyt
             "distinct_tokens": 5 / 3,
             "live_share": 2 / 3,
             "oracle_token_accuracy": 2 / 3,
-            "mutual_information": 2 * LOG2 / 3,  # log 2 where two tokens are as likely, 0 where there is one
-            "mode_coverage_live": 3 / 4,  # of the second position both, of the third token 1 alone
-            "mode_coverage_first": 1 / 2,  # of the first and the third, which is an eighth token, token 1 alone
+            "mutual_information": 2 * LOG2 / 3,  # log 2 where two tokens are equally likely, 0 where there is one
+            "mode_coverage_live": 3 / 4,  # both modes at the second position, only token 1 at the third
+            "mode_coverage_first": 1
+            / 2,  # only token 1 at the first position and at the third, which is an eighth token
         },
         abs=1e-5,
     )
@@ -86,7 +87,7 @@ def test_the_diagnostics_of_a_batch_are_shares_of_its_positions(monkeypatch: pyt
 SOUND = {"kl": 0.2, "distinct_tokens": 1.4, "option_usage": 0.9}
 
 
-def test_options_that_differ_and_are_used_are_no_collapse() -> None:
+def test_options_that_differ_and_are_used_are_not_a_collapse() -> None:
     assert collapse_warning(SOUND, OptionConfig()) is None
 
 
@@ -96,26 +97,26 @@ def test_options_that_differ_and_are_used_are_no_collapse() -> None:
         (
             {"kl": 0.003},
             OptionConfig(),
-            ["tells nothing of the next token (KL 0.003 nats)", "raise options.kl_target above 0.2"],
+            ["no information about the next token (KL 0.003 nats)", "raise options.kl_target above 0.2"],
         ),
         (
             {"distinct_tokens": 1.004},
             OptionConfig(kl_weight_init=1.0),
-            ["all options say the same (1.00 distinct", "kl_weight_init below 1.0"],
+            ["all options predict the same token (1.00 distinct", "kl_weight_init below 1.0"],
         ),
         (
             {"option_usage": 0.1},
             OptionConfig(kl_target=None),
-            ["one option is used alone (usage 0.10 of 1)", "set options.kl_target"],
+            ["only one option is used (usage 0.10 of 1)", "set options.kl_target"],
         ),
         (
             {"kl": 0.001, "option_usage": 0.05},
             OptionConfig(prior="policy"),
-            ["tells nothing of the next token", "take options.prior=uniform, raise options.kl_target"],
+            ["no information about the next token", "use options.prior=uniform, raise options.kl_target"],
         ),
     ],
 )
-def test_a_collapse_is_told_with_what_to_change(
+def test_a_collapse_is_reported_with_what_to_change(
     metrics: dict[str, float], config: OptionConfig, parts: list[str]
 ) -> None:
     warning = collapse_warning({**SOUND, **metrics}, config)
@@ -154,7 +155,7 @@ def test_a_kl_weight_that_starts_high_collapses_the_options_and_the_run_says_so_
 ) -> None:
     warnings, metrics = run(tmp_path, "sound", caplog, kl_target=0.4)
     assert not warnings and metrics["distinct_tokens"] > 1.1 and metrics["mutual_information"] > 0.01
-    # Such a weight holds the encoder to the uniform prior whatever the next token is.
+    # Such a weight keeps the encoder at the uniform prior for every next token.
     warnings, metrics = run(tmp_path, "collapsed", caplog, kl_target=None, kl_weight_init=10.0)
     assert metrics["kl"] < 1e-3 and metrics["mutual_information"] < 0.05
     assert len(warnings) == 1 and "start with options.kl_weight_init below 10.0" in warnings[0]

@@ -1,4 +1,4 @@
-"""Plug-ins on the hub, which is a local folder here: what is uploaded, what the card says, and every refusal."""
+"""Plug-ins on the hub, here a local folder: uploaded files, the content of the card, and every refusal."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ RUN: dict[str, Any] = {
 
 
 class FolderHub:
-    """The methods of ``HfApi`` that we call, on folders: one a repository, and a cache for downloads."""
+    """The methods of ``HfApi`` that we call, on folders: one per repository, and a cache for downloads."""
 
     def __init__(self, root: Path) -> None:
         self.repositories, self.cache = root / "repositories", root / "cache"
@@ -78,7 +78,7 @@ class FolderHub:
 
 
 def copy_matching(source: Path, target: Path, allow_patterns: list[str]) -> None:
-    """Copy the files that the hub's own filter lets through."""
+    """Copy the files that pass the hub's own filter."""
     paths = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
     for path in filter_repo_objects(paths, allow_patterns=allow_patterns):
         (target / path).parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def copy_matching(source: Path, target: Path, allow_patterns: list[str]) -> None
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderHub:
-    """A hub in reach; the machine holds a token of it."""
+    """A reachable hub, for which the machine has a token."""
     hub = FolderHub(tmp_path / "hub")
     for module in (hub_module, names_module):
         monkeypatch.setattr(module, "HfApi", lambda token=None: hub)
@@ -113,7 +113,7 @@ def names(folder: Path) -> set[str]:
 
 
 def refused(name: str) -> str:
-    """The one line with which a name is refused."""
+    """The one-line message with which a name is refused."""
     with pytest.raises(FileNotFoundError) as raised:
         local_folder(name)
     return str(raised.value)
@@ -132,9 +132,7 @@ def test_a_pushed_plug_in_comes_back_with_the_same_logits_bit_for_bit(
     assert torch.equal(loaded.option_logits(hidden), model.option_logits(hidden))
 
 
-def test_of_a_run_folder_plug_in_card_metrics_and_origin_are_uploaded_and_nothing_else(
-    hub: FolderHub, tmp_path: Path
-) -> None:
+def test_only_plug_in_card_metrics_and_origin_of_a_run_folder_are_uploaded(hub: FolderHub, tmp_path: Path) -> None:
     data = tmp_path / "solved.jsonl"
     data.write_text(json.dumps({"question": "1+1?", "solution": "#### 2", "answer": 2}))
     out = run_sft(
@@ -171,10 +169,10 @@ def test_the_card_parses_and_names_backbone_options_and_kl_target() -> None:
     assert "`HuggingFaceTB/SmolLM2-135M`, fingerprint `0123456789abcdef`" in card.text
     assert "| `num_options` | 12 |\n" in card.text and "| `kl_target` | 0.3 |\n" in card.text
     assert 'OptionModel.from_pretrained("user/options")' in card.text
-    assert "metrics" not in card.text and "Origin" not in card.text  # there are none to tell of
+    assert "metrics" not in card.text and "Origin" not in card.text  # neither exists here
 
 
-def test_the_card_tells_the_last_metrics_with_a_loss_and_where_the_run_comes_from(hub: FolderHub, folder: Path) -> None:
+def test_the_card_shows_the_last_metrics_with_a_loss_and_the_origin_of_the_run(hub: FolderHub, folder: Path) -> None:
     (folder / "metrics.json").write_text(json.dumps(METRICS))
     (folder / "run.json").write_text(json.dumps(RUN))
     push_to_hub(folder, "user/options")
@@ -245,20 +243,20 @@ def test_a_folder_without_a_plug_in_is_not_pushed(hub: FolderHub, folder: Path, 
         ("metrics.json", "[1, 2", "JSONDecodeError"),
     ],
 )
-def test_a_folder_whose_files_say_something_else_is_not_pushed(
+def test_a_folder_with_invalid_files_is_not_pushed(
     hub: FolderHub, folder: Path, file: str, content: str, reason: str
 ) -> None:
     (folder / file).write_text(content)
     with pytest.raises(ValueError) as raised:
         push_to_hub(folder, "user/options")
     assert str(raised.value).startswith(f"{folder} cannot be described ({reason}")
-    assert str(raised.value).endswith("anew") and "\n" not in str(raised.value)
+    assert str(raised.value).endswith("again") and "\n" not in str(raised.value)
     assert not hub.repositories.exists()
 
 
 @pytest.mark.parametrize("repo_id", ["options", "user/my/options", "user/my options", ""])
 def test_a_repository_needs_the_name_of_its_owner_and_its_own(hub: FolderHub, folder: Path, repo_id: str) -> None:
-    with pytest.raises(ValueError, match=f"repo_id='{repo_id}' is no name on the hub; give user/name"):
+    with pytest.raises(ValueError, match=f"repo_id='{repo_id}' is not a name on the hub; give user/name"):
         push_to_hub(folder, repo_id)
 
 
@@ -287,7 +285,7 @@ def test_a_refusal_of_the_hub_is_one_line_and_leaves_no_card(
     assert names(folder) == PLUG_IN
 
 
-def test_a_local_folder_is_taken_as_it_is_though_the_hub_has_its_name(
+def test_a_local_folder_is_used_even_if_the_hub_has_its_name(
     hub: FolderHub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push_to_hub(folder, "user/options")

@@ -1,4 +1,4 @@
-"""The terms of the option loss and the adaptive weight; numbers are worked by hand."""
+"""The terms of the option loss and the adaptive weight. Numbers are worked by hand."""
 
 import math
 
@@ -131,7 +131,7 @@ def test_without_a_target_the_kl_weight_stays() -> None:
 
 
 N, H, V = 7, 5, 11
-SIZES = [1, V, 2 * V, 3 * V + 5, N * V, 10**6]  # bounds on a chunk's logits: from one position at a time to all
+SIZES = [1, V, 2 * V, 3 * V + 5, N * V, 10**6]  # bounds on the logits of a chunk, from one position to all
 
 
 def problem(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, nn.Linear, torch.Tensor, torch.Tensor]:

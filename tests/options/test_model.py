@@ -94,7 +94,7 @@ def test_options_are_decoded_in_the_backbones_precision_from_weights_in_float32(
     assert seen == [dtype] and found.dtype == dtype
     assert {parameter.dtype for parameter in model.adapter.parameters()} == {torch.float32}
     expected = model.lm_logits(hidden[..., None, :] + model.adapter.biases(hidden).to(dtype))
-    # Eight bits of mantissa, on logits of some nats.
+    # bfloat16 has 8 bits of mantissa; logits are some nats.
     tolerance = 1e-5 if dtype == torch.float32 else 0.02 * float(expected.detach().abs().max())
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
@@ -113,7 +113,7 @@ def test_training_moves_the_plug_in_and_no_weight_of_the_backbone(backbone: PreT
     assert not unmoved
 
 
-def test_the_loss_is_the_sum_of_its_terms_and_sends_gradients_to_the_plug_in_alone(backbone: PreTrainedModel) -> None:
+def test_the_loss_is_the_sum_of_its_terms_and_sends_gradients_only_to_the_plug_in(backbone: PreTrainedModel) -> None:
     model = OptionModel(backbone, OptionConfig(num_options=4, width=16, kl_weight_init=0.25))
     ids = random_ids(2, 12)
     output = model(ids, ids)
@@ -129,7 +129,7 @@ def test_only_labelled_tokens_count() -> None:
     ids = random_ids(2, 10)
     labels = torch.full_like(ids, -100)
     labels[0, 4], labels[1, 7], labels[1, 0] = ids[0, 4], ids[1, 7], ids[1, 0]  # nothing predicts the first token
-    before = {int(ids[0, 4]): (0, 3), int(ids[1, 7]): (1, 6)}  # where the token before each target stands
+    before = {int(ids[0, 4]): (0, 3), int(ids[1, 7]): (1, 6)}  # position of the token before each target
     states, output = model.counted_states(ids, labels), model(ids, labels)
     assert states.targets.tolist() == list(before)
     hidden = torch.stack([model.hidden_states(ids)[place] for place in before.values()])
@@ -140,7 +140,7 @@ def test_only_labelled_tokens_count() -> None:
     torch.testing.assert_close(output.cross_entropy, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_terms_of_a_padded_batch_are_the_means_over_its_rows_alone(backbone: PreTrainedModel) -> None:
+def test_the_terms_of_a_padded_batch_are_the_means_over_its_separate_rows(backbone: PreTrainedModel) -> None:
     model = OptionModel(backbone, CONFIG)
     lengths = [5, 12, 3, 12, 7, 2, 9, 11, 4, 6]  # more rows than the backbone reads at once
     ids, mask, labels = random_ids(10, 12), torch.zeros(10, 12, dtype=torch.long), torch.full((10, 12), -100)
@@ -170,7 +170,7 @@ def test_labels_without_a_token_that_counts_are_refused() -> None:
 
 
 def test_the_options_come_to_offer_both_continuations_of_an_ambiguous_prefix() -> None:
-    """After each of four prefixes one of two tokens follows, either half of the time."""
+    """Each of four prefixes is followed by one of two tokens, each with probability 1/2."""
     torch.manual_seed(0)
     prefixes, continuations = random_ids(4, 3), [(7, 41), (12, 88), (55, 23), (90, 34)]
     ids = torch.tensor(
@@ -188,7 +188,7 @@ def test_the_options_come_to_offer_both_continuations_of_an_ambiguous_prefix() -
     assert losses[-1] < losses[0] / 2
     assert after["oracle_token_accuracy"] == 1
     assert after["distinct_tokens"] >= 2
-    # One distribution for both cannot do better than log 2 = 0.69 nats; knowing the option can.
+    # A single distribution for both cannot be below log 2 = 0.69 nats; given the option, the loss can.
     assert float(model(ids, labels).cross_entropy) < 0.35
     for row, pair in enumerate(continuations):
         offered = model.option_tokens(model.hidden_states(ids[2 * row : 2 * row + 1, :-1])[0, -1])

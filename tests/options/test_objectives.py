@@ -1,4 +1,4 @@
-"""The option loss as a whole: every estimator, prior and policy objective against sums written out option by option."""
+"""The whole option loss: every estimator, prior and policy objective against explicit sums over the options."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -31,7 +31,7 @@ def total(summands: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def by_hand(model: OptionModel, states: CountedStates) -> dict[str, torch.Tensor]:
-    """Every term as the equations have it, one position and one option at a time, with gradient."""
+    """Every term as in the equations, one position and one option at a time, with gradient."""
     hidden, targets, _ = states
     embedded = model.backbone.get_input_embeddings()(targets)
     terms: dict[str, list[torch.Tensor]] = {
@@ -107,7 +107,7 @@ def test_with_the_policy_as_prior_and_weight_one_the_gradient_is_the_evidence_lo
     output.loss.backward()
     for name, parameter in model.adapter.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6)
-    # Jensen: no lower than what the mixture gives the true tokens.
+    # Jensen: at least the NLL of the true tokens under the mixture.
     mixture = -(log_pi + log_p).logsumexp(-1).mean()
     assert float(output.cross_entropy + output.kl) > float(mixture.detach())
 
@@ -135,7 +135,7 @@ def test_the_gumbel_estimate_of_the_cross_entropy_and_of_the_decoders_gradient_i
     error = values.std() / draws**0.5
     assert error > 0
     assert abs(float(values.mean() - expected.cross_entropy)) < 4 * float(error)
-    # Of all entries together: the squared distance of the mean of so many draws is the variance over their number.
+    # Over all entries: the expected squared distance of the mean of N draws is their variance divided by N.
     distance, noise = (gradients.mean(0) - true_gradient).square().sum(), gradients.var(0).sum() / draws
     assert 0.2 * noise < distance < 3 * noise
 
@@ -155,7 +155,7 @@ def test_a_mixed_bias_of_one_option_is_that_options_bias() -> None:
             torch.testing.assert_close(mixed, model.adapter.biases(hidden)[:, option], rtol=1e-4, atol=1e-5)
 
 
-def test_the_identity_option_alone_adds_nothing_to_the_hidden_states() -> None:
+def test_only_the_identity_option_adds_nothing_to_the_hidden_states() -> None:
     model = option_model(identity_option=True)
     hidden = counted(model).hidden_states
     biases = model.adapter.biases(hidden)
@@ -173,7 +173,7 @@ def test_a_marginal_objective_with_one_sampled_option_is_refused() -> None:
     ("settings", "objective"),
     [({}, "marginal"), ({"prior": "policy"}, "imitation"), ({"estimator": "gumbel"}, "imitation")],
 )
-def test_left_open_the_policy_learns_from_the_likelihood_where_it_is_known_and_the_prior_uniform(
+def test_by_default_the_policy_learns_from_the_likelihood_if_it_is_exact_and_the_prior_uniform(
     settings: dict[str, Any], objective: str
 ) -> None:
     losses = []

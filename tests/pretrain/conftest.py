@@ -1,4 +1,4 @@
-"""What tests of stored hidden states need."""
+"""Fixtures for tests of stored hidden states."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from ollm_rl.options.model import CountedStates, OptionModel
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """So that all builds add up in the same order, and do not wait for a busy core."""
+    """One torch thread, so that all builds sum in the same order and do not wait for a busy core."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -20,7 +20,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Gets the rows of every pass of the backbone; a shard of these tests takes one."""
+    """A list that receives the number of rows of every backbone pass; each shard in these tests takes one pass."""
     rows: list[int] = []
     plain = OptionModel.counted_states
 

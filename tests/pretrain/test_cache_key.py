@@ -1,4 +1,4 @@
-"""What makes a cache of hidden states another one."""
+"""Changes that need another cache of hidden states."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_other_tokens_or_data_are_another_cache(tmp_path: Path, change: Callable
     assert hidden_cache.cache_key(model, examples, POSITIONS)[:16] != first.name
 
 
-def test_the_same_numbers_cut_into_examples_elsewhere_are_another_cache() -> None:
+def test_the_same_tokens_split_into_other_examples_are_another_cache() -> None:
     one = [{"input_ids": [1, 2], "labels": [3, 4]}]
     two = [{"input_ids": [1], "labels": [2]}, {"input_ids": [3], "labels": [4]}]
     model = option_model()

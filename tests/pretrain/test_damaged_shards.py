@@ -53,7 +53,7 @@ def strip_metadata(paths: list[Path]) -> None:
 
 
 def put_foreign(paths: list[Path]) -> None:
-    """The same examples' shard of another backbone: it differs in the key alone."""
+    """Put the shard of the same examples and another backbone there, which differs only in its key."""
     folder = paths[1].parent.parent.with_name("foreign")
     build(folder, option_model(seed=1))
     shutil.copy(shards(folder)[1], paths[1])
@@ -77,10 +77,10 @@ def swap(paths: list[Path]) -> None:
         (flip_in_length_of_header, (1,), "cannot be read"),
         (strip_metadata, (1,), "cannot be read"),
         (put_foreign, (1,), "another cache"),
-        (swap, (1, 2), "another place"),
+        (swap, (1, 2), "another shard"),
     ],
 )
-def test_a_damaged_or_foreign_shard_is_found_and_mended_and_the_others_stay(
+def test_a_damaged_or_foreign_shard_is_found_and_replaced_and_the_others_stay(
     tmp_path: Path,
     passes: list[int],
     caplog: pytest.LogCaptureFixture,

@@ -22,7 +22,7 @@ def test_a_completion_states_its_answer_once(solution: str, expected: str) -> No
     assert completion_text(problem("3+4?", solution, "7")) == expected
 
 
-def test_the_loss_counts_the_completion_and_its_end_alone() -> None:
+def test_the_loss_counts_only_the_completion_and_its_end() -> None:
     tokenizer = tiny_tokenizer()
     one, two = encode_examples([problem("ab", "#### 7", "7"), problem("c", "#### 12", "12")], tokenizer, max_length=9)
     prompt, completion = tokenizer("ab\n").input_ids, tokenizer("#### 7").input_ids

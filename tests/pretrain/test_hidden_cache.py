@@ -38,7 +38,7 @@ def option_model(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> Option
 
 
 def some_examples(seed: int = 0) -> Examples:
-    """24 of 2 to 30 tokens; of some the prompt is all, and of one a token within the completion does not count."""
+    """24 examples of 2 to 30 tokens. Some have only a prompt; in one, a token within the completion does not count."""
     rng = np.random.default_rng(seed)
     examples = []
     for index in range(24):
@@ -63,13 +63,13 @@ def shards(folder: Path) -> list[Path]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files but the lock, by their path."""
+    """Content of all files except the lock, by their path."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def identities(folder: Path) -> dict[str, tuple[int, int]]:
-    """What changes when a file is written anew, whatever it holds."""
+    """Identities of the files, which change when a file is written again, even with the same content."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in shards(folder)}
 
 
@@ -89,7 +89,7 @@ def test_an_item_holds_the_states_and_targets_of_one_example(tmp_path: Path) -> 
     assert cache[-2]["targets"].equal(cache[22]["targets"])
 
 
-def test_a_shard_says_how_many_positions_each_example_has(tmp_path: Path) -> None:
+def test_a_shard_stores_the_number_of_positions_of_each_example(tmp_path: Path) -> None:
     build(tmp_path)
     counts = torch.cat([load_file(path)["counts"] for path in shards(tmp_path)])
     assert counts.tolist() == [sum(label != IGNORED for label in example["labels"][1:]) for example in some_examples()]
@@ -133,7 +133,7 @@ def test_examples_without_counted_tokens_make_an_empty_cache(tmp_path: Path, pas
 
 def test_a_finished_cache_is_opened_without_a_forward_pass(tmp_path: Path, passes: list[int]) -> None:
     build(tmp_path)
-    assert sum(passes) == 21  # of 24 examples three count nothing
+    assert sum(passes) == 21  # three of 24 examples have no counted position
     before = identities(tmp_path)
     passes.clear()
     build(tmp_path)
@@ -141,10 +141,10 @@ def test_a_finished_cache_is_opened_without_a_forward_pass(tmp_path: Path, passe
 
 
 class Killed(BaseException):
-    """Stops a build where nothing catches it, as a kill does."""
+    """Stops a build like a kill; nothing catches it."""
 
 
-def test_a_stopped_build_goes_on_and_ends_byte_for_byte_as_one_never_stopped(
+def test_a_stopped_build_resumes_and_ends_byte_for_byte_like_one_never_stopped(
     tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(tmp_path / "whole")
@@ -170,7 +170,7 @@ def test_a_stopped_build_goes_on_and_ends_byte_for_byte_as_one_never_stopped(
 
 
 def build_until_killed(folder: str) -> None:
-    """Runs in a process of its own, which dies half-way through writing its second shard."""
+    """Runs in a separate process, which dies half-way through writing its second shard."""
 
     def save_file(tensors: Any, path: Path, metadata: Any) -> None:
         if shards(Path(folder)):
@@ -183,7 +183,7 @@ def build_until_killed(folder: str) -> None:
     build(Path(folder))
 
 
-def test_a_build_killed_while_it_writes_goes_on_and_ends_byte_for_byte_as_one_never_killed(
+def test_a_build_killed_while_it_writes_resumes_and_ends_byte_for_byte_like_one_never_killed(
     tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(tmp_path / "whole")
@@ -212,7 +212,7 @@ def test_a_build_killed_while_it_writes_goes_on_and_ends_byte_for_byte_as_one_ne
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_what_does_not_fit_on_the_disk_is_refused_before_anything_is_written(
+def test_a_cache_that_does_not_fit_on_the_disk_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], passes: list[int]
 ) -> None:
     free = 0
@@ -227,7 +227,7 @@ def test_what_does_not_fit_on_the_disk_is_refused_before_anything_is_written(
     free = 10**9
     build(tmp_path)
     sizes = [path.stat().st_size for path in shards(tmp_path)]
-    # A state of 32 bfloat16 and an int32 a position, an int32 an example, and room for each shard's header.
+    # 32 bfloat16 numbers and an int32 per position, an int32 per example, and room for each shard's header.
     need = positions * (2 * HIDDEN + 4) + len(examples) * 4 + len(sizes) * 1024
     assert sum(sizes) <= need < sum(sizes) + len(sizes) * 1024
     assert f"hidden states of {positions} positions need {need / 1000:.1f}kB in {tmp_path}" in capsys.readouterr().out
@@ -240,7 +240,7 @@ def test_what_does_not_fit_on_the_disk_is_refused_before_anything_is_written(
     build(tmp_path)
 
 
-def test_only_what_is_missing_must_fit_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_missing_shards_must_fit_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(tmp_path)
     size = shards(tmp_path)[1].stat().st_size
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 0))

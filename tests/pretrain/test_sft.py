@@ -1,4 +1,4 @@
-"""The supervised stage: what counts in the loss, what is logged, and runs that go on after a kill."""
+"""The supervised stage: what counts in the loss, what is logged, and runs that resume after a kill."""
 
 import json
 import subprocess
@@ -49,7 +49,7 @@ def data(tmp_path: Path) -> str:
 
 
 def config(out: Path, backbone: str, data: str, **changes: Any) -> SFTConfig:
-    """A run of seconds with checkpoints after steps 4 and 8."""
+    """A run that takes seconds, with checkpoints after steps 4 and 8."""
     settings: dict[str, Any] = {
         "out": out,
         "backbone": backbone,
@@ -99,7 +99,7 @@ def test_the_loss_falls(tmp_path: Path, backbone: str, data: str) -> None:
 
 
 class Killed(BaseException):
-    """Stops a run where nothing catches it, as a kill does."""
+    """Stops a run like a kill; nothing catches it."""
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
@@ -116,7 +116,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 @pytest.mark.parametrize("stage", ["options", "backbone", "lora"])
 @pytest.mark.parametrize("step", [2, 6, 8])  # before the first checkpoint, between two, at the end
-def test_a_killed_run_goes_on_and_ends_as_if_never_killed(
+def test_a_killed_run_resumes_and_ends_as_if_never_killed(
     tmp_path: Path, backbone: str, data: str, monkeypatch: pytest.MonkeyPatch, stage: str, step: int
 ) -> None:
     name = "model.safetensors" if stage == "backbone" else "adapter_model.safetensors"
@@ -176,7 +176,7 @@ def test_a_step_in_passes_is_the_same_step(tmp_path: Path, backbone: str, data: 
         torch.testing.assert_close(parts[name], weight, rtol=1e-3, atol=1e-4)
 
 
-def test_the_lora_stage_trains_a_lora_alone_which_peft_reads_and_eval_decodes(
+def test_the_lora_stage_trains_only_a_lora_which_peft_reads_and_eval_decodes(
     tmp_path: Path, backbone: str, data: str
 ) -> None:
     out = run_sft(config(tmp_path / "run", backbone, data, stage="lora", lora_rank=4, max_steps=40, learning_rate=1e-2))

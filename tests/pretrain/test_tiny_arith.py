@@ -1,4 +1,4 @@
-"""The embedded backbone as it ships: small, and with something for reinforcement learning to find."""
+"""The embedded backbone as it ships: small, and with room for reinforcement learning to improve."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_model_and_tokenizer_are_at_most_eight_megabytes_and_two_million_paramet
     assert 1_500_000 < sum(parameter.numel() for parameter in model.parameters()) < 2_500_000
 
 
-def test_every_word_of_the_generator_comes_back_from_the_tokenizer() -> None:
+def test_the_tokenizer_decodes_every_word_of_the_generator_unchanged() -> None:
     _, tokenizer = load_backbone("tiny-arith")
     for problem in generate(500, np.random.default_rng(5)):
         text = f"{problem.question}\n{problem.solution}"
@@ -71,7 +71,7 @@ def test_samples_find_answers_that_greedy_decoding_does_not() -> None:
     assert sum(row["correct"] for row in careful) / len(careful) >= 0.85
 
 
-def test_the_reward_of_the_generators_own_solutions_is_what_they_claim() -> None:
+def test_the_generators_own_solutions_get_the_reward_that_their_labels_say() -> None:
     finished = [problem for problem in generate(400, np.random.default_rng(11)) if problem.style != "loop"]
     for problem in finished:
         assert verify(problem.solution, str(problem.answer)).correct == (not problem.wrong)

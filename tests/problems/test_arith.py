@@ -1,4 +1,4 @@
-"""The generated word problems: equal seeds, the stated shares, and solutions that are what they are said to be."""
+"""The generated word problems: equal seeds, the stated shares, and solutions that match their labels."""
 
 import math
 import re
@@ -37,8 +37,8 @@ def words(text: str) -> set[str]:
     return set(re.findall(r"[^\W\d_]+", text.lower()))
 
 
-def told_answer(question: str) -> int:
-    """The answer worked out from the story alone."""
+def answer_from_story(question: str) -> int:
+    """The answer, computed only from the story."""
     opening, *events, _ = question.split(". ")
     total = int(re.findall(r"\d+", opening)[0])
     for event in events:
@@ -73,7 +73,7 @@ def test_the_shares_of_the_kinds_are_those_stated(problems: list[ArithProblem]) 
     assert_share(sum(problem.wrong for problem in worked), len(worked), mix.slip)
 
 
-def test_a_mix_of_ones_own_is_followed() -> None:
+def test_a_custom_mix_is_followed() -> None:
     problems = generate(1000, np.random.default_rng(0), mix=SolutionMix(short=0.0, switch=0.3, loop=0.2, slip=0.5))
     assert not any(problem.style == "short" for problem in problems)
     for style, share in (("switch", 0.3), ("loop", 0.2), ("careful", 0.5)):
@@ -81,9 +81,9 @@ def test_a_mix_of_ones_own_is_followed() -> None:
     assert_share(sum(p.wrong for p in problems if p.style != "loop"), sum(p.style != "loop" for p in problems), 0.5)
 
 
-def test_the_answer_is_what_the_story_tells_and_never_negative(problems: list[ArithProblem]) -> None:
+def test_the_answer_follows_from_the_story_and_is_never_negative(problems: list[ArithProblem]) -> None:
     for problem in problems:
-        assert problem.answer == told_answer(problem.question) >= 0, problem.question
+        assert problem.answer == answer_from_story(problem.question) >= 0, problem.question
 
 
 def test_a_right_solution_with_working_states_the_answer_and_every_equation_holds(
@@ -104,7 +104,7 @@ def test_a_wrong_solution_states_a_wrong_answer(problems: list[ArithProblem]) ->
     for problem in wrong:
         stated = stated_answer(problem.solution)
         assert stated is not None and stated != problem.answer, problem
-        # A slip is one false equation; the others go on from its result.
+        # A slip is one false equation; the next ones continue with its result.
         assert false_equations(problem.solution) == (problem.style != "short"), problem
 
 
@@ -140,6 +140,6 @@ def test_only_switching_solutions_hold_words_of_both_languages(problems: list[Ar
         ({"short": 0.7, "switch": 0.2, "loop": 0.2}, r"short \+ switch \+ loop = 1.100 is more than 1"),
     ],
 )
-def test_shares_that_are_none_are_refused(shares: dict[str, Any], message: str) -> None:
+def test_shares_outside_their_range_are_refused(shares: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SolutionMix(**shares)

@@ -1,4 +1,4 @@
-"""Problems from every kind of source, and what a broken source is told."""
+"""Problems from every kind of source, and the messages for broken sources."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from ollm_rl.problems.sources import Problem, load_problems, without
+from ollm_rl.problems.sources import Problem, exclude_questions, load_problems
 from tests.places import ROOT
 
 
@@ -71,14 +71,14 @@ def test_reasoning_gym_gives_equal_problems_for_equal_seeds_only() -> None:
     }
 
 
-def test_an_unknown_reasoning_gym_task_is_told_the_close_names() -> None:
+def test_an_unknown_reasoning_gym_task_gets_the_close_names() -> None:
     pytest.importorskip("reasoning_gym")
     assert "chain_sum" in message_of("rg:chain_sums")
     assert "rg:rubiks_cube" in message_of("rg:rubiks_cube", limit=2)  # its entries have no reference answer
     assert "rg:composite" in message_of("rg:composite", limit=2)  # needs a list of datasets
 
 
-def test_missing_reasoning_gym_is_told_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_reasoning_gym_gets_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     assert "pip install 'ollm-rl[rg]'" in message_of("rg:chain_sum")
 
@@ -267,10 +267,10 @@ def asked(question: str) -> Problem:
         'Ann\'s bag "A" holds １２ pens, and １．５ l of ink: how many？',  # full-width digits and signs
     ],
 )
-def test_a_held_out_question_is_known_in_another_typography(other: str) -> None:
+def test_a_held_out_question_is_recognised_in_another_typography(other: str) -> None:
     held_out = [asked('Ann\'s bag "A" holds 12 pens, and 1.5 l of ink: how many?')]
     kept = [asked("How many pens?"), asked("How many bags?")]
-    assert without([kept[0], asked(other), kept[1], asked(other)], held_out) == kept
+    assert exclude_questions([kept[0], asked(other), kept[1], asked(other)], held_out) == kept
 
 
 @pytest.mark.parametrize(
@@ -286,18 +286,18 @@ def test_a_held_out_question_is_known_in_another_typography(other: str) -> None:
     ],
 )
 def test_questions_that_differ_in_a_digit_or_a_sign_stay(question: str, held_out: str) -> None:
-    assert without([asked(question)], [asked(held_out)]) == [asked(question)]
-    assert without([asked(held_out)], [asked(question)]) == [asked(held_out)]
-    assert without([asked(question)], [asked(held_out), asked(question)]) == []
+    assert exclude_questions([asked(question)], [asked(held_out)]) == [asked(question)]
+    assert exclude_questions([asked(held_out)], [asked(question)]) == [asked(held_out)]
+    assert exclude_questions([asked(question)], [asked(held_out), asked(question)]) == []
 
 
 @pytest.mark.parametrize("spec", ["gsm8k", "csv:a.csv", "", "arith:5", "jsonl:", "rg:", "hf"])
-def test_an_unknown_source_is_told_the_four_forms(spec: str) -> None:
+def test_an_unknown_source_gets_the_four_forms(spec: str) -> None:
     message = message_of(spec)
     for form in ("arith", "rg:TASK", "jsonl:PATH", "hf:ID", repr(spec)):
         assert form in message
 
 
-def test_limits_and_splits_that_mean_nothing_are_refused() -> None:
+def test_limits_and_splits_without_meaning_are_refused() -> None:
     assert "limit=0" in message_of("arith", limit=0)
     assert "split='dev'" in message_of("arith", split="dev")

@@ -1,4 +1,4 @@
-"""The prompt of a problem with and without a chat template, wherever it is read."""
+"""The prompt of a problem with and without a chat template, in every place that reads it."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def plain_ids(text: str) -> list[int]:
 
 
 def beginning_tokenizer(template: str | None) -> PreTrainedTokenizerBase:
-    """A tokenizer that begins every text with a special token by itself."""
+    """A tokenizer that itself adds a special token at the beginning of every text."""
     tokenizer = tiny_tokenizer()
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", EOS)]
@@ -62,7 +62,7 @@ def test_the_template_counts_towards_the_length() -> None:
         encode_prompts(PROBLEMS[1:], tokenizer, max_length=30, max_new_tokens=6)
 
 
-def test_training_reads_the_chat_prompt_and_learns_the_completion_alone() -> None:
+def test_training_reads_the_chat_prompt_and_learns_only_the_completion() -> None:
     (example,) = encode_examples(PROBLEMS[1:], beginning_tokenizer(TEMPLATE), max_length=64)
     completion = [*plain_ids("#### 7"), EOS]
     assert example["input_ids"] == [EOS, *plain_ids("user: 10 - 3\nassistant: "), *completion]

@@ -63,17 +63,17 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(params=WIDTHS)
 def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator[Any]:
-    """The report, opened from disk; what it told the console and what it asked for must be nothing."""
+    """The report, opened from disk. It must neither log to the console nor request anything."""
     page = browser.new_page(viewport={"width": request.param, "height": 900})
-    told: list[str] = []
+    messages: list[str] = []
     asked: list[str] = []
-    page.on("console", lambda message: told.append(message.text))
-    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("request", lambda asking: asked.append(asking.url))
     page.goto(report.as_uri())
     yield page
     page.close()
-    assert told == []
+    assert messages == []
     assert asked == [report.as_uri()]
 
 
@@ -105,7 +105,7 @@ def test_markup_in_what_a_model_wrote_is_shown_and_not_run(page: Any) -> None:
     assert page.evaluate("window.attacked") is None
 
 
-def test_the_completions_of_one_method_can_be_shown_alone(page: Any) -> None:
+def test_only_the_completions_of_one_method_can_be_shown(page: Any) -> None:
     page.locator(".filter button", has_text="vocab-reinforce").click()
     assert page.locator("article:visible").count() == 66
     page.locator(".filter button", has_text="all methods").click()

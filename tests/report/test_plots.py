@@ -1,4 +1,4 @@
-"""Intervals over seeds, and what a plot's lines and shades are made of."""
+"""Intervals over seeds, and the lines and shades of a plot."""
 
 import math
 import re
@@ -20,7 +20,7 @@ def test_one_seed_has_no_interval() -> None:
     assert all(map(math.isnan, t_interval([])))
 
 
-def test_a_line_is_the_mean_as_far_as_all_seeds_have_come() -> None:
+def test_a_line_is_the_mean_up_to_the_last_point_that_all_seeds_reached() -> None:
     def seed(rewards: list[float]) -> list[dict[str, float]]:
         return [{"episodes": 10.0 * place, "reward": reward} for place, reward in enumerate(rewards)]
 
@@ -38,6 +38,6 @@ def test_a_map_shades_what_is_above_zero() -> None:
     plot = heat_map([[0.5, 0.0, 1.0], [1.0]], x="token", y="completion", first=1, top=1.0, label="a map")
     paths = re.findall(r'<path d="([^"]*)"[^>]*style="([^"]*)"', plot)
     squares = {style: path.count("M") for path, style in paths if "--series-0" in style}
-    assert sorted(squares.values()) == [1, 2]  # one cell in half a shade, two in the full one
+    assert sorted(squares.values()) == [1, 2]  # one cell in half the shade, two in the full shade
     (full,) = [style for style, count in squares.items() if count == 2]
     assert "fill-opacity: 0" not in full

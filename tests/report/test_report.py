@@ -230,7 +230,7 @@ def test_the_explorer_shows_every_token_as_a_button_and_live_ones_marked(tmp_pat
     buttons = [attributes for tag, attributes in page.tags if tag == "button"]
     assert [attributes["class"] for attributes in buttons] == ["token live", "token"]
     assert "latent-ppo: usage" in page.text and "Full shade 0.56 nats" in page.text
-    assert "75 %; 50 % if all options were used alike" in page.text
+    assert "75 %; 50 % if all options were used equally" in page.text
     (data,) = re.findall(r'<script type="application/json" id="explorer-data">(.*?)</script>', html, re.DOTALL)
     assert json.loads(data)[0][0]["choices"][1]["then"] == " is It"
 
@@ -239,7 +239,7 @@ def test_a_line_break_is_a_token_that_can_be_seen_and_clicked(tmp_path: Path) ->
     _, page = report(tmp_path, summary_of(method_row("latent-ppo")), {}, [], [looked_at(".\n", "")])
     assert ".⏎ 7." in page.text and page.count("br") == 1
     _, page = report(tmp_path, summary_of(method_row("latent-ppo")), {}, [], [looked_at("", ".")])
-    assert "· 7." in page.text and page.count("br") == 0  # half a character has no text of its own
+    assert "· 7." in page.text and page.count("br") == 0  # half a character has no text
 
 
 def test_a_page_says_where_nothing_was_evaluated(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_the_table_has_the_numbers_worked_by_hand() -> None:
     ]
 
 
-def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_report_that_fails_leaves_the_old_one_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("old", encoding="utf-8")
     with pytest.raises(KeyError):

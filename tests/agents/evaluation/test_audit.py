@@ -1,4 +1,4 @@
-"""The audit of a run: what it compares, what it flags, where it reads; expectations are worked by hand."""
+"""The audit of a run: what it compares, flags and reads. Expectations are worked by hand."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_signs_of_reward_hacking(completion: str, expected: set[str]) -> None:
     assert signs(QUESTION, completion) == expected
 
 
-def test_an_audit_lists_the_verdicts_that_others_do_not_share() -> None:
+def test_an_audit_lists_the_verdicts_that_other_checkers_do_not_share() -> None:
     rows = [
         row(WORKED, True, id="a"),
         row(WORKED, False, id="b"),

@@ -1,4 +1,4 @@
-"""Evaluation of several models on several problem sets: its files, and going on where it stopped."""
+"""Evaluation of several models on several problem sets: its files, and resuming where it stopped."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def test_every_model_meets_every_problem_set_and_all_stand_in_one_table(folder: Path) -> None:
+def test_every_model_is_evaluated_on_every_problem_set_and_all_are_in_one_table(folder: Path) -> None:
     results = run_eval(config())
     pairs = [(result["model"], result["data"], result["num_problems"]) for result in results]
     assert pairs == [
@@ -81,7 +81,7 @@ def test_python_gives_the_same_numbers(folder: Path) -> None:
     assert kept["completion_tokens"] == sum(row["tokens"] for row in kept["completions"]) / 10
 
 
-def test_what_is_evaluated_is_not_done_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_already_evaluated_are_skipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run_eval(config(model=["options"]))
     calls = count_calls(monkeypatch)
     monkeypatch.setattr(evaluate_module, "load_policy", lambda *_, **__: pytest.fail("a model was loaded"))
@@ -90,11 +90,11 @@ def test_what_is_evaluated_is_not_done_again(folder: Path, monkeypatch: pytest.M
     monkeypatch.chdir(folder)
     calls = count_calls(monkeypatch)
     again = run_eval(config())
-    assert again[:2] == first and sum(calls) == 3 + 10  # the backbone alone
+    assert again[:2] == first and sum(calls) == 3 + 10  # only the backbone
 
 
 @pytest.mark.parametrize("sample", [False, True])
-def test_an_evaluation_that_was_killed_goes_on_from_its_last_part(
+def test_a_killed_evaluation_resumes_from_its_last_part(
     sample: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (wanted,) = run_eval(config(model=["options"], data=["jsonl:large.jsonl"], out=None, sample=sample))
@@ -119,7 +119,7 @@ def test_an_evaluation_that_was_killed_goes_on_from_its_last_part(
     assert not list((folder / "results").glob("*.partial"))
 
 
-def test_a_model_that_was_trained_on_since_is_evaluated_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_was_trained_further_is_evaluated_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = config(model=["options"], data=["jsonl:small.jsonl"])
     run_eval(run)
     torch.manual_seed(1)
@@ -139,7 +139,7 @@ def test_the_options_below_a_run_count_as_its_weights(folder: Path) -> None:
     assert hash_weights(resolve("run")) != before
 
 
-def test_problems_that_changed_are_evaluated_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_that_changed_are_evaluated_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = config(model=["options"], data=["jsonl:small.jsonl"])
     run_eval(run)
     (folder / "small.jsonl").write_text('{"question": "9+9?", "answer": "18"}')

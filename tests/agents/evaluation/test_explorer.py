@@ -47,7 +47,7 @@ def votes(policy: OptionPolicy, ids: list[int]) -> dict[int, float]:
 
 
 def greedy(policy: OptionPolicy, ids: list[int], count: int) -> list[int]:
-    """At most so many tokens, each the one with most votes."""
+    """At most ``count`` tokens, each the one with the most votes."""
     written: list[int] = []
     while len(written) < count and EOS not in written:
         found = votes(policy, ids + written)

@@ -1,4 +1,4 @@
-"""Reports of training runs: which stand together, where the numbers come from, and what is left out with a note."""
+"""Reports of training runs: how they are grouped, where the numbers come from, and what is left out with a note."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from tests.tiny_models import save_backbone
 
 
 def made_up_run(folder: Path, *, rewards: tuple[float, ...] = (0.25, 0.5), **settings: Any) -> Path:
-    """A run folder as training leaves it, without weights."""
+    """A run folder as training writes it, without weights."""
     config = {
         "model": "gone",
         "action_space": "options",
@@ -82,7 +82,7 @@ def result_of(model: str, accuracy: list[bool], data: str = "arith") -> dict[str
     }
 
 
-def test_runs_that_differ_in_seed_alone_stand_together(tmp_path: Path) -> None:
+def test_runs_that_differ_only_in_seed_are_grouped(tmp_path: Path) -> None:
     options = [sft_run(tmp_path / f"options{seed}", seed=seed, kl_target=0.4) for seed in (0, 1)]
     other = sft_run(tmp_path / "other", seed=0, kl_target=0.8)
     runs = [
@@ -93,34 +93,34 @@ def test_runs_that_differ_in_seed_alone_stand_together(tmp_path: Path) -> None:
     assert group_runs(runs) == {"latent (2 seeds)": [str(runs[0]), str(runs[1])], "wide": [str(runs[2])]}
 
 
-def test_two_settings_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+def test_two_settings_of_one_name_are_distinguished_by_their_folders(tmp_path: Path) -> None:
     runs = [made_up_run(tmp_path / "a" / "latent"), made_up_run(tmp_path / "b" / "latent", max_new_tokens=9)]
     assert list(group_runs(runs)) == ["latent", f"latent ({runs[1]})"]
 
 
 def test_one_seed_twice_is_refused(tmp_path: Path) -> None:
     runs = [made_up_run(tmp_path / "a"), made_up_run(tmp_path / "b")]
-    with pytest.raises(ValueError, match="b and .*a are of one setting and one seed; leave one out"):
+    with pytest.raises(ValueError, match="b and .*a have the same settings and the same seed; leave one out"):
         group_runs(runs)
 
 
-def test_without_results_the_last_iteration_stands_in(tmp_path: Path) -> None:
+def test_without_results_the_last_iteration_is_reported(tmp_path: Path) -> None:
     run = made_up_run(tmp_path / "latent")
     (row,) = report_methods(tmp_path / "report.html", {"latent": [str(run)]}, [])
     assert (row["accuracy"], row["episodes"], row["seconds"], row["degeneracy_rate"]) == (0.5, 8, 4.0, 0.5)
-    # Two questions, of which half and all completions are right: a bootstrap over them reaches from one to the other.
+    # Of two questions, half and all of the completions are right: a bootstrap over them reaches from 0.5 to 1.
     assert (row["low"], row["high"]) == (0.5, 1.0)
     page = Page((tmp_path / "report.html").read_text())
     assert "The last iteration of training" in page.text
-    assert page.text.count("1+1=2 <script>alert(1)</script>") == 2  # one a question, shown and not run
+    assert page.text.count("1+1=2 <script>alert(1)</script>") == 2  # one per question, shown and not run
     assert "iteration 1 of training" in page.text and "no_end" in page.text
 
 
-def test_over_seeds_the_interval_is_the_wider_of_students_and_the_bootstrap(tmp_path: Path) -> None:
+def test_over_seeds_the_interval_is_the_wider_one_of_students_and_the_bootstrap(tmp_path: Path) -> None:
     folders = [str(made_up_run(tmp_path / f"seed{seed}", seed=seed)) for seed in (0, 1)]
     results = [result_of(folders[0], [True] * 3 + [False]), result_of(folders[1], [True] * 2 + [False] * 2)]
     (row,) = report_methods(tmp_path / "report.html", {"latent": folders}, results)
-    # 0.625 +- 12.706 * 0.125, cut to what a share can be.
+    # 0.625 +- 12.706 * 0.125, clipped to [0, 1].
     assert (row["accuracy"], row["low"], row["high"]) == (0.625, 0.0, 1.0)
     results = [result_of(folder, [True] * 3 + [False]) for folder in folders]
     (row,) = report_methods(tmp_path / "report.html", {"latent": folders}, results)
@@ -128,7 +128,7 @@ def test_over_seeds_the_interval_is_the_wider_of_students_and_the_bootstrap(tmp_
     assert row["low"] < 0.75 < row["high"]  # not of width zero, though the seeds agree
 
 
-def test_results_of_one_seed_are_taken_as_they_are_and_a_missing_one_is_told(tmp_path: Path) -> None:
+def test_results_of_one_seed_are_used_unchanged_and_a_missing_one_is_reported(tmp_path: Path) -> None:
     folders = [str(made_up_run(tmp_path / name)) for name in ("a", "b")]
     results = [result_of(folders[0], [True, False]), result_of(folders[0], [True], data="rg:x")]
     rows = report_methods(tmp_path / "report.html", {name: [name] for name in folders}, results)
@@ -137,7 +137,7 @@ def test_results_of_one_seed_are_taken_as_they_are_and_a_missing_one_is_told(tmp
         ("rg:x", 1.0, 0.1, 0.9),
     ]
     page = Page((tmp_path / "report.html").read_text())
-    assert f"No results were given of {folders[1]}: only in the pictures of training." in page.text
+    assert f"There are no results for {folders[1]}: shown only in the plots of training." in page.text
     assert "2 problems of arith (test), 1 problems of rg:x (test)" in page.text
 
 
@@ -211,7 +211,7 @@ def test_runs_of_both_action_spaces_are_reported_with_explorer_and_maps(
         main(["explore", "--model", "latent0", "--prompt", "3+1?", "--out", "one.html", "--max_new_tokens", "6"]) == 0
     )
     assert "3+1?" in Page(Path("one.html").read_text()).text
-    shutil.rmtree("options")  # the report goes without what needs it
+    shutil.rmtree("options")  # the report leaves out what needs it
     assert main(["report", "latent0", "--out", "less.html"]) == 0
     assert "latent0 has no explorer here" in Page(Path("less.html").read_text()).text
     assert capsys.readouterr().out.splitlines()[-1] == "written to less.html"

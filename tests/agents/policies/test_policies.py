@@ -1,4 +1,4 @@
-"""The policies over options and over tokens: what they choose, its probability, and the gradient it brings."""
+"""The policies over options and over tokens: their choices, the probabilities of these, and the gradients."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from ollm_rl.options.decisions import token_log_probs
 from ollm_rl.options.model import OptionModel
 from tests.tiny_models import CONTEXT, EOS, HIDDEN, VOCAB, tiny_model
 
-BELOW_ONE = 1 - 2**-24  # the largest number that torch.rand gives
+BELOW_ONE = 1 - 2**-24  # the largest number that torch.rand returns
 
 
 def option_model(num_options: int, seed: int = 0) -> OptionModel:
@@ -32,7 +32,7 @@ def option_model(num_options: int, seed: int = 0) -> OptionModel:
 
 
 def fixed_policy(monkeypatch: pytest.MonkeyPatch, probs: Sequence[float], tokens: Sequence[int]) -> OptionPolicy:
-    """A policy with these probabilities of the options, which name these tokens, in every state."""
+    """A policy whose options have these probabilities and tokens in every state."""
     model = option_model(len(probs))
     monkeypatch.setattr(model, "option_tokens", lambda hidden: torch.tensor(tokens).expand(*hidden.shape[:-1], -1))
     policy = OptionPolicy(model)
@@ -54,7 +54,7 @@ def sampled(policy: OptionPolicy | TokenPolicy, max_new_tokens: int = 8) -> Roll
 
 
 def shaken_lora(seed: int = 0) -> TokenPolicy:
-    """A token policy whose LoRA, which starts at zero, already does something."""
+    """A token policy whose LoRA, which normally starts at zero, already changes the output."""
     policy = TokenPolicy(tiny_model("llama"), rank=4)
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_draws_follow_the_probabilities() -> None:
 def test_a_greedy_option_policy_votes_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = fixed_policy(monkeypatch, [0.4, 0.35, 0.25], [5, 8, 8])
     action = policy.act(torch.randn(2, HIDDEN), None)
-    assert action.tokens.tolist() == [8, 8]  # the most probable option alone would say 5
+    assert action.tokens.tolist() == [8, 8]  # the single most probable option has token 5
     torch.testing.assert_close(action.log_probs, torch.tensor([0.6, 0.6]).log())
     assert action.decisions.tolist() == [True, True]
 
@@ -149,7 +149,7 @@ def test_entropies_of_tokens_are_those_of_scipy() -> None:
 
 
 @pytest.mark.parametrize("kind", ["options", "tokens"])
-def test_a_rollout_judged_again_has_the_log_probabilities_and_values_of_its_actions(kind: str) -> None:
+def test_evaluating_a_rollout_again_gives_the_log_probabilities_and_values_of_its_actions(kind: str) -> None:
     policy = OptionPolicy(option_model(5)) if kind == "options" else shaken_lora()
     rollout = sampled(policy)
     assert rollout.decisions.sum() > 12
@@ -159,7 +159,7 @@ def test_a_rollout_judged_again_has_the_log_probabilities_and_values_of_its_acti
     torch.testing.assert_close(now.values, rollout.values[rollout.decisions], rtol=1e-4, atol=1e-4)
 
 
-def test_a_part_of_a_rollout_is_judged_as_in_the_whole() -> None:
+def test_a_part_of_a_rollout_is_evaluated_as_in_the_whole() -> None:
     policy = shaken_lora()
     rollout = sampled(policy)
     part = rollout.select(torch.tensor([2, 0]))
@@ -213,7 +213,7 @@ def test_an_update_of_the_token_policy_moves_the_lora_and_no_other_weight_of_the
     assert not any(torch.equal(moved[name], weight) for name, weight in lora.items())
 
 
-def test_an_update_of_the_option_policy_reaches_its_own_copy_alone() -> None:
+def test_an_update_of_the_option_policy_changes_only_its_own_copy() -> None:
     model = option_model(5)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     policy = OptionPolicy(model)
@@ -230,7 +230,7 @@ def test_an_update_of_the_option_policy_reaches_its_own_copy_alone() -> None:
     assert all(moved)
 
 
-def test_without_a_lora_the_token_policy_trains_its_value_head_alone() -> None:
+def test_without_a_lora_the_token_policy_trains_only_its_value_head() -> None:
     policy = TokenPolicy(tiny_model("llama"), rank=0)
     trainable = [name for name, weight in policy.named_parameters() if weight.requires_grad]
     assert trainable and all(name.startswith("value_head.") for name in trainable)

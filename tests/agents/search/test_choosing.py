@@ -1,4 +1,4 @@
-"""Which completion is chosen, by what its name says, and pass@k."""
+"""The rules that choose a completion, and pass@k."""
 
 from itertools import product
 from typing import Any
@@ -30,7 +30,7 @@ def candidate(answer: str | None, log_prob: float, *, correct: bool = False, spe
     return Completion(problem=PROBLEMS[0], text=f"{answer}", verdict=verdict, **facts)
 
 
-def test_each_choice_is_made_by_what_its_name_says() -> None:
+def test_each_choice_follows_the_rule_in_its_name() -> None:
     found = [
         candidate("3", -1.0, spent=5),
         candidate(r"\frac{1}{2}", -3.0, spent=9),

@@ -1,7 +1,7 @@
-"""Search: known best paths of enumerable trees, tokens counted one by one, forked branches as recomputed ones."""
+"""Search: known best paths of small trees, exact token counts, and forked branches against recomputed ones."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,57 +45,74 @@ def option_policy(seed: int = 0) -> OptionPolicy:
     return OptionPolicy(model)
 
 
-END = "."  # of a text, in a script
-Script = dict[str, dict[str, float]]
+END = "."  # stands for the end-of-text token in a script
+Script = dict[str, dict[str, float]]  # for each text written so far, the probability of every possible next character
 
 
 class ScriptedPolicy(OptionPolicy):
-    """A policy that follows a script: after each text, the characters that may come next with their probabilities.
+    """A policy whose next characters and their probabilities are fixed by a script.
 
-    A search shows a policy only h_t. So the h_t of each prompt followed by each text of the script is computed once,
-    and the text is that of the nearest one. Where none is near, as in an idle slot, the text ends.
+    With the script ``{"": {"1": 0.6, "2": 0.4}, "1": {".": 1.0}, "2": {"7": 1.0}, "27": {".": 1.0}}`` the completion is
+    "1" with probability 0.6 and "27" with probability 0.4, because "7" always follows the text "2".
+
+    A search passes only h_t to a policy, not the text. So the constructor computes h_t after every prompt with every
+    text of the script, and ``texts_written`` looks up the text whose h_t is nearest. If none is near, as in an idle
+    slot, the policy ends the text.
+
+    Args:
+        prompts: Questions of the problems that are searched.
+        script: Probabilities of the next characters.
+        values: Value of a text for the value head; 0 for texts not listed.
     """
 
     def __init__(self, prompts: Sequence[str], script: Script, values: dict[str, float]) -> None:
         model = OptionModel(tiny_model("llama"), OptionConfig(num_options=2, width=8))
         super().__init__(model)
-        self.script, self.texts = script, [text for _ in prompts for text in script]
-        sequences = [ids_of(f"{prompt}\n{text}") for prompt in prompts for text in script]
-        self.states = torch.stack([model.hidden_states(torch.tensor([ids]))[0, -1] for ids in sequences])
-        self.value_head = torch.nn.Sequential(ScriptedValues(self, values))
+        self.script = script
+        self.known_texts = [text for _ in prompts for text in script]
+        token_ids = [ids_of(f"{prompt}\n{text}") for prompt in prompts for text in script]
+        self.known_hidden_states = torch.stack([model.hidden_states(torch.tensor([ids]))[0, -1] for ids in token_ids])
+        self.value_head = torch.nn.Sequential(ScriptedValues(self.texts_written, values))
 
-    def texts_at(self, hidden_states: torch.Tensor) -> list[str | None]:
-        """The text that was written when each of these h_t was computed; None where it is not in the script."""
-        exact = "donot_use_mm_for_euclid_dist"
-        distances, nearest = torch.cdist(hidden_states, self.states, compute_mode=exact).min(-1)
-        pairs = zip(distances.tolist(), nearest.tolist(), strict=True)
-        return [self.texts[index] if distance < 1e-3 else None for distance, index in pairs]
+    def texts_written(self, hidden_states: torch.Tensor) -> list[str | None]:
+        """The text written so far for each h_t, (B, H); None if it is not in the script."""
+        # The default mode computes distances by matrix products, whose rounding errors are too large here.
+        distances, nearest = torch.cdist(
+            hidden_states, self.known_hidden_states, compute_mode="donot_use_mm_for_euclid_dist"
+        ).min(-1)
+        return [
+            self.known_texts[index] if distance < 1e-3 else None
+            for distance, index in zip(distances.tolist(), nearest.tolist(), strict=True)
+        ]
 
     def choices(self, hidden_states: torch.Tensor) -> Choices:
-        rows = [{END: 1.0} if text is None else self.script[text] for text in self.texts_at(hidden_states)]
-        width = max(map(len, rows))
-        tokens, log_probs = torch.full((len(rows), width), EOS), torch.full((len(rows), width), -math.inf)
-        for row, choices in enumerate(rows):
-            for column, (character, probability) in enumerate(choices.items()):
+        """The possible next tokens of each row; rows with fewer are padded with end-of-text at probability 0."""
+        texts = self.texts_written(hidden_states)
+        next_characters = [{END: 1.0} if text is None else self.script[text] for text in texts]
+        shape = len(texts), max(map(len, next_characters))
+        tokens, log_probs = torch.full(shape, EOS), torch.full(shape, -math.inf)
+        for row, probabilities in enumerate(next_characters):
+            for column, (character, probability) in enumerate(probabilities.items()):
                 tokens[row, column] = EOS if character == END else ids_of(character)[0]
                 log_probs[row, column] = math.log(probability)
         return Choices(tokens, log_probs)
 
 
 class ScriptedValues(torch.nn.Module):
-    """What each text of a script is worth; 0 where nothing is said."""
+    """A value head that returns the value of the text written so far: 0 for a text that ``values`` does not list."""
 
-    def __init__(self, policy: ScriptedPolicy, values: dict[str, float]) -> None:
+    def __init__(self, texts_written: Callable[[torch.Tensor], list[str | None]], values: dict[str, float]) -> None:
         super().__init__()
-        self.texts_at, self.values = policy.texts_at, values
+        self.texts_written, self.values = texts_written, values
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        texts = self.texts_at(hidden_states)
+        """Values of h_t: (B, H) -> (B, 1)."""
+        texts = self.texts_written(hidden_states)
         return torch.tensor([[0.0 if text is None else self.values.get(text, 0.0)] for text in texts])
 
 
-# Greedily "1" (0.6), then "11." (0.6 * 0.4). The most probable completion is "27." (0.4 * 0.9). After "2" both tokens
-# are options, after "27" all say the end; after "1" there are three, of which "13" goes on with "13" + "7" alone.
+# Greedy decoding writes "11" (0.6 * 0.4 = 0.24). The most probable completion is "27" (0.4 * 0.9 = 0.36). After "1" and
+# "2" there are branches; after "13" only "7" can follow.
 SCRIPT: Script = {
     "": {"1": 0.6, "2": 0.4},
     "1": {"1": 0.4, "2": 0.3, "3": 0.3},
@@ -107,7 +124,7 @@ SCRIPT: Script = {
     "27": {".": 1.0},
     "28": {".": 1.0},
 }
-# Every completion with the tokens that only it has, in the order in which they branch.
+# Probability of every completion.
 PROBABILITIES = {"11": 0.24, "12": 0.18, "137": 0.18, "27": 0.36, "28": 0.04}
 
 
@@ -135,22 +152,22 @@ def test_a_tree_that_fits_the_budget_is_enumerated_and_every_token_of_it_is_gene
             PROBABILITIES
         )
         assert len(texts(row)) == 5
-        # "1", "11.", "12.", "137." and "2", "27.", "28.": edges of the tree, ends of text included.
+        # Tokens of the edges of the tree, ends of text included: "1", "1.", "2.", "37." and "2", "7.", "8."
         assert row["tokens_spent"] == 1 + 2 + 2 + 3 + 1 + 2 + 2
         assert row["choices"]["likelihood"]["completion"] == "27"
     assert (result["generated_tokens"], result["recomputed_tokens"]) == (3 * 13, 0)
-    assert result["accuracy"]["oracle"]["mean"] == 0  # none of them states 7, 45 or 99
+    assert result["accuracy"]["oracle"]["mean"] == 0  # no completion states 7, 45 or 99
 
 
 def test_a_beam_of_one_is_greedy_and_a_beam_of_two_finds_what_is_more_probable() -> None:
     policy = scripted()
     found = {budget: [texts(row) for row in run(policy, "beam", budget)["problems"]] for budget in (4, 6)}
     assert found[4] == [["11"]] * 3
-    # The second pass keeps "1" and "2", then "27" (0.36) and "11" (0.24, known already): three tokens more.
+    # The second pass keeps "1" and "2", then "27" (0.36) and "11" (0.24, already known): three more tokens.
     assert found[6] == [["11", "27"]] * 3
 
 
-def test_what_the_budget_cuts_is_counted_and_is_no_completion() -> None:
+def test_a_text_cut_by_the_budget_is_counted_and_is_not_a_completion() -> None:
     policy = scripted()
     for budget in (4, 7, 12):
         for method in ("beam", "mcts", "best-of-n"):
@@ -170,7 +187,7 @@ def test_samples_have_the_tokens_of_their_texts_and_the_policys_frequencies() ->
     assert shares == pytest.approx(PROBABILITIES, abs=0.08)
 
 
-def test_temperature_changes_what_is_drawn_and_not_how_probable_it_is_said_to_be() -> None:
+def test_temperature_changes_the_drawn_texts_and_not_their_reported_probabilities() -> None:
     rows = run(scripted(), "best-of-n", 400, temperature=0.5)["problems"]
     drawn = [(found["completion"], math.exp(found["log_prob"])) for row in rows for found in row["completions"]]
     assert all(prob == pytest.approx(PROBABILITIES[text]) for text, prob in drawn)
@@ -179,7 +196,7 @@ def test_temperature_changes_what_is_drawn_and_not_how_probable_it_is_said_to_be
     assert sum(text == "27" for text, _ in drawn) / len(drawn) == pytest.approx(expected, abs=0.08)
 
 
-def test_a_search_that_the_verifier_guides_stops_at_the_right_answer_and_reports_an_oracle_alone() -> None:
+def test_a_search_that_the_verifier_guides_stops_at_the_right_answer_and_reports_only_an_oracle() -> None:
     policy = scripted()
     problems = [Problem(id="x", question="Give a?", solution="", answer="137", language="en")]
     settings = SearchSettings(method="mcts", budget_tokens=99, max_new_tokens=4, leaf_value="verifier")
@@ -192,8 +209,8 @@ def test_a_search_that_the_verifier_guides_stops_at_the_right_answer_and_reports
     assert row["tokens_spent"] == row["completions"][-1]["tokens_spent"] <= 13
 
 
-def test_a_value_head_sends_the_search_to_the_branch_of_which_it_expects_most() -> None:
-    # After the first completion every simulation is one stretch. "2" is worth 1, "1" nothing.
+def test_a_value_head_guides_the_search_to_the_branch_with_the_highest_value() -> None:
+    # After the first completion every simulation adds one edge. "2" has value 1, "1" has value 0.
     result = run(scripted({"2": 1.0, "27": 0.2, "28": 0.9}), "mcts", 9, leaf_value="value_head", exploration=0.5)
     for row in result["problems"]:
         assert {"27", "28"} <= set(texts(row))
@@ -203,7 +220,9 @@ def test_a_value_head_sends_the_search_to_the_branch_of_which_it_expects_most() 
 
 @pytest.mark.parametrize("method", ["beam", "mcts"])
 @pytest.mark.parametrize("kind", ["options", "tokens"])
-def test_forked_branches_find_what_recomputed_ones_find_and_cost_no_prefix(method: str, kind: str) -> None:
+def test_forked_branches_find_the_same_completions_as_recomputed_ones_and_cost_no_prefix(
+    method: str, kind: str
+) -> None:
     policy = option_policy() if kind == "options" else TokenPolicy(tiny_model("llama"), rank=0)
     results = [run(policy, method, 60, max_new_tokens=12, leaves=2, fork=fork) for fork in (True, False)]
     assert results[0]["problems"] == [
@@ -218,7 +237,7 @@ def test_forked_branches_find_what_recomputed_ones_find_and_cost_no_prefix(metho
 
 
 @pytest.mark.parametrize("method", ["beam", "mcts"])
-def test_a_tree_does_not_depend_on_the_trees_beside_it(method: str) -> None:
+def test_a_tree_does_not_depend_on_the_trees_grown_with_it(method: str) -> None:
     policy = option_policy()
     together, few, alone = (
         run(policy, method, 60, max_new_tokens=12, leaves=2, num_slots=slots)["problems"] for slots in (99, 4, 2)
@@ -227,32 +246,32 @@ def test_a_tree_does_not_depend_on_the_trees_beside_it(method: str) -> None:
         assert all(texts(other) == texts(row) and other["tokens_spent"] == row["tokens_spent"] for other in others)
 
 
-def test_every_branch_is_where_options_disagree_and_probabilities_are_added_up_by_token() -> None:
+def test_every_branch_is_where_options_disagree_and_probabilities_are_summed_by_token() -> None:
     policy = option_policy()
     engine = DecodeEngine(policy.backbone, 2, CONTEXT)
     trees = [Tree(ids_of("Give a?\n"), 40)]
     forest = Forest(policy, engine, end_token=EOS, max_new_tokens=10, leaves=2)
 
-    def everything(tree: Tree) -> Search:
+    def expand_all(tree: Tree) -> Search:
         nodes = [tree.root]
         while nodes:
             node = nodes.pop(0)
             nodes += [child for child in (yield [(node, move) for move in node.moves]) if child.moves]
 
-    forest.grow(trees, lambda tree: [everything(tree)])
+    forest.grow(trees, lambda tree: [expand_all(tree)])
     nodes, model = [trees[0].root], policy._model[0]
     forced = 0
     while nodes:
         node = nodes.pop()
         for child in node.children.values():
-            for place in range(len(node.tokens) + 1, len(child.tokens) + bool(child.moves)):
-                prefix = torch.tensor([trees[0].prompt + child.tokens[:place]])
+            for position in range(len(node.tokens) + 1, len(child.tokens) + bool(child.moves)):
+                prefix = torch.tensor([trees[0].prompt + child.tokens[:position]])
                 hidden = model.hidden_states(prefix)[:, -1]
                 tokens = model.option_tokens(hidden)[0].tolist()
                 probs = policy.policy(hidden).softmax(-1)[0].tolist()
                 by_token = {token: sum(p for p, t in zip(probs, tokens, strict=True) if t == token) for token in tokens}
-                if place < len(child.tokens):
-                    assert by_token == {child.tokens[place]: pytest.approx(1.0)}
+                if position < len(child.tokens):
+                    assert by_token == {child.tokens[position]: pytest.approx(1.0)}
                     forced += 1
                 else:
                     assert dict(zip(child.moves, np.exp(child.log_probs), strict=True)) == pytest.approx(by_token)
@@ -290,7 +309,7 @@ def test_a_beam_compares_whole_completions() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"budget": 3}, "budget_tokens=3 may not pay for one completion of max_new_tokens=4"),
+        ({"budget": 3}, "budget_tokens=3 is too small for one completion of max_new_tokens=4"),
         ({"method": "dfs"}, "method='dfs' is unknown; give one of best-of-n, beam, mcts"),
         ({"leaf_value": "hope"}, "leaf_value='hope' is unknown; give one of likelihood, value_head, verifier"),
         ({"leaves": 9, "num_slots": 8}, "leaves=9 must be at most num_slots=8"),

@@ -1,4 +1,4 @@
-"""The policy gradient on a task small enough to list: every estimator has the exact gradient as its mean."""
+"""The policy gradient on a task small enough to enumerate: the mean of every estimator is the exact gradient."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from tests.tiny_models import HIDDEN, tiny_model
 
-# Two tokens are written; three options lead to these tokens at first, after token 7, and after token 8.
+# An episode has two tokens. The three options lead to these tokens at first, after token 7, and after token 8.
 TOKENS = {(): (7, 7, 8), (7,): (4, 5, 5), (8,): (4, 4, 4)}
 REWARDS = {(7, 4): 1.0, (7, 5): 0.25, (8, 4): 0.5}
 STATES = {state: index for index, state in enumerate(TOKENS)}
@@ -23,7 +23,7 @@ PATHS = list(itertools.product(range(3), repeat=2))  # options chosen
 
 @pytest.fixture(scope="module")
 def policies() -> tuple[OptionPolicy, OptionPolicy]:
-    """By token and plain, with the same weights: a row of logits a state."""
+    """Option policies by token and by option with the same weights: one row of logits per state."""
     model = OptionModel(tiny_model("llama"), OptionConfig(num_options=3, width=8))
     torch.manual_seed(1)
     logits = nn.Linear(HIDDEN, 3, bias=False)
@@ -39,7 +39,7 @@ def tokens_of(path: Sequence[int]) -> tuple[int, int]:
 
 
 def written(policy: OptionPolicy, paths: Sequence[Sequence[int]]) -> Rollout:
-    """Episodes in which these options were chosen, as ``collect`` would have left them."""
+    """Episodes in which these options were chosen, as ``collect`` would return them."""
     states = torch.tensor([[STATES[()], STATES[(tokens_of(path)[0],)]] for path in paths])
     option_tokens = torch.tensor([[TOKENS[()], TOKENS[(tokens_of(path)[0],)]] for path in paths])
     mask = torch.ones(len(paths), 2, dtype=torch.bool)
@@ -69,7 +69,7 @@ def weight_of(policy: OptionPolicy) -> torch.Tensor:
 
 
 def gradient(policy: OptionPolicy, paths: Sequence[Sequence[int]], advantages: torch.Tensor) -> torch.Tensor:
-    """Of the mean return of these episodes, as the loss estimates it, (K, H)."""
+    """Gradient of the mean return of these episodes, as the loss estimates it, (K, H)."""
     rollout = written(policy, paths)
     log_ratio = policy.evaluate(rollout).log_probs - rollout.log_probs[rollout.decisions]
     gains = advantages[:, None].expand(-1, 2)[rollout.decisions]
@@ -79,13 +79,13 @@ def gradient(policy: OptionPolicy, paths: Sequence[Sequence[int]], advantages: t
 
 
 def probability(policy: OptionPolicy, path: Sequence[int]) -> float:
-    """Of choosing these options."""
+    """Probability of choosing these options."""
     rows = weight_of(policy).detach().softmax(0)
     return float(rows[path[0], STATES[()]] * rows[path[1], STATES[(tokens_of(path)[0],)]])
 
 
 def exact(policy: OptionPolicy) -> torch.Tensor:
-    """The gradient of the expected reward, by listing everything that can be chosen."""
+    """The gradient of the expected reward, by enumerating all choices."""
     weight = weight_of(policy).detach().requires_grad_()
     rows = weight.softmax(0)
     expected = sum(

@@ -1,4 +1,4 @@
-"""Agents of SB3 on the environment: they learn, go on after a kill, and agree with ours to the last digits."""
+"""Agents of SB3 on the environment: they learn, resume after a kill, and agree with ours to the last digits."""
 
 import copy
 import dataclasses
@@ -42,7 +42,7 @@ def options_name_digits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With an option model of four options and four problems, each of which asks for one digit."""
+    """Folder with an option model of four options and four problems, each of which asks for one digit."""
     torch.manual_seed(0)
     name = save_backbone(tmp_path / "backbone")
     OptionModel.from_backbone(name, OptionConfig(num_options=4, width=16)).save_pretrained(tmp_path / "options")
@@ -97,10 +97,10 @@ def test_a_run_counts_episodes_as_ours_do_and_keeps_what_was_written(
     monkeypatch.setattr(OptionModel, "option_tokens", lambda model, hidden: ids.expand(*hidden.shape[:-1], -1))
     weights = RewardConfig(correctness=2.0, length=0.5)
     changes: dict[str, Any] = {"episodes": 6, "num_slots": 4, "iterations": 3, "max_new_tokens": 2}
-    told: list[dict[str, float]] = []
-    out = train_agent(config(folder, "run", "sb3-ppo", rewards=weights, n_steps=3, **changes), told.append)
+    reported: list[dict[str, float]] = []
+    out = train_agent(config(folder, "run", "sb3-ppo", rewards=weights, n_steps=3, **changes), reported.append)
     found, written = rows(out), read_completions(out)
-    assert told == found
+    assert reported == found
     assert [row["episodes"] for row in found] == [6, 12, 18]
     # Four slots write two tokens an episode: after 16 tokens 8 episodes have ended, after 24 twelve, after 40 twenty.
     assert [row["timesteps"] for row in found] == [16, 24, 40]
@@ -111,7 +111,7 @@ def test_a_run_counts_episodes_as_ours_do_and_keeps_what_was_written(
         assert (row["reward_length"], row["completion_tokens"], row["degeneracy_rate"]) == (-1, 2, 1)
         assert row["reward"] == pytest.approx(2 * row["reward_correctness"] - 0.5)
     assert {(line["question"], line["answer"]) for line in written} <= set(zip("wxyz", DIGITS, strict=True))
-    # w asks for 1 and x for 2, which a text that holds no other digit answers.
+    # w asks for 1 and x for 2; a text without other digits answers them.
     solving = {"w": {"1 ", " 1", "1;", ";1"}, "x": {"2 ", " 2", "2;", ";2"}}
     assert {line["correct"] for line in written} == {True, False}
     assert all(line["correct"] == (line["completion"] in solving.get(line["question"], ())) for line in written)
@@ -125,7 +125,7 @@ def test_a_run_counts_episodes_as_ours_do_and_keeps_what_was_written(
 
 
 @pytest.mark.parametrize("agent", ["sb3-ppo", "sb3-dqn"])
-def test_a_stopped_run_goes_on_with_the_weights_and_memory_it_had(
+def test_a_stopped_run_resumes_with_its_weights_and_replay_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch, agent: str
 ) -> None:
     settings = config(folder, "run", agent, iterations=5)
@@ -161,12 +161,12 @@ def test_a_stopped_run_goes_on_with_the_weights_and_memory_it_had(
     assert after[:3] == before
     assert [row["episodes"] for row in after] == [64, 128, 192, 256, 320]
     assert [row["timesteps"] for row in after] == [64, 128, 192, 256, 320]
-    train_agent(settings)  # the same command once more finds nothing to do
+    train_agent(settings)  # the same command again finds nothing to do
     assert rows(settings.out) == after and len(begun) == 1
 
 
 def their_ppo(settings: RLConfig, vec: TextGenVecEnv, policy: OptionPolicy) -> PPO:
-    """SB3's PPO with our settings, our networks in the place of theirs, and Adam as torch has it."""
+    """SB3's PPO with our settings and networks, and with torch's default Adam."""
     same = ("learning_rate", "gamma", "gae_lambda", "clip_range", "vf_coef", "ent_coef", "max_grad_norm")
     length, count = settings.max_new_tokens, settings.episodes
     theirs = PPO(
@@ -181,7 +181,7 @@ def their_ppo(settings: RLConfig, vec: TextGenVecEnv, policy: OptionPolicy) -> P
 
 
 def fill_buffer(theirs: PPO, rollout: Rollout, rewards: list[float], ids: torch.Tensor) -> None:
-    """Put our episodes, of which no option ends one, into SB3's buffer; ``ids`` are the options' tokens."""
+    """Put our episodes, which no option ends, into SB3's buffer; ``ids`` are the options' tokens."""
     buffer = theirs.rollout_buffer
     assert isinstance(buffer, RolloutBuffer)
     count, length = rollout.tokens.shape

@@ -1,4 +1,4 @@
-"""Runs of training that are stopped, killed or end early: they go on as if nothing had happened."""
+"""Training runs that are stopped, killed or end early resume as if nothing had happened."""
 
 import os
 import signal
@@ -50,13 +50,13 @@ def test_a_run_stopped_in_the_middle_of_an_update_ends_as_an_undisturbed_one(
     assert history(stopped.out) == history(undisturbed)[:2]
     train(stopped)
     assert_equal_runs(stopped.out, undisturbed)
-    # The third iteration's completions were written before the stop, and are there once.
+    # The third iteration's completions were written before the stop and appear once.
     kept = [read_completions(out) for out in (stopped.out, undisturbed)]
     assert kept[0] == kept[1]
     assert [row["iteration"] for row in kept[0]] == [number for number in range(4) for _ in range(16)]
 
     before = checkpoint(stopped.out)
-    train(stopped)  # the same command once more finds nothing to do
+    train(stopped)  # the same command again finds nothing to do
     assert checkpoint(stopped.out) == before
 
 
@@ -83,7 +83,7 @@ def test_tensorboard_shows_every_iteration_of_a_resumed_run(
     assert [point.value for point in points] == pytest.approx([row["reward"] for row in history(settings.out)])
 
 
-def test_a_run_is_evaluated_as_it_goes_and_keeps_its_last_and_its_best_checkpoint(
+def test_a_run_is_evaluated_while_it_trains_and_keeps_its_last_and_its_best_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
@@ -117,7 +117,7 @@ def test_without_evaluations_the_best_checkpoint_is_that_of_the_highest_reward()
     assert [is_best(evaluated[: count + 1]) for count in range(3)] == [True, True, False]
 
 
-def test_a_run_stops_once_it_is_good_enough_and_stays_stopped(
+def test_a_run_stops_when_it_is_good_enough_and_stays_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
@@ -149,7 +149,7 @@ def test_a_callback_sees_every_saved_iteration_and_may_stop_the_run(
     assert len(history(settings.out)) == 4
 
 
-def test_sigterm_ends_a_run_once_the_iteration_at_hand_is_saved(
+def test_sigterm_ends_a_run_after_the_current_iteration_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))

@@ -1,4 +1,4 @@
-"""The one trainer: it learns, equal seeds give equal runs, and what does not fit is refused."""
+"""The trainer: it learns, equal seeds give equal runs, and unsuitable settings are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def test_runs_over_options_and_over_tokens_see_the_same_prompts_in_the_same_orde
         records.append(seen[:])
         seen.clear()
     assert records[0] == records[1] != records[2]
-    # 4 iterations of 4 groups of 4 over 7 problems: side by side, and each epoch holds every problem once.
+    # 4 iterations of 4 groups of 4 over 7 problems. Groups are contiguous, and each epoch has every problem once.
     groups = [tuple(records[0][first]) for first in range(0, 64, 4)]
     assert records[0] == [list(prompt) for prompt in groups for _ in range(4)]
     assert len(set(groups[:7])) == len(set(groups[7:14])) == 7
@@ -137,7 +137,7 @@ def test_runs_over_options_and_over_tokens_see_the_same_prompts_in_the_same_orde
 
 
 @pytest.mark.parametrize("action_space", ["options", "tokens"])
-def test_a_finished_run_is_loaded_as_it_was_saved(
+def test_loading_a_finished_run_gives_what_was_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str, action_space: str
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
@@ -189,7 +189,7 @@ def test_reward_terms_are_weighted_and_logged_apart_and_a_checker_that_breaks_is
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming("1234"))
     path = tmp_path / "one.jsonl"
-    # Nobody understands the second answer, so its checks fail, each worth 0.25.
+    # The checker cannot parse the second answer, so its checks fail, each worth 0.25.
     path.write_text('{"question": "Give a?", "answer": "1"}\n{"question": "Give b?", "answer": "\\\\text{(E)},"}')
     changes = {"episodes": 32, "group_size": 16, "max_new_tokens": 2, "iterations": 1, "failure_reward": 0.25}
     weights = RewardConfig(correctness=2.0, length=0.5)
@@ -229,7 +229,7 @@ def test_options_that_agree_everywhere_are_refused(
         train(config(tmp_path / "run", model_folder, data))
 
 
-def test_minibatches_without_a_decision_do_no_harm(
+def test_minibatches_without_a_decision_are_harmless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
 ) -> None:
     tokens = torch.tensor([ids_of("7777"), ids_of(DIGITS)])

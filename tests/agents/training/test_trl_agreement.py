@@ -17,7 +17,7 @@ REWARDS = [1.0, 0.0, 0.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.0, 0.25, 1.0, 0.7]  # three
 
 
 def trl_trainer(method: str, folder: Path, reward: Any, **settings: Any) -> Any:
-    """TRL's trainer of a tiny model on three prompts, twelve completions a step."""
+    """TRL's trainer of a tiny model on three prompts with twelve completions per step."""
     return getattr(trl, f"{method}Trainer")(
         model=save_backbone(folder / "backbone"),  # a name, not a model: TRL loads its reference from it a second time
         reward_funcs=reward,
@@ -45,7 +45,7 @@ def trl_trainer(method: str, folder: Path, reward: Any, **settings: Any) -> Any:
         # TRL adds 1e-4 to the standard deviation and we add 1e-6: ours are larger by 9.9e-5 / deviation, relatively.
         # That is 2.2e-4 in the third group, whose deviation of 0.448 is the smallest that is not 0.
         ("GRPO", {"scale_rewards": "group"}, "group", 2.5e-4),
-        ("RLOO", {"normalize_advantages": False}, "leave-one-out", 1e-6),  # the same sums, but for rounding
+        ("RLOO", {"normalize_advantages": False}, "leave-one-out", 1e-6),  # the same sums except for rounding
     ],
 )
 def test_advantages_are_those_of_trls_trainers_for_the_same_rewards(
@@ -60,7 +60,7 @@ def test_advantages_are_those_of_trls_trainers_for_the_same_rewards(
 
     trainer = trl_trainer(method, tmp_path, reward, beta=0.0, **settings)
     expected = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))["advantages"]
-    # A group is side by side for TRL too.
+    # A group is contiguous in TRL too.
     assert asked == [prompt for prompt in asked[::GROUP] for _ in range(GROUP)] and len(set(asked)) == 3
     found = episode_advantages(torch.tensor(REWARDS), GROUP, baseline)
     torch.testing.assert_close(found, expected, rtol=rtol, atol=1e-7)

@@ -12,7 +12,7 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Evaluation
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
-from ollm_rl.agents.training.update import Lesson, Updater, steer_ent_coef
+from ollm_rl.agents.training.update import UpdateBatch, Updater, steer_ent_coef
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
 from ollm_rl.decode.turns import Turns
@@ -62,12 +62,13 @@ def test_passes_hold_episodes_of_like_length_within_their_tokens() -> None:
     policy = token_policy()
     rollout, nothing = rollout_of(policy), torch.zeros(4, 8)
     updater = Updater(policy, config(pass_tokens=22))
-    lesson = Lesson(rollout, nothing, nothing, lengths=[3, 8, 5, 1], decided=[3, 8, 5, 1], ent_coef=0.0)
-    # Lengths with their prompts: 6, 9, 10 and 3. The two short ones take 2 * 6 = 12, a third would take 3 * 10.
-    assert list(updater.passes(lesson, [0, 1, 2, 3])) == [[3, 0], [2, 1]]
+    counts = [3, 8, 5, 1]
+    batch = UpdateBatch(rollout, nothing, nothing, lengths=counts, num_decisions=counts, ent_coef=0.0)
+    # Lengths with prompts: 6, 9, 10 and 3. The two short ones take 2 * 6 = 12 tokens; a third would make it 3 * 10.
+    assert list(updater.passes(batch, [0, 1, 2, 3])) == [[3, 0], [2, 1]]
     updater.pass_tokens = None
-    assert list(updater.passes(lesson, [0, 1, 2, 3])) == [[3, 0, 2, 1]]
-    idle = replace(lesson, decided=[3, 0, 5, 1])  # nothing to learn from the second
+    assert list(updater.passes(batch, [0, 1, 2, 3])) == [[3, 0, 2, 1]]
+    idle = replace(batch, num_decisions=[3, 0, 5, 1])  # nothing to learn from the second
     assert list(updater.passes(idle, [0, 1, 2, 3])) == [[3, 0, 2]]
 
 
@@ -82,7 +83,7 @@ def test_the_size_of_a_pass_does_not_change_the_update(make: Any, algorithm: str
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_out_of_memory_the_step_is_done_again_in_halved_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_memory_runs_out_the_step_is_repeated_in_halved_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed, tight = token_policy(), token_policy()
     update(undisturbed, config())
     seen: list[int] = []
@@ -95,7 +96,7 @@ def test_out_of_memory_the_step_is_done_again_in_halved_passes(monkeypatch: pyte
         return whole(self, rollout, **settings)
 
     monkeypatch.setattr(TokenPolicy, "evaluate", evaluate)
-    with pytest.warns(RuntimeWarning, match="out of memory in a pass of 40 tokens; going on with pass_tokens=20"):
+    with pytest.warns(RuntimeWarning, match="out of memory in a pass of 40 tokens; continuing with pass_tokens=20"):
         updater, _ = update(tight, config())
     assert seen == [4, 2, 2]
     assert updater.pass_tokens == 20
@@ -103,7 +104,7 @@ def test_out_of_memory_the_step_is_done_again_in_halved_passes(monkeypatch: pyte
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_an_episode_that_does_not_fit_by_itself_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_episode_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluate(*_: Any, **__: Any) -> Evaluation:
         raise torch.cuda.OutOfMemoryError
 
@@ -113,7 +114,7 @@ def test_an_episode_that_does_not_fit_by_itself_is_an_error(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("make", [options_policy, token_policy])
-def test_the_kl_penalty_is_nothing_at_the_start_and_holds_the_policy_near_it(make: Any) -> None:
+def test_the_kl_is_zero_at_the_start_and_its_penalty_keeps_the_policy_near_the_reference(make: Any) -> None:
     distances = []
     for kl_coef in (1e-9, 10.0):
         policy = make()

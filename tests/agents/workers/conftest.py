@@ -15,7 +15,7 @@ from tests.tiny_models import EOS, VOCAB, tiny_model, tiny_tokenizer
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An option model, as a user has it, of which every option writes a digit, a letter, a space or the end."""
+    """A saved option model whose options write only digits, letters, spaces and the end of text."""
     folder = tmp_path_factory.mktemp("workers")
     torch.manual_seed(0)
     backbone = tiny_model("llama")

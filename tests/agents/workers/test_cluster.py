@@ -1,4 +1,4 @@
-"""What Ray has to have, and where it is looked for."""
+"""The resources that Ray must have, and the addresses where it is searched."""
 
 import socket
 from pathlib import Path
@@ -44,10 +44,10 @@ def test_an_address_without_a_ray_cluster_is_refused_at_once(
     monkeypatch.setattr(cluster, "PATIENCE", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as other:  # listens, but is no Ray
         taken = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(ValueError, match=f"no Ray cluster answers at ray_address='{taken}'; start one by"):
+        with pytest.raises(ValueError, match=f"no Ray cluster answers at ray_address='{taken}'; start one with"):
             cluster.connect(taken)
     settings = config(folder, "nowhere")
-    for address in (taken, "nonsense"):  # nobody listens there now
+    for address in (taken, "nonsense"):  # nothing listens there now
         assert main(["train", *flags(settings), "--ray_address", address]) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ollm-rl:")]
         assert f"no Ray cluster answers at ray_address='{address}'" in line
@@ -60,7 +60,7 @@ def test_a_cluster_is_accepted_by_its_address_and_token(local_ray: None, monkeyp
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
     monkeypatch.setattr(cluster, "PATIENCE", 8.0)
-    with pytest.raises(ValueError, match=f"the Ray cluster at ray_address='{address}' wants another token"):
+    with pytest.raises(ValueError, match=f"the Ray cluster at ray_address='{address}' expects another token"):
         cluster._check_address(address)
 
 

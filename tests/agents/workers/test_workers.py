@@ -1,4 +1,4 @@
-"""Ray workers: equal seeds give equal runs whatever dies on the way; errors within a worker come back once."""
+"""Ray workers: equal seeds give equal runs whichever process dies, and errors within a worker are raised once."""
 
 import json
 import os
@@ -49,13 +49,13 @@ def config(folder: Path, name: str, **changes: Any) -> RLConfig:
 
 
 def flags(settings: RLConfig) -> list[str]:
-    """Settings for the command line."""
+    """Settings as command-line flags."""
     names = ("out", "model", "data", "max_new_tokens", "episodes", "group_size", "workers", "device")
     return [word for name in names for word in (f"--{name}", str(getattr(settings, name)))]
 
 
 def curve(out: Path) -> list[dict[str, float]]:
-    """All metrics but those that a clock gave, and but the workers lost."""
+    """All metrics except times and the number of lost workers."""
     rows = json.loads((out / "metrics.json").read_text())
     return [
         {name: value for name, value in row.items() if not name.startswith("seconds") and name != "worker_restarts"}
@@ -81,7 +81,7 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 def undisturbed(folder: Path, local_ray: None) -> Path:
     out = train(config(folder, "undisturbed"))
     rewards = metric(out, "reward")
-    assert min(rewards) > 0 and max(rewards) < 1 and len(set(rewards)) > 1  # or equal curves would mean nothing
+    assert min(rewards) > 0 and max(rewards) < 1 and len(set(rewards)) > 1  # otherwise equal curves would mean nothing
     assert metric(out, "worker_restarts") == metric(out, "staleness") == [0] * 4
     assert all(seconds > 0 for seconds in metric(out, "seconds_communication"))
     return out
@@ -162,10 +162,10 @@ def test_a_learner_killed_in_the_middle_of_an_iteration_ends_as_an_undisturbed_o
     assert_equal_runs(settings.out, undisturbed)
 
 
-def test_rollouts_ahead_of_the_learner_are_no_older_than_asked_for(folder: Path, local_ray: None) -> None:
+def test_rollouts_ahead_of_the_learner_are_no_older_than_requested(folder: Path, local_ray: None) -> None:
     settings = config(folder, "ahead", async_staleness=2, workers=1, iterations=5)
     out = train(settings)
-    # The first three iterations are asked for before any update.
+    # The first three iterations are requested before any update.
     assert metric(out, "staleness") == [0, 1, 2, 2, 2]
     assert metric(out, "episodes") == [32, 64, 96, 128, 160]
 
@@ -180,7 +180,7 @@ def build_broken(*arguments: Any) -> RolloutWorker:
     return worker
 
 
-def test_an_exception_within_a_worker_is_told_once_with_its_traceback(
+def test_an_exception_within_a_worker_is_reported_once_with_its_traceback(
     folder: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ray_workers, "build_worker", build_broken)
@@ -193,18 +193,18 @@ def test_an_exception_within_a_worker_is_told_once_with_its_traceback(
 
 
 class Recorder:
-    """A worker's actor that keeps what it is asked for."""
+    """Stands in for a worker's actor and records the requests."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, int]] = []
-        self.collect = self  # Ray's way to call it is actor.collect.remote(...)
+        self.requests: list[tuple[str, int]] = []
+        self.collect = self  # Ray calls it as actor.collect.remote(...)
 
     def remote(self, weights: str, iteration: int, episodes: range) -> str:
-        self.asked.append((weights, iteration))
+        self.requests.append((weights, iteration))
         return f"result {iteration}"
 
 
-def test_a_worker_out_of_memory_is_replaced_and_the_next_one_asked_for_all_that_is_missing(
+def test_a_worker_out_of_memory_is_replaced_and_the_next_one_gets_all_missing_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spent: list[Failure] = []
@@ -230,16 +230,16 @@ def test_a_worker_out_of_memory_is_replaced_and_the_next_one_asked_for_all_that_
         return actors[-1]
 
     seat = _Seat(0, range(4), start)
-    seat.ask(5, 5, "old")  # type: ignore[arg-type]
-    seat.ask(6, 5, "old")  # type: ignore[arg-type]
-    seat.ask(7, 6, "new")  # type: ignore[arg-type]
+    seat.request(5, 5, "old")  # type: ignore[arg-type]
+    seat.request(6, 5, "old")  # type: ignore[arg-type]
+    seat.request(7, 6, "new")  # type: ignore[arg-type]
     killed: list[Recorder] = []
     monkeypatch.setattr(ray, "kill", killed.append)
     monkeypatch.setattr(ray, "get", lambda result: spent[0])
     with pytest.warns(RuntimeWarning, match=r"worker 0 was lost \(MemoryError\); another takes its place"):
         assert seat.result() is None
     assert killed == actors[:1]
-    assert actors[1].asked == [("old", 5), ("old", 6), ("new", 7)]
+    assert actors[1].requests == [("old", 5), ("old", 6), ("new", 7)]
     monkeypatch.setattr(ray, "get", lambda result: spent[3])
     with pytest.raises(WorkerError, match="worker 0 failed in iteration 5: ValueError: wrong"):
         seat.result()
@@ -250,7 +250,7 @@ def build_hanging(*arguments: Any) -> RolloutWorker:
     raise AssertionError
 
 
-def test_workers_that_hang_are_replaced_a_few_times_and_then_named(
+def test_workers_that_hang_are_replaced_a_few_times_and_then_reported(
     folder: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_workers, "build_worker", build_hanging)
@@ -262,7 +262,7 @@ def test_workers_that_hang_are_replaced_a_few_times_and_then_named(
         train(config(folder, "hanging", workers=1, worker_timeout=1.0))
 
 
-def test_what_a_worker_writes_depends_on_its_episodes_alone(folder: Path) -> None:
+def test_the_completions_of_a_worker_depend_only_on_its_episodes(folder: Path) -> None:
     settings = config(folder, "apart", workers=0)
     policy, tokenizer = new_policy(settings, torch.device("cpu"))
     problems = [Problem(id=word, question=word, solution="", answer="1", language="en") for word in "abc"]

@@ -59,14 +59,14 @@ def test_a_small_run_writes_its_figures_and_is_not_run_twice(tmp_path: Path, mon
         bench_decode.main()
 
 
-def test_a_profile_says_how_long_a_step_takes_and_what_takes_it(
+def test_a_profile_shows_the_time_of_a_step_and_of_its_operations(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["profile", "--backbone=tiny-arith", "--device=cpu", "--slots=2", "--context=5", "--new-tokens=4"]
     monkeypatch.setattr("sys.argv", [*command, "--rows=10"])
     profile_decode.main()
     total, *rows = capsys.readouterr().out.splitlines()[-11:]
-    assert total.endswith("ms a step of all slots on the device, of that:")
+    assert total.endswith("ms per step of all slots on the device, of which:")
     spent = [float(row.split()[0]) for row in rows]
     assert spent == sorted(spent, reverse=True) and 0 < sum(spent) <= float(total.split()[0]) + 0.01
-    assert any("aten::mm" in row for row in rows)  # of a model, matrix products are among the longest
+    assert any("aten::mm" in row for row in rows)  # matrix products are among the longest operations of a model

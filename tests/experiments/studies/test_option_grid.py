@@ -1,4 +1,4 @@
-"""The grid of option settings: every row once, and tables that say what the rows say."""
+"""The grid of option settings: every row is measured once, and the tables agree with the rows."""
 
 import argparse
 import json
@@ -33,7 +33,7 @@ def test_every_setting_is_trained_and_measured_once(
     arguments += ["--steps", "10", "--batch-size", "4", "--max-new-tokens", "8", "--num-slots", "8"]
     monkeypatch.setattr(sys, "argv", ["option_grid", *arguments])
     monkeypatch.setattr(grid, "KL_TARGETS", (0.4,))
-    # The default width does not fit so small a backbone.
+    # The default width is too large for a backbone this small.
     monkeypatch.setattr(grid, "OptionConfig", lambda **settings: OptionConfig(**settings, num_options=4, width=8))
     grid.main()
     rows_written = {path.stem for path in (tmp_path / "out" / "rows").iterdir()}
@@ -51,7 +51,7 @@ def test_every_setting_is_trained_and_measured_once(
     assert capsys.readouterr().out.splitlines()[-6:] == first.splitlines()[-6:]
 
 
-def test_a_row_that_another_process_works_at_is_left_to_it(tmp_path: Path) -> None:
+def test_a_row_that_another_process_works_on_is_skipped(tmp_path: Path) -> None:
     with FileLock(tmp_path / "taken.lock"):
         grid.take(tmp_path / "taken.json", lambda: pytest.fail("measured twice"))
     grid.take(tmp_path / "free.json", lambda: {"seed": 3})
@@ -64,15 +64,15 @@ def test_options_are_drawn_uniformly_and_pass_at_8_needs_one_right_of_eight(monk
     problems = [Problem(id=name, question=name, solution="", answer="1", language="en") for name in "abc"]
     seen: list[tuple[int, bool]] = []
 
-    def evaluate(policy: OptionPolicy, _: Any, given: list[Problem], **settings: Any) -> dict[str, Any]:
+    def evaluate(policy: OptionPolicy, _: Any, samples: list[Problem], **settings: Any) -> dict[str, Any]:
         logits = policy.policy(torch.randn(5, 32))
-        seen.append((len(given), bool((logits == logits[:, :1]).all())))
-        right = [index in (3, 5) for index in range(len(given))]  # of sixteen samples two, both of the first problem
+        seen.append((len(samples), bool((logits == logits[:, :1]).all())))
+        right = [index in (3, 5) for index in range(len(samples))]  # two of sixteen samples, both of the first problem
         return {"accuracy": 0.5, "completion_tokens": 6.0, "completions": [{"correct": each} for each in right]}
 
     monkeypatch.setattr(grid, "evaluate", evaluate)
-    given = argparse.Namespace(max_new_tokens=8, num_slots=4, sampled=2)
-    found = grid.free_running(policy, tiny_tokenizer(), problems, given, seed=0)
+    args = argparse.Namespace(max_new_tokens=8, num_slots=4, sampled=2)
+    found = grid.free_running(policy, tiny_tokenizer(), problems, args, seed=0)
     assert found.pop("greedy_correct") == [0, 0, 0]
     assert found == {"greedy": 0.5, "greedy_tokens": 6.0, "pass_at_8": 0.5, "pass_at_1": 2 / 16}
     assert seen == [(3, False), (16, True)], "greedy on all three, then eight samples of equal options of two"
@@ -100,5 +100,5 @@ def test_a_cell_is_the_mean_over_seeds_with_the_lowest_and_highest(tmp_path: Pat
     assert "| uniform, KL 0.2 | 1.000 (1.000, 1.000) | 1.000 (1.000, 1.000) |" in text
     assert "| 2.000 (2.000, 2.000) | 1.56% |" in text
     assert "| backbone | 0.375 (0.250, 0.500) | 10.000 (10.000, 10.000) | 0.500 (0.500, 0.500) |" in text
-    # Of four problems one is right beside none with seed 0, two with seed 1: 37.5 points.
+    # Of four problems, one is right with seed 0 and two with seed 1, against none: 37.5 points.
     assert "| 1.000 (1.000, 1.000) | 37.5 (" in text

@@ -15,10 +15,10 @@ from tests.tiny_models import tiny_tokenizer
         (r"So $x = \boxed{\frac{1}{2}}$.", r"So $x = \boxed{", r"\frac{1}{2}"),
         ("3 + 4 = 7. The answer is 7 apples.", "3 + 4 = 7. The answer is ", "7 apples"),
         ("Quedan 7. La respuesta es 7.", "Quedan 7. La respuesta es ", "7"),
-        # What follows the statement may hold the same text.
+        # The same text may occur after the statement.
         ("The answer is 7. So 17 were sold.", "The answer is ", "7"),
         (r"$\boxed{3}$ is valid since $3 < 6$.", r"$\boxed{", "3"),
-        # Of two statements the one that counts: the box.
+        # Of two statements, the box counts.
         (r"The answer is 12, so \boxed{12}.", r"The answer is 12, so \boxed{", "12"),
     ],
 )

@@ -15,7 +15,7 @@ AGREEING = [[0.5, 0.25, 0.25], [0.6, 0.2, 0.2], [0.7, 0.1, 0.2]]  # token 0
 def score(options: list[list[float]], *, target: int, encoder: int) -> dict[str, float]:
     """Scores of one position with POLICY, by "column measure"."""
     found: Scores = score_options(
-        torch.tensor([options]).log() + 3.0,  # logits are known but for a constant
+        torch.tensor([options]).log() + 3.0,  # logits are defined up to a constant
         torch.tensor([POLICY]).log(),
         torch.eye(3)[[encoder]],
         torch.tensor([target]),
@@ -33,7 +33,7 @@ def test_every_column_has_the_numbers_worked_by_hand() -> None:
             "oracle decision_nll": -log(0.8),
             "encoder right": 0,
             "encoder nll": -log(0.2),
-            # Options 0 and 1 say the same: one decision of 0.6, under which token 1 has (0.075 + 0.06) / 0.6.
+            # Options 0 and 1 have the same token: one decision of 0.6, under which token 1 has (0.075 + 0.06) / 0.6.
             "encoder information": -log(0.6),
             "encoder decision_nll": -log(0.225),
             # Option 2 is the most probable, but token 0 has more votes.
@@ -66,21 +66,21 @@ def test_options_that_agree_reveal_exactly_nothing() -> None:
     found = score(AGREEING, target=2, encoder=1)
     assert found["oracle information"] == found["encoder information"] == 0
     assert found["oracle nll"] == pytest.approx(-log(0.25))
-    # What is known without being told is the mixture: 0.075 + 0.06 + 0.08.
+    # Without revealed information the token has the probability of the mixture: 0.075 + 0.06 + 0.08.
     assert found["oracle decision_nll"] == found["encoder decision_nll"] == pytest.approx(-log(0.215))
     assert found["mixture nll"] == pytest.approx(-log(0.215))
     assert (found["oracle right"], found["options distinct"]) == (0, 1)
 
 
-def test_telling_a_decision_and_then_the_token_is_never_shorter_than_the_mixture() -> None:
+def test_coding_a_decision_and_then_the_token_is_never_shorter_than_under_the_mixture() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(500, 4, 6, generator=generator)
     log_policy = torch.randn(500, 4, generator=generator).log_softmax(-1)
     targets = torch.randint(6, (500,), generator=generator)
     found = score_options(logits, log_policy, torch.rand(500, 4, generator=generator), targets)
     for column in ("oracle", "encoder"):
-        told = found[column, "information"] + found[column, "decision_nll"]
-        assert (told >= found["mixture", "nll"] - 1e-5).all()
+        code_length = found[column, "information"] + found[column, "decision_nll"]
+        assert (code_length >= found["mixture", "nll"] - 1e-5).all()
 
 
 def test_a_distribution_over_tokens_is_scored_by_its_logits() -> None:

@@ -10,10 +10,10 @@ from ollm_rl.pretrain.teacher_forced.summary import problem_sums, summarise
 MODES = {"all": 2.0, "offered": 1.5}
 
 
-def scores_of(*nll: float, oracle: float = 1.0, told: float = 0.5, right: bool = True) -> dict[Any, np.ndarray]:
-    """A problem whose backbone needs ``nll`` nats a token, and whose other quantities are the same at each."""
+def scores_of(*nll: float, oracle: float = 1.0, information: float = 0.5, right: bool = True) -> dict[Any, np.ndarray]:
+    """Scores of a problem with the backbone's ``nll`` at each token; the other quantities are equal at all tokens."""
     size = len(nll)
-    measures = {"right": float(right), "nll": oracle, "information": told, "decision_nll": oracle}
+    measures = {"right": float(right), "nll": oracle, "information": information, "decision_nll": oracle}
     return {
         ("backbone", "right"): np.zeros(size),
         ("backbone", "nll"): np.array(nll),
@@ -53,7 +53,7 @@ def test_an_answer_that_is_missing_or_cut_off_does_not_count(answer: list[int]) 
 
 
 def test_a_ratio_is_that_of_the_totals_and_its_interval_resamples_problems() -> None:
-    # One token of 3 nats, and three of 2: 9 nats over 4 tokens, each 1 nat under the oracle for 0.5 told.
+    # One token of 3 nats and three of 2: 9 nats over 4 tokens. Each has 1 nat under the oracle, with 0.5 revealed.
     one, other = (problem_sums(scores_of(*nll), [0]) for nll in ((3.0,), (2.0, 2.0, 2.0)))
     found = summary_of(*[one, other] * 20)
     oracle = found["columns"]["oracle"]
@@ -61,12 +61,12 @@ def test_a_ratio_is_that_of_the_totals_and_its_interval_resamples_problems() -> 
     assert found["nll_gain"][0] == pytest.approx(5 / 4)
     assert oracle["information"] == pytest.approx([0.5] * 3)
     value, low, high = oracle["gain_per_nat"]
-    # A draw of the first kind alone gives (3 - 1) / 0.5 = 4, of the second (2 - 1) / 0.5 = 2.
+    # A draw of only the first kind gives (3 - 1) / 0.5 = 4, of only the second (2 - 1) / 0.5 = 2.
     assert value == pytest.approx(2.5) and 2 < low < value < high < 4
     assert (found["num_problems"], found["num_tokens"], found["num_answers"]) == (40, 80, 40)
 
 
-def test_what_options_offer_is_told_with_intervals_and_nothing_where_there_was_no_mode() -> None:
+def test_measures_of_the_options_have_intervals_and_are_none_without_a_mode() -> None:
     scores = scores_of(3.0, 2.0)
     scores["first_modes", "all"] = scores["first_modes", "offered"] = np.zeros(2)
     assert summary_of(problem_sums(scores, [0]))["options"] == {
@@ -78,16 +78,16 @@ def test_what_options_offer_is_told_with_intervals_and_nothing_where_there_was_n
     }
 
 
-def test_nothing_told_leaves_no_gain_per_nat() -> None:
-    oracle = summary_of(problem_sums(scores_of(3.0, told=0.0), [0]))["columns"]["oracle"]
+def test_without_revealed_information_there_is_no_gain_per_nat() -> None:
+    oracle = summary_of(problem_sums(scores_of(3.0, information=0.0), [0]))["columns"]["oracle"]
     assert oracle["information"] == [0, 0, 0] and oracle["gain_per_nat"] is None
-    # Told in one problem of two: the draws without it leave nothing to divide by, and are left out.
-    told, silent = (problem_sums(scores_of(3.0, told=nats), [0]) for nats in (0.5, 0.0))
-    value, low, high = summary_of(told, silent)["columns"]["oracle"]["gain_per_nat"]
+    # One problem of two reveals information. Draws without it have nothing to divide by and are left out.
+    with_information, without = (problem_sums(scores_of(3.0, information=nats), [0]) for nats in (0.5, 0.0))
+    value, low, high = summary_of(with_information, without)["columns"]["oracle"]["gain_per_nat"]
     assert (value, low, high) == pytest.approx((8, 4, 8))  # (2 + 2) / 0.5; twice the first: 4 / 1
 
 
-def test_every_position_is_in_a_histogram_rounding_errors_too() -> None:
+def test_every_position_is_in_a_histogram_in_spite_of_rounding_errors() -> None:
     found = summary_of(problem_sums(scores_of(1.0), [0]), entropies=[-1e-9, 0.05, 0.15, 0.31])["ambiguity"]
     assert found["entropy_histogram"] == {"edges": [0.0, 0.1, 0.2, 0.3, 0.4], "counts": [2, 1, 0, 1]}
     assert found["top_two_histogram"]["counts"] == [0] * 10 + [1] + [0] * 8 + [1]

@@ -28,15 +28,15 @@ def solved(solution: str) -> Problem:
 
 
 def constant(values: Any) -> Any:
-    """A stand-in for a method of a model: at every position these values."""
+    """Stands in for a method of a model; returns these values at every position."""
     return lambda hidden, *rest: values.expand(*hidden.shape[:-1], *values.shape)
 
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> OptionModel:
-    """The same everywhere: probabilities of "#", " ", "1" and the end of text, all others 0.
+    """A model with the same output everywhere: probabilities of "#", " ", "1" and the end of text, all others 0.
 
-    Options 0 and 2 say "#", as the backbone does, option 1 says " ", option 3 says "1"; the encoder takes option 1.
+    Options 0 and 2 write "#", as the backbone does. Option 1 writes " ", option 3 "1". The encoder chooses option 1.
     """
     named = torch.tensor(tiny_tokenizer()("# 1<|endoftext|>").input_ids)
 
@@ -62,15 +62,15 @@ def test_every_column_has_the_numbers_counted_by_hand(model: OptionModel) -> Non
     assert values["backbone"] == pytest.approx(
         {"token_accuracy": 4 / 7, "nll": (4 * 1 + 2 + 3 + 3) * LN2 / 7, "answer_correct": 0}
     )
-    told = 4 * LN2 + log(8 / 3) + 3 * LN2 + 3 * LN2  # options 0 and 2 are one decision of probability 1/2
+    revealed = 4 * LN2 + log(8 / 3) + 3 * LN2 + 3 * LN2  # options 0 and 2 are one decision of probability 1/2
     assert values["oracle"] == pytest.approx(
         {
             "token_accuracy": 6 / 7,
             "nll": (4 * 1 + 1 + 1 + 2) * LN2 / 7,
             "answer_correct": 1,
-            "information": told / 7,
+            "information": revealed / 7,
             "decision_nll": 8 * LN2 / 7,
-            "gain_per_nat": (12 - 8) * LN2 / told,
+            "gain_per_nat": (12 - 8) * LN2 / revealed,
         },
         abs=1e-6,
     )
@@ -85,7 +85,7 @@ def test_every_column_has_the_numbers_counted_by_hand(model: OptionModel) -> Non
         },
         abs=1e-6,
     )
-    # Option 1 alone is the most probable; the two that say "#" together are more probable than it.
+    # Option 1 is the most probable, but the two that write "#" are together more probable.
     assert values["policy"] == pytest.approx({"token_accuracy": 4 / 7, "nll": 15 * LN2 / 7, "answer_correct": 0})
     # "#" 1/2 1/2 + 3/8 1/4 + 1/8 1/8 = 23/64, and so on.
     mixture = -(4 * log(23 / 64) + log(21 / 64) + log(11 / 64) + log(9 / 64)) / 7
@@ -93,9 +93,9 @@ def test_every_column_has_the_numbers_counted_by_hand(model: OptionModel) -> Non
     assert result["oracle_gain"] == pytest.approx([2 / 7] * 3)
     assert result["nll_gain"] == pytest.approx([4 * LN2 / 7] * 3)
     assert result["options"]["distinct_tokens"] == [3, 3, 3] and result["options"]["live_share"] == [1, 1, 1]
-    # The backbone gives all four tokens at least 1/8, of which options offer "#", " " and "1".
+    # The backbone gives all four tokens at least 1/8; the options offer "#", " " and "1".
     assert result["options"]["mode_coverage_live"] == result["options"]["mode_coverage_first"] == [0.75] * 3
-    # The mixture's entropy less 7/8 times that of three of the options and 1/8 that of the last.
+    # The mixture's entropy minus 7/8 times that of three options and 1/8 times that of the last.
     mixed = [23 / 64, 21 / 64, 11 / 64, 9 / 64]
     information = sum(-p * log(p) for p in mixed) - 7 / 4 * LN2
     assert result["options"]["mutual_information"] == pytest.approx([information] * 3, abs=1e-5)
@@ -106,7 +106,7 @@ def test_every_column_has_the_numbers_counted_by_hand(model: OptionModel) -> Non
 
 def test_ambiguity_is_that_of_the_backbone(model: OptionModel) -> None:
     found = teacher_forced(model, tiny_tokenizer(), [solved("#### 1")] * 3)["ambiguity"]
-    # Entropy 1/2 log 2 + 1/4 log 4 + 1/4 log 8 = 1.213 nats everywhere, and 3/4 on two tokens.
+    # Everywhere entropy 1/2 log 2 + 1/4 log 4 + 1/4 log 8 = 1.213 nats, and 3/4 on two tokens.
     assert (found["deterministic"], found["ambiguous"]) == ([0, 0, 0], [1, 1, 1])
     assert found["top_two"] == pytest.approx([0.75] * 3) and found["ambiguous_top_two"] == pytest.approx([0.75] * 3)
     assert found["entropy_histogram"]["counts"] == [0] * 12 + [21]
@@ -125,7 +125,7 @@ def test_the_first_eight_problems_list_what_each_option_says(model: OptionModel)
 
 
 def test_tokens_count_alike_and_the_interval_is_over_problems(model: OptionModel) -> None:
-    # 4 of 7 and 4 of 11 tokens: 8 of 18 in all; resampled problems give any share between the two.
+    # 4 of 7 and 4 of 11 tokens: 8 of 18 in all. Resampled problems give shares between the two.
     result = teacher_forced(model, tiny_tokenizer(), [solved("#### 1"), solved("#### 12345")] * 10)
     value, low, high = result["columns"]["backbone"]["token_accuracy"]
     assert value == pytest.approx(8 / 18)
@@ -172,7 +172,7 @@ def backbone(tmp_path: Path) -> str:
 
 
 def save_lora(folder: Path, backbone: str, *, trained: bool) -> PeftModel:
-    """Write a LoRA on a backbone; peft starts with B = 0, which changes nothing."""
+    """Write a LoRA on a backbone. Untrained, it has B = 0 and changes nothing."""
     lora = get_peft_model(load_backbone(backbone)[0], LoraConfig(r=4, target_modules="all-linear"))
     if trained:
         torch.manual_seed(0)
@@ -184,7 +184,7 @@ def save_lora(folder: Path, backbone: str, *, trained: bool) -> PeftModel:
 
 
 def with_lora(backbone: str, lora: Path | None) -> dict[str, dict[str, Any]]:
-    """Columns for one problem, the options random but the same each time."""
+    """Columns for one problem, with random options that are the same each time."""
     loaded, tokenizer = load_backbone(backbone)
     torch.manual_seed(0)
     model = OptionModel(loaded, OptionConfig(num_options=4, width=8))
@@ -193,14 +193,16 @@ def with_lora(backbone: str, lora: Path | None) -> dict[str, dict[str, Any]]:
     return columns
 
 
-def test_a_fresh_lora_says_what_the_backbone_says(tmp_path: Path, backbone: str) -> None:
+def test_a_fresh_lora_has_the_scores_of_the_backbone(tmp_path: Path, backbone: str) -> None:
     save_lora(tmp_path / "lora", backbone, trained=False)
     columns = with_lora(backbone, tmp_path / "lora")
     assert columns["lora"] == columns["backbone"]
     assert list(columns) == ["backbone", "lora", "oracle", "encoder", "policy", "mixture"]
 
 
-def test_a_trained_lora_says_what_peft_says_and_leaves_the_other_columns(tmp_path: Path, backbone: str) -> None:
+def test_a_trained_lora_has_the_loss_of_peft_and_leaves_the_other_columns_unchanged(
+    tmp_path: Path, backbone: str
+) -> None:
     peft_model = save_lora(tmp_path / "lora", backbone, trained=True)
     columns = with_lora(backbone, tmp_path / "lora")
     (example,) = encode_examples([solved("#### 1")], tiny_tokenizer(), max_length=64)

@@ -69,11 +69,11 @@ def report(tmp_path: Path, *rows: dict[str, Any]) -> tuple[str, Page]:
 
 def test_the_table_has_the_numbers_worked_by_hand() -> None:
     assert format_scores(result_of()).splitlines() == [
-        "column         token accuracy    NLL (nats a token)       answer correct       revealed (nats)  gain per nat",
+        "column         token accuracy  NLL (nats per token)       answer correct       revealed (nats)  gain per nat",
         "--------  -------------------  --------------------  -------------------  --------------------  ------------",
         "backbone  77.8 % [75.0, 80.0]  0.811 [0.700, 0.900]  50.0 % [40.0, 60.0]                     –             –",
         "oracle    77.8 % [75.0, 80.0]  0.811 [0.700, 0.900]  50.0 % [40.0, 60.0]  0.600 [0.500, 0.700]             –",
-        "gain over the backbone: oracle 0.090 [0.080, 0.100] of the tokens, 0.123 [0.100, 0.150] nats a token; "
+        "gain over the backbone: oracle 0.090 [0.080, 0.100] of the tokens, 0.123 [0.100, 0.150] nats per token; "
         "[95 % intervals]",
     ]
 
@@ -87,7 +87,10 @@ def test_every_number_and_the_origin_is_on_the_page(tmp_path: Path) -> None:
             "1.62 [1.50, 1.75] distinct tokens",
             "48.1 % [40.0, 50.0]",
         ),
-        *("0.042 [0.040, 0.050] nats of the next token", "at least 10%, some option offers 70.0 % [60.0, 80.0] where"),
+        *(
+            "0.042 [0.040, 0.050] nats about the next token",
+            "at least 10%, some option offers 70.0 % [60.0, 80.0] where",
+        ),
         "– among the first 8 tokens",
         *("1,500 tokens of 1,319 solutions,\n1,300 of them", "3 < 4 & more?", "ollm-rl eval <x>", "0123abcd"),
     ):
@@ -106,7 +109,7 @@ def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
 
 
 def test_options_that_differ_from_the_vote_are_coloured(tmp_path: Path) -> None:
-    # Option 2 is the most probable, but " Janet" has 0.6; the true token is told by its colour.
+    # Option 2 is the most probable, but " Janet" has 0.6. The true token is marked by its colour.
     html, _ = report(tmp_path, row(" She", [" Janet", " Janet", " She"]), row("\n", ["\n"] * 3, answer=True))
     first, second = re.findall(r"<tr.*?</tr>", html[html.index('<table class="options">') :])[1:3]
     assert re.findall(r'<td class="([dt ]*)">(\S+?)<small>(.*?)</small>', first) == [
