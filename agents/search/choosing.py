@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from ollm_rl.agents.completions import Completion
 from ollm_rl.answers.comparison import compare
 from ollm_rl.answers.pool import shared_pool
-from ollm_rl.answers.quantities import clean
+from ollm_rl.answers.spelling import clean
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.problems.sources import Problem
 

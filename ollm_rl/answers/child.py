@@ -1,4 +1,4 @@
-"""One child process of the answer checker, seen from its parent: started, asked, killed, replaced."""
+"""Controls one child process of the answer checker: starts it, sends it questions, kills and replaces it."""
 
 import os
 import selectors
@@ -7,26 +7,26 @@ import sys
 import time
 from pathlib import Path
 
-START_LIMIT = 60.0  # seconds a child may take to import SymPy
-CHECKS_OF_A_CHILD = 1000  # then it is replaced, since SymPy's caches grow
+START_LIMIT = 60.0  # seconds for a child to import SymPy
+CHECKS_OF_A_CHILD = 1000  # after which it is replaced, because SymPy's caches grow
 
 
 class Child:
-    """One child process and the pipes to it; used by one thread. No method raises: a child that fails is an outcome."""
+    """One child process and its pipes, used by one thread. No method raises; a failed child gives a status."""
 
     def __init__(self, time_limit: float, memory_limit: int) -> None:
         self.time_limit, self.memory_limit = time_limit, memory_limit
         self.process: subprocess.Popen[bytes] | None = None
-        self._checks = 0  # since the start; beyond CHECKS_OF_A_CHILD it is spent
+        self._checks = 0  # since the start
 
     def start(self) -> None:
-        """Start a process and wait until it is ready; there is none afterwards if it fails."""
+        """Start a process and wait until it is ready. ``process`` is None if this fails."""
         worker = Path(__file__).with_name("worker.py")
-        # -P: the script's folder, with our module names, must not come before the standard library.
+        # -P: names of our modules in the script's folder must not hide the standard library.
         command = [sys.executable, "-P", str(worker), str(self.time_limit), str(self.memory_limit)]
         try:
-            # Unbuffered, so that a forked process can close its copies without writing anything; a session of its own,
-            # so that Ctrl-C in a terminal does not reach it.
+            # Unbuffered, so that a forked process can close its copies without writing. A new session, so that Ctrl-C
+            # in a terminal does not reach the child.
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
             )

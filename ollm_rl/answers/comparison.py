@@ -1,64 +1,105 @@
-r"""Exact comparison of two short answers, as text, as numbers and as lists of numbers.
+r"""Compares two short answers exactly: as text, numbers, ratios, times, and lists of numbers.
 
 - No tolerance: ``0.333`` is not 1/3, and ``3.14159`` is not pi. `ollm_rl.answers.quantities` says how numbers are read.
-- ``2,5`` and ``0,75`` are decimals if they stand in an answer to a gold answer that is one number, else two numbers.
-- A unit, currency or percent sign that one side leaves out does not count, and 25 % is also 0.25; two known units that
-  differ make two answers differ.
-- Lists without brackets and sets have no order; tuples, intervals and their brackets do.
+- In an answer, ``2,5`` and ``0,75`` are decimals if the gold answer is one number; else they are two numbers.
+- A unit, currency or percent sign that only one side has is ignored, and 25 % is also 0.25. Two known units must be
+  equal, or both be possible parts of one quantity (1 h 15 min is 75 min).
+- An equation counts as the value that it states (`ollm_rl.answers.equations`). If it has to be solved, it is wrong.
+- The letter of a choice is enough: ``(B) 12`` is B, and also 12. A modulus that only one side has is ignored.
+- Lists without brackets and sets have no order; tuples and intervals have one, and their brackets count.
 """
 
 import re
 
-from ollm_rl.answers.quantities import Quantity, read_quantity, split_unit
+from ollm_rl.answers.equations import is_name, is_system, sides, value_of
+from ollm_rl.answers.forms import compare_forms
+from ollm_rl.answers.quantities import Quantity, read_quantity
+from ollm_rl.answers.units import currency, share, split_unit
 
 _LONE_COMMA = re.compile(r"(?<![\d.,])(\d+),(\d{1,2}|\d{4,})(?![\d.,])")
-_TEXT = re.compile(r"\\(?:text|mathrm|textbf|textrm|mathbf|mbox|operatorname)\{([^{}]*)\}")
+_TEXT = re.compile(r"\\text ?\{((?:[^{}]|\{[^{}]*\})*)\}")
 _CIRCLE = re.compile(r"\^ ?\{? ?\\circ ?\}?")
-_BASE = re.compile(r"(\w+)_ ?\{?(\d+)\}?")
-_RATIO = re.compile(r"\d+(?: ?: ?\d+)+")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]{3,}")
-_SEQUENCE = re.compile(r"(\\\{|[\[({])?(.*?)(\\\}|[\])}])?", re.DOTALL)
+_LABEL = re.compile(r"(?:\\text ?\{ ?)?[A-Za-z][A-Za-z ]+: ?\}? ?(?=\S)")
+_MODULUS = re.compile(r" ?(?:\\pmod ?(?:\{[^{}]*\}|\w)|\( ?\\?b?mod(?:ulo)?(?![a-z])[^()]*\)|\\b?mod(?![a-z])[^()]*)$")
+_CHOICE = re.compile(r"(?:(?i:option|choice|answer) )?(?:\(([A-J])\)|([A-J])(?:\)|[.:](?= )|$))\s*(.*)", re.DOTALL)
+_ANOTHER_CHOICE = re.compile(r"(?:and|or|,)(?![a-z])|\(?[A-J]\)")
+_WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[' -]){3,}|[A-Z]")
+_SEQUENCE = re.compile(r"(\\\{|[\[(])?(.*?)(\\\}|[\])])?", re.DOTALL)
+_SEPARATOR = re.compile(r"[,;]? ?\b(?:and|or)\b|[,;]|(?<=[\d}]) (?:y|o|et|ou|und|oder|和|或) (?=[-\d\\])")
+_ALTERNATIVES = re.compile(r"(?<=[\d}]) (?:or|and) (?=[-\d\\])")
+_GOES_ON = re.compile(r"\.\.\.|\\[lc]?dots(?![a-z])")
+_INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|ne|neq)(?![a-z])")
+_MORE_THAN_ONE = re.compile(r"\\(?:pm|mp|cup|infty)(?![a-z])|[()\[\]]")
+_APART = re.compile(r"(?<![\d./^{\\])\d+ \d+(?![\d./])")  # two numbers, which math-verify adds
 _SPARE_SPACE = re.compile(r"(?<!\d) | (?!\d)")
 
 
 def compare(answer: str, gold: str) -> bool | None:
-    """Decide between two cleaned answers exactly, as text, numbers or lists of numbers; None where these do not tell.
+    """Compare two cleaned answers exactly, as text, numbers or lists of numbers; None if this does not decide.
 
     Args:
-        answer: What `clean` made of an answer.
-        gold: The same of the reference answer.
+        answer: An answer after `clean`.
+        gold: The reference answer after `clean`.
     """
     if answer == gold:
         return True
+    answer, gold = reduce(answer, gold)
+    parts = sides(answer)
+    if len(parts) > 1 and "=" not in gold and not is_system(parts):
+        return False  # "x + 5 = 7" does not say 7
     units = split_unit(answer)[1], split_unit(gold)[1]
     answer, gold = _without_wrappers(answer), _without_wrappers(gold)
     if _same_text(answer, gold):
         return True
     wanted = read_quantity(gold)
-    if wanted is not None:
-        found = read_quantity(answer)
-        if found is None:
-            found = read_quantity(_LONE_COMMA.sub(r"\1.\2", answer))
-        if found is not None:
-            return _same_quantity(found, wanted)
-        if "=" in answer:
-            return _compare_equation(answer, wanted)
-    based, gold_based = _BASE.fullmatch(answer), _BASE.fullmatch(gold)
-    if based and gold_based:
-        return based.groups() == gold_based.groups()
-    if (based and wanted) or (gold_based and read_quantity(answer)):
-        return False  # math-verify does not see a base
-    if _RATIO.fullmatch(answer) and _RATIO.fullmatch(gold):
-        return list(map(int, answer.split(":"))) == list(map(int, gold.split(":")))
-    if _WORDS.fullmatch(answer) and _WORDS.fullmatch(gold):
+    found = read_quantity(answer)
+    if (wanted and _INEQUALITY.search(answer)) or bool(_GOES_ON.search(answer)) != bool(_GOES_ON.search(gold)):
         return False
-    if all(units) and units[0] != units[1]:
+    if wanted and not found:
+        found = read_quantity(_LONE_COMMA.sub(r"\1.\2", answer))
+    if wanted and found:
+        return _same_quantity(found, wanted)
+    verdict = compare_forms(answer, gold)
+    if verdict is not None:
+        return verdict
+    if (_WORDS.fullmatch(answer) or found) and (_WORDS.fullmatch(gold) or wanted):
+        return False
+    if (all(units) and units[0] != units[1]) or _APART.search(answer):
         return False
     return _compare_sequences(answer, gold)
 
 
+def reduce(answer: str, gold: str) -> tuple[str, str]:
+    """Two cleaned answers without what only one of them has: labels, a choice's letter or text, names, a modulus."""
+    answer, gold = _reduce_choices(_LABEL.sub("", answer, count=1), _LABEL.sub("", gold, count=1))
+    if bool(_MODULUS.search(answer)) != bool(_MODULUS.search(gold)):
+        answer, gold = _MODULUS.sub("", answer), _MODULUS.sub("", gold)
+    parts, gold_parts = sides(answer), sides(gold)
+    are_named = min(len(parts), len(gold_parts)) > 1 and is_name(parts[0]) and is_name(gold_parts[0])
+    if are_named and not _same_text(parts[0], gold_parts[0]):
+        return answer, gold
+    value, gold_value = value_of(parts), value_of(gold_parts)
+    return (answer, gold) if value is None or gold_value is None else (value, gold_value)
+
+
+def _reduce_choices(answer: str, gold: str) -> tuple[str, str]:
+    """The part that two answers, which may be choices, both have: the letter, or else the text."""
+    (letter, text), (gold_letter, gold_text) = _choice(answer), _choice(gold)
+    if letter and gold_letter and (letter != gold_letter or not text or not gold_text):
+        return letter, gold_letter
+    return text or answer, gold_text or gold
+
+
+def _choice(answer: str) -> tuple[str, str]:
+    """Letter and text of a choice, such as ``(B) 12``; a missing one is empty."""
+    match = _CHOICE.fullmatch(_TEXT.sub(r" \1 ", answer).strip() if "\\" in answer else answer)
+    if match is None or _ANOTHER_CHOICE.match(match[3]):
+        return "", ""
+    return match[1] or match[2], match[3]
+
+
 def _without_wrappers(text: str) -> str:
-    r"""Take away ``\text{}`` and round brackets around one thing."""
+    r"""Remove ``\text{}``, and round brackets around a single item."""
     if "\\" in text:
         text = " ".join(_CIRCLE.sub(" degrees ", _TEXT.sub(r" \1 ", text)).split())
     if text[:1] == "(" and text[-1:] == ")" and not re.search(r"[(),]", text[1:-1]):
@@ -73,42 +114,36 @@ def _same_text(answer: str, gold: str) -> bool:
 
 
 def _same_quantity(one: Quantity, other: Quantity) -> bool:
-    if one.unit and other.unit:
-        return one == other
+    for smaller, larger in ((one, other), (other, one)):
+        if ratio := share(larger.unit, smaller.unit):
+            return smaller.value * ratio == larger.value
+    if one.unit and other.unit and not (one.unit == other.unit or _is_rate_of(one, other) or _is_rate_of(other, one)):
+        return False
     if one.value == other.value:
         return True
     percents = [quantity.value / (100 if quantity.unit == "%" else 1) for quantity in (one, other)]
     return percents[0] == percents[1]
 
 
-def _compare_equation(answer: str, wanted: Quantity) -> bool | None:
-    """An equation answers with its right side; one between numbers has to be true."""
-    *lefts, right = (part.strip() for part in answer.split("="))
-    found = read_quantity(right)
-    if found is None:
-        return None
-    for left in lefts:
-        number = read_quantity(left)
-        if number is not None and not _same_quantity(number, found):
-            return False
-        # "x + 5 = 7" answers nothing; "f(2) = 7" does: math-verify tells them apart as well as can be.
-        if number is None and re.search(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", left) and re.search(r"\d", left):
-            return None
-    return _same_quantity(found, wanted)
+def _is_rate_of(one: Quantity, other: Quantity) -> bool:
+    """Whether one is an amount of money per unit, and the other the amount without the unit: "$12 per hour" and $12."""
+    return one.unit.startswith(f"{other.unit}/") and currency(other.unit) is not None
 
 
 def _compare_sequences(answer: str, gold: str) -> bool | None:
-    """Sets, lists, tuples and intervals of numbers; of anything else only their brackets are compared."""
+    """Compare sets, lists, tuples and intervals of numbers; of other items only the brackets."""
     brackets, items = _sequence(answer)
     gold_brackets, gold_items = _sequence(gold)
-    if len(items) < 2:
+    if max(len(items), len(gold_items)) < 2:
         return None
+    if _ALTERNATIVES.search(answer) and len(gold_items) == 1 and not _MORE_THAN_ONE.search(gold):
+        return False  # "28 or 28_9" does not say 28
     if brackets and gold_brackets and brackets != gold_brackets:
         return False if len(items) == len(gold_items) else None
     found, wanted = ([read_quantity(item) for item in part] for part in (items, gold_items))
     values = [quantity.value for quantity in found if quantity]
     gold_values = [quantity.value for quantity in wanted if quantity]
-    if len(values) < len(items) or not gold_values or len(gold_values) < len(gold_items):
+    if not values or not gold_values or len(values) < len(items) or len(gold_values) < len(gold_items):
         return None
     if brackets == gold_brackets and brackets not in ("", "{}"):
         return values == gold_values
@@ -118,11 +153,15 @@ def _compare_sequences(answer: str, gold: str) -> bool | None:
 
 
 def _sequence(text: str) -> tuple[str, list[str]]:
-    """Brackets, such as ``(]``, and comma-separated items; no items where the commas may mean something else."""
+    """Brackets, such as ``(]``, and comma-separated items; no items if the commas may mean something else."""
     match = _SEQUENCE.fullmatch(text)
     assert match is not None
     opening, inner, closing = match.groups("")
     brackets = (opening + closing).replace("\\", "")
     if re.search(r"[()\[\]]|\\[{}]", inner) or (not brackets and re.search(r"\d,\d{3}(?!\d)", inner)):
         return brackets, []
-    return brackets, [item.strip() for item in inner.split(",")]
+    parts = [sides(item.strip()) for item in _SEPARATOR.split(inner)]
+    names = {part[0] for part in parts if len(part) > 1}
+    if len(names) > 1 and len(parts) > 1:
+        return brackets, []  # a system
+    return brackets, [value for part in parts if (value := value_of(part)) is not None]

@@ -1,127 +1,143 @@
-r"""Where a solution states its final answer, found in time linear in the text, whatever it holds."""
+"""Finds the final answer of a solution, in time linear in the text."""
 
 import re
+from typing import NamedTuple
+
+from ollm_rl.answers.last_expression import last_expression
+from ollm_rl.answers.phrases import stated_answer, statement
+from ollm_rl.answers.prose import read_prose
+
+MOST_READ = 10_000  # characters at the end of a text that are searched for an answer in words
+MOST_BETWEEN = 70  # characters between two boxes of one answer
 
 _BRACES = re.compile(r"\\f?box(?:ed)?\s*\{|\\[\\{}]|[{}]")
-_HASHES = re.compile(r"####[ \t]*(\S.*)")
-_PHRASE = re.compile(
-    r"(?:\b(?:the|la)[ ]+(?:final[ ]+|correct[ ]+)?(?:answer|respuesta)(?:[ ]+final)?[ ]+(?:is|es)\b"
-    r"(?:[ ]+(?:therefore|thus|equal to|approximately))?"
-    r"|\b(?:answer|respuesta)(?:[ ]+final)?[ *]*:)[\s:*]*(?=\S)",
-    re.IGNORECASE,
+_BARE_BOX = re.compile(r"\\boxed\s*([^\s{}\\$.,;]+)")  # \boxed 9
+_LABEL = re.compile(r"[A-Za-z][\w{}()\\]{0,12}\s*=\s*$")
+_PART = re.compile(r"[\s.,;*]*(?:\(|\bpart \(?|\n)?(?:(?:[b-h]|ii|iii|iv|v)\)|[2-9][.)])[\s:*$]*", re.IGNORECASE)
+_MATHEMATICS_ENDS = re.compile(r"\\[\\,;()\[\]]|\\q?quad|[\s$.,;&]")
+_LISTS = re.compile(r"[,;]|\b(?:and|or)\b")
+# After one of these words, an equation or a line, the next box replaces the answer before it.
+_GOES_ON = re.compile(
+    r"[=:\n]|[.!?]\s|\b(?:so|then|thus|hence|therefore|which|giv(?:es|ing)|finally|answer|rather|instead|wait|no|not)\b"
 )
-_PHRASE_AFTER = re.compile(r"(\S{1,40}) is the (?:final |correct )?answer\b", re.IGNORECASE)
-_AFTERTHOUGHT = re.compile(r",?[ ](?:because|since|which|where|porque)\b|,[ ](?:so|as|but)\b")
-_SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
-
-# Groups of three after commas, after points with a decimal comma at the end, or after spaces that cannot be broken
-# (a plain space may stand between two numbers). Repeats are bounded where the pattern can fail after them.
-_NUMBER = (
-    r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d{1,3}(?:\.\d{3}){1,9},\d+|\d{1,3}(?:[\u00a0\u202f]\d{3})+(?:[.,]\d+)?"
-    r"|\d+(?:\.\d+)?|\.\d+)"
-)
-_SIGNED = rf"(?:(?<![\w)\]}}])[-−])?{_NUMBER}(?:/\d+)?%?"
-_ANY_NUMBER = re.compile(_SIGNED)
-_SENTENCES = re.compile(r"(?<=\D[.!?])\s+|(?<=\d[.!?])\s+(?=[A-Z])")
-_REASON = re.compile(r"[ ](?:because|since)\b")
-_ROUNDED = re.compile(rf"\bround(?:s|ed|ing)?[ ](?:it[ ])?(?:up|down|off|to)\b[^\d\n]{{0,20}}?({_SIGNED})")
-_RESULT = re.compile(
-    rf"=\s{{0,3}}[$€£]?\s?([-−]?(?:\d{{1,3}}(?:[ ]\d{{3}})+(?![\d-])|{_NUMBER})(?:/\d+)?%?)"
-    rf"|({_SIGNED})\s?=\s?[A-Za-z][.]?$",
-    re.MULTILINE,
-)
+_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(\S.*)")
+_FIGURE = re.compile(r"[*_ ]*(?![*_ ]*\d+ ?[.):][ \t])[-−+$€£¥(\\]*[\d\\.$]")  # but "1. Add" is a heading
+_SPACES = re.compile(r"[ \t]{2,}")
+_TAG, _THOUGHT = "<answer>", "</think>"
 
 
 def extract_answer(text: str) -> tuple[str, str] | None:
-    r"""Find the final answer of a solution.
+    r"""Find the final answer of a solution. Text after ``</think>`` is searched first.
 
-    The first of these that occurs: the last ``\boxed{x}`` or ``\fbox{x}``; the last ``#### x``; the last "the answer
-    is x", "Answer: x", "la respuesta es x" or "Respuesta: x", up to the end of its sentence or to a reason in it;
-    "x is the answer"; the final number.
+    The answer is the first of these that occurs:
 
-    The final number is the last one of the last sentence that has one. What people write makes four exceptions: a
-    reason ("because ...") is no answer; a sentence that rounds means what it rounds to; one with an equation means its
-    result (in "20 = A" the left side); and one that repeats the result of the last equation before it means that
-    result, if its last number is an old one ("35/7 = 5. She works 5 hours on each of the 7 days").
+    - the last ``\boxed{x}`` or ``\fbox{x}``; if the last boxes are parts of one answer, all of them with commas;
+    - the last ``<answer>x</answer>``;
+    - the last ``#### x`` that is not a heading;
+    - the last "the answer is x", "Answer: x" or "x is the answer", in English, Spanish, French, German or Chinese
+      (`ollm_rl.answers.phrases`);
+    - the last expression of the final statement (`ollm_rl.answers.last_expression`).
 
     Returns:
-        The answer and the method's name, ``boxed``, ``hashes``, ``phrase`` or ``last_number``, or None.
+        The answer and the method: ``boxed``, ``hashes``, ``phrase`` (also for tags) or ``last_number``. None without
+        an answer.
     """
-    if "box" in text and (boxed := _last_box(text)):
-        return boxed, "boxed"
-    if "####" in text and (hashes := _HASHES.findall(text)):
-        return hashes[-1].strip(), "hashes"
-    if phrase := _last_phrase(text):
+    if _THOUGHT in text and (found := extract_answer(text.rpartition(_THOUGHT)[2])):
+        return found
+    if "box" in text and (boxed := _boxed(text)) is not None:
+        return (boxed, "boxed") if boxed else None  # a box that is cut off states nothing
+    if _TAG in text and (tagged := _tagged(text)):
+        return tagged, "phrase"
+    if "####" in text and (marked := _marked(text)):
+        return marked, "hashes"
+    end = _SPACES.sub(" ", text[-MOST_READ:])
+    if phrase := stated_answer(end):
         return phrase, "phrase"
-    number = _final_number(text)
-    return None if number is None else (number, "last_number")
+    expression = last_expression(end)
+    return None if expression is None else (expression, "last_number")
+
+
+class _Box(NamedTuple):
+    position: int  # of the command
+    start: int  # of the content
+    end: int
 
 
 def boxes(text: str) -> list[str]:
-    """Contents of all closed boxes that stand in no other box, in their order."""
-    found: list[tuple[int, int]] = []
-    for start, end in _box_spans(text):
-        if not found or start > found[-1][1]:
-            found.append((start, end))
-    return [text[start:end].strip() for start, end in found]
+    """Contents of all closed boxes that are not inside another box, in their order."""
+    return [text[box.start : box.end].strip() for box in _outer(_closed_boxes(text)[0])]
 
 
-def _last_box(text: str) -> str | None:
-    """Content of the closed box that opens last and is not empty."""
-    contents = (text[start:end].strip() for start, end in reversed(_box_spans(text)))
-    return next((content for content in contents if content), None)
+def _boxed(text: str) -> str | None:
+    """Content of the last box that is not empty, or of the last boxes if they are one answer.
+
+    If no box is closed: the content of an open box at the end of the text, empty if other braces are open too. None
+    without a box.
+    """
+    closed, content = _closed_boxes(text)
+    last = next((box for box in reversed(closed) if text[box.start : box.end].strip()), None)
+    if last is None:
+        bare = _BARE_BOX.findall(text)
+        return bare[-1] if bare else content
+    parts = [last]
+    outer = _outer(closed)
+    for box in reversed(outer[: outer.index(last)] if last in outer else []):
+        if not _are_one_answer(text[box.end + 1 : parts[-1].position]):
+            break
+        parts.append(box)
+    contents = dict.fromkeys(text[box.start : box.end].strip() for box in reversed(parts))
+    return ", ".join(filter(None, contents))
 
 
-def _box_spans(text: str) -> list[tuple[int, int]]:
-    """First and one past the last character of every closed box's content, by one pass over the braces."""
-    open_braces: list[tuple[int, bool]] = []
+def _closed_boxes(text: str) -> tuple[list[_Box], str | None]:
+    """All closed boxes in order, and the content of a box that stays open, empty if other braces stay open too."""
+    open_braces: list[tuple[int, int, bool]] = []  # start of the command and of the content, is a box
     found = []
     for match in _BRACES.finditer(text):
         token = match.group()
         if token.endswith("{") and token != r"\{":
-            open_braces.append((match.end(), token != "{"))
+            open_braces.append((match.start(), match.end(), token != "{"))
         elif token == "}" and open_braces:
-            start, is_box = open_braces.pop()
+            position, start, is_box = open_braces.pop()
             if is_box:
-                found.append((start, match.start()))
-    return sorted(found)
+                found.append(_Box(position, start, match.start()))
+    still_open = [start for _, start, is_box in open_braces if is_box]
+    if not still_open:
+        return sorted(found), None
+    content = text[still_open[0] :].strip(" \n$.")
+    return sorted(found), content if len(open_braces) == 1 and "\n" not in content else ""
 
 
-def _last_phrase(text: str) -> str | None:
-    lowered = text.lower()  # many times faster to search than the pattern, which few texts need then
-    if "answer" not in lowered and "respuesta" not in lowered:
-        return None
-    end = None
-    for match in _PHRASE.finditer(text):
-        end = match.end()
-    if end is None:
-        found = _PHRASE_AFTER.findall(text)
-        return str(found[-1]) if found else None
-    line = text[end:].split("\n", 1)[0]
-    sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
-    return _AFTERTHOUGHT.split(sentence, maxsplit=1)[0].strip(" \t*") or None
+def _outer(found: list[_Box]) -> list[_Box]:
+    outer: list[_Box] = []
+    for box in found:
+        if not outer or box.position > outer[-1].end:
+            outer.append(box)
+    return outer
 
 
-def _final_number(text: str) -> str | None:
-    line = next((line for line in reversed(text.splitlines()) if _ANY_NUMBER.search(line)), None)
-    if line is None:
-        return None
-    sentence = next(part for part in reversed(_SENTENCES.split(line)) if _ANY_NUMBER.search(part))
-    if reason := _REASON.search(sentence, sentence.rfind("=") + 1):
-        claim = sentence[: reason.start()]
-        sentence = claim if _ANY_NUMBER.search(claim) else sentence
-    numbers: list[str] = _ANY_NUMBER.findall(sentence)
-    if rounded := _ROUNDED.findall(sentence):
-        return str(rounded[-1])
-    if result := _last_result(sentence):
-        return result
-    before = text[: text.rfind(sentence)]
-    result = _last_result(before)
-    is_repeated = result in numbers and re.search(rf"(?<!\d){re.escape(numbers[-1])}(?!\d)", before)
-    return result if is_repeated else numbers[-1]
+def _are_one_answer(between: str) -> bool:
+    """Whether boxes with this text between them are parts of one answer: "$ and $y =", but not ", so $x ="."""
+    if len(between) > MOST_BETWEEN:
+        return False
+    between = _LABEL.sub("", _PART.sub(",", between))
+    is_bare = not _MATHEMATICS_ENDS.sub("", between)
+    return is_bare or (bool(_LISTS.search(between)) and not _GOES_ON.search(between))
 
 
-def _last_result(text: str) -> str | None:
-    """Right side of the last equation, if there is one."""
-    results = _RESULT.findall(text) if "=" in text else []
-    return (results[-1][0] or results[-1][1]) if results else None
+def _tagged(text: str) -> str | None:
+    """The answer between the last tags, or after the last opening tag if it is never closed."""
+    inner = text[text.rfind(_TAG) + len(_TAG) :].partition("</answer>")[0].strip()[-MOST_READ:]
+    return stated_answer(inner) or (inner if "\n" not in inner else last_expression(inner)) or None
+
+
+def _marked(text: str) -> str | None:
+    """The answer after the last ``####`` that is not a heading: a number, or anything in the last line."""
+    last_line = len(text.rstrip())
+    for match in reversed(list(_HASHES.finditer(text))):
+        line = match[1][:MOST_READ]
+        if line.isdecimal():
+            return line
+        if _FIGURE.match(line) or match.end() >= last_line:
+            return stated_answer(line) or statement(read_prose(line), 0, 0)
+    return None

@@ -16,14 +16,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from ollm_rl.answers.child import Child
-from ollm_rl.answers.comparison import compare
+from ollm_rl.answers.comparison import compare, reduce
 from ollm_rl.answers.extraction import extract_answer
-from ollm_rl.answers.quantities import clean, split_unit
+from ollm_rl.answers.spelling import clean
+from ollm_rl.answers.units import split_unit
 
 __all__ = ["FAILURES", "Verdict", "VerifierPool", "extract_answer", "verify"]
 
 
-FAILURES = ("timeout", "error")  # statuses for which the checker, not the answer, is to blame
+FAILURES = ("timeout", "error")  # statuses in which the checker failed, which says nothing about the answer
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Verdict:
 
     Attributes:
         correct: Whether the answer equals the gold answer; False for every status but ``ok``.
-        extracted: The answer as it stands in the completion, None without one.
-        method: Where it stood: ``boxed``, ``hashes``, ``phrase`` or ``last_number``; None without an answer.
-        status: ``ok``, ``no_answer``, ``timeout``, ``error`` (the checker broke) or ``too_long``.
+        extracted: The answer as written in the completion; None without an answer.
+        method: How it was found: ``boxed``, ``hashes``, ``phrase`` or ``last_number``; None without an answer.
+        status: ``ok``, ``no_answer``, ``timeout``, ``error`` (the checker failed) or ``too_long``.
     """
 
     correct: bool
@@ -44,16 +45,16 @@ class Verdict:
 
     @property
     def failed(self) -> bool:
-        """Whether the checker broke, which says nothing about the answer."""
+        """Whether the checker failed, which says nothing about the answer."""
         return self.status in FAILURES
 
 
 def verify(completion: str, gold: str) -> Verdict:
     r"""Check a completion's final answer against the gold answer.
 
-    May be called from any thread and any process, after fork and spawn, and in Ray actors. Answers that need
-    math-verify go to a pool of this process, made at first use; `VerifierPool` does the same with limits of your own,
-    and without waiting.
+    May be called from any thread and process, after fork and spawn, and in Ray actors. Answers that need math-verify
+    go to a pool of this process, created at first use. `VerifierPool` does the same with your own limits and without
+    waiting.
 
     Args:
         completion: Generated text.
@@ -63,18 +64,18 @@ def verify(completion: str, gold: str) -> Verdict:
 
 
 class VerifierPool:
-    """Child processes with math-verify, and the quick comparisons before them.
+    """Quick comparisons, and child processes with math-verify for the answers that these cannot decide.
 
     Children start when the first answer needs one, and end with `close`, with the ``with`` block or with the process.
 
     Args:
-        num_workers: Child processes; each takes some 70 MB.
-        time_limit: Seconds one check may take in a child, of the wall and of the processor; the child is killed then.
-        memory_limit: Bytes of address space of a child.
-        max_characters: Longer answers, and answers to longer gold answers, are not looked at.
+        num_workers: Number of child processes; each takes about 70 MB.
+        time_limit: Seconds of wall time and of processor time per check, after which the child is killed.
+        memory_limit: Address space of a child, in bytes.
+        max_characters: Longer answers and gold answers are not checked.
 
     Raises:
-        ValueError: If a limit leaves nothing.
+        ValueError: If a limit is not positive.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class VerifierPool:
         _pools.add(self)
 
     def submit(self, completion: str, gold: str) -> Future[Verdict]:
-        """Begin a check; most are finished on return.
+        """Begin a check; most are done on return.
 
         Raises:
             RuntimeError: If the pool is closed.
@@ -114,14 +115,13 @@ class VerifierPool:
         if equal is not None:
             done.set_result(Verdict(equal, *found, "ok"))
             return done
-        self._ask(_Task(done, found, [split_unit(answer)[0], split_unit(reference)[0]]))
+        self._ask(_Task(done, found, [split_unit(part)[0] for part in reduce(answer, reference)]))
         return done
 
     def submit_whole(self, completion: str, gold: str) -> Future[Verdict]:
-        """Begin a check by math-verify alone, extraction included: a second opinion, of which we decide nothing.
+        """Begin a check by math-verify only, including its own extraction, as a second opinion.
 
-        The verdict names ``whole`` as its method. Completions of more than ten times ``max_characters`` are too
-        long.
+        The method of the verdict is ``whole``. Completions longer than ten times ``max_characters`` are too long.
 
         Raises:
             RuntimeError: If the pool is closed.
@@ -134,7 +134,7 @@ class VerifierPool:
         return done
 
     def verify_batch(self, completions: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
-        """Check many answers, as many at a time as there are workers.
+        """Check many answers, with all workers in parallel.
 
         Raises:
             ValueError: If the two differ in length.
@@ -143,11 +143,11 @@ class VerifierPool:
         return [check.result() for check in pending]
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the children that live."""
+        """Process ids of the living children."""
         return [child.process.pid for child in self._children if child.process and child.process.poll() is None]
 
     def close(self) -> None:
-        """Cancel what waits, end the children and wait for them."""
+        """Cancel waiting checks, end the children and wait for them."""
         with self._lock:
             self._closed = True
             threads = self._threads
@@ -169,7 +169,7 @@ class VerifierPool:
         self.close()
 
     def _reset(self) -> None:
-        """State without a child: of a new pool, and of a forked process, which has none of its parent's threads."""
+        """Set the state without children, of a new pool, or of a forked process, which has no threads."""
         self._lock = threading.Lock()
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -177,7 +177,7 @@ class VerifierPool:
         self._closed = False
 
     def _ask(self, task: "_Task") -> None:
-        """Put a task in the queue of the children, which the first one starts."""
+        """Queue a task for the children; the first task starts them."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("this VerifierPool is closed; make another")
@@ -192,7 +192,7 @@ class VerifierPool:
             self._tasks.put(task)
 
     def _serve(self, child: "Child") -> None:
-        """Life of a thread: keep its child ready, hand it one task after another."""
+        """Main loop of a thread: keep its child ready and give it one task after another."""
         child.start()
         while (task := self._tasks.get()) is not None:
             if task.done.set_running_or_notify_cancel():
@@ -203,7 +203,7 @@ class VerifierPool:
         child.stop()
 
     def _forget(self) -> None:
-        """In a forked process: let go of the parent's children without a word to them."""
+        """Drop the parent's children in a forked process, without signalling them."""
         for child in self._children:
             child.abandon()
         self._reset()
@@ -238,7 +238,7 @@ def shared_pool() -> VerifierPool:
 
 def _after_fork() -> None:
     global _shared_lock
-    _shared_lock = threading.Lock()  # another thread of the parent may have held it
+    _shared_lock = threading.Lock()  # another thread of the parent may hold the old one
     for pool in list(_pools):
         pool._forget()
 

@@ -1,8 +1,11 @@
-"""The child process that runs math-verify for `ollm_rl.answers.pool`; it is a script and imports nothing of ours.
+"""The child process that runs math-verify for `ollm_rl.answers.pool`: a script without imports from this package.
 
 It answers each line ``["answer", "gold"]`` on standard input with one line: ``true``, ``false``, ``error`` (failed), or
-``spent`` (failed by running out of memory or stack, and better replaced). After ``["completion", "gold", "whole"]``
-math-verify looks for the answer itself. SymPy objects stay here: printing one can take for ever.
+``spent`` (out of memory or stack, so that the process should be replaced). For ``["completion", "gold", "whole"]``
+math-verify extracts the answer itself. SymPy objects stay here, because printing one can take forever.
+
+Math-verify calls numbers equal below an absolute tolerance. Here decimals are exact, and so is every comparison of
+numbers that SymPy can decide. Others are compared relatively, to hundreds of digits (`_same_number`).
 """
 
 import json
@@ -12,24 +15,28 @@ import os
 import resource
 import signal
 import sys
+from typing import Any
+
+MOST_DIGITS = 500  # two numbers that agree in so many digits are equal
 
 
 def main(time_limit: float, memory_limit: int) -> None:
     """Serve until standard input ends.
 
     Args:
-        time_limit: Seconds after which the parent kills this process; an orphan ends itself a second or two later, be
-            it by wall time or by processor time.
-        memory_limit: Address space in bytes, above which allocations fail.
+        time_limit: Seconds after which the parent kills this process. An orphan ends itself a second or two later, by
+            wall time or processor time.
+        memory_limit: Address space in bytes; allocations beyond it fail.
     """
     seconds = math.ceil(time_limit) + 1
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    # What libraries print must not reach the channel of the answers.
+    # Output of libraries must not reach the channel of the answers.
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as replies:
         logging.disable(logging.CRITICAL)
-        # Warms up imports and parser tables before the clock of the first check runs.
+        _make_exact()
+        # Loads imports and parser tables before the time of the first check counts.
         print(_check("x+1", "1+x"), file=replies, flush=True)
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -45,32 +52,43 @@ def main(time_limit: float, memory_limit: int) -> None:
             print(reply, file=replies, flush=True)
 
 
+def _make_exact() -> None:
+    """Replace math-verify's comparison of numbers by `_same_number`, and let a variable equal what simplifies to it."""
+    from math_verify import grader
+
+    same_name = grader.sympy_compare_symbols
+    grader.sympy_numeric_eq = _same_number
+    grader.sympy_compare_symbols = lambda one, other: same_name(one, other) or grader.sympy_symbolic_eq(one, other)
+
+
 def _check(answer: str, gold: str, whole: str = "") -> str:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
     from math_verify.parser import NormalizationConfig
 
-    # Units are taken away before: math-verify would take the variables c and t for some.
+    # Units are removed before, because math-verify takes the variables c and t for units.
     normalisation = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
     )
     latex = LatexExtractionConfig(normalization_config=normalisation)
     # Their own time limits need SIGALRM, which is ours here; the parent's limit replaces them.
     try:
-        # Without a fallback: what it cannot parse it would compare as text, or parts of it.
+        # Without a fallback, which would compare what it cannot parse as text, or parts of it.
         settings = {"fallback_mode": "no_fallback", "parsing_timeout": None, "raise_on_error": True}
+        gold = gold.replace("$", "")
         parsed_gold = parse(f"${gold}$", extraction_config=[latex], **settings)
         if whole:
             parsed_answer = parse(
                 answer, extraction_config=[LatexExtractionConfig(), ExprExtractionConfig()], **settings
             )
         else:
+            answer = answer.replace("$", "")
             parsed_answer = parse(f"${answer}$", extraction_config=[latex], **settings)
         if not parsed_gold:
-            return "error"  # without a meaning of the gold answer nothing is right or wrong
+            # As texts the two differ, or they would not be here. There is no second opinion then.
+            return "error" if whole else "false"
         equal = verify(
-            parsed_gold,
-            parsed_answer,
-            float_rounding=12,  # decimals are exact, but sums of them are not
+            [_with_fractions(value) for value in parsed_gold],
+            [_with_fractions(value) for value in parsed_answer],
             allow_set_relation_comp=True,
             timeout_seconds=None,
             raise_on_error=True,
@@ -80,6 +98,36 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
         return "spent"
     except Exception:
         return "error"
+
+
+def _with_fractions(value: Any) -> Any:
+    """A SymPy object with all its decimals as exact fractions."""
+    import sympy
+
+    if items := getattr(
+        value, "_unsorted_args", None
+    ):  # math-verify's sets and conjunctions keep an order of their own
+        return type(value)(*map(_with_fractions, items))
+    return value.xreplace({number: sympy.Rational(str(number)) for number in value.atoms(sympy.Float)})
+
+
+def _same_number(one: Any, other: Any, *_: object) -> bool:
+    """Whether two SymPy expressions without variables are the same number; False for others."""
+    import sympy
+    from math_verify.grader import get_pct_val, is_atomic_or_pct_atomic
+
+    if isinstance(one, sympy.MatrixBase) and isinstance(other, sympy.MatrixBase):
+        return one.shape == other.shape and all(map(_same_number, one.doit().flat(), other.doit().flat()))
+    if all(is_atomic_or_pct_atomic(value, sympy.Number) for value in (one, other)):
+        return one.doit() == other.doit() or get_pct_val(one, one) == get_pct_val(other, other)
+    if not all(isinstance(value, sympy.Expr) and not value.free_symbols for value in (one, other)):
+        return False
+    difference = (one - other).doit()
+    if difference.is_Rational or difference.is_zero is not None:
+        return bool(difference.is_zero)
+    # Full cancellation leaves numbers with a precision of one bit.
+    parts = difference.evalf(15, maxn=MOST_DIGITS).as_real_imag()
+    return all(part.is_zero or (part.is_Float and part._prec == 1) for part in parts)
 
 
 if __name__ == "__main__":

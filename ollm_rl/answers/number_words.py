@@ -1,0 +1,84 @@
+"""Reads numbers in words: English, Chinese numerals, and small numbers in Spanish, French and German."""
+
+import re
+import unicodedata
+from fractions import Fraction
+
+_FROM_ZERO = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty",
+    "cero uno dos tres cuatro cinco seis siete ocho nueve diez once doce trece catorce quince dieciséis diecisiete "
+    "dieciocho diecinueve veinte",
+    "zéro un deux trois quatre cinq six sept huit neuf dix onze douze treize quatorze quinze seize",
+    "null eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn siebzehn "
+    "achtzehn neunzehn zwanzig",
+)
+_SMALL = {word: value for words in _FROM_ZERO for value, word in enumerate(words.split())}
+_TENS = ("thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_SMALL |= {word: 10 * tens for tens, word in enumerate(_TENS, 3)}
+# Also after digits: "5 million", "3万".
+SCALES = {
+    "hundred": 100, "thousand": 1000, "million": 10**6, "millions": 10**6, "billion": 10**9, "billions": 10**9,
+    "trillion": 10**12, "dozen": 12, "mil": 1000, "millón": 10**6, "millones": 10**6, "docena": 12, "docenas": 12,
+    "mille": 1000, "douzaine": 12, "tausend": 1000, "millionen": 10**6, "dutzend": 12,
+    "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
+}  # fmt: skip
+_PARTS = {name: Fraction(1, number) for number, name in enumerate(("half", "third", "quarter", "fifth", "sixth"), 2)}
+_FRACTION = re.compile(r"(?:(one|an?|two|three|four|five)[ -])?(half|third|quarter|fifth|sixth)(s?)\b", re.IGNORECASE)
+AND_A_HALF = re.compile(r" and (?:a|one)[ -]half\b")
+_A_SCALE = re.compile(r"an?(?= (?:hundred|thousand|million|billion|dozen)\b)", re.IGNORECASE)
+_WORD = re.compile(r"[ -]?([^\W\d_]+)")
+# Only before a measure word: 三角形 is a triangle, not three of something.
+_CHINESE = re.compile(
+    "([零〇一二两三四五六七八九十百千万亿]{1,20})(?=$|[个只元块本张人条天岁支双对次台辆位名件份种米公厘小分秒])"
+)
+
+
+def read_number_words(text: str) -> tuple[Fraction, str] | None:
+    """The number in words at the start of a text, and the text after it; None without one."""
+    if match := _CHINESE.match(text):
+        return Fraction(_read_chinese(match[1])), text[match.end() :]
+    if (match := _FRACTION.match(text)) and (match[1] or match[2].casefold() == "half"):
+        count = _SMALL.get((match[1] or "one").casefold(), 1)
+        return count * _PARTS[match[2].casefold()], text[match.end() :]
+    return _read_words(text)
+
+
+def _read_words(text: str) -> tuple[Fraction, str] | None:
+    article = _A_SCALE.match(text)
+    total, group, position = 0, int(article is not None), article.end() if article else 0
+    words = [(match.start(), match[1].casefold(), match.end()) for match in _WORD.finditer(text, position)]
+    for (start, word, end), (_, following, _) in zip(words, [*words[1:], (0, "", 0)], strict=False):
+        if start != position:
+            break
+        if word in _SMALL and _fits(group, _SMALL[word]):
+            group += _SMALL[word]
+        elif word == "hundred" and 0 < group < 100:
+            group *= 100
+        elif word in SCALES and group:
+            total, group = total + group * SCALES[word], 0
+        elif word != "and" or not position or group % 100 or following not in _SMALL:
+            break
+        position = end
+    if not total + group and text[:position].casefold() not in ("zero", "cero", "zéro", "null"):
+        return None
+    half = AND_A_HALF.match(text, position)
+    return total + group + Fraction(int(half is not None), 2), text[half.end() if half else position :]
+
+
+def _fits(group: int, value: int) -> bool:
+    """Whether a number word may come next: five after twenty or two hundred, none after five."""
+    return group % 100 == 0 or (group % 100 >= 20 and group % 10 == 0 and 0 < value < 10)
+
+
+def _read_chinese(numeral: str) -> int:
+    total = section = digits = 0
+    for sign in numeral.replace("两", "二"):
+        value = int(unicodedata.numeric(sign))
+        if value < 10:
+            digits = 10 * digits + value
+        elif value < 10**4:
+            section, digits = section + (digits or 1) * value, 0
+        else:
+            total, section, digits = total + (section + digits or 1) * value, 0, 0
+    return total + section + digits

@@ -1,0 +1,143 @@
+r"""Gives an answer one spelling, however LaTeX, Unicode or plain text write it."""
+
+import re
+import unicodedata
+from fractions import Fraction
+
+from ollm_rl.answers.latex import closing, rewrite_commands
+
+_SYMBOLS = str.maketrans(
+    {
+        "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/",
+        "°": r"^\circ ", "º": r"^\circ ", "∞": r"\infty ", "∅": r"\emptyset ", "∪": r"\cup ", "∩": r"\cap ",
+        "∈": r"\in ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "√": r"\sqrt ", "∛": r"\sqrt[3]",
+        "≈": r"\approx ", "≡": r"\equiv ", "∠": r"\angle ", "→": r"\to ", "⇒": r"\Rightarrow ",
+        "٫": ".", "٬": ",", "、": ",", "。": ".", "’": "'", "′": "'", "ˋ": "`",
+    }
+)  # fmt: skip
+_SCRIPTS = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ]+)|([₀₁₂₃₄₅₆₇₈₉₋ₙ]+)|([√∛]) ?(\\d+)")
+_DELIMITERS = re.compile(
+    r"\$\$([^$]*)\$\$|\$([^$]*)\$|\\\[((?:(?!\\\]).)*)\\\]|\\\(((?:(?!\\\)).)*)\\\)|\*\*(.*)\*\*|\*([^*]*)\*|`+([^`]*)`+",
+    re.DOTALL,
+)
+_LAST_SIGN = re.compile(r"\s*(?<!\.)[.,;]$")
+_INLINE = re.compile(
+    r"(?<!\\)\$\$?([^$]+)(?<!\\)\$\$?(?=[\s.,;]|$)|\\\(((?:(?!\\\)).)*)\\\)|\\\[((?:(?!\\\]).)*)\\\]", re.DOTALL
+)
+_ABOUT = re.compile(
+    r"(?:(?:\\text\{ ?)?(?:about|approximately|approx\.?|roughly|around)\b(?: ?\})?"
+    r"|\\(?:approx|sim|simeq|approxeq)(?![a-z])|~)"
+    r"[ :]*(?=\S)|=(?!=)",
+    re.IGNORECASE,
+)
+_SPACING = re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad\b")
+_GROUP = re.compile(r"(?:(?<=[=,])|(?<=[=,] )|(?<=\bor )|^)\{((?:[^{},]|\{[^{},]*\})*)\}(?=[ .,=]|$)")
+_DROPPED = re.compile(
+    r"(?<!\\)\\!|\\(?:left|right|[bB]ig{1,2}[lrm]?)(?![A-Za-z])|\\(?:display|text|script)style\b|\\limits\b"
+    r"|\\(?:tiny|small|normalsize|[lL]arge|LARGE|huge|Huge|bf|rm|it|bfseries|itshape)(?![A-Za-z])"
+)
+_OVER = re.compile(r"\{? ?(\w+) ?\\(over|choose)(?![a-z]) ?(\w+) ?\}?")
+_NAMES_OF_OVER = {"over": "frac", "choose": "binom"}
+# Names that plain text has without a backslash.
+_PLAIN_NAME = re.compile(
+    r"(?<![A-Za-z\\])(pi|theta|alpha|beta|gamma|lambda|sigma|omega|arcsin|arccos|arctan|sin|cos|tan|cot|ln|log|exp|sqrt)"
+    r"(?![A-Za-z])"
+)
+_TIMES = re.compile(r"(?<=\d) [xX] (?=\d)")
+_FEET_AND_INCHES = re.compile(r"(\d+)' ?(\d+(?:\.\d+)?)(?:\"|'')")
+_SUBSCRIPT = re.compile(r"_ ?(\d+|[A-Za-z])")
+_POWER = re.compile(r"(?<=[\w)\]}]) ?(?:\*\*|\^) ?(?:\((-?\w+)\)|(-?\d+(?:\.\d+)?))|(?<=[\w)\]}]) ?\*\* ?(?=[\w(\\-])")
+_REPEATING = re.compile(
+    r"(?<![\d.])(\d*)\.(?:(\d*)(?:\\(?:overline|bar|dot)\{(\d{1,50})\}|\((\d{1,50})\))"
+    r"|(\d*?)(\d{1,9}?)\6{2,}(?:\.\.\.|\\[lc]?dots(?![a-z])))"
+)
+
+
+def clean(answer: str) -> str:
+    r"""Give an answer one spelling without changing its meaning.
+
+    Removes the delimiters of mathematics, a full stop at the end, fonts, colours, spacing and "approximately". Writes
+    signs and plain names as commands, all digits as ASCII, ``\dfrac12`` as ``\frac{1}{2}``, ``2**10`` as ``2^{10}``,
+    ``1{,}000`` as ``1,000``, and ``0.\overline{3}`` as ``\frac{1}{3}``.
+    """
+    if answer.isdecimal() and answer.isascii():  # most answers; saves time
+        return answer
+    text = _undelimited(answer)
+    if "$" in text or r"\(" in text or r"\[" in text:
+        text = _INLINE.sub(lambda match: match[1] or match[2] or match[3] or "", text)
+    if not text.isascii():
+        text = _ascii_signs(text)
+    text = _TIMES.sub(r" \\times ", _PLAIN_NAME.sub(r"\\\1", text))
+    if "\\" in text or "{" in text or "~" in text:
+        for command, sign in (
+            ("{,}", ","),
+            ("{.}", "."),
+            (r"\$", "$"),
+            (r"\%", "%"),
+            (r"\|", "|"),
+            ("{:}", ":"),
+            (r"\pounds ", "£"),
+        ):
+            text = text.replace(command, sign)
+        text = _undelimited(rewrite_commands(_SPACING.sub(" ", _DROPPED.sub("", text))))
+        text = _GROUP.sub(r"\1", text)
+        text = _OVER.sub(lambda match: rf"\{_NAMES_OF_OVER[match[2]]}{{{match[1]}}}{{{match[3]}}}", text)
+        text = text.replace(r"\varnothing", r"\emptyset")
+    if "'" in text:
+        text = _FEET_AND_INCHES.sub(r"\1 ft \2 in", text)
+    if "_" in text:
+        text = _SUBSCRIPT.sub(r"_{\1}", text)
+    if "^" in text or "**" in text:
+        text = _POWER.sub(_braced_power, text)
+    if "." in text:
+        text = _REPEATING.sub(_repeating_decimal, text)
+    return " ".join(_undelimited(_ABOUT.sub("", text, count=1) if _ABOUT.match(text) else text).split())
+
+
+def _undelimited(text: str) -> str:
+    """A text without delimiters of mathematics and emphasis around it and punctuation at its end."""
+    while True:  # delimiters may be nested; every round shortens the text
+        inner = _LAST_SIGN.sub("", text.strip())
+        if inner.endswith("\\"):  # of a spacing command
+            inner = inner[:-1]
+        if match := _DELIMITERS.fullmatch(inner):
+            inner = next(group for group in match.groups() if group is not None)
+        elif inner[:1] == "{" and closing(inner, 0) == len(inner):
+            inner = inner[1:-1]
+        if inner == text:
+            return text
+        text = inner
+
+
+def _ascii_signs(text: str) -> str:
+    text = _SCRIPTS.sub(_script, text)
+    characters = []
+    for character in text:
+        if unicodedata.category(character) == "No" and "FRACTION" in unicodedata.name(character, ""):
+            character = " " + unicodedata.normalize("NFKC", character)
+        elif "GREEK" in (name := unicodedata.name(character, "")) and name.rpartition(" LETTER ")[2].isalpha():
+            size, _, letter = name.removeprefix("GREEK ").partition(" LETTER ")
+            character = "\\" + (letter.lower() if size == "SMALL" else letter.capitalize()) + " "
+        characters.append(character)
+    text = unicodedata.normalize("NFKC", "".join(characters)).translate(_SYMBOLS)
+    return "".join(str(int(character)) if character.isdecimal() else character for character in text)
+
+
+def _script(match: re.Match[str]) -> str:
+    above, below, root, number = match.groups()
+    if root:
+        return rf"\sqrt{'[3]' if root == '∛' else ''}{{{number}}}"
+    return f"{'^' if above else '_'}{{{unicodedata.normalize('NFKC', above or below).replace('−', '-')}}}"
+
+
+def _braced_power(match: re.Match[str]) -> str:
+    exponent = match[1] or match[2]
+    return f"^{{{exponent}}}" if exponent else "^"
+
+
+def _repeating_decimal(match: re.Match[str]) -> str:
+    whole, fixed, line, bracket, start, block = match.groups("")
+    fixed, repeated = fixed or start, line or bracket or block
+    ones = 10 ** len(repeated) - 1
+    value = Fraction(int(whole or 0)) + (int(fixed or 0) + Fraction(int(repeated), ones)) / 10 ** len(fixed)
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
