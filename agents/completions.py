@@ -16,6 +16,7 @@ from ollm_rl.envs.rewards import reward_terms, total
 from ollm_rl.errors import MissingError
 from ollm_rl.metrics.degenerate import FLAGS, degeneracy
 from ollm_rl.metrics.language import Switching, measure_switching
+from ollm_rl.metrics.rates import share_switched
 from ollm_rl.problems.sources import Problem
 from ollm_rl.runs import write_atomic
 
@@ -151,7 +152,8 @@ def rates(completions: Sequence[Completion]) -> dict[str, float]:
     """What is measured of completions, at least one, beside their accuracy.
 
     Returns:
-        ``language_switching_rate`` and ``degeneracy_rate``, shares of the completions; the share of each flag of
+        ``language_switching_rate``, the share of those whose prompt's language is known, and
+        ``unknown_language_rate``, the share of the others; ``degeneracy_rate`` and the share of each flag of
         `degeneracy`, ``loop_rate`` and so on; ``switches_per_1000_words`` of all words together;
         ``verifier_failures``, the number of checks that broke, which are neither right nor wrong; and
         ``completion_tokens``, the mean length.
@@ -159,7 +161,8 @@ def rates(completions: Sequence[Completion]) -> dict[str, float]:
     count = len(completions)
     words = sum(one.switching.words for one in completions)
     return {
-        "language_switching_rate": sum(one.switching.switched for one in completions) / count,
+        "language_switching_rate": share_switched([one.switching.switched for one in completions]),
+        "unknown_language_rate": sum(one.switching.switched is None for one in completions) / count,
         "switches_per_1000_words": 1000 * sum(one.switching.switches for one in completions) / max(1, words),
         "degeneracy_rate": sum(bool(one.flags) for one in completions) / count,
         **{f"{flag}_rate": sum(flag in one.flags for one in completions) / count for flag in FLAGS},

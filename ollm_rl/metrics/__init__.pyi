@@ -5,6 +5,7 @@ from .language import switches_language as switches_language
 from .rates import degeneracy_rate as degeneracy_rate
 from .rates import language_switching_rate as language_switching_rate
 from .rates import switches_per_1000_words as switches_per_1000_words
+from .rates import unknown_language_rate as unknown_language_rate
 from .statistics import bootstrap_interval as bootstrap_interval
 from .statistics import compare_paired as compare_paired
 
@@ -18,4 +19,5 @@ __all__ = [
     "measure_switching",
     "switches_language",
     "switches_per_1000_words",
+    "unknown_language_rate",
 ]

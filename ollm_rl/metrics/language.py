@@ -1,70 +1,99 @@
 """Detects the language of a text, and whether a completion leaves the language of its prompt.
 
-Texts are short solutions full of mathematics, so numbers, symbols and LaTeX are removed first. Each sentence is judged
-by itself, by `lingua`, whose n-gram models work even for single words (loaded at first use).
+Texts are short solutions full of mathematics, so each sentence is judged by itself: by its script, and within a script
+by `lingua` (`ollm_rl.metrics.detection`).
 """
 
-import functools
 import re
-from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from collections import Counter
+from dataclasses import replace
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from lingua import LanguageDetector
+from ollm_rl.metrics.detection import (
+    LANGUAGES,
+    PROMPT_CONFIDENCE,
+    SHORT_PROMPT,
+    SURE_CONFIDENCE,
+    confidences_of,
+    is_other,
+    likeliest,
+)
+from ollm_rl.metrics.sentences import NAME_WORDS, QUOTED, Piece, all_words, split_pieces
 
-LANGUAGES = ("ar", "bn", "de", "en", "es", "fr", "hi", "ja", "ko", "ru", "sw", "te", "th", "zh")
+SCRIPTS = {"ar": "ARABIC", "bn": "BENGALI", "hi": "DEVANAGARI", "ja": "CJK", "ko": "HANGUL", "ru": "CYRILLIC"}
+SCRIPTS |= {"te": "TELUGU", "th": "THAI", "zh": "CJK"} | dict.fromkeys(("de", "en", "es", "fr", "sw"), "LATIN")
 SWITCH_SHARE = 0.05
-# A sentence is in the prompt's language at the first confidence, in another one at the second; else neighbours decide.
+# A sentence is in the prompt's language at the first confidence, in another one at the second, or at the third if it
+# has one or two words; else its neighbours decide.
 STAY_CONFIDENCE = 0.25
 LEAVE_CONFIDENCE = 0.6
-PROMPT_CONFIDENCE = 0.1  # minimum for a language the prompt may be in; long prompts reach it only in their own
+LEAVE_CONFIDENCE_OF_FEW = 0.8
+# A sentence of so many words is in another language if the prompt's language has at most this confidence.
+FAR_WORDS, FAR_CONFIDENCE = 5, 0.15
 # The halves of a long sentence are judged separately if one of them is in another language at this confidence.
 HALF_CONFIDENCE = 0.9
 HALF_WORDS = 4
-MAX_JUDGED_CHARACTERS = 200  # a longer text adds time but no information
+SCRIPT_SHARE = 0.2  # minimum share of a prompt's words in a script for the prompt to use it
 
-# `re` does not treat combining vowel signs of the Indic scripts and Thai as letters, but they occur inside words.
-_LETTER = r"(?:(?!\d)(?:[^\W_]|[\u0900-\u0963\u0981-\u0d7f\u0e31-\u0e4e]))"
-_WORD = re.compile(rf"{_LETTER}(?:{_LETTER}|['’](?={_LETTER}))*")
-_MARKUP = re.compile(
-    r"\[asy\](?:(?!\[asy\]).)*?\[/asy\]|```(?:(?!```).)*```|\\(?:begin|end)\{[^}]*\}|\\[a-zA-Z]+", re.DOTALL
+# First words by which a short prompt is English.
+_ENGLISH_STARTS = (
+    "find",
+    "compute",
+    "calculate",
+    "solve",
+    "evaluate",
+    "simplify",
+    "expand",
+    "prove",
+    "show",
+    "what",
+    "how",
 )
-_SENTENCE_END = re.compile(r"[.!?:;\n।。！？：；]+")
-_SYMBOL = re.compile(r"[a-z]|[b-df-hj-np-tv-z]{2,3}|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|cis|log|sqrt", re.IGNORECASE)
-_THAI = re.compile(r"[\u0e00-\u0e7f]")
-_CHINESE_OR_JAPANESE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+_KANA = re.compile(r"[\u3040-\u30ff]")
 
 
 class Switching(NamedTuple):
-    """Number of words of a completion, of its words in another language than the prompt's, and of switches."""
+    """Number of words of a completion, of its words in another language than the prompt's, and of switches.
+
+    Attributes:
+        words: Words of the completion.
+        foreign_words: Words in another language.
+        switches: Changes from the prompt's language to another or back.
+        known: Whether the prompt's language is known. If not, only words in another script count as foreign.
+    """
 
     words: int
     foreign_words: int
     switches: int
+    known: bool = True
 
     @property
-    def switched(self) -> bool:
-        """Whether at least SWITCH_SHARE of the words are in another language than the prompt's."""
-        return 0 < self.foreign_words >= SWITCH_SHARE * self.words
+    def switched(self) -> bool | None:
+        """Whether at least SWITCH_SHARE of the words are in another language; None if that cannot be decided."""
+        if 0 < self.foreign_words >= SWITCH_SHARE * self.words:
+            return True
+        return False if self.known else None
 
 
 def detect_language(text: str) -> str | None:
     """Detect the main language of a text.
 
     Returns:
-        The ISO 639-1 code, one of ``LANGUAGES``, or None without words to judge.
+        The ISO 639-1 code, one of ``LANGUAGES``; None for another language, and without words to judge.
     """
-    confidences = _confidences(_all_words(text))
-    return _likeliest(confidences) if confidences else None
+    words = all_words(text)
+    confidences = confidences_of(words)
+    return None if not confidences or is_other(words, confidences) else likeliest(confidences)
 
 
-def switches_language(prompt: str, completion: str) -> bool:
+def switches_language(prompt: str, completion: str) -> bool | None:
     """Whether at least 5 % of a completion's words are in another language than its prompt's.
 
     `measure_switching` defines words and how their language is detected.
 
     Returns:
-        The verdict; False if the prompt or the completion has no words to judge.
+        The verdict; False if the prompt or the completion has no words to judge, None if the prompt's language is not
+        known and the completion is in the same script.
     """
     return measure_switching(prompt, completion).switched
 
@@ -72,14 +101,15 @@ def switches_language(prompt: str, completion: str) -> bool:
 def measure_switching(prompt: str, completion: str) -> Switching:
     """Count a completion's words, those in another language than its prompt's, and the switches between the two.
 
-    Words exclude numbers, code (between ``` or [asy] marks), LaTeX commands and labels of up to four capitals ("LCM").
-    In Latin script they also exclude names of functions ("cos"), single letters, and two or three letters without a
-    vowel ("x", "km"). In Chinese and Japanese two characters count as one word, in Thai four.
+    Words exclude numbers, code (between backticks or [asy] marks), addresses, LaTeX commands, short quotations, labels
+    of up to four capitals ("LCM"), names of functions ("cos"), single letters, and two or three letters without a vowel
+    ("x", "km"). In Chinese and Japanese two characters count as one word, in Thai four.
 
     All words of a sentence in one script get that sentence's language, or that of its half if it changes in the middle.
-    A sentence without a clear language ("Total: 5", names known from the prompt) counts as the one before it, at the
-    start as the next clear one. A prompt too short to be clear ("Compute 3 + 4") gets that of its likely languages in
-    which the completion begins.
+    A script that the prompt's language does not use is another language. A sentence without a clear language ("Total:
+    5", names, words of the prompt, one or two words of another script) counts as the one before it, at the start as the
+    next clear one. A prompt too short to be clear ("Compute 3 + 4") gets that of its likely languages in which the
+    completion begins.
 
     A switch is a change from the prompt's language to another or back, starting at the prompt. So a completion that is
     foreign throughout has one. A change from one foreign language to another is not a switch.
@@ -87,109 +117,119 @@ def measure_switching(prompt: str, completion: str) -> Switching:
     Returns:
         The counts; all 0 if the prompt or the completion has no words to judge.
     """
-    prompt_confidences = _confidences(_all_words(prompt))
-    pieces = _pieces(completion)
-    if not prompt_confidences or not pieces:
+    for quotation in QUOTED.finditer(prompt):
+        completion = completion.replace(quotation[2] or quotation[3], " ")
+    pieces = split_pieces(completion)
+    asked = split_pieces(prompt, longest_quotation=len(prompt)) or split_pieces(prompt, longest_quotation=0)
+    if not asked or not pieces:
         return Switching(0, 0, 0)
-    language = _prompt_language(prompt_confidences, pieces)
-    prompt_words = frozenset(_all_words(prompt).casefold().split())
-    pieces = [part for piece in pieces for part in _split_at_change(piece, language)]
-    foreign = [_is_foreign(piece, language, prompt_words) for piece in pieces]
-    current = next((verdict for verdict in foreign if verdict is not None), False)
+    language, script = _prompt_language(asked, [piece for piece in pieces if not _repeats(prompt, piece)] or pieces)
+    pieces = [part for piece in pieces for part in _split_at_change(piece, script, language)]
+    uses_script = any(piece.script == script for piece in pieces)
+    verdicts = [
+        _is_foreign(piece.words, language) if piece.script == script else _is_switch_of_script(piece, uses_script)
+        for piece in pieces
+    ]
+    verdicts = [
+        None if verdict and _repeats(prompt, piece) else verdict
+        for piece, verdict in zip(pieces, verdicts, strict=True)
+    ]
+    current = next((verdict for verdict in verdicts if verdict is not None), False)
     words = foreign_words = 0
     switches = int(current)
-    for piece, verdict in zip(pieces, foreign, strict=True):
+    for piece, verdict in zip(pieces, verdicts, strict=True):
         if verdict is not None:
             switches += verdict != current
             current = verdict
-        num_words = sum(_word_length(word) for word in piece)
-        words += num_words
-        foreign_words += num_words * current
-    return Switching(words, foreign_words, switches)
+        words += piece.num_words
+        foreign_words += piece.num_words * current
+    return Switching(words, foreign_words, switches, known=language is not None)
 
 
-@functools.cache
-def _detector() -> "LanguageDetector":
-    from lingua import IsoCode639_1, LanguageDetectorBuilder
+def _prompt_language(asked: list[Piece], pieces: list[Piece]) -> tuple[str | None, str]:
+    """Language and script of a prompt. The language is None if unknown, the script's name if no language here uses it.
 
-    codes = [getattr(IsoCode639_1, code.upper()) for code in LANGUAGES]
-    return LanguageDetectorBuilder.from_iso_codes_639_1(*codes).build()
-
-
-@functools.lru_cache(maxsize=65536)
-def _confidences(words: str) -> dict[str, float]:
-    """Probability of each language for words joined by spaces; empty if the detector knows none of the letters."""
-    values = _detector().compute_language_confidence_values(words[:MAX_JUDGED_CHARACTERS])
-    confidences = {value.language.iso_code_639_1.name.lower(): value.value for value in values}
-    return confidences if any(confidences.values()) else {}
-
-
-def _likeliest(confidences: dict[str, float]) -> str:
-    return max(confidences, key=lambda code: confidences[code])
-
-
-def _prompt_language(confidences: dict[str, float], pieces: list[list[str]]) -> str:
-    """The language of a prompt. Among several likely ones it is the one in which the completion begins."""
+    Among several likely languages or scripts it is the one in which the completion begins.
+    """
+    lengths: Counter[str] = Counter()
+    for piece in asked:
+        lengths[piece.script] += piece.num_words
+    used = [script for script, length in lengths.items() if length >= SCRIPT_SHARE * lengths.total()]
+    script = next((piece.script for piece in pieces if piece.script in used), lengths.most_common(1)[0][0])
+    if script not in SCRIPTS.values():
+        return script, script
+    words = " ".join(piece.text for piece in asked if piece.script == script)
+    confidences = confidences_of(words)
+    if not confidences or is_other(words, confidences):
+        return None, script
     possible = {code: value for code, value in confidences.items() if value >= PROMPT_CONFIDENCE}
-    beginning = next(filter(None, (_confidences(" ".join(piece)) for piece in pieces)), {})
-    return _likeliest({code: value * beginning.get(code, 1.0) for code, value in possible.items()})
+    if lengths.total() < SHORT_PROMPT and script == SCRIPTS["en"]:
+        if asked[0].words[0].casefold() in _ENGLISH_STARTS:
+            return "en", script
+        if max(confidences.values()) < SURE_CONFIDENCE:
+            possible["en"] = max(confidences["en"], PROMPT_CONFIDENCE)
+    beginning = confidences_of(" ".join(piece.text for piece in pieces if piece.script == script))
+    return likeliest({code: value * beginning.get(code, 1.0) for code, value in possible.items()}), script
 
 
-def _split_at_change(words: list[str], language: str) -> list[list[str]]:
+def _repeats(prompt: str, piece: Piece) -> bool:
+    """Whether the prompt has all words of a piece."""
+    return all(word.casefold() in prompt.casefold() for word in piece.words)
+
+
+def _split_at_change(piece: Piece, script: str, language: str | None) -> list[Piece]:
     """A whole sentence, or its halves if one is in the prompt's language and the other clearly in another one."""
-    middle = len(words) // 2
-    if middle < HALF_WORDS:
-        return [words]
-    halves = [words[:middle], words[middle:]]
-    first, second = (_confidences(" ".join(half)) for half in halves)
-    if not first or not second or (_likeliest(first) == language) == (_likeliest(second) == language):
-        return [words]
-    foreign = second if _likeliest(first) == language else first
-    return halves if foreign[_likeliest(foreign)] >= HALF_CONFIDENCE else [words]
+    middle = len(piece.words) // 2
+    if piece.script != script or language not in LANGUAGES or middle < HALF_WORDS:
+        return [piece]
+    halves = [replace(piece, words=piece.words[:middle]), replace(piece, words=piece.words[middle:])]
+    first, second = (confidences_of(half.text) for half in halves)
+    if not first or not second or (likeliest(first) == language) == (likeliest(second) == language):
+        return [piece]
+    foreign = second if likeliest(first) == language else first
+    return halves if foreign[likeliest(foreign)] >= HALF_CONFIDENCE else [piece]
 
 
-def _is_foreign(words: list[str], language: str, prompt_words: frozenset[str]) -> bool | None:
-    """Whether a sentence is in another language; None if that is unclear."""
-    confidences = _confidences(" ".join(words))
+def _is_switch_of_script(piece: Piece, uses_script: bool) -> bool | None:
+    """Whether a piece in another script than the prompt's is in another language; None if it may be a name."""
+    most = NAME_WORDS if not piece.is_whole else int(piece.script == "LATIN")
+    return None if uses_script and piece.num_words <= most else True
+
+
+def _is_foreign(words: list[str], language: str | None) -> bool | None:
+    """Whether a sentence in the prompt's script is in another language; None if that is unclear."""
+    if language not in LANGUAGES:
+        return None if language is None else False
+    text = " ".join(words)
+    if language == "ja" and not _KANA.search(text) and _is_japanese(text):
+        return None
+    confidences = confidences_of(text)
     if not confidences:
         return None
-    likeliest = _likeliest(confidences)
-    if likeliest == language or confidences[language] >= STAY_CONFIDENCE:
+    if _stays(confidences, language):
         return False
-    known = all(word.casefold() in prompt_words for word in words)
-    return True if confidences[likeliest] >= LEAVE_CONFIDENCE and not known else None
+    # Names, German nouns, and in English words with accents ("café"), indicate less than the words around them.
+    is_name = [index > 0 and word[0].isupper() for index, word in enumerate(words)]
+    is_name[0] = is_name[1:2] == [True] or (len(words) == 1 and words[0].istitle() and not words[0].isascii())
+    if language == "en" and 2 * sum(not word.isascii() for word in words) <= len(words):
+        is_name = [flag or not word.isascii() for flag, word in zip(is_name, words, strict=True)]
+    if any(is_name):
+        common = confidences_of(" ".join(word for word, name in zip(words, is_name, strict=True) if not name))
+        if not common or _stays(common, language):
+            return None
+    needed = LEAVE_CONFIDENCE if len(words) > 2 else LEAVE_CONFIDENCE_OF_FEW
+    is_far = len(words) >= FAR_WORDS and confidences[language] <= FAR_CONFIDENCE
+    return True if max(confidences.values()) >= needed or is_far else None
 
 
-def latin_words(text: str) -> list[str]:
-    """Words of a text in Latin script, without code, LaTeX commands, variables, units and labels."""
-    return [word for piece in _pieces(text) if _is_latin(piece[0]) for word in piece]
+def _stays(confidences: dict[str, float], language: str) -> bool:
+    return likeliest(confidences) == language or confidences[language] >= STAY_CONFIDENCE
 
 
-def _all_words(text: str) -> str:
-    return " ".join(word for piece in _pieces(text) for word in piece)
-
-
-def _pieces(text: str) -> list[list[str]]:
-    """Split a text into sentences, and sentences where the script changes; each piece is a non-empty list of words."""
-    sentences = (_words(sentence) for sentence in _SENTENCE_END.split(_MARKUP.sub(" ", text)))
-    return [list(group) for words in sentences for _, group in groupby(words, key=_is_latin)]
-
-
-def _words(sentence: str) -> list[str]:
-    """Words that indicate a language: no variables, units or labels."""
-    return [word for word in _WORD.findall(sentence) if not (_SYMBOL.fullmatch(word) or _is_label(word))]
-
-
-def _is_label(word: str) -> bool:
-    return word.isupper() and len(word) <= 4
-
-
-def _is_latin(word: str) -> bool:
-    return word[0] < "\u0250"
-
-
-def _word_length(word: str) -> int:
-    """Number of words that an unbroken run of letters counts as."""
-    if _CHINESE_OR_JAPANESE.match(word):
-        return (len(word) + 1) // 2
-    return (len(word) + 3) // 4 if _THAI.match(word) else 1
+def _is_japanese(text: str) -> bool:
+    """Whether all characters are used in Japanese, which has none of the simplified ones of Chinese."""
+    try:
+        text.encode("shift_jis")
+    except UnicodeEncodeError:
+        return False
+    return True

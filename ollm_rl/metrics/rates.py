@@ -4,6 +4,7 @@ Language switching is defined in `language`, degeneracy in `degenerate`; ``docs/
 examples.
 """
 
+import math
 from collections.abc import Sequence
 
 from ollm_rl.metrics.degenerate import degeneracy
@@ -16,18 +17,39 @@ __all__ = [
     "language_switching_rate",
     "switches_language",
     "switches_per_1000_words",
+    "unknown_language_rate",
 ]
 
 
 def language_switching_rate(prompts: Sequence[str], completions: Sequence[str]) -> float:
     """Share of completions with at least 5 % of their words in another language than the prompt's.
 
+    Completions that cannot be judged, because the prompt's language is unknown, do not count (see
+    `unknown_language_rate`). NaN if none can be judged.
+
     Raises:
         ValueError: If the two differ in length or are empty.
     """
     _check_pairs(prompts, completions, "prompts", "completions")
-    switched = [switches_language(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
-    return sum(switched) / len(switched)
+    verdicts = [switches_language(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    return share_switched(verdicts)
+
+
+def share_switched(verdicts: Sequence[bool | None]) -> float:
+    """Share of true verdicts among those that are not None; NaN if all are None."""
+    known = [verdict for verdict in verdicts if verdict is not None]
+    return sum(known) / len(known) if known else math.nan
+
+
+def unknown_language_rate(prompts: Sequence[str], completions: Sequence[str]) -> float:
+    """Share of completions that `switches_language` cannot judge, because the prompt's language is unknown.
+
+    Raises:
+        ValueError: If the two differ in length or are empty.
+    """
+    _check_pairs(prompts, completions, "prompts", "completions")
+    verdicts = [switches_language(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    return verdicts.count(None) / len(verdicts)
 
 
 def switches_per_1000_words(prompts: Sequence[str], completions: Sequence[str]) -> float:

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from ollm_rl.metrics.degenerate import is_improbable, letter_bits
+from ollm_rl.metrics.degenerate import is_improbable
+from ollm_rl.metrics.gibberish import letter_bits
 from ollm_rl.metrics.language import Switching, measure_switching
 from ollm_rl.metrics.rates import (
     degeneracy,
@@ -162,7 +163,7 @@ NOISE = "xq vfzk jwpq tgbx qzkd hvwj kcqx bnzf pwqv jxkz mqvd zrtk wjhq fxcb qkv
     [
         NOISE,  # 17 words, 49 letter pairs
         f"{ENGLISH} {NOISE}",
-        "The sum сумма 合計 คำตอบ is 7",  # Latin, Cyrillic, Chinese and Thai
+        "Thсумe合計 sคำuммаm 合isคำ 7",  # Latin, Cyrillic, Chinese and Thai within words
         "".join(chr(code) for code in np.random.default_rng(0).integers(0x4E00, 0x9FFF, 150)),  # deflate finds nothing
     ],
 )
@@ -224,7 +225,7 @@ def test_the_examples_of_the_documentation_hold() -> None:
     rows = re.findall(r"^\| (How many.*?) \| (.*?) \| (\d+), (\d+), (\d+) \| (yes|no) \|$", text, re.MULTILINE)
     assert len(rows) == 3
     for prompt, completion, words, foreign, switches, verdict in rows:
-        assert measure_switching(prompt, completion) == (int(words), int(foreign), int(switches))
+        assert measure_switching(prompt, completion) == Switching(int(words), int(foreign), int(switches))
         assert switches_language(prompt, completion) == (verdict == "yes")
     flagged = dict(re.findall(r"^\| `(\w+)` \| .* \| `(.*)` \|$", text, re.MULTILINE))
     assert flagged.keys() == {"loop", "no_end", "gibberish", "no_answer"}

@@ -196,6 +196,7 @@ def test_every_flag_has_its_own_rate_and_switches_are_counted_by_words() -> None
     rates = {name: value for name, value in result.items() if name.endswith("_rate")}
     assert rates == {
         "language_switching_rate": 0.25,
+        "unknown_language_rate": 0.0,
         "degeneracy_rate": 1.0,
         "loop_rate": 0.25,
         "no_end_rate": 1.0,

@@ -1,0 +1,45 @@
+"""Probabilities of languages by `lingua`, whose n-gram models work even for single words (loaded at first use)."""
+
+import functools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lingua import LanguageDetector
+
+LANGUAGES = ("ar", "bn", "de", "en", "es", "fr", "hi", "ja", "ko", "ru", "sw", "te", "th", "zh")
+# Known only so that a prompt in one of them is not taken for one in a language of LANGUAGES.
+OTHERS = ("cs", "fa", "fi", "hu", "id", "it", "mr", "nl", "pl", "pt", "ro", "sv", "tr", "uk", "ur", "vi")
+PROMPT_CONFIDENCE = 0.1  # minimum for a language the prompt may be in; long prompts reach it only in their own
+SURE_CONFIDENCE = 0.9  # of English, from which on OTHERS are not considered
+SHORT_PROMPT = 4  # words; a prompt with fewer may always be English
+MAX_JUDGED_CHARACTERS = 200  # a longer text adds time but no information
+
+
+@functools.lru_cache(maxsize=65536)
+def confidences_of(words: str, with_others: bool = False) -> dict[str, float]:
+    """Probability of each language for words joined by spaces; empty if the detector knows none of the letters."""
+    values = _detector(with_others).compute_language_confidence_values(words[:MAX_JUDGED_CHARACTERS])
+    confidences = {value.language.iso_code_639_1.name.lower(): value.value for value in values}
+    return confidences if any(confidences.values()) else {}
+
+
+def likeliest(confidences: dict[str, float]) -> str:
+    """The language of the highest probability."""
+    return max(confidences, key=lambda code: confidences[code])
+
+
+def is_other(words: str, confidences: dict[str, float]) -> bool:
+    """Whether words, which have these probabilities, are more likely in one of OTHERS."""
+    english = confidences["en"]
+    if english >= SURE_CONFIDENCE or (english >= PROMPT_CONFIDENCE and words.count(" ") + 1 < SHORT_PROMPT):
+        return False
+    of_all = confidences_of(words, with_others=True)
+    return likeliest(of_all) in OTHERS and sum(of_all[code] for code in OTHERS) >= 0.5
+
+
+@functools.cache
+def _detector(with_others: bool) -> "LanguageDetector":
+    from lingua import IsoCode639_1, LanguageDetectorBuilder
+
+    codes = [getattr(IsoCode639_1, code.upper()) for code in LANGUAGES + (OTHERS if with_others else ())]
+    return LanguageDetectorBuilder.from_iso_codes_639_1(*codes).build()

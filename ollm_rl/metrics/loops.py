@@ -1,0 +1,117 @@
+"""Detects text that continues without anything new: repeated sequences, runs of one character, counting."""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+# A run is a sequence of tokens repeated without a break. At the end of a text it counts at any share of the text.
+RUN_REPEATS = 4
+RUN_TOKENS, RUN_SHARE = 12, 0.5
+END_RUN_TOKENS = 8
+SUM_TERMS = 32  # a text may end with fewer equal terms of a sum
+COUNTED_REPEATS = 8  # of a sequence in which only a number that counts on is new
+CHARACTERS = 32  # equal characters or syllables in a row
+RULE_CHARACTERS = 200  # characters that a rule of hyphens or dots may have
+NGRAM = 8  # tokens
+NGRAM_TOKENS, NGRAM_SHARE = 60, 0.95  # the last tokens, and the share in n-grams that occurred twice before
+
+_SYLLABLES = re.compile(
+    rf"([^\W_]|[^\W\d_]{{2,4}}?|[^\w\s&.·•…=~*#|+–—─━═_-])\1{{{CHARACTERS - 1},}}"
+    rf"|\s{{{CHARACTERS},}}\Z|\s{{{RULE_CHARACTERS},}}"
+)
+_RULE = re.compile(r"([-–—─━═=_.·•…~*#|+&])\1{2,}|\.(?: \.){2,}")
+_TABLE_RULE = re.compile(r"^[ \t|:+-]{3,}$|\\begin\{(?:array|tabular)\}\{[^}]*\}", re.MULTILINE)
+# Cut at 20 characters: a run such as "hahaha..." has no spaces, and its equal pieces still show the period.
+_TOKEN = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]{1,20}|\d{1,20}|[^\w\s]|_")
+_OPERATORS = ("+", "*", "×", "·", "−", "-", "cdot", "times")
+_TERM = re.compile(
+    r"\(?[$€£]?(?:\d+(?:[.,/]\d+)?[A-Za-z]*|\\[dt]?frac(?:\{\d+\}\{\d+\}|\d\d))\)?(?:[+*×·−-]|\\cdot|\\times)"
+)
+
+
+def is_loop(text: str) -> bool:
+    """Whether a text loops, as `ollm_rl.metrics.degenerate.degeneracy` defines it."""
+    if _SYLLABLES.search(text) or any(len(rule.group()) > RULE_CHARACTERS for rule in _RULE.finditer(text)):
+        return True
+    words = _TOKEN.findall(_RULE.sub(" ", _TABLE_RULE.sub(" ", text)))
+    codes: dict[str, int] = {}
+    tokens = np.array([codes.setdefault(word, len(codes)) for word in words])
+    return _has_run(tokens, words) or _says_nothing_new(tokens) or _counts_on(words)
+
+
+def _has_run(tokens: np.ndarray, words: list[str]) -> bool:
+    """Search every period p for a run of tokens that equal the token p positions before them, tokens: (T,)."""
+    sums: list[tuple[int, int]] = []
+    for start, end, period, repeats in _runs(tokens, RUN_REPEATS):
+        if _is_term(words[start : start + period]) and (end < len(words) - 1 or repeats < SUM_TERMS):
+            sums.append((start, end))
+        elif _is_long(start, end, len(words)) and not any(first <= start and end <= last for first, last in sums):
+            return True
+    return False
+
+
+def _runs(tokens: np.ndarray, repeats: int) -> Iterator[tuple[int, int, int, int]]:
+    """Start, end, period and repeats of every run with at least ``repeats`` repeats, tokens: (T,)."""
+    for period in range(1, len(tokens) // repeats + 1):
+        equal = tokens[period:] == tokens[:-period]
+        if np.count_nonzero(equal) < (repeats - 1) * period:
+            continue
+        edges = np.flatnonzero(np.concatenate(([True], ~equal, [True])))
+        for before, after in zip(edges[:-1], edges[1:], strict=True):
+            length = int(after - before) - 1
+            if length >= (repeats - 1) * period:
+                yield int(before), int(before) + length + period, period, length // period + 1
+
+
+def _is_long(start: int, end: int, total: int) -> bool:
+    """Whether a run ends the text, except for a token that may be cut off, or covers half of it."""
+    if end >= total - 1:
+        return end - start >= END_RUN_TOKENS
+    return end - start >= max(RUN_TOKENS, RUN_SHARE * total)
+
+
+def _is_term(words: list[str]) -> bool:
+    r"""Whether a period is one term of a sum or product with its sign: "5 +", "2.5 cm +", ``\frac{1}{6} +``."""
+    end = next((end for end, word in enumerate(words, 1) if word in _OPERATORS), 0)
+    return bool(_TERM.fullmatch("".join(words[end:] + words[:end])))
+
+
+def _says_nothing_new(tokens: np.ndarray) -> bool:
+    """Whether nearly all of the last tokens are in n-grams that occurred at least twice before, tokens: (T,).
+
+    Once is not enough, because a solution may be stated again as the final write-up.
+    """
+    if len(tokens) < NGRAM_TOKENS:
+        return False
+    ngrams = np.lib.stride_tricks.sliding_window_view(tokens, NGRAM)
+    _, inverse = np.unique(ngrams, axis=0, return_inverse=True)
+    order = np.argsort(inverse.ravel(), kind="stable")
+    kinds = inverse.ravel()[order]
+    known = np.zeros(len(ngrams), dtype=bool)
+    known[order[2:]] = kinds[2:] == kinds[:-2]
+    covered = np.convolve(known, np.ones(NGRAM)) > 0  # tokens in a known n-gram
+    return bool(covered[-NGRAM_TOKENS:].mean() >= NGRAM_SHARE)
+
+
+def _counts_on(words: list[str]) -> bool:
+    """Whether a sequence of words is repeated with nothing new but a number that grows by one."""
+    is_number = np.array([word.isdigit() for word in words], dtype=bool)
+    if is_number.sum() < COUNTED_REPEATS:
+        return False
+    codes: dict[str, int] = {}
+    tokens = np.array([codes.setdefault("0" if word.isdigit() else word, len(codes)) for word in words])
+    for start, end, period, repeats in _runs(tokens, COUNTED_REPEATS):
+        if not _is_long(start, end, len(words)) or all(is_number[start : start + period] | (period == 1)):
+            continue
+        rows = [words[first : first + period] for first in range(start, start + repeats * period, period)]
+        if any(word.isalpha() for word in rows[0]) and all(map(_is_next, rows, rows[1:])):
+            return True
+    return False
+
+
+def _is_next(row: list[str], following: list[str]) -> bool:
+    """Whether the next row differs only in numbers that are one larger."""
+    pairs = list(zip(row, following, strict=False))
+    steps = {int(other[:9]) - int(one[:9]) for one, other in pairs if one.isdigit() and other.isdigit()}
+    return 1 in steps and steps <= {0, 1} and all(one == other or one.isdigit() for one, other in pairs)

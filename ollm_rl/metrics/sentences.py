@@ -1,0 +1,79 @@
+"""Splits a text into sentences and, where the script changes, into pieces of words that indicate a language.
+
+Mathematics, code, addresses and short quotations are removed first; they are written alike in all languages.
+"""
+
+import re
+from dataclasses import dataclass
+from itertools import groupby
+
+from ollm_rl.answers.prose import FORMULA, read_prose
+from ollm_rl.metrics.scripts import WORD, script_of_word, word_length
+
+NAME_WORDS = 2  # so many words of another script are a name or a term; twice as many in quotes
+
+_MARKUP = re.compile(
+    r"\[asy\](?:(?!\[asy\]).)*?\[/asy\]|(?P<fence>[`ˋ]{3})(?:(?!(?P=fence)).)*(?P=fence)|\\(?:begin|end)\{[^}]*\}"
+    r"|\\[a-zA-Z]+|https?://\S+",
+    re.DOTALL,
+)
+# Code within a line, addresses, paths and file names.
+_NO_PROSE = re.compile(
+    r"[`ˋ][^`ˋ\n]{1,200}[`ˋ]|www\.\S+|\S{1,64}@\S+|(?:[\w.~:-]{0,64}[/\\]){2,}[\w.-]*|\b\w+\.[a-z]{2,4}\b"
+)
+QUOTED = re.compile(r"(?<!\w)(['\"])((?:(?!\1)[^\n]){1,80})\1(?!\w)|[“„«‘「]([^”“»’」\n]{1,80})[”“»’」]")
+_SENTENCE_END = re.compile(r"[.!?:;\n।。！？：；]+")
+_SYMBOL = re.compile(r"[a-zͰ-Ͽ]|[b-df-hj-np-tv-z]{2,3}|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|cis|log|sqrt", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Words of one script in a sentence, and whether the sentence has no others."""
+
+    script: str
+    words: list[str]
+    is_whole: bool
+
+    @property
+    def text(self) -> str:
+        """The words, joined by spaces."""
+        return " ".join(self.words)
+
+    @property
+    def num_words(self) -> int:
+        """Number of words. In scripts without spaces a run of letters counts by its length."""
+        return sum(word_length(word, self.script) for word in self.words)
+
+
+def split_pieces(text: str, *, longest_quotation: int = 2 * NAME_WORDS) -> list[Piece]:
+    """Pieces of a text, without formulas, code, addresses and quotations of at most so many words."""
+    text = _NO_PROSE.sub(" ", _MARKUP.sub(" ", read_prose(text).masked.replace(FORMULA, " ")))
+
+    def remove_short(match: re.Match[str]) -> str:
+        return " " if len(WORD.findall(match[2] or match[3])) <= longest_quotation else match.group()
+
+    pieces = []
+    for sentence in _SENTENCE_END.split(QUOTED.sub(remove_short, text)):
+        groups = [(script, list(words)) for script, words in groupby(_words(sentence), key=script_of_word)]
+        pieces += [Piece(script, words, len(groups) == 1) for script, words in groups]
+    return pieces
+
+
+def all_words(text: str) -> str:
+    """All words of a text that indicate a language, joined by spaces."""
+    return " ".join(piece.text for piece in split_pieces(text, longest_quotation=0))
+
+
+def latin_words(text: str) -> list[str]:
+    """Words of a text in Latin script, without code blocks, LaTeX commands, variables, units and labels."""
+    return [word for word in _words(_MARKUP.sub(" ", text)) if script_of_word(word) == "LATIN"]
+
+
+def _words(sentence: str) -> list[str]:
+    """Words that indicate a language: no variables, units or labels."""
+    words = WORD.findall(sentence)
+    return [word for word in words if not (_SYMBOL.fullmatch(word) or _is_label(word) or not script_of_word(word))]
+
+
+def _is_label(word: str) -> bool:
+    return word.isupper() and len(word) <= 4
