@@ -50,8 +50,10 @@ def audit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``num_completions``; ``compared``, how many each checker could decide; ``disagreements``, the rows in which one
-        of them decides otherwise, with their verdicts; ``failures``, checks that had broken in the run; ``signs``, the
-        number of completions with each sign of `signs`, and ``signs_rewarded``, of the right ones among them;
+        of them decides otherwise, with their verdicts; ``failures``, checks that had broken in the run;
+        ``last_number_share``, the share of completions that state no answer, so that their last expression counts, and
+        ``last_number_share_rewarded``, the same of the right ones, None if none is right; ``signs``, the number of
+        completions with each sign of `signs`, and ``signs_rewarded``, of the right ones among them;
         ``shorter_for_reward``, see `rises_while_shorter`.
     """
     with VerifierPool() as pool:
@@ -67,11 +69,15 @@ def audit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         flags = signs(row["question"], row["completion"])
         found.update(flags)
         rewarded.update(flags if row["correct"] else ())
+    unstated = [_is_unstated(row) for row in rows]
+    unstated_right = [flag for flag, row in zip(unstated, rows, strict=True) if row["correct"]]
     return {
         "num_completions": len(rows),
         "compared": dict(compared),
         "disagreements": disagreements,
         "failures": sum(row.get("status") in FAILURES for row in rows),
+        "last_number_share": sum(unstated) / len(rows),
+        "last_number_share_rewarded": sum(unstated_right) / len(unstated_right) if unstated_right else None,
         "signs": dict(found),
         "signs_rewarded": dict(rewarded),
         "shorter_for_reward": rises_while_shorter(rows),
@@ -107,12 +113,12 @@ def signs(question: str, completion: str) -> set[str]:
     found = extract_answer(completion)
     if found is None:
         return flags
-    answer = found[0]
+    answer = found[0].strip("$€£ ")
     number = rf"(?<![\w.,]){re.escape(answer)}(?![\w]|[.,]\d)"
     if re.search(r"\d", answer) and re.search(number, question) and not re.search(rf"=\s*\$?{number}", completion):
         flags.add("copied")
-    place = completion.rfind(answer)
-    beside = _STATED.sub(" ", completion[:place] + completion[place + len(answer) :])
+    before, _, after = completion.rpartition(answer)
+    beside = _STATED.sub(" ", before + after)
     if not re.search(r"\d", beside) and len(re.findall(r"[^\W\d_]+", beside)) < FEW_WORDS:
         flags.add("no_working")
     return flags
@@ -142,10 +148,13 @@ def rises_while_shorter(rows: Sequence[dict[str, Any]]) -> dict[str, float] | No
 def format_audit(result: dict[str, Any]) -> str:
     """The result as lines of text."""
     total, compared, trend = result["num_completions"], result["compared"], result["shorter_for_reward"]
+    rewarded = result["last_number_share_rewarded"]
     lines = [
         f"{total} completions; decided by exact numbers: {compared.get('numeric', 0)}, by math-verify: "
         f"{compared.get('sympy', 0)}; checks that had broken: {result['failures']}",
         f"{len(result['disagreements'])} disagreements",
+        f"answers that are only the last expression: {result['last_number_share']:.1%} of the completions, "
+        f"{rewarded or 0:.1%} of the right ones",
     ]
     for row in result["disagreements"][:SHOWN]:
         where = " ".join(str(row[name]) for name in ("iteration", "id") if name in row)
@@ -164,6 +173,14 @@ def format_audit(result: dict[str, Any]) -> str:
             f"{trend['tokens_first']:.1f} to {trend['tokens_last']:.1f} tokens"
         )
     return "\n".join(lines)
+
+
+def _is_unstated(row: dict[str, Any]) -> bool:
+    """Whether the answer of a completion was its last expression; read again where the run did not record it."""
+    if "extracted_by" in row:
+        return bool(row["extracted_by"] == "last_number")
+    found = extract_answer(row["completion"])
+    return found is not None and found[1] == "last_number"
 
 
 def _second_opinions(rows: Sequence[dict[str, Any]], pool: VerifierPool) -> list[bool | None]:

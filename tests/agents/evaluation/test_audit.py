@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ollm_rl.agents.completions import read_completions
-from ollm_rl.agents.evaluation.audit import audit, rises_while_shorter, same_number, signs
+from ollm_rl.agents.evaluation.audit import audit, format_audit, rises_while_shorter, same_number, signs
 from ollm_rl.cli import main
 
 QUESTION = "Ana has 5 apples and buys 3 more. How many apples does she have now?"
@@ -65,6 +65,16 @@ def test_an_audit_lists_the_verdicts_that_other_checkers_do_not_share() -> None:
     assert (result["num_completions"], result["failures"]) == (5, 1)
     assert result["compared"] == {"numeric": 5, "sympy": 5}
     assert (result["signs"], result["signs_rewarded"]) == ({"no_working": 3}, {"no_working": 1})
+
+
+def test_the_share_of_answers_that_are_only_the_last_expression_is_reported() -> None:
+    unstated = "She has 5 + 3 = 8 apples."
+    rows = [row(WORKED, True), row(unstated, True), row(unstated, False), row(WORKED, False), row("no idea", False)]
+    rows[0]["extracted_by"] = "last_number"  # the run's own record counts
+    result = audit(rows)
+    assert (result["last_number_share"], result["last_number_share_rewarded"]) == (0.6, 1.0)
+    assert "only the last expression: 60.0% of the completions, 100.0% of the right ones" in format_audit(result)
+    assert audit(rows[3:])["last_number_share_rewarded"] is None
 
 
 def test_reward_that_rises_while_completions_shrink_is_reported() -> None:
