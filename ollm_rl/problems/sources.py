@@ -275,5 +275,6 @@ def _hub_texts(row: Mapping[str, Any], columns: Columns) -> tuple[str, str, str]
     if columns[2] is None:
         extracted = extract_answer(solution)
         answer = extracted[0] if extracted and extracted[1] in ("boxed", "hashes") else ""
-        solution = solution.partition("####")[0].strip()
+        by_hashes = extracted is not None and extracted[1] == "hashes"
+        solution = (solution.rpartition("####")[0] if by_hashes else solution).strip()
     return question, solution, answer

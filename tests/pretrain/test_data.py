@@ -15,6 +15,7 @@ from tests.tiny_models import EOS, tiny_tokenizer
         ("The answer is 7.", "The answer is 7."),
         (r"It is \boxed{7}", r"It is \boxed{7}"),
         ("3 and 4 make 7", "3 and 4 make 7\n#### 7"),
+        ("#### Step 1\nAdd 3 and 4.\n\nSo there are 7.", "#### Step 1\nAdd 3 and 4.\n\nSo there are 7.\n#### 7"),
         ("", "#### 7"),
     ],
 )
