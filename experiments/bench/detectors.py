@@ -4,9 +4,10 @@ DATA is a folder with mgsm_dev.jsonl, mgsm_exemplars.jsonl, gsm8k_train.jsonl an
 puts each problem into one of two halves, and all translations of a problem into the same half. Thresholds were chosen
 on ``--half tune``, and results are those of ``--half report``.
 
-``--only`` names one part: ``language``, ``arith`` (both detectors against the generator's true rates), ``degeneracy``
-or ``perplexity`` (of ``--backbone``). ``--only letters`` measures nothing; it prints the table of letter pairs in
-`ollm_rl.metrics.degenerate`.
+``--only`` names one part: ``language``, ``cases`` (a file of prompts and completions with the right verdict, given by
+``--cases``), ``arith`` (both detectors against the generator's true rates), ``degeneracy`` or ``perplexity`` (of
+``--backbone``). ``--only letters`` measures nothing; it prints the table of letter pairs in
+`ollm_rl.metrics.gibberish`.
 """
 
 import argparse
@@ -22,8 +23,10 @@ from typing import Any
 import numpy as np
 
 from ollm_rl.experiments.bench.detector_texts import Case, degenerate, spliced, whole
-from ollm_rl.metrics.degenerate import FLAGS, degeneracy, is_improbable, letter_pairs
-from ollm_rl.metrics.language import detect_language, latin_words, measure_switching, switches_language
+from ollm_rl.metrics.degenerate import FLAGS, degeneracy, is_improbable
+from ollm_rl.metrics.gibberish import letter_pairs
+from ollm_rl.metrics.language import detect_language, measure_switching, switches_language
+from ollm_rl.metrics.sentences import latin_words
 from ollm_rl.problems.arith import SolutionMix, generate
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin
@@ -65,18 +68,31 @@ def language(problems: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
 
 def _switched(cases: Sequence[Case], *, wrong_verdict: bool) -> dict[str, Any]:
     """Completions of each kind judged to switch, and examples of those that have ``wrong_verdict``."""
-    counts: defaultdict[str, Counter[bool]] = defaultdict(Counter)
+    counts: defaultdict[str, Counter[bool | None]] = defaultdict(Counter)
     mistaken: list[Case] = []
     for case in cases:
         verdict = switches_language(case.prompt, case.completion)
         counts[case.kind][verdict] += 1
         counts["all"][verdict] += 1
-        if verdict == wrong_verdict:
+        if bool(verdict) == wrong_verdict:
             mistaken.append(case)
     return {
         "kinds": {kind: {"switched": verdicts[True], "texts": verdicts.total()} for kind, verdicts in counts.items()},
         "mistaken": mistaken[:NUM_EXAMPLES],
     }
+
+
+def language_cases(path: Path) -> dict[str, Any]:
+    """How many completions there are of each kind, how many are judged wrongly, and these."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    mistaken = []
+    for row in rows:
+        verdict = switches_language(row["prompt"], row["completion"])
+        is_wrong = bool(verdict) != row["switches"]
+        kinds[row["kind"]].update(cases=1, wrong=is_wrong, unknown=verdict is None)
+        mistaken += [row] * is_wrong
+    return {"kinds": kinds, "all": sum(kinds.values(), Counter[str]()), "mistaken": mistaken}
 
 
 def arith() -> dict[str, Any]:
@@ -89,7 +105,7 @@ def arith() -> dict[str, Any]:
     counts = [measure_switching(problem.question, problem.solution) for problem in problems]
     looping = ["loop" in degeneracy(problem.solution) for problem in problems]
     other = [bool(degeneracy(problem.solution) - {"loop"}) for problem in problems]
-    flagged = {"switch": [count.switched for count in counts], "loop": looping}
+    flagged: dict[str, list[bool]] = {"switch": [bool(count.switched) for count in counts], "loop": looping}
     result: dict[str, Any] = {"problems": len(problems), "other_flags": sum(other)}
     for style, true_rate in (("switch", mix.switch), ("loop", mix.loop)):
         styled = [problem.style == style for problem in problems]
@@ -191,7 +207,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with the four files")
     parser.add_argument("--half", default="report", choices=("tune", "report"))
-    parser.add_argument("--only", choices=("language", "arith", "degeneracy", "perplexity", "letters"))
+    parser.add_argument("--only", choices=("language", "cases", "arith", "degeneracy", "perplexity", "letters"))
+    parser.add_argument("--cases", type=Path, help="file of the cases part, which is left out without one")
     parser.add_argument("--backbone", default="tiny-arith")
     args = parser.parse_args()
     problems = load_half(args.data, args.half)
@@ -200,6 +217,7 @@ def main() -> None:
         return
     parts = {
         "language": lambda: language(problems),
+        **({"cases": lambda: language_cases(args.cases)} if args.cases else {}),
         "arith": arith,
         "degeneracy": lambda: degeneracy_flags(problems),
         "perplexity": lambda: perplexity(problems, args.backbone),

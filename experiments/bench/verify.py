@@ -1,11 +1,14 @@
 """Measure the answer checker.
 
-python -m ollm_rl.experiments.bench.verify DATA [--json FILE] [--checks 10000] [--only PART]
+python -m ollm_rl.experiments.bench.verify DATA [--json FILE] [--checks 10000] [--cases FILE] [--only PART]
 
 DATA is a folder with gsm8k_train.jsonl, math_train.jsonl and word_problems_train.jsonl. The parts are:
 
 - ``speed``: the quick comparisons against direct calls of math-verify.
 - ``agreement``: verdicts on gold solutions and on shuffled gold answers.
+- ``unboxed``: the same on MATH's solutions without the boxes, whose contents stay in the text.
+- ``cases``: verdicts by kind on a file of completions (``kind``, ``completion``, ``gold``) with the right verdict
+  (``correct``).
 - ``poison``: a pool under mixed checks from the main thread, from 8 threads and in Ray actors.
 - ``rollout``: the time that checking adds to a rollout of 512 episodes.
 """
@@ -13,6 +16,7 @@ DATA is a folder with gsm8k_train.jsonl, math_train.jsonl and word_problems_trai
 import argparse
 import json
 import random
+import re
 import resource
 import statistics
 import tempfile
@@ -32,6 +36,10 @@ SEED = 0
 DIRECT = 200  # completions per timing of math-verify
 TIME_LIMIT = 2.0  # seconds a poisoned check may take
 SHARE = 0.03  # share of poisoned checks
+SHUFFLES = 3  # of the gold answers, for unboxed solutions
+
+_BOX = re.compile(r"\\f?box(?:ed)?\s*(?={)|\\boxed\s*")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def speed(data: Path) -> dict[str, Any]:
@@ -102,6 +110,49 @@ def agreement(data: Path) -> dict[str, Any]:
                 "shuffled_right": [[own, v.extracted, gold] for own, gold, v in differing if v.correct],
             }
     return result
+
+
+def unboxed(data: Path) -> dict[str, Any]:
+    """The same on MATH's solutions without boxes, whose contents stay; and on the numbers within their gold answers.
+
+    Judged right is what the own answer in a box is not.
+    """
+    problems = load_problems(f"jsonl:{data / 'math_train'}.jsonl")
+    texts = [_BOX.sub("", problem.solution) for problem in problems]
+    golds = [problem.answer for problem in problems]
+    draw = random.Random(SEED)
+    pairs = [pair for _ in range(SHUFFLES) for pair in zip(texts, golds, draw.sample(golds, len(golds)), strict=True)]
+    parts = [(text, gold, number) for text, gold in zip(texts, golds, strict=True) for number in _NUMBER.findall(gold)]
+    result: dict[str, Any] = {"solutions": len(problems)}
+    with VerifierPool() as pool:
+        verdicts = pool.verify_batch(texts, golds)
+        result["correct"] = sum(verdict.correct for verdict in verdicts) / len(problems)
+        result["methods"] = dict(Counter(str(verdict.method) for verdict in verdicts))
+        for name, wrong in (("shuffled", pairs), ("numbers_within", parts)):
+            differing = [pair for pair in wrong if pair[1].replace(" ", "") != pair[2].replace(" ", "")]
+            found = pool.verify_batch([text for text, _, _ in differing], [other for _, _, other in differing])
+            right = [[*pair[1:], v.extracted] for pair, v in zip(differing, found, strict=True) if v.correct]
+            same = pool.verify_batch([rf"\boxed{{{gold}}}" for gold, _, _ in right], [other for _, other, _ in right])
+            wrongly = [row for row, verdict in zip(right, same, strict=True) if not verdict.correct]
+            result[name] = {"pairs": len(differing) - len(right) + len(wrongly), "judged_right": wrongly}
+    return result
+
+
+def cases(path: Path) -> dict[str, Any]:
+    """Verdicts on completions of which the right verdict is known, by kind; and the mistaken ones."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with VerifierPool() as pool:
+        verdicts = pool.verify_batch([row["completion"] for row in rows], [row["gold"] for row in rows])
+    kinds: dict[str, Counter[str]] = {}
+    mistaken = []
+    for row, verdict in zip(rows, verdicts, strict=True):
+        counts = kinds.setdefault(row["kind"], Counter(cases=0, right_judged_wrong=0, wrong_judged_right=0))
+        counts["cases"] += 1
+        if verdict.correct != row["correct"]:
+            counts["wrong_judged_right" if verdict.correct else "right_judged_wrong"] += 1
+            mistaken.append([row["completion"], row["gold"], verdict.extracted])
+    total = sum(kinds.values(), Counter[str]())
+    return {"kinds": kinds, "all": total, "mistaken": mistaken}
 
 
 def _kind(problem: Problem, verdict: Verdict) -> str:
@@ -205,14 +256,17 @@ def main() -> None:
     parts: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         "speed": lambda args: speed(args.data),
         "agreement": lambda args: agreement(args.data),
+        "unboxed": lambda args: unboxed(args.data),
+        "cases": lambda args: cases(args.cases),
         "poison": lambda args: poison(args.checks),
         "rollout": lambda args: rollout(),
     }
+    parser.add_argument("--cases", type=Path, help="file of the cases part, which is left out without one")
     parser.add_argument("--only", choices=list(parts))
     args = parser.parse_args()
     result: dict[str, Any] = {"seed": SEED, **origin()}
     for name, part in parts.items():
-        if args.only in (None, name):
+        if args.only == name or (args.only is None and (name != "cases" or args.cases)):
             result[name] = part(args)
             print(json.dumps({name: result[name]}, indent=1), flush=True)
     if args.json:
