@@ -12,8 +12,6 @@ from ollm_rl.answers.number_words import SCALES
 from ollm_rl.answers.prose import FORMULA, Prose, content
 from ollm_rl.answers.quantities import read_quantity
 
-MOST_BETWEEN = 30  # characters between the numbers of one quantity
-
 _NUMBER = (
     r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d{1,3}(?:\.\d{3}){1,9},\d+|\d{1,2}(?:,\d{2}){1,9},\d{3}(?![\d,])"
     r"|\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?![\d-])(?:[.,]\d+)?|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+)"
@@ -28,7 +26,7 @@ _RUN = re.compile(
     r"|[-−+*/^=<>≤≥≈≡±×·⋅÷:!%°√_()\[\]{}|–—¢€¥₹⁰¹²³⁴-⁹₀-₉½¼¾⅓⅔π∞]"
     rf")(?:[ \t](?!(?<={FORMULA}[ \t]){FORMULA}))?)++"  # of two formulas in a row each is an expression
 )
-_LEADING = re.compile(rf"(?:[\s)\]}}=*/^:!%|<>≈≡·×÷°_,]|[-–—+](?=\s)|\\[,;! ]|[A-Za-z] (?=[\d${FORMULA}]))+")
+_LEADING = re.compile(rf"(?:[\s)\]}}=*/^:!%|<>≈≡·×÷°_,]|[-–—+](?=\s)|\\[,;! ]|(?:[A-Za-z] )+(?=[\d${FORMULA}]))+")
 _TRAILING = re.compile(rf"(?:[\s(\[{{=*/^:+\-−–—<>≈≡·×÷_$¢€£]|\\[,;! ]|(?<=[\d{FORMULA}]) (?![gmlLshA])[A-Za-z])$")
 _OPERATOR = re.compile(r"[-+*/^·×÷–]")
 _LABEL = re.compile(r"\b(?:Step|Case|Part|Week|Day|Month|Year|Hour|Round|Stage|Question|Problem|Method|Figure) $")
@@ -40,8 +38,8 @@ _UNFINISHED = re.compile(r"\{\s*\}|[-+*/^=<>]\s*$")
 _CONTENT = re.compile(r"[+*/^\-\d]|\\(?:d?frac|sqrt|pi|infty)")
 _INEQUALITY = re.compile(r"[<>≤≥]|\\(?:l|g)(?:eq?|t)?(?![a-z])|\\in(?![a-z])")
 _JOINED = re.compile(
-    r",? ?(?:and|or|to|by|times|plus|minus|over|of|out of|in every|in|more than|less than|y|o|et|ou|und|oder|bis|à|或"
-    r"|和|到)? ?| minutes (?:past|to) | \(?(?:in )?base[- ]"
+    r",? ?(?:and|or|to|by|times|plus|minus|over|past|of|out of|in every|in|more than|less than|y|o|et|ou|und|oder|bis|à"
+    r"|或|和|到)? ?| minutes (?:past|to) | \(?(?:in )?base[- ]"
     r"| (?!than|followed|multiplied|divided|equal|close)[a-z]{1,12} (?:by|to|x|×) ",
     re.IGNORECASE,
 )
@@ -55,6 +53,7 @@ _BELONGS_BEFORE = re.compile(
     r"|(?:half|quarter) (?:past|to) |(?:one|two|three|four|five|six|seven|eight|nine|ten) (?:in|out of|or|and|to) )$",
     re.IGNORECASE,
 )
+_UNIT_BETWEEN = re.compile(r" ?[^\W\d_]{1,20},?(?: and)? ")  # " hours and "
 _UNIT = re.compile(r" ?[^\W\d_]+")
 
 
@@ -95,10 +94,12 @@ def whole_expression(prose: Prose, spans: list[Span], index: int, end: int) -> S
         last = Span(last.start, after.end())
     for earlier in reversed(spans[:index]):
         if not _are_one(prose, earlier, first):
+            if not _UNIT_BETWEEN.fullmatch(prose.masked, earlier.end, first.start):
+                break
             unit = _UNIT.match(prose.masked, last.end, end)
             ends = [last.end, unit.end()] if unit else [last.end]
             ends = [stop for stop in ends if _is_quantity(prose, earlier.start, stop)]
-            if not ends or first.start - earlier.end > MOST_BETWEEN:
+            if not ends:
                 break
             last = Span(last.start, ends[-1])
         first = earlier
@@ -146,8 +147,10 @@ def _are_one(prose: Prose, one: Span, other: Span) -> bool:
         return False
     texts = [prose.text[slice(*span)] for span in (one, other)]
     names = [sides(text.strip("$ "))[:-1] for text in texts]  # "$x = 2$ or $x = 3$"
+    if all(len(part) == 1 and len(part[0]) == 1 and part[0].isalpha() for part in names):
+        return True
     if "=" in prose.masked[one.start : other.end]:
-        return all(len(part) == 1 and len(part[0]) == 1 and part[0].isalpha() for part in names)
+        return False
     return names[0][:1] == names[1][:1] and not any(_INEQUALITY.search(text) for text in texts)
 
 

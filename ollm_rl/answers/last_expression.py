@@ -7,6 +7,7 @@ from ollm_rl.answers.expressions import Span, find_expressions, whole_expression
 from ollm_rl.answers.prose import FORMULA, Prose, content, read_prose
 from ollm_rl.answers.quantities import read_quantity
 
+DENIAL = 32  # characters before an expression that may deny it
 MOST_BARE = 60  # characters of a text that may consist of only an answer
 
 _CHOICE = re.compile(r"(?:(?:Option|Choice) )?\(?[A-J]\)?")
@@ -14,9 +15,11 @@ _CONCLUSION = re.compile(
     r"\b(?:so(?! that)|thus|therefore|hence|then|making|meaning|which (?:means|is(?! an? )))\b", re.IGNORECASE
 )
 _PREMISE = re.compile(r"(?:since|because|if|as|when|for|given)\b[^,\n]*,", re.IGNORECASE)
-_REASON = re.compile(r"(?<![\w(])(?:because|since|porque|parce que|weil|where|as|with|when|if)\b")
+_REASON = re.compile(
+    r"(?<![\w(])(?:because|since|porque|parce que|weil|where|as|with|when|if|or (?:about|approximately))\b"
+)
 _ASIDE = re.compile(r"\(.*\)[.!]?$|(?:Note|Notice|Remark|Check|Recall)\b", re.DOTALL)
-_NOTE = re.compile(r"\b(?:Note|Remark):")  # applies to all text after it
+_NOTES = ("Note:", "Remark:")  # apply to all text after them
 _QUESTION = re.compile(
     r"(?:is|are|was|were|does|do|did|can|could|will|would|should|what|how|which|who|why|when|where)\b[^\n]*\?$",
     re.IGNORECASE,
@@ -70,7 +73,7 @@ def last_expression(text: str) -> str | None:
     start, end, spans = _last_statement(prose)
     if not spans:
         return text[start:end] or None
-    spans = [span for span in spans if not _DENIED.search(" " + prose.before(span.start))]
+    spans = [span for span in spans if not _DENIED.search(" " + prose.before(span.start)[-DENIAL:])]
     if not spans:
         return None
     spans, end = _claim(prose, start, end, spans)
@@ -104,8 +107,8 @@ def _last_statement(prose: Prose) -> tuple[int, int, list[Span]]:
     masked = prose.masked
     aside: tuple[int, int, list[Span]] = (0, 0, [])
     is_last = True
-    note = next(reversed(list(_NOTE.finditer(masked))), None)
-    end = note.start() if note and find_expressions(prose, 0, note.start()) else len(masked.rstrip())
+    note = max(masked.rfind(word) for word in _NOTES)
+    end = note if note > 0 and find_expressions(prose, 0, note) else len(masked.rstrip())
     while end > 0:
         line = masked.rfind("\n", 0, end) + 1
         while line > 0 and masked[line].islower():  # the sentence goes on from the line before

@@ -25,10 +25,9 @@ _DRAWING = re.compile(r"\[asy\](?:(?!\[asy\]).)*?\[/asy\]", re.DOTALL)
 _FULL_STOP_WITHIN = re.compile(rf"[.!?]\s*(\$\$?|\\[\])]|\\end{_ENVIRONMENT})$")
 _WORD = re.compile(r"(?<![\\{A-Za-z])[A-Za-z]{4,}(?![A-Za-z}])")  # not a command, not in braces
 _FORMULA_SIGN = re.compile(r"[\\_^=<>(\[{]|\s-?[\d.]+\s+\Z")
-_NO_END = r"(?<!\.[A-Za-z]\.)(?<!\b[RM][sr]\.)(?<!\b[vR]s\.)(?<!\bNo\.)"  # of a sentence: i.e., p.m., Mr., Rs.
-_SENTENCE_END = re.compile(
-    rf"(?<=[^\d\s][.!?]){_NO_END}\s+|(?<=\d[.!?])\s+(?=[A-Z({FORMULA}\\])|(?<=[.!?][)*\"”])\s+|(?<=[。！？])\s*"
-)
+_STOP = re.compile(r"[.!?]([)*\"”]?)\s+|[。！？]\s*")
+_ABBREVIATION = re.compile(r"\.[A-Za-z]\.$|\b(?:[RM][sr]|vs|No)\.$")  # i.e., p.m., Mr., Rs.
+_AFTER_NUMBER = re.compile(rf"[A-Z({FORMULA}\\]")  # begins a sentence, while "2. of" does not
 
 
 @dataclass(frozen=True)
@@ -48,19 +47,31 @@ class Prose:
 
     def sentences(self, start: int, end: int) -> list[tuple[int, int]]:
         """Start and end of every sentence in a part of the text."""
-        cuts = list(_SENTENCE_END.finditer(self.masked, start, end))
-        return list(zip([start, *(cut.end() for cut in cuts)], [*(cut.start() for cut in cuts), end], strict=True))
+        cuts = [cut for cut in _STOP.finditer(self.masked, start, end) if self._ends_sentence(cut)]
+        ends = [cut.end() - len(cut.group()) + len(cut.group().rstrip()) for cut in cuts]
+        return list(zip([start, *(cut.end() for cut in cuts)], [*ends, end], strict=True))
 
     def sentence_end(self, start: int) -> int:
         """End of the sentence that begins at a position, at most the end of its line."""
         line_end = self.masked.find("\n", start)
         line_end = len(self.masked) if line_end < 0 else line_end
-        cut = _SENTENCE_END.search(self.masked, start, line_end)
-        return cut.start() if cut else line_end
+        return self.sentences(start, line_end)[0][1]
+
+    def _ends_sentence(self, stop: re.Match[str]) -> bool:
+        """Whether a full stop or the like, with the white space after it, ends a sentence."""
+        position = stop.start()
+        if stop[1] or stop[1] is None or position == 0:
+            return True
+        if self.masked[position - 1].isdecimal():
+            return _AFTER_NUMBER.match(self.masked, stop.end()) is not None
+        before = self.masked[max(0, position - 3) : position + 1]
+        return not self.masked[position - 1].isspace() and not _ABBREVIATION.search(before)
 
 
 def read_prose(text: str) -> Prose:
     r"""Find the formulas of a text, such as ``$...$``, ``\[...\]`` and ``\begin{align}...``, in one pass."""
+    if "$" not in text and "\\" not in text and "[asy]" not in text:
+        return Prose(text, text)
     masked = _DRAWING.sub(lambda drawing: " " * len(drawing.group()), text) if "[asy]" in text else text
     parts = []
     position = 0

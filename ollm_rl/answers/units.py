@@ -24,6 +24,9 @@ _NAMES = {
 }  # fmt: skip
 _BY_NAME = {alias: name for name, aliases in _NAMES.items() for alias in (name, *aliases.split()) if alias}
 _BY_NAME |= {alias.casefold(): name for alias, name in _BY_NAME.items() if len(alias) > 1}
+_BY_NAME |= {
+    f"{prefix}{unit}": f"{prefix}{unit}" for prefix in "kMGm" for unit in ("J", "N", "W", "V", "Pa", "Hz", "eV")
+}
 _CODES = ("AUD", "BRL", "CAD", "CHF", "CNY", "HKD", "KRW", "MXN", "NZD", "PLN", "RMB", "RUB", "SEK", "SGD", "ZAR")
 # Parts of one quantity ("2 hours 30 minutes"), by the number of the smallest.
 _FAMILIES = (
@@ -68,6 +71,7 @@ def read_unit(text: str) -> str | None:
     space, word = bare.groups() if bare else ("", "")
     if bare and not space and len(word) == 1:
         return None  # "5m" is a product, "5 m" a length
+    text = text.replace(r"\Omega", "Ω")
     is_whole = bare is not None and bare.end() == len(text)
     text = _DEGREES.sub("°", " ".join(_TEXT.sub(r" \1", text).split()))
     text = _TEMPERATURE.sub(lambda match: "°" + match[1].upper(), text)
