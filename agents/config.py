@@ -92,10 +92,17 @@ class RolloutSettings(Settings):
     """Correctness of a completion whose check failed or timed out. These are counted as verifier_failures."""
 
 
+POLICIES = {"options": ("latent", "anchored"), "tokens": ("lora", "frozen-head", "top-tokens")}  # the first is usual
+
+
 @dataclass(frozen=True, kw_only=True)
 class PolicySettings(Settings):
     """The policy."""
 
+    policy: Literal["latent", "anchored", "lora", "frozen-head", "top-tokens"] | None = None
+    """Over options: latent, the paper's pi(z), or anchored, which starts as the backbone restricted to the offered
+    tokens. Over tokens: lora, or as controls frozen-head (the vocabulary on frozen hidden states) and top-tokens (the
+    backbone's ten most probable ones). If left out: latent, or lora."""
     option_gradient: Literal["token", "option"] = "token"
     """Log-probability of a choice (options). Token: log of the sum of pi(z) over the options that lead to that token.
     Option: log pi(z) of the chosen option."""
@@ -118,7 +125,10 @@ class UpdateSettings(Settings):
     target_entropy: Positive | None = None
     """Target of the entropy at decisions, in nats. After an iteration ent_coef grows below it and shrinks above it."""
     kl_coef: NonNegative = 0.0
-    """Weight of the KL penalty towards the policy before training: that of SFT, or the backbone without its LoRA."""
+    """Weight of the KL penalty towards the policy before training; its first value if kl_target is set. That policy is
+    the one of SFT, or the backbone (restricted to the offered tokens, or without its LoRA)."""
+    kl_target: Positive | None = None
+    """Target of this KL, in nats per decision. After an iteration kl_coef grows above it and shrinks below it."""
     max_grad_norm: Positive = 1.0
     """Gradients of a larger norm are scaled down to this norm."""
     pass_tokens: Count | None = None
@@ -132,6 +142,11 @@ class UpdateSettings(Settings):
                 f"target_entropy={self.target_entropy} with ent_coef={self.ent_coef} cannot be steered to; give an "
                 "ent_coef to start from, such as 0.01"
             )
+        if self.kl_target is not None and not self.kl_coef > 0:
+            raise UsageError(
+                f"kl_target={self.kl_target} with kl_coef={self.kl_coef} cannot be steered to; give a kl_coef to start "
+                "from, such as 0.01"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +156,18 @@ class ReinforceSettings(Settings):
     baseline: Literal["none", "mean", "leave-one-out", "group"] = "group"
     """None. Mean: mean of all rewards. Leave-one-out: mean of the group's other rewards (RLOO). Group: rewards are
     normalised within the group of one prompt (GRPO)."""
+    ratio: Literal["importance", "topr"] = "importance"
+    """Weight of decisions made by an older policy. Importance: their probability ratio. TOPR: 1 where the advantage is
+    positive, else the ratio of the whole episode, at most 1."""
+    replay: Annotated[int, Ge(0)] = 0
+    """Learn again from the episodes of the last N iterations, this one included; 0 for none."""
+    replay_steps: Count = 16
+    """Optimiser steps per iteration on episodes of the replay, each on as many as a minibatch has."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.replay:
+            refuse_changed(self, ["replay_steps"], "without a replay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,11 +267,17 @@ class RLConfig(
         if self.episodes % self.group_size:
             raise UsageError(f"episodes={self.episodes} is no multiple of group_size={self.group_size}; change one")
         refuse_changed(self, ["n_steps"], f"by agent={self.agent}")
-        refuse_changed(
-            self, ["lora_rank" if self.action_space == "options" else "option_gradient"], f"over {self.action_space}"
-        )
         unused = ReinforceSettings if self.algorithm == "ppo" else PPOSettings
         refuse_changed(self, [field.name for field in own_fields(unused)], f"by algorithm={self.algorithm}")
+        policies = POLICIES[self.action_space]
+        policy = self.policy or policies[0]
+        if policy not in policies:
+            raise UsageError(
+                f"policy={policy!r} does not act over {self.action_space}; give one of {', '.join(policies)}, or "
+                "another action_space"
+            )
+        used = {"latent": "option_gradient", "lora": "lora_rank"}
+        refuse_changed(self, [name for kind, name in used.items() if kind != policy], f"by policy={policy}")
         if self.algorithm == "reinforce" and self.baseline in ("leave-one-out", "group") and self.group_size < 2:
             raise UsageError(
                 f"group_size=1 leaves nothing for baseline={self.baseline!r}; give at least 2, or another baseline"

@@ -43,7 +43,7 @@ def config(out: Path, model: Path, data: str, **changes: Any) -> RLConfig:
         "device": "cpu",
         "seed": 3,
     }
-    if changes.get("action_space") == "tokens":
+    if changes.get("action_space") == "tokens" and "policy" not in changes:
         settings["lora_rank"] = 2
     return RLConfig(**settings | changes)
 

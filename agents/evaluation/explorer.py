@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ollm_rl.agents.policies.anchored import AnchoredPolicy
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.answers.pool import shared_pool
 from ollm_rl.backbones.loading import context_length
@@ -19,13 +20,14 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.row_cache import Snapshot
 from ollm_rl.decode.turns import Turns
-from ollm_rl.options.decisions import token_log_probs
+from ollm_rl.options.decisions import same_token
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem
 
 MAX_LIVE = 24  # the first live positions of a completion, whose alternatives are continued
 CONTINUATION = 64  # maximum tokens of an alternative
 NUM_SLOTS = 32  # alternatives, or completions of a map, decoded in parallel
+ExploredPolicy = OptionPolicy | AnchoredPolicy
 CONTEXT = 8  # preceding tokens that the text of a token may depend on
 
 
@@ -47,7 +49,7 @@ class Trace(NamedTuple):
 
 @torch.no_grad()
 def explore(
-    policy: OptionPolicy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], *, max_new_tokens: int
+    policy: ExploredPolicy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], *, max_new_tokens: int
 ) -> list[dict[str, Any]]:
     """Write a completion for every problem and look at its options.
 
@@ -93,7 +95,7 @@ def explore(
 
 @torch.no_grad()
 def option_maps(
-    policy: OptionPolicy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], *, max_new_tokens: int
+    policy: ExploredPolicy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], *, max_new_tokens: int
 ) -> dict[str, list[list[float]]]:
     """Usage and entropy along greedy completions.
 
@@ -116,7 +118,7 @@ def option_maps(
 
 
 def write_greedily(
-    policy: OptionPolicy, engine: DecodeEngine, prompt: list[int], *, max_new_tokens: int, end_token: int
+    policy: ExploredPolicy, engine: DecodeEngine, prompt: list[int], *, max_new_tokens: int, end_token: int
 ) -> Trace:
     """Write one completion and save the slot at its first MAX_LIVE live positions."""
     engine.restart(1)
@@ -137,7 +139,7 @@ def write_greedily(
 
 
 def continue_greedily(
-    policy: OptionPolicy,
+    policy: ExploredPolicy,
     engine: DecodeEngine,
     starts: Sequence[tuple[Snapshot, int]],
     *,
@@ -170,24 +172,24 @@ def continue_greedily(
 
 
 def _prompts(
-    policy: OptionPolicy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], max_new_tokens: int
+    policy: ExploredPolicy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], max_new_tokens: int
 ) -> list[list[int]]:
     context = context_length(policy.backbone)
     return encode_prompts(problems, tokenizer, max_length=context, max_new_tokens=max_new_tokens)
 
 
 def _policy_at(
-    policy: OptionPolicy, hidden: torch.Tensor, option_tokens: torch.Tensor
+    policy: ExploredPolicy, hidden: torch.Tensor, option_tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """pi(z | h), (..., K), and its entropy over tokens in nats, (...), from (..., H) and (..., K)."""
-    logits = policy.policy(hidden.float())
-    probs = logits.softmax(-1)
+    """Probabilities of the options, (..., K), and the entropy over tokens, (...), from (..., H) and (..., K)."""
+    probs = policy.option_probs(hidden, option_tokens)
+    by_token = (same_token(option_tokens).float() @ probs[..., None])[..., 0]
     # Where all options agree, rounding could make the entropy negative.
-    return probs, (probs * -token_log_probs(logits, option_tokens)).sum(-1).clamp(min=0.0)
+    return probs, (probs * -by_token.log()).nan_to_num(0.0).sum(-1).clamp(min=0.0)
 
 
 def _describe(
-    policy: OptionPolicy,
+    policy: ExploredPolicy,
     tokenizer: PreTrainedTokenizerBase,
     problem: Problem,
     trace: Trace,

@@ -8,11 +8,10 @@ import torch
 
 from ollm_rl.agents.completions import Row, last_completions
 from ollm_rl.agents.evaluation.config import ExploreConfig, ReportConfig
-from ollm_rl.agents.evaluation.explorer import explore, option_maps
+from ollm_rl.agents.evaluation.explorer import ExploredPolicy, explore, option_maps
 from ollm_rl.agents.evaluation.groups import group_runs, histories
 from ollm_rl.agents.evaluation.results import read_results
 from ollm_rl.agents.policies.loading import load_policy
-from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.backbones.names import ModelName, resolve
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import UsageError, one_line
@@ -20,6 +19,7 @@ from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.problems.sources import Problem
 from ollm_rl.report.page import write_explorer, write_report
 from ollm_rl.report.plots import t_interval
+from ollm_rl.report.tables import Table
 from ollm_rl.runs import origin
 
 SAMPLES = 12  # completions shown for each method
@@ -58,7 +58,7 @@ def run_explore(config: ExploreConfig) -> Path:
     """
     device = resolve_device(config.device)
     policy, tokenizer = load_policy(config.model, dtype=getattr(torch, config.dtype), device=device)
-    if not isinstance(policy, OptionPolicy):
+    if not isinstance(policy, ExploredPolicy):
         raise UsageError(
             f"model={config.model!r} has no options to explore; give an option SFT run or a run over options"
         )
@@ -68,7 +68,9 @@ def run_explore(config: ExploreConfig) -> Path:
     return config.out
 
 
-def report_methods(out: Path, methods: Methods, results: Sequence[Row], *, device: str = "auto") -> list[Row]:
+def report_methods(
+    out: Path, methods: Methods, results: Sequence[Row], *, device: str = "auto", tables: Sequence[Table] = ()
+) -> list[Row]:
     """Write the report of methods.
 
     Args:
@@ -77,6 +79,7 @@ def report_methods(out: Path, methods: Methods, results: Sequence[Row], *, devic
         results: Results of ``run_eval``; methods without one are left out of the table. If there are none at all, the
             table shows the last iteration of training.
         device: Device of the policies over options.
+        tables: Further tables, shown first.
 
     Returns:
         The rows of the table, see ``write_report``.
@@ -112,7 +115,7 @@ def report_methods(out: Path, methods: Methods, results: Sequence[Row], *, devic
         "notes": notes,
         **origin(),
     }
-    write_report(out, summary, curves, samples, options)
+    write_report(out, summary, curves, samples, options, tables)
     return rows
 
 
@@ -193,7 +196,7 @@ def _explore(
     except UsageError as error:
         notes.append(f"{method} has no explorer here: {one_line(error)}.")
         return None
-    assert isinstance(policy, OptionPolicy)
+    assert isinstance(policy, ExploredPolicy)
     problems = [
         Problem(id=str(index), question=row["question"], solution="", answer=row["answer"], language="")
         for index, row in enumerate(completions[:MAPPED])

@@ -43,14 +43,18 @@ class Evaluation(NamedTuple):
 
 
 class Policy(Protocol):
-    """What training, evaluation and search need of a policy; ``OptionPolicy`` and ``TokenPolicy`` implement it.
+    """What training, evaluation and search need of a policy; those in this folder implement it.
 
     A policy is an ``nn.Module`` whose trainable parameters are those with ``requires_grad``.
 
     Attributes:
         backbone: The language model that decodes.
         value_head: Value estimates of h_t: (B, H) in float32 -> (B, 1).
+        reads_sequences: Whether ``evaluate`` reads prompts and whole completions. If not, it is given only decisions
+            (``Rollout.at_decisions``).
     """
+
+    reads_sequences: bool
 
     @property
     def backbone(self) -> PreTrainedModel:  # noqa: D102  # described in the class docstring

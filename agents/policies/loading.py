@@ -4,7 +4,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.policies.anchored import AnchoredPolicy, TopTokensPolicy
 from ollm_rl.agents.policies.base import Policy
+from ollm_rl.agents.policies.frozen_head import FrozenHeadPolicy
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.backbones.loading import load_backbone, load_tokenizer
@@ -12,6 +14,8 @@ from ollm_rl.backbones.lora import load_lora
 from ollm_rl.backbones.names import ModelName, resolve
 from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.options.model import OptionModel
+
+TOP_TOKENS = 10  # as many as options by default
 
 
 def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrainedTokenizerBase]:
@@ -23,9 +27,16 @@ def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrain
     """
     dtype, model = getattr(torch, config.dtype), resolve(config.model)
     if config.action_space == "options":
-        return _option_policy(model.require("options", role="model"), dtype, device, config.option_gradient == "option")
+        options, tokenizer = _load_options(model.require("options", role="model"), dtype, device)
+        if config.policy == "anchored":
+            return AnchoredPolicy(options), tokenizer
+        return OptionPolicy(options, plain=config.option_gradient == "option"), tokenizer
     model.require("backbone", "options", role="model")  # training over tokens starts its own LoRA
     backbone, tokenizer = load_backbone(model.backbone, dtype=dtype, device=device)
+    if config.policy == "frozen-head":
+        return FrozenHeadPolicy(backbone), tokenizer
+    if config.policy == "top-tokens":
+        return TopTokensPolicy(backbone, TOP_TOKENS), tokenizer
     return TokenPolicy(backbone, rank=config.lora_rank), tokenizer
 
 
@@ -40,7 +51,8 @@ def load_policy(
     """
     model = name if isinstance(name, ModelName) else resolve(name)
     if model.kind == "options":
-        return _option_policy(model, dtype, device)
+        options, tokenizer = _load_options(model, dtype, device)
+        return OptionPolicy(options), tokenizer
     if model.kind == "run":
         return _trained_policy(model, dtype, device)
     backbone, tokenizer = load_backbone(model.backbone, dtype=dtype, device=device)
@@ -68,12 +80,12 @@ def load_weights(policy: Policy, weights: dict[str, torch.Tensor]) -> None:
         weight.copy_(weights[name])
 
 
-def _option_policy(
-    model: ModelName, dtype: torch.dtype, device: torch.device | str, plain: bool = False
-) -> tuple[Policy, PreTrainedTokenizerBase]:
+def _load_options(
+    model: ModelName, dtype: torch.dtype, device: torch.device | str
+) -> tuple[OptionModel, PreTrainedTokenizerBase]:
     assert model.folder is not None
     options = OptionModel.from_pretrained(model.folder, dtype=dtype, device=device)
-    return OptionPolicy(options, plain=plain), load_tokenizer(options.backbone.config.name_or_path)
+    return options, load_tokenizer(options.backbone.config.name_or_path)
 
 
 def _trained_policy(

@@ -27,6 +27,8 @@ class OptionPolicy(nn.Module):
     gradient is the same, its variance higher.
     """
 
+    reads_sequences = False
+
     def __init__(self, model: OptionModel, *, plain: bool = False) -> None:
         super().__init__()
         self.plain = plain
@@ -72,6 +74,12 @@ class OptionPolicy(nn.Module):
         tokens = self._model[0].option_tokens(hidden_states)
         log_probs = token_log_probs(self.policy(hidden_states.float()), tokens)
         return Choices(tokens, log_probs.masked_fill(~is_first(tokens), -torch.inf))
+
+    @torch.no_grad()
+    def option_probs(self, hidden_states: torch.Tensor, option_tokens: torch.Tensor) -> torch.Tensor:
+        """pi(z | h): (..., H), (..., K) -> (..., K); the tokens of the options are not needed."""
+        probs: torch.Tensor = self.policy(hidden_states.float()).softmax(-1)
+        return probs
 
     def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
         """Evaluate a rollout's decisions under the current weights; the reference is the SFT policy."""

@@ -26,6 +26,8 @@ class TokenPolicy(nn.Module):
         rank: Rank of the LoRA; 0 adds none (the unchanged backbone, for evaluation).
     """
 
+    reads_sequences = True
+
     def __init__(self, backbone: PreTrainedModel, *, rank: int) -> None:
         super().__init__()
         backbone.requires_grad_(False)

@@ -77,6 +77,27 @@ def reinforce_loss(log_ratio: torch.Tensor, advantages: torch.Tensor) -> torch.T
     return -(log_ratio.exp() * advantages).mean()
 
 
+def topr_loss(
+    log_probs: torch.Tensor, log_ratio: torch.Tensor, advantages: torch.Tensor, episodes: torch.Tensor
+) -> torch.Tensor:
+    """Tapered off-policy REINFORCE (TOPR; Le Roux et al. 2025, eq. 7), mean over (M,) decisions.
+
+    -mean(w * advantage * log pi), where w is 1 for a positive advantage and otherwise the probability ratio of the
+    whole episode, at most 1. So right episodes of an old policy count fully, and wrong ones that the policy no longer
+    writes do not push it further.
+
+    Args:
+        log_probs: Log-probabilities under the policy, (M,), with gradient.
+        log_ratio: These less the log-probabilities when the decisions were made, (M,).
+        advantages: (M,).
+        episodes: Number of the episode of each decision, (M,), from 0.
+    """
+    # As many places as decisions are enough for the episodes, and their number is known without asking the device.
+    total = torch.zeros_like(log_ratio).index_add(0, episodes, log_ratio.detach())
+    weights = total.clamp(max=0).exp()[episodes].where(advantages < 0, 1.0)
+    return -(weights * advantages * log_probs).mean()
+
+
 def kl_estimate(log_ratio: torch.Tensor) -> torch.Tensor:
     """exp(r) - 1 - r of (M,) log-ratios r = log q - log p of actions drawn from p; at least 0, with mean KL(p || q).
 

@@ -20,8 +20,9 @@ from ollm_rl.agents.evaluation.free_running import evaluate
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_weights
 from ollm_rl.agents.training.checkpoints import save_checkpoint
+from ollm_rl.agents.training.collapse import collapse_warning
 from ollm_rl.agents.training.tags import tag
-from ollm_rl.agents.training.update import Updater, steer_ent_coef
+from ollm_rl.agents.training.update import Penalties, Updater
 from ollm_rl.agents.workers.local import Batch, RolloutSource, RolloutWorker
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.devices import resolve_device
@@ -138,6 +139,8 @@ class Trainer:
                 self.history.append(row)
                 self._save()
                 self._show(row, writer, bar)
+                if warning := collapse_warning(self.history):
+                    tqdm.write(f"{self.config.out.name}: {warning}", file=sys.stderr)
                 if stop_requested.is_set():
                     print(f"stopped; iteration {len(self.history)} is saved, the same command resumes", file=sys.stderr)
                     raise SystemExit(128 + signal.SIGTERM)
@@ -152,9 +155,7 @@ class Trainer:
         """Run one iteration: rollout, update and, if it is due, evaluation; returns its metrics."""
         config, iteration = self.config, len(self.history)
         previous = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
-        ent_coef = config.ent_coef
-        if self.history:
-            ent_coef = steer_ent_coef(previous["ent_coef"], previous["entropy"], config.target_entropy)
+        penalties = Penalties.of_iteration(config, previous)
         started = time.perf_counter()
         batch = self.source.collect_iteration(iteration)
         write_completions(config.out, iteration, batch.completions)
@@ -164,8 +165,10 @@ class Trainer:
                 "all options lead to the same token at every position, so there is nothing to choose; "
                 "train options with a higher kl_target or more steps"
             )
-        shuffler = torch_generator(config.seed, Purpose.MINIBATCHES, iteration)
-        terms = self.updater.run(batch.rollout, batch.rewards, ent_coef=ent_coef, shuffler=shuffler)
+        generator = torch_generator(config.seed, Purpose.MINIBATCHES, iteration)
+        terms = self.updater.run(
+            batch.rollout, batch.rewards, iteration=iteration, penalties=penalties, generator=generator
+        )
         ended = time.perf_counter()
         row = {
             "iteration": float(iteration),
@@ -179,8 +182,10 @@ class Trainer:
             "seconds_update": ended - generated,
             **episode_metrics(batch, config.group_size),
             **terms,
-            "ent_coef": ent_coef,
+            **penalties._asdict(),
         }
+        if config.replay:
+            row["replay_gib"] = self.updater.replay.num_bytes() / 2**30
         if config.eval_every and row["episodes"] // config.eval_every > previous["episodes"] // config.eval_every:
             row |= self._evaluate()
         return row
@@ -219,6 +224,8 @@ class Trainer:
             "optimizer": self.updater.optimizer.state_dict(),
             "history": self.history,
         }
+        if self.config.replay:
+            self.updater.replay.save(self.config.out, keep=self.config.keep_checkpoints)
         save_checkpoint(self.config.out, state, keep=self.config.keep_checkpoints)
 
     def _resume(self) -> None:
@@ -229,6 +236,8 @@ class Trainer:
             load_weights(self.policy, state["policy"])
             self.updater.optimizer.load_state_dict(state["optimizer"])
             self.history = state["history"]
+            if self.config.replay:
+                self.updater.replay.load(self.config.out, len(self.history), device)
 
 
 def episode_metrics(batch: Batch, group_size: int) -> dict[str, float]:

@@ -5,73 +5,44 @@ Letters: N episodes, T tokens, M decisions.
 
 import math
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Policy
-from ollm_rl.agents.training.advantages import episode_advantages, gae, kl_estimate, ppo_loss, reinforce_loss
+from ollm_rl.agents.training.advantages import kl_estimate, ppo_loss, reinforce_loss, topr_loss
+from ollm_rl.agents.training.batches import Part, UpdateBatch
+from ollm_rl.agents.training.replay import Replay
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.options.losses import steered_weight
 
 CPU_PASS_TOKENS = 16_384
-ENT_COEF_RATE, ENT_COEF_RANGE = 0.1, (1e-5, 1.0)
+COEF_RATE, COEF_RANGE = 0.1, (1e-5, 1.0)
 
 
-@dataclass(frozen=True)
-class UpdateBatch:
-    """The data of one iteration's update.
+class Penalties(NamedTuple):
+    """Weights of an iteration's entropy bonus and of its KL penalty towards the policy before training."""
 
-    Attributes:
-        rollout: N episodes.
-        advantages: (N, T).
-        returns: Targets of the value head, (N, T).
-        lengths: Number of tokens of every completion.
-        num_decisions: Number of decisions of every completion.
-        ent_coef: Weight of the entropy bonus.
-    """
-
-    rollout: Rollout
-    advantages: torch.Tensor
-    returns: torch.Tensor
-    lengths: list[int]
-    num_decisions: list[int]
     ent_coef: float
+    kl_coef: float
 
     @classmethod
-    def from_rollout(cls, config: RLConfig, rollout: Rollout, rewards: torch.Tensor, ent_coef: float) -> "UpdateBatch":
-        """Compute advantages and returns of a rollout from its rewards, (N,)."""
-        advantages, returns = advantages_and_returns(config, rollout, rewards)
-        lengths, num_decisions = rollout.completion_mask.sum(1).tolist(), rollout.decisions.sum(1).tolist()
-        return cls(rollout, advantages, returns, lengths, num_decisions, ent_coef)
+    def of_iteration(cls, config: RLConfig, previous: Mapping[str, float]) -> "Penalties":
+        """Those of the first iteration, or moved from the previous one's by what it measured.
 
-    def size(self, row: int) -> int:
-        """Number of tokens of an episode's prompt and completion."""
-        return len(self.rollout.prompts[row]) + self.lengths[row]
-
-
-def advantages_and_returns(
-    config: RLConfig, rollout: Rollout, rewards: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Advantages and targets of the value head, both (N, T), from rewards (N,), by ``config.algorithm``."""
-    if config.algorithm == "reinforce":
-        advantages = episode_advantages(rewards, config.group_size, config.baseline)
-        return advantages[:, None].expand_as(rollout.values), rollout.values
-    advantages = gae(rewards, rollout.values, rollout.decisions, gamma=config.gamma, gae_lambda=config.gae_lambda)
-    at_decisions = advantages[rollout.decisions]
-    return (advantages - at_decisions.mean()) / (at_decisions.std() + 1e-6), advantages + rollout.values
-
-
-def steer_ent_coef(ent_coef: float, entropy: float, target: float | None) -> float:
-    """The entropy bonus's weight for the next iteration; it grows while the entropy is below its target, in nats.
-
-    Without a target it stays the same; see `steered_weight`.
-    """
-    if target is None:
-        return ent_coef
-    return steered_weight(ent_coef, (target - entropy) / target, rate=ENT_COEF_RATE, bounds=ENT_COEF_RANGE)
+        With a target, ``ent_coef`` grows while the entropy is below it, and ``kl_coef`` while the KL is above; see
+        `steered_weight`.
+        """
+        ent_coef, kl_coef = previous.get("ent_coef", config.ent_coef), previous.get("kl_coef", config.kl_coef)
+        if config.target_entropy is not None and "entropy" in previous:
+            error = (config.target_entropy - previous["entropy"]) / config.target_entropy
+            ent_coef = steered_weight(ent_coef, error, rate=COEF_RATE, bounds=COEF_RANGE)
+        if config.kl_target is not None and "kl" in previous:
+            error = (previous["kl"] - config.kl_target) / config.kl_target
+            kl_coef = steered_weight(kl_coef, error, rate=COEF_RATE, bounds=COEF_RANGE)
+        return cls(ent_coef, kl_coef)
 
 
 class Updater:
@@ -91,39 +62,54 @@ class Updater:
         weights = [weight for weight in policy.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(weights, lr=config.learning_rate)
         self.pass_tokens = config.pass_tokens or (CPU_PASS_TOKENS if self.device.type == "cpu" else None)
+        self.replay = Replay(config.replay)
 
     def run(
-        self, rollout: Rollout, rewards: torch.Tensor, *, ent_coef: float, shuffler: torch.Generator
+        self,
+        rollout: Rollout,
+        rewards: torch.Tensor,
+        *,
+        iteration: int,
+        penalties: Penalties,
+        generator: torch.Generator,
     ) -> dict[str, float]:
-        """Optimise over all episodes; returns the mean of every term.
+        """Optimise over all episodes and then over some of the replay; returns the mean of every term.
 
         Args:
             rollout: N episodes.
             rewards: (N,).
-            ent_coef: Weight of the entropy bonus.
-            shuffler: CPU generator that shuffles the episodes.
+            iteration: Number of the iteration, from 0.
+            penalties: Weights of this iteration.
+            generator: CPU generator that shuffles and samples the episodes.
         """
-        batch = UpdateBatch.from_rollout(self.config, rollout, rewards, ent_coef)
+        config = self.config
+        batch = UpdateBatch.from_rollout(config, rollout, rewards, whole=self.policy.reads_sequences)
         steps = []
-        for _ in range(self.config.epochs):
-            order = torch.randperm(len(rewards), generator=shuffler)
-            steps += [self.step(batch, rows.tolist()) for rows in order.tensor_split(self.config.minibatches)]
+        for _ in range(config.epochs):
+            order = torch.randperm(len(rewards), generator=generator)
+            for rows in order.tensor_split(config.minibatches):
+                steps.append(self.step([(batch, rows.tolist())], penalties))
+        if config.replay:
+            self.replay.add(iteration, batch)
+            for _ in range(config.replay_steps):
+                parts = self.replay.sample(len(rewards) // config.minibatches, generator)
+                steps.append(self.step(parts, penalties))
         means = torch.stack([torch.stack(list(terms.values())) for terms in steps]).mean(0).tolist()
         return dict(zip(steps[0], means, strict=True))
 
-    def step(self, batch: UpdateBatch, rows: list[int]) -> dict[str, torch.Tensor]:
+    def step(self, parts: list[Part], penalties: Penalties) -> dict[str, torch.Tensor]:
         """One optimiser step on some episodes; if CUDA memory runs out, it is repeated in smaller passes."""
         while True:
             failed = False
             try:
-                terms = self._gradient(batch, rows)
+                terms = self._gradient(parts, penalties)
             except torch.cuda.OutOfMemoryError:
-                if self.pass_tokens is not None and self.pass_tokens <= max(map(batch.size, rows)):
+                if self.pass_tokens is not None and self.pass_tokens <= _longest(parts):
                     raise  # not even one episode fits
                 failed = True
             if not failed:
                 break
-            self._halve(batch, rows)  # outside the except block, where the error no longer keeps tensors alive
+            self._halve(parts)  # outside the except block, where the error no longer keeps tensors alive
         torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.config.max_grad_norm)
         self.optimizer.step()
         return terms
@@ -141,9 +127,9 @@ class Updater:
         if part:
             yield part
 
-    def _halve(self, batch: UpdateBatch, rows: list[int]) -> None:
-        longest = max(map(batch.size, rows))
-        before = min(self.pass_tokens or math.inf, longest * len(rows))
+    def _halve(self, parts: list[Part]) -> None:
+        longest = _longest(parts)
+        before = min(self.pass_tokens or math.inf, longest * max(len(rows) for _, rows in parts))
         self.pass_tokens = max(longest, int(before) // 2)
         warnings.warn(
             f"out of memory in a pass of {int(before)} tokens; continuing with pass_tokens={self.pass_tokens}",
@@ -154,32 +140,33 @@ class Updater:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _gradient(self, batch: UpdateBatch, rows: list[int]) -> dict[str, torch.Tensor]:
+    def _gradient(self, parts: list[Part], penalties: Penalties) -> dict[str, torch.Tensor]:
         """Accumulate the gradient of the mean loss over some episodes' decisions; returns the loss terms."""
-        total = sum(batch.num_decisions[row] for row in rows)
+        total = sum(batch.num_decisions[row] for batch, rows in parts for row in rows)
         names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "kl")
         terms = {name: torch.zeros((), device=self.device) for name in names}
         self.optimizer.zero_grad()
-        for part in self.passes(batch, rows):
-            width = max(batch.lengths[row] for row in part)
-            index = torch.tensor(part, device=self.device)
+        passes = [(batch, rows) for batch, selected in parts for rows in self.passes(batch, selected)]
+        for batch, rows in passes:
+            width = max(batch.lengths[row] for row in rows)
+            index = torch.tensor(rows, device=self.device)
             episodes = batch.rollout.select(index, width)
             advantages, returns = (
                 values[index, :width][episodes.decisions] for values in (batch.advantages, batch.returns)
             )
-            pass_terms, loss = self._loss(episodes, advantages, returns, batch.ent_coef)
-            share = sum(batch.num_decisions[row] for row in part) / total
+            pass_terms, loss = self._loss(episodes, advantages, returns, penalties)
+            share = sum(batch.num_decisions[row] for row in rows) / total
             (share * loss).backward()
             for name, value in pass_terms.items():
                 terms[name] += share * value.detach()
         return terms
 
     def _loss(
-        self, episodes: Rollout, advantages: torch.Tensor, returns: torch.Tensor, ent_coef: float
+        self, episodes: Rollout, advantages: torch.Tensor, returns: torch.Tensor, penalties: Penalties
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Loss terms and loss of episodes; advantages and returns are those at their decisions, (M,)."""
         config = self.config
-        current = self.policy.evaluate(episodes, reference=config.kl_coef > 0)
+        current = self.policy.evaluate(episodes, reference=penalties.kl_coef > 0)
         log_ratio = current.log_probs - episodes.log_probs[episodes.decisions]
         terms = {
             "entropy": current.entropies.mean(),
@@ -187,14 +174,22 @@ class Updater:
             "clip_fraction": ((log_ratio.exp() - 1).abs() > config.clip_range).float().mean(),
         }
         if config.algorithm == "ppo":
-            terms["policy_loss"] = ppo_loss(log_ratio, advantages, config.clip_range)
             terms["value_loss"] = (current.values - returns).square().mean()
+        if config.algorithm == "ppo":
+            terms["policy_loss"] = ppo_loss(log_ratio, advantages, config.clip_range)
+        elif config.ratio == "topr":
+            episode = episodes.decisions.nonzero()[:, 0]
+            terms["policy_loss"] = topr_loss(current.log_probs, log_ratio, advantages, episode)
         else:
             terms["policy_loss"] = reinforce_loss(log_ratio, advantages)
-        loss = terms["policy_loss"] - ent_coef * terms["entropy"]
+        loss = terms["policy_loss"] - penalties.ent_coef * terms["entropy"]
         if "value_loss" in terms:
             loss = loss + config.vf_coef * terms["value_loss"]
         if current.reference is not None:
             terms["kl"] = kl_estimate(current.reference - current.log_probs).mean()
-            loss = loss + config.kl_coef * terms["kl"]
+            loss = loss + penalties.kl_coef * terms["kl"]
         return terms, loss
+
+
+def _longest(parts: list[Part]) -> int:
+    return max(batch.size(row) for batch, rows in parts for row in rows)

@@ -22,6 +22,7 @@ from transformers import (
     StoppingCriteria,
 )
 
+from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
@@ -40,7 +41,7 @@ class Workload:
 
     Attributes:
         model: The option model.
-        policy: Policy of every contender.
+        policy: Policy of every contender that is not given another.
         tokenizer: The backbone's tokenizer; None for a random backbone.
         prompts: Token ids of every prompt.
         lengths: Number of new tokens for every prompt.
@@ -81,11 +82,11 @@ def wait(device: torch.device) -> None:
 class Engine:
     """Our engine: ``collect`` with continuous batching, on CUDA in fused mode."""
 
-    def __init__(self, work: Workload, clock: Clock, *, compiled: bool = False) -> None:
+    def __init__(self, work: Workload, clock: Clock, *, policy: Policy | None = None, compiled: bool = False) -> None:
         self.work, self.clock = work, clock
         slots = min(work.slots, len(work.prompts))
         self.engine = DecodeEngine(work.backbone, slots, work.max_length, compiled=compiled)
-        self.turns = Turns(self.engine, work.policy.act)
+        self.turns = Turns(self.engine, (policy or work.policy).act)
         self.rollout: Rollout | None = None
 
     def __call__(self) -> float:

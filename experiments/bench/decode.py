@@ -25,6 +25,7 @@ import torch
 from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from ollm_rl.agents.policies.anchored import AnchoredPolicy
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.backbones.loading import context_length, load_backbone
 from ollm_rl.decode.row_cache import layer_shapes
@@ -145,6 +146,7 @@ def contenders(work: Workload, every: int, clock: Clock) -> dict[str, Callable[[
     engine = Engine(work, clock)
     runs: dict[str, Callable[[], float]] = {
         "engine": engine,
+        "engine, anchored policy": Engine(work, clock, policy=AnchoredPolicy(work.model)),
         "hf_generate dynamic": Generate(work, clock, "dynamic"),
         "hf_generate static": Generate(work, clock, "static"),
         "gym_loop": GymLoop(work, clock, engine, every),

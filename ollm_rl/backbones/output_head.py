@@ -1,6 +1,6 @@
 """How a backbone computes logits from h_t: by its output head, for some models followed by a soft cap.
 
-Letters: B batch, T tokens, H hidden, V vocabulary; ``...`` any leading dimensions.
+Letters: B batch, T tokens, H hidden, V vocabulary, C some tokens of it; ``...`` any leading dimensions.
 """
 
 from typing import Any
@@ -46,7 +46,19 @@ class OutputHead:
 
     def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The backbone's logits, soft-capping included: (..., H) -> (..., V)."""
-        logits: torch.Tensor = self.linear(hidden_states)
+        return self._capped(self.linear(hidden_states))
+
+    def at(self, hidden_states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """The logits of some tokens only, in float32: (..., H), (..., C) -> (..., C).
+
+        The product is taken in float32 whatever the head's precision.
+        """
+        logits = (self.linear.weight[tokens].float() @ hidden_states.float()[..., None])[..., 0]
+        if self.linear.bias is not None:
+            logits = logits + self.linear.bias[tokens].float()
+        return self._capped(logits)
+
+    def _capped(self, logits: torch.Tensor) -> torch.Tensor:
         if self.soft_cap is not None:
             logits = torch.tanh(logits / self.soft_cap) * self.soft_cap
         return logits

@@ -68,6 +68,29 @@ class Rollout:
             stored={name: pick(tensor) for name, tensor in self.stored.items()},
         )
 
+    def decision_positions(self) -> torch.Tensor:
+        """Positions of each episode's decisions, in order, then others up to D, the most of an episode: (N, D)."""
+        order = self.decisions.int().argsort(stable=True, dim=1, descending=True)
+        return order[:, : int(self.decisions.sum(1).max())]
+
+    def at_decisions(self) -> "Rollout":
+        """The decisions only, moved to the left, with T the most of an episode, and without prompts."""
+        positions = self.decision_positions()
+
+        def pick(tensor: torch.Tensor) -> torch.Tensor:
+            index = positions.view(*positions.shape, *[1] * (tensor.dim() - 2))
+            return tensor.gather(1, index.expand(-1, -1, *tensor.shape[2:]))
+
+        names = ("tokens", "decisions", "log_probs", "values")
+        columns: dict[str, Any] = {name: pick(getattr(self, name)) for name in names}
+        return Rollout(
+            prompts=[[] for _ in self.prompts],
+            completion_mask=columns["decisions"],
+            **columns,
+            terminated=self.terminated,
+            stored={name: pick(tensor) for name, tensor in self.stored.items()},
+        )
+
     def to(self, device: torch.device | str) -> "Rollout":
         """The same rollout on another device."""
         names = ("tokens", "completion_mask", "decisions", "log_probs", "values", "terminated")

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.evaluation import explorer
 from ollm_rl.agents.evaluation.explorer import explore, option_maps
+from ollm_rl.agents.policies.anchored import AnchoredPolicy
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
@@ -151,3 +152,17 @@ def test_maps_show_usage_where_options_differ_and_entropy_everywhere(
 def test_a_prompt_that_does_not_fit_is_refused(policy: OptionPolicy, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ValueError, match="leaves no room"):
         explore(policy, tokenizer, [problem("1+" * 40)], max_new_tokens=LIMIT)
+
+
+def test_an_anchored_policy_is_explored_by_its_own_probabilities(
+    policy: OptionPolicy, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    anchored = AnchoredPolicy(policy.model)
+    (item,) = explore(anchored, tokenizer, [problem()], max_new_tokens=1)
+    (position,) = item["positions"]
+    hidden = full_hidden_states(policy.backbone, ids_of(tokenizer, "2+2?\n"))[-1:]
+    offered = sorted(set(policy.model.option_tokens(hidden)[0].tolist()))
+    probs = policy.backbone.get_output_embeddings()(hidden)[0, offered].softmax(-1)
+    expected = dict(zip(map(tokenizer.decode, offered), probs.tolist(), strict=True))
+    assert {choice["text"]: choice["policy"] for choice in position["choices"]} == pytest.approx(expected, abs=2e-4)
+    assert position["entropy"] == pytest.approx(float(torch.special.entr(probs).sum()), abs=2e-4)

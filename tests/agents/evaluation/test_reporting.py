@@ -37,6 +37,7 @@ def made_up_run(folder: Path, *, rewards: tuple[float, ...] = (0.25, 0.5), **set
         {
             "iteration": i,
             "episodes": 4 * (i + 1),
+            "completion_tokens": 6.0,
             "seconds": 2.0 * (i + 1),
             "reward": r,
             "reward_correctness": r,

@@ -9,7 +9,14 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from ollm_rl.agents.training.advantages import episode_advantages, gae, kl_estimate, ppo_loss, reinforce_loss
+from ollm_rl.agents.training.advantages import (
+    episode_advantages,
+    gae,
+    kl_estimate,
+    ppo_loss,
+    reinforce_loss,
+    topr_loss,
+)
 
 
 def test_group_advantages_are_rewards_normalised_within_each_group() -> None:
@@ -134,3 +141,16 @@ def test_clipping_stops_the_gradient_only_where_the_policy_moved_far_in_the_adva
     log_ratio = torch.tensor([math.log(ratio)], requires_grad=True)
     ppo_loss(log_ratio, torch.tensor([advantage]), 0.2).backward()
     torch.testing.assert_close(log_ratio.grad, torch.tensor([gradient]))
+
+
+def test_topr_by_hand() -> None:
+    """Episode 0 is right. Episodes 1 and 2 are wrong: the policy writes 1 half as often as before, and 2 more often."""
+    log_probs = torch.tensor([-1.0, -2.0, -3.0, -4.0], requires_grad=True)
+    log_ratio = torch.tensor([-5.0, math.log(0.25), math.log(2.0), 1.0])
+    advantages, episodes = torch.tensor([2.0, -1.0, -1.0, -3.0]), torch.tensor([0, 1, 1, 2])
+    loss = topr_loss(log_probs, log_ratio, advantages, episodes)
+    # Weights: 1 in spite of the ratio e^-5; 1/4 * 2 = 1/2 for both decisions of episode 1; at most 1 for episode 2.
+    assert float(loss) == pytest.approx(-(2 * -1 + 0.5 * (2 + 3) + 3 * 4) / 4)
+    loss.backward()
+    assert log_probs.grad is not None
+    assert log_probs.grad.tolist() == pytest.approx([-0.5, 0.125, 0.125, 0.75])

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from ollm_rl.agents.policies.anchored import AnchoredPolicy
 from ollm_rl.agents.policies.option import OptionPolicy
-from ollm_rl.agents.training.advantages import episode_advantages, reinforce_loss
+from ollm_rl.agents.training.advantages import episode_advantages, reinforce_loss, topr_loss
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
@@ -38,7 +39,7 @@ def tokens_of(path: Sequence[int]) -> tuple[int, int]:
     return first, TOKENS[(first,)][path[1]]
 
 
-def written(policy: OptionPolicy, paths: Sequence[Sequence[int]]) -> Rollout:
+def written(policy: OptionPolicy | AnchoredPolicy, paths: Sequence[Sequence[int]]) -> Rollout:
     """Episodes in which these options were chosen, as ``collect`` would return them."""
     states = torch.tensor([[STATES[()], STATES[(tokens_of(path)[0],)]] for path in paths])
     option_tokens = torch.tensor([[TOKENS[()], TOKENS[(tokens_of(path)[0],)]] for path in paths])
@@ -127,3 +128,87 @@ def test_adding_up_options_of_one_token_lowers_the_variance(policies: tuple[Opti
 
     by_token, plain = map(variance, policies)
     assert 0 < by_token < 0.9 * plain
+
+
+def topr_gradient(policy: OptionPolicy, behaviour: OptionPolicy, path: Sequence[int], advantage: float) -> torch.Tensor:
+    """What TOPR follows for an episode of another policy, (K, H)."""
+    rollout = written(behaviour, [path])
+    log_probs = policy.evaluate(rollout).log_probs
+    log_ratio = log_probs - rollout.log_probs[rollout.decisions]
+    gains = torch.full_like(log_ratio, advantage)
+    episodes = torch.zeros(len(gains), dtype=torch.long)
+    loss = topr_loss(log_probs, log_ratio, gains, episodes) * len(gains)
+    (found,) = torch.autograd.grad(loss, weight_of(policy))
+    return -found
+
+
+def test_topr_on_its_own_episodes_is_exact_in_the_mean(policies: tuple[OptionPolicy, OptionPolicy]) -> None:
+    policy, _ = policies
+    mean = torch.zeros(3, HIDDEN)
+    for path in PATHS:  # a constant taken from all rewards changes no mean, and makes some advantages negative
+        advantage = REWARDS[tokens_of(path)] - 0.4
+        mean += probability(policy, path) * topr_gradient(policy, policy, path, advantage)
+    torch.testing.assert_close(mean, exact(policy), rtol=1e-5, atol=1e-6)
+
+
+def test_topr_on_old_episodes_counts_right_ones_fully_and_wrong_ones_by_their_ratio(
+    policies: tuple[OptionPolicy, OptionPolicy],
+) -> None:
+    """Brute force: the sum over all choices of mu * weight * advantage * the gradient of log pi."""
+    policy, _ = policies
+    model = policy.model
+    behaviour = OptionPolicy(model)
+    torch.manual_seed(5)
+    behaviour.policy = nn.Sequential(nn.Linear(HIDDEN, 3, bias=False))
+    found, expected = torch.zeros(3, HIDDEN), torch.zeros(3, HIDDEN)
+    tapered = []
+    for first, second in {tokens_of(path): path for path in PATHS}.values():  # one path for each pair of tokens
+        path, tokens = (first, second), tokens_of((first, second))
+        same = [each for each in PATHS if tokens_of(each) == tokens]
+        advantage = REWARDS[tokens] - 0.4
+        mu = sum(probability(behaviour, each) for each in same)
+        weight = weight_of(policy).detach().requires_grad_()
+        rows = weight.softmax(0)
+        pi = torch.stack([rows[a, STATES[()]] * rows[b, STATES[(tokens[0],)]] for a, b in same]).sum()
+        factor = 1.0 if advantage >= 0 else min(1.0, float(pi.detach()) / mu)
+        tapered.append(factor)
+        (slope,) = torch.autograd.grad(pi.log(), weight)
+        expected += mu * factor * advantage * slope
+        found += mu * topr_gradient(policy, behaviour, path, advantage)
+    assert min(tapered) < 1, "no weight was tapered"
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_of_an_anchored_policy_is_the_exact_one_in_the_mean() -> None:
+    model = OptionModel(tiny_model("llama"), OptionConfig(num_options=3, width=8))
+    policy = AnchoredPolicy(model)
+    torch.manual_seed(2)
+    nn.init.normal_(last_layer(policy).weight, std=0.3)
+    weights = list(policy.shift.parameters())
+    head = model.backbone.get_output_embeddings().weight
+
+    def of_tokens(state: tuple[int, ...]) -> dict[int, torch.Tensor]:
+        tokens = sorted(set(TOKENS[state]))
+        hidden = nn.functional.one_hot(torch.tensor(STATES[state]), HIDDEN).float()
+        probs = (head[tokens] @ policy.shift(hidden)).softmax(0)
+        return dict(zip(tokens, probs, strict=True))
+
+    expected = torch.zeros(())
+    mean = [torch.zeros_like(weight) for weight in weights]
+    for first, one in of_tokens(()).items():
+        for second, other in of_tokens((first,)).items():
+            expected = expected + one * other * REWARDS[first, second]
+            rollout = written(policy, [(TOKENS[()].index(first), TOKENS[first,].index(second))])
+            log_ratio = policy.evaluate(rollout).log_probs - rollout.log_probs[rollout.decisions]
+            gains = torch.full_like(log_ratio, REWARDS[first, second])
+            loss = -reinforce_loss(log_ratio, gains) * len(gains)
+            for total, found in zip(mean, torch.autograd.grad(loss, weights), strict=True):
+                total += float(one * other) * found
+    for one_sum, slope in zip(mean, torch.autograd.grad(expected, weights), strict=True):
+        torch.testing.assert_close(one_sum, slope, rtol=1e-4, atol=1e-6)
+
+
+def last_layer(policy: AnchoredPolicy) -> nn.Linear:
+    layer = policy.shift.network[-1]
+    assert isinstance(layer, nn.Linear)
+    return layer

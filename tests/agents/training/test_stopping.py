@@ -17,6 +17,7 @@ from ollm_rl.agents.policies.loading import load_policy, trained_weights
 from ollm_rl.agents.training.checkpoints import is_best
 from ollm_rl.agents.training.trainer import Trainer, train
 from ollm_rl.agents.training.update import Updater
+from ollm_rl.errors import MissingError
 from ollm_rl.options.model import OptionModel
 from tests.places import ROOT
 from tests.training_runs import DIGITS, assert_equal_runs, checkpoint, config, history, naming
@@ -203,3 +204,29 @@ def test_a_run_killed_in_the_middle_of_an_iteration_ends_as_an_undisturbed_one(
     assert history(killed.out) == history(undisturbed)[:2]
     train(killed)
     assert_equal_runs(killed.out, undisturbed)
+
+
+@pytest.mark.parametrize("action_space", ["options", "tokens"])
+def test_a_run_with_a_replay_resumes_as_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str, action_space: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    settings: dict[str, Any] = {"action_space": action_space, "ratio": "topr", "replay": 2, "replay_steps": 2}
+    settings |= {"kl_coef": 0.01, "kl_target": 0.05, "keep_checkpoints": 1}
+    undisturbed = train(config(tmp_path / "undisturbed", model_folder, data, **settings))
+    stopped = config(tmp_path / "stopped", model_folder, data, **settings)
+    train(stopped, lambda row: row["iteration"] < 2)
+    assert len(history(stopped.out)) == 3
+    train(stopped)
+    assert_equal_runs(stopped.out, undisturbed)
+    # The last checkpoint needs the last two.
+    assert sorted(path.name for path in (stopped.out / "replay").iterdir()) == ["000002.pt", "000003.pt"]
+
+
+def test_a_lost_replay_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    stopped = config(tmp_path / "stopped", model_folder, data, ratio="topr", replay=2)
+    train(stopped, lambda row: False)
+    (stopped.out / "replay" / "000000.pt").unlink()
+    with pytest.raises(MissingError, match=r"replay/000000.pt is missing, .* give another out folder"):
+        train(stopped)

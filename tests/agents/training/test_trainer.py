@@ -1,5 +1,6 @@
 """The trainer: it learns, equal seeds give equal runs, and unsuitable settings are refused."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ollm_rl.agents.policies.loading import load_policy, load_weights, trained_w
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.agents.training.trainer import build_trainer, train
+from ollm_rl.answers.pool import VerifierPool
 from ollm_rl.decode.rollout import Rollout, collect
 from ollm_rl.decode.turns import Turns
 from ollm_rl.options.config import OptionConfig
@@ -189,11 +191,14 @@ def test_reward_terms_are_weighted_and_logged_apart_and_a_checker_that_breaks_is
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming("1234"))
     path = tmp_path / "one.jsonl"
-    # The checker cannot parse the second answer, so its checks fail, each worth 0.25.
-    path.write_text('{"question": "Give a?", "answer": "1"}\n{"question": "Give b?", "answer": "\\\\text{(E)},"}')
+    # The second answer needs a child process, which cannot start. So its checks fail, each worth 0.25.
+    path.write_text('{"question": "Give a?", "answer": "1"}\n{"question": "Give b?", "answer": "y + y"}')
     changes = {"episodes": 32, "group_size": 16, "max_new_tokens": 2, "iterations": 1, "failure_reward": 0.25}
     weights = RewardConfig(correctness=2.0, length=0.5)
-    (row,) = history(train(config(tmp_path / "run", model_folder, f"jsonl:{path}", rewards=weights, **changes)))
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with VerifierPool(1) as pool:
+        monkeypatch.setattr(worker_module, "shared_pool", lambda: pool)
+        (row,) = history(train(config(tmp_path / "run", model_folder, f"jsonl:{path}", rewards=weights, **changes)))
     lines = read_completions(tmp_path / "run")
     right = sum(line["correct"] for line in lines)
     assert row["verifier_failures"] == 16

@@ -12,10 +12,12 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Evaluation
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
-from ollm_rl.agents.training.update import UpdateBatch, Updater, steer_ent_coef
+from ollm_rl.agents.training.batches import UpdateBatch
+from ollm_rl.agents.training.update import Penalties, Updater
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
 from ollm_rl.decode.turns import Turns
+from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from tests.tiny_models import CONTEXT, EOS, tiny_model
@@ -50,8 +52,10 @@ def rollout_of(policy: OptionPolicy | TokenPolicy) -> Rollout:
 def update(policy: OptionPolicy | TokenPolicy, settings: RLConfig) -> tuple[Updater, dict[str, float]]:
     rollout = rollout_of(policy)
     updater = Updater(policy, settings)
-    shuffler = torch.Generator().manual_seed(0)
-    return updater, updater.run(rollout, torch.tensor([1.0, 0, 0, 1]), ent_coef=settings.ent_coef, shuffler=shuffler)
+    generator = torch.Generator().manual_seed(0)
+    penalties = Penalties(settings.ent_coef, settings.kl_coef)
+    rewards = torch.tensor([1.0, 0, 0, 1])
+    return updater, updater.run(rollout, rewards, iteration=0, penalties=penalties, generator=generator)
 
 
 def weights(policy: OptionPolicy | TokenPolicy) -> list[torch.Tensor]:
@@ -63,7 +67,7 @@ def test_passes_hold_episodes_of_like_length_within_their_tokens() -> None:
     rollout, nothing = rollout_of(policy), torch.zeros(4, 8)
     updater = Updater(policy, config(pass_tokens=22))
     counts = [3, 8, 5, 1]
-    batch = UpdateBatch(rollout, nothing, nothing, lengths=counts, num_decisions=counts, ent_coef=0.0)
+    batch = UpdateBatch(rollout, nothing, nothing, lengths=counts, num_decisions=counts)
     # Lengths with prompts: 6, 9, 10 and 3. The two short ones take 2 * 6 = 12 tokens; a third would make it 3 * 10.
     assert list(updater.passes(batch, [0, 1, 2, 3])) == [[3, 0], [2, 1]]
     updater.pass_tokens = None
@@ -145,20 +149,63 @@ def test_the_reference_of_a_lora_is_the_backbone_without_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entropy", "target", "expected"),
+    ("name", "target", "measured", "expected"),
     [
-        (0.5, None, 0.01),
-        (0.5, 1.0, 0.01 * math.exp(0.05)),  # half of the target is missing
-        (1.0, 1.0, 0.01),
-        (9.0, 1.0, 0.01 * math.exp(-0.1)),  # the error counts as 1 at most
+        ("entropy", None, 0.5, 0.01),
+        ("entropy", 1.0, 0.5, 0.01 * math.exp(0.05)),  # half of the target is missing
+        ("entropy", 1.0, 1.0, 0.01),
+        ("entropy", 1.0, 9.0, 0.01 * math.exp(-0.1)),  # the error counts as 1 at most
+        ("kl", None, 0.5, 0.01),
+        ("kl", 1.0, 0.5, 0.01 * math.exp(-0.05)),
+        ("kl", 1.0, 9.0, 0.01 * math.exp(0.1)),
     ],
 )
-def test_the_bonus_grows_while_entropy_is_below_its_target(
-    entropy: float, target: float | None, expected: float
+def test_the_bonus_grows_below_its_entropy_and_the_penalty_above_its_kl(
+    name: str, target: float | None, measured: float, expected: float
 ) -> None:
-    assert steer_ent_coef(0.01, entropy, target) == pytest.approx(expected)
+    settings = {"entropy": {"target_entropy": target}, "kl": {"kl_target": target}}[name]
+    both = config(ent_coef=0.01, kl_coef=0.01, **settings)
+    penalties = Penalties.of_iteration(both, {name: measured, "ent_coef": 0.01, "kl_coef": 0.01})
+    found, other = penalties if name == "entropy" else reversed(penalties)
+    assert found == pytest.approx(expected)
+    assert other == 0.01, "without a target it stays"
 
 
-def test_the_bonus_stays_within_its_bounds() -> None:
-    assert steer_ent_coef(1.0, 0.0, 1.0) == 1.0
-    assert steer_ent_coef(1e-5, 9.0, 1.0) == 1e-5
+def test_penalties_stay_within_their_bounds_and_begin_as_given() -> None:
+    steered = config(ent_coef=1.0, target_entropy=1.0, kl_coef=1e-5, kl_target=1.0)
+    assert Penalties.of_iteration(steered, {}) == (1.0, 1e-5)
+    assert Penalties.of_iteration(steered, {"entropy": 0.0, "kl": 0.0, "ent_coef": 1.0, "kl_coef": 1e-5}) == (1.0, 1e-5)
+
+
+@pytest.mark.parametrize("make", [options_policy, token_policy])
+def test_a_replay_learns_from_the_episodes_of_the_last_iterations_too(make: Any) -> None:
+    policy = make()
+    settings = config(ratio="topr", replay=2, replay_steps=3, episodes=4)
+    updater = Updater(policy, settings)
+    seen: list[int] = []
+    step = updater.step
+
+    def counted(parts: Any, penalties: Penalties) -> dict[str, torch.Tensor]:
+        seen.append(sum(len(rows) for _, rows in parts))
+        return step(parts, penalties)
+
+    updater.step = counted  # type: ignore[method-assign]
+    for iteration in range(4):
+        updater.run(
+            rollout_of(policy),
+            torch.tensor([1.0, 0, 0, 1]),
+            iteration=iteration,
+            penalties=Penalties(0.0, 0.0),
+            generator=torch.Generator().manual_seed(iteration),
+        )
+    assert seen == [4] * 16, "one step on the new episodes and three on as many of the replay"
+    assert list(updater.replay.batches) == [2, 3]
+    parts = updater.replay.sample(100, torch.Generator().manual_seed(0))
+    assert [id(batch) for batch, _ in parts] == [id(batch) for batch in updater.replay.batches.values()]
+    assert [sorted(rows) for _, rows in parts] == [[0, 1, 2, 3]] * 2
+
+
+def test_a_replay_that_does_not_fit_is_refused_with_the_memory_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ollm_rl.agents.training.replay.free_memory", lambda device: 0)
+    with pytest.raises(UsageError, match=r"replay=3 iterations need 0\.0 GiB more, but 0\.0 GiB are free; lower it"):
+        update(options_policy(), config(ratio="topr", replay=3))

@@ -1,0 +1,32 @@
+"""A learned change of h_t before the output head, which is zero before training.
+
+Letters: B rows, H hidden.
+"""
+
+import torch
+from torch import nn
+
+from ollm_rl.options.adapter import mlp
+
+WIDTH = 256
+
+
+class HiddenShift(nn.Module):
+    """h' = (1 + s(h)) h + g(h), with a perceptron for s and g whose last layer starts at zero: (B, H) -> (B, H).
+
+    The output head is linear, so s makes the distribution over tokens sharper or flatter, and g moves it.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.network = mlp(hidden_size, WIDTH, hidden_size + 1)
+        last = self.network[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """H' in float32."""
+        hidden_states = hidden_states.float()
+        moved, scale = self.network(hidden_states).split([hidden_states.shape[-1], 1], -1)
+        return hidden_states + scale * hidden_states + moved

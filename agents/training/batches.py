@@ -1,0 +1,82 @@
+"""What updates learn from: an iteration's episodes with their advantages.
+
+Letters: N episodes, T tokens (or decisions, for policies that do not read sequences).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.training.advantages import episode_advantages, gae
+from ollm_rl.decode.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class UpdateBatch:
+    """The episodes of one iteration.
+
+    Attributes:
+        rollout: N episodes.
+        advantages: (N, T).
+        returns: Targets of the value head, (N, T).
+        lengths: Number of tokens of every completion.
+        num_decisions: Number of decisions of every completion.
+    """
+
+    rollout: Rollout
+    advantages: torch.Tensor
+    returns: torch.Tensor
+    lengths: list[int]
+    num_decisions: list[int]
+
+    @classmethod
+    def from_rollout(
+        cls, config: RLConfig, rollout: Rollout, rewards: torch.Tensor, *, whole: bool = True
+    ) -> "UpdateBatch":
+        """Compute advantages and returns of a rollout from its rewards, (N,); only its decisions without ``whole``."""
+        advantages, returns = advantages_and_returns(config, rollout, rewards)
+        if not whole:
+            positions = rollout.decision_positions()
+            advantages, returns = advantages.gather(1, positions), returns.gather(1, positions)
+            rollout = rollout.at_decisions()
+        lengths, num_decisions = rollout.completion_mask.sum(1).tolist(), rollout.decisions.sum(1).tolist()
+        return cls(rollout, advantages, returns, lengths, num_decisions)
+
+    def size(self, row: int) -> int:
+        """Number of tokens of an episode's prompt and completion."""
+        return len(self.rollout.prompts[row]) + self.lengths[row]
+
+    def num_bytes(self) -> int:
+        """Memory of its tensors."""
+        tensors = [self.advantages, self.returns, *vars(self.rollout).values(), *self.rollout.stored.values()]
+        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
+
+    def state(self) -> dict[str, Any]:
+        """Everything as plain data and tensors, to be saved."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
+            "rollout": vars(self.rollout)
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "UpdateBatch":
+        """The batch of a ``state``."""
+        return cls(**{**state, "rollout": Rollout(**state["rollout"])})
+
+
+def advantages_and_returns(
+    config: RLConfig, rollout: Rollout, rewards: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Advantages and targets of the value head, both (N, T), from rewards (N,), by ``config.algorithm``."""
+    if config.algorithm == "reinforce":
+        advantages = episode_advantages(rewards, config.group_size, config.baseline)
+        return advantages[:, None].expand_as(rollout.values), rollout.values
+    advantages = gae(rewards, rollout.values, rollout.decisions, gamma=config.gamma, gae_lambda=config.gae_lambda)
+    at_decisions = advantages[rollout.decisions]
+    return (advantages - at_decisions.mean()) / (at_decisions.std() + 1e-6), advantages + rollout.values
+
+
+Part = tuple[UpdateBatch, list[int]]  # some rows of a batch
