@@ -61,6 +61,24 @@ def covered_modes(option_tokens: torch.Tensor, backbone_probs: torch.Tensor) -> 
     return modes.sum(1), (modes & offered).sum(1)
 
 
+def whole_coverage(offered: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """Share of the solutions that the options offer whole, since some option offers every token of it.
+
+    A policy over the options can write only these solutions. The last one, which the batch may cut off, does not count.
+
+    Args:
+        offered: Whether some option offers the true token, (N,).
+        offsets: Position of that token within its solution, from 0, (N,).
+
+    Returns:
+        A scalar; NaN without a whole solution.
+    """
+    number = (offsets == 0).cumsum(0)
+    total = number.max() - 1
+    missed = number[~offered & (number > 0) & (number <= total)].unique().numel()
+    return 1 - missed / total.float()
+
+
 @torch.no_grad()
 def option_diagnostics(
     model: OptionModel, states: CountedStates, *, max_positions: int = MAX_POSITIONS
@@ -74,7 +92,8 @@ def option_diagnostics(
 
     Returns:
         ``distinct_tokens`` per position; ``live_share``, the share of positions where options differ;
-        ``oracle_token_accuracy``, the share of true tokens that some option offers; ``mutual_information`` in nats;
+        ``oracle_token_accuracy``, the share of true tokens that some option offers; ``whole_coverage``, the share of
+        solutions that options offer whole (NaN without one); ``mutual_information`` in nats;
         ``mode_coverage_live`` and ``mode_coverage_first``, the share of the backbone's modes that some option offers,
         over live positions and over the first FIRST_TOKENS of a completion (NaN without such positions).
     """
@@ -85,11 +104,13 @@ def option_diagnostics(
     distinct = distinct_tokens(tokens)
     modes, offered = covered_modes(tokens, model.lm_logits(hidden).float().softmax(-1))
     live, first = distinct > 1, offsets < FIRST_TOKENS
+    right = (tokens == targets[:, None]).any(-1)
     information = mutual_information(log_probs, model.option_logits(hidden).log_softmax(-1))
     values = {
         "distinct_tokens": distinct.float().mean(),
         "live_share": live.float().mean(),
-        "oracle_token_accuracy": (tokens == targets[:, None]).any(-1).float().mean(),
+        "oracle_token_accuracy": right.float().mean(),
+        "whole_coverage": whole_coverage(right, offsets),
         "mutual_information": information.mean(),
         "mode_coverage_live": offered[live].sum() / modes[live].sum(),
         "mode_coverage_first": offered[first].sum() / modes[first].sum(),

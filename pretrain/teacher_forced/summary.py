@@ -33,6 +33,8 @@ def problem_sums(scores: dict[Key, np.ndarray], answer: Sequence[int]) -> dict[K
     num_tokens = len(scores["backbone", "right"])
     has_answer = bool(answer) and max(answer) < num_tokens
     sums["problem", "tokens"], sums["problem", "answers"] = float(num_tokens), float(has_answer)
+    sums["problem", "count"] = 1.0
+    sums["problem", "offered"] = float(scores["oracle", "right"].all())
     for column in COLUMNS:
         if (column, "right") in scores:
             sums[column, "answer_correct"] = float(has_answer and scores[column, "right"][list(answer)].all())
@@ -106,8 +108,8 @@ def _options(totals: Totals) -> dict[str, Interval | None]:
     """Measures of the options themselves.
 
     ``distinct_tokens`` (mean number among the options), ``live_share`` (share of positions where options differ),
-    ``mutual_information`` I(z; x | h) in nats per token, and ``mode_coverage_live`` and ``mode_coverage_first``, which
-    ``option_diagnostics`` defines.
+    ``mutual_information`` I(z; x | h) in nats per token, and ``mode_coverage_live``, ``mode_coverage_first`` and
+    ``whole_coverage``, which ``option_diagnostics`` defines.
     """
     tokens = totals["problem", "tokens"]
     return {
@@ -116,6 +118,7 @@ def _options(totals: Totals) -> dict[str, Interval | None]:
         "mutual_information": _interval(totals["options", "mutual_information"], tokens),
         "mode_coverage_live": _interval(totals["live_modes", "offered"], totals["live_modes", "all"]),
         "mode_coverage_first": _interval(totals["first_modes", "offered"], totals["first_modes", "all"]),
+        "whole_coverage": _interval(totals["problem", "offered"], totals["problem", "count"]),
     }
 
 

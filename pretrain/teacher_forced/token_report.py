@@ -27,6 +27,7 @@ OPTIONS = (
     ("mutual_information", 3, ""),
     ("mode_coverage_live", 1, " %"),
     ("mode_coverage_first", 1, " %"),
+    ("whole_coverage", 1, " %"),
 )
 HEADINGS = ("column", *(heading for heading, *_ in MEASURES))
 

@@ -17,6 +17,7 @@ from ollm_rl.options.diagnostics import (
     mutual_information,
     option_diagnostics,
     option_usage,
+    whole_coverage,
 )
 from ollm_rl.options.model import CountedStates, OptionModel
 from ollm_rl.pretrain.config import SFTConfig
@@ -75,13 +76,23 @@ def test_the_diagnostics_of_a_batch_are_shares_of_its_positions(monkeypatch: pyt
             "distinct_tokens": 5 / 3,
             "live_share": 2 / 3,
             "oracle_token_accuracy": 2 / 3,
+            "whole_coverage": math.nan,
             "mutual_information": 2 * LOG2 / 3,  # log 2 where two tokens are equally likely, 0 where there is one
             "mode_coverage_live": 3 / 4,  # both modes at the second position, only token 1 at the third
             "mode_coverage_first": 1
             / 2,  # only token 1 at the first position and at the third, which is an eighth token
         },
         abs=1e-5,
+        nan_ok=True,
     )
+
+
+def test_a_solution_counts_as_offered_only_if_all_its_tokens_are_and_it_is_whole() -> None:
+    # Four solutions, of which the first misses its beginning and the last may miss its end; the third lacks a token.
+    offsets = torch.tensor([3, 0, 1, 2, 0, 1, 0])
+    offered = torch.tensor([True, True, True, True, True, False, True])
+    assert float(whole_coverage(offered, offsets)) == 0.5
+    assert math.isnan(float(whole_coverage(torch.tensor([True, True]), torch.tensor([0, 1]))))
 
 
 SOUND = {"kl": 0.2, "distinct_tokens": 1.4, "option_usage": 0.9}

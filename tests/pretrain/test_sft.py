@@ -27,7 +27,7 @@ from tests.tiny_models import EOS, save_backbone
 
 TERMS = {
     *("cross_entropy", "kl", "kl_weight", "policy_loss", "option_usage", "distinct_tokens", "live_share"),
-    *("mutual_information", "oracle_token_accuracy", "mode_coverage_live", "mode_coverage_first"),
+    *("mutual_information", "oracle_token_accuracy", "mode_coverage_live", "mode_coverage_first", "whole_coverage"),
 }
 
 

@@ -75,6 +75,7 @@ def test_measures_of_the_options_have_intervals_and_are_none_without_a_mode() ->
         "mutual_information": [0.25, 0.25, 0.25],
         "mode_coverage_live": [0.75, 0.75, 0.75],
         "mode_coverage_first": None,
+        "whole_coverage": [1, 1, 1],
     }
 
 

@@ -95,6 +95,7 @@ def test_every_column_has_the_numbers_counted_by_hand(model: OptionModel) -> Non
     assert result["options"]["distinct_tokens"] == [3, 3, 3] and result["options"]["live_share"] == [1, 1, 1]
     # The backbone gives all four tokens at least 1/8; the options offer "#", " " and "1".
     assert result["options"]["mode_coverage_live"] == result["options"]["mode_coverage_first"] == [0.75] * 3
+    assert result["options"]["whole_coverage"] == [0, 0, 0]
     # The mixture's entropy minus 7/8 times that of three options and 1/8 times that of the last.
     mixed = [23 / 64, 21 / 64, 11 / 64, 9 / 64]
     information = sum(-p * log(p) for p in mixed) - 7 / 4 * LN2

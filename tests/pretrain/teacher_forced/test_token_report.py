@@ -39,6 +39,7 @@ def result_of(*rows: dict[str, Any]) -> dict[str, Any]:
             "mutual_information": [0.0421, 0.04, 0.05],
             "mode_coverage_live": [0.7, 0.6, 0.8],
             "mode_coverage_first": None,
+            "whole_coverage": [0.55, 0.5, 0.6],
         },
         "ambiguity": {
             "deterministic": [0.481, 0.4, 0.5],
