@@ -16,9 +16,9 @@ class DemoConfig(Settings):
 
     out: Path = Path("runs/demo")
     """Folder of the report and of every stage. The same command resumes where it stopped."""
-    iterations: Count = 7
-    """Iterations of reinforcement learning for each method, with 256 episodes each."""
-    sft_steps: Count = 150
+    episodes: Count = 1024
+    """Episodes of reinforcement learning for each method."""
+    sft_steps: Count = 300
     """Optimiser steps of the option stage."""
     problems: Count = 512
     """Number of held-out problems in the evaluation."""
@@ -27,8 +27,22 @@ class DemoConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepConfig(Settings):
-    """Training runs over a grid of settings, random draws and seeds."""
+class ResourceSettings(Settings):
+    """Resources."""
+
+    cpus: Count = 1
+    """Cores, and threads, per run."""
+    gpus: NonNegative = 0.0
+    """GPUs per run; with a fraction, runs share a GPU."""
+    max_concurrent: Count | None = None
+    """Most runs at the same time; if left out, as many as cores and GPUs allow."""
+    max_failures: Annotated[int, Ge(0)] = 1
+    """How many times a failed run is restarted; it resumes from its checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan(Settings):
+    """The sweep."""
 
     out: Path
     """Folder of the table, the report and every run. The same command resumes where it stopped."""
@@ -52,16 +66,68 @@ class SweepConfig(Settings):
     """Whether higher or lower values of the metric are better."""
     scheduler: Literal["none", "asha"] = "none"
     """ASHA stops a run early if its metric is in the worse half of the runs that reached the same iteration."""
-    cpus: Count = 1
-    """Cores, and threads, per run."""
-    gpus: NonNegative = 0.0
-    """GPUs per run; with a fraction, runs share a GPU."""
-    max_concurrent: Count | None = None
-    """Most runs at the same time; as many as cores and GPUs allow where left out."""
-    max_failures: Annotated[int, Ge(0)] = 1
-    """How many times a failed run is restarted; it resumes from its checkpoint."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UsageError(f"seeds={self.seeds} must be at least one, and each of them once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(SweepPlan, ResourceSettings):
+    """Training runs over a grid of settings, random draws and seeds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparePlan(Settings):
+    """The comparison."""
+
+    out: Path
+    """Folder of the table, the report and every run. The same command resumes where it stopped."""
+    methods: dict[str, dict[str, dict[str, Any]]]
+    """Methods by name. Each may have train (settings of ollm-rl train) and random (settings to tune, as below)."""
+    baseline: str
+    """Name of the method with which the others are compared."""
+    train: dict[str, Any] = field(default_factory=dict)
+    """Settings of ollm-rl train that all methods share."""
+    random: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    """Settings that all methods tune, each as uniform: [low, high], loguniform: [low, high] or choice: [value, ...]."""
+    max_episodes: Count = 1024
+    """Episodes of every run; the number of iterations follows."""
+    num_trials: Count = 16
+    """Random settings that every method tries, each with all tuning seeds."""
+    max_widenings: Annotated[int, Ge(0)] = 2
+    """How often ranges are widened while a best setting is at an edge. Every method then tries half as many again."""
+    tuning_seeds: list[Seed] = field(default_factory=lambda: [1000, 1001])
+    """Seeds of the trials."""
+    seeds: list[Seed] = field(default_factory=lambda: list(range(10)))
+    """Fresh seeds, with which the chosen settings run."""
+    sample_seed: Seed = 0
+    """Seed of the random settings."""
+    thresholds: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    """Mean rewards to reach."""
+    window: Count = 96
+    """Number of last episodes that a mean reward is taken over."""
+    eval_data: str | None = None
+    """Problems of the final evaluation (test split), in the format of data; data of the runs if left out."""
+    eval_limit: Count = 512
+    """Evaluate on only the first N problems."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.baseline not in self.methods:
+            raise UsageError(f"baseline={self.baseline!r} is no method; give one of {', '.join(self.methods)}")
+        for name, method in self.methods.items():
+            if unknown := set(method) - {"train", "random"}:
+                raise UsageError(f"method {name!r} has {', '.join(sorted(unknown))}; give train and random")
+        for name in ("seeds", "tuning_seeds"):
+            seeds = getattr(self, name)
+            if not seeds or len(set(seeds)) < len(seeds):
+                raise UsageError(f"{name}={seeds} must be at least one, and each of them once")
+        if both := set(self.seeds) & set(self.tuning_seeds):
+            raise UsageError(f"seeds and tuning_seeds share {min(both)}; the final runs need fresh seeds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(ComparePlan, ResourceSettings):
+    """Methods tuned alike and then compared on fresh seeds."""

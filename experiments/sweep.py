@@ -1,40 +1,22 @@
 """Sweeps on Ray Tune over a grid of settings, random draws and seeds, with one table and one report.
 
-Every trial is a separate training run below ``out/trials`` with its own checkpoints. After a failure or a kill, Tune
-therefore only has to run the same trial again. The state of Tune is in ``out/tune``.
+The training runs are below ``out/trials``, the state of Tune is in ``out/tune``.
 """
 
-import logging
-import os
-import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import ray
-import torch
 from filelock import FileLock, Timeout
-from ray import tune
-from tqdm import tqdm
 
-from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.evaluation.groups import history
 from ollm_rl.agents.evaluation.reporting import report_methods
-from ollm_rl.agents.training.run import train_agent
-from ollm_rl.errors import UsageError, one_line
+from ollm_rl.errors import UsageError
 from ollm_rl.experiments.config import SweepConfig
-from ollm_rl.experiments.trials import Trial, history, plan
+from ollm_rl.experiments.ray_tune import check_resources, run_trials
+from ollm_rl.experiments.trials import Trial, plan
 from ollm_rl.runs import open_run, write_atomic
-
-OBJECT_STORE = 100 * 2**20  # bytes; trials share files, not objects
-SYNC_PERIOD = 10  # seconds between two writes of Tune's state; what a kill loses is restored from the runs' folders
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints at every verbosity
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs write their own metrics
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stops the whole sweep, not one trial after the other
-}
 
 
 def run_sweep(config: SweepConfig) -> Path:
@@ -45,134 +27,22 @@ def run_sweep(config: SweepConfig) -> Path:
             sweep, or every trial failed.
     """
     trials = plan(config)
-    _check_resources(config)
+    check_resources(config)
     open_run(config.out, "sweep", config)
     try:
         with FileLock(config.out / "sweep.lock", timeout=0):
-            errors = _run_trials(config, trials)
+            configs = {name: trial.config for name, trial in trials.items()}
+            errors = run_trials(
+                config.out / "tune",
+                configs,
+                config,
+                metric=config.metric,
+                mode=config.mode,
+                asha=config.scheduler == "asha",
+            )
             return _write_results(config, trials, errors)
     except Timeout as error:
         raise UsageError(f"a sweep is running in {config.out}; wait for it or give another out folder") from error
-
-
-def _check_resources(config: SweepConfig) -> None:
-    """Refuse cores or GPUs that the machine lacks, for which Tune would wait forever."""
-    for name, requested, available in (
-        ("cpus", config.cpus, os.cpu_count() or 1),
-        ("gpus", config.gpus, torch.cuda.device_count()),
-    ):
-        if requested > available:
-            raise UsageError(f"{name}={requested:g} for every trial, but this machine has {available}; lower it")
-
-
-def _run_trials(config: SweepConfig, trials: Mapping[str, Trial]) -> dict[str, str]:
-    """Run the trials that have not ended; returns the errors of those that failed permanently."""
-    with ray_running():
-        grid = _tuner(config, trials).fit()
-    return {
-        result.config["trial"]: last_line(str(result.error))
-        for result in map(grid.__getitem__, range(len(grid)))
-        if result.error is not None and result.config is not None
-    }
-
-
-def last_line(traceback: str) -> str:
-    """Name and message of the exception at the end of a traceback."""
-    lines = traceback.strip().splitlines()
-    starts = [number for number, line in enumerate(lines) if re.match(r"[\w.]+(: |$)", line)]
-    return one_line(" ".join(lines[starts[-1] if starts else -1 :]))
-
-
-@contextmanager
-def ray_running() -> Iterator[None]:
-    """A quiet local Ray: the instance that already runs, or a new one that stops when the block ends."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE,
-    )
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _tuner(config: SweepConfig, trials: Mapping[str, Trial]) -> tune.Tuner:
-    """A new tuner, or the restored tuner of a killed sweep."""
-    trainable = tune.with_resources(
-        _trainable({name: trial.config for name, trial in trials.items()}, config.metric, config.cpus),
-        {"cpu": config.cpus, "gpu": config.gpus},
-    )
-    state = config.out.absolute() / "tune"
-    if any(state.glob("experiment_state-*.json")):
-        return tune.Tuner.restore(str(state), trainable, resume_unfinished=True, restart_errored=True)
-    scheduler = None
-    if config.scheduler == "asha":
-        longest = max(trial.config.iterations for trial in trials.values())
-        scheduler = tune.schedulers.ASHAScheduler(time_attr="iterations", max_t=longest, reduction_factor=2)
-    return tune.Tuner(
-        trainable,
-        param_space={"trial": tune.grid_search(list(trials))},
-        tune_config=tune.TuneConfig(
-            metric=config.metric,
-            mode=config.mode,
-            scheduler=scheduler,
-            max_concurrent_trials=config.max_concurrent,
-            reuse_actors=True,  # importing torch takes longer than a short trial
-            trial_dirname_creator=lambda trial: str(trial.config["trial"]),
-        ),
-        run_config=tune.RunConfig(
-            name=state.name,
-            storage_path=str(state.parent),
-            failure_config=tune.FailureConfig(max_failures=config.max_failures),
-            sync_config=tune.SyncConfig(sync_period=SYNC_PERIOD),
-            callbacks=[_Progress()],
-            verbose=0,
-        ),
-    )
-
-
-def _trainable(configs: dict[str, RLConfig], metric: str, threads: int) -> Callable[[dict[str, Any]], None]:
-    """The function that Tune calls to run one trial by its name."""
-    working_folder = Path.cwd()
-
-    def run_trial(parameters: dict[str, Any]) -> None:
-        os.chdir(working_folder)  # Tune changes the working folder, and settings may contain relative paths
-        torch.set_num_threads(threads)
-        config = configs[parameters["trial"]]
-
-        def report(row: dict[str, float]) -> None:
-            tune.report({"iterations": int(row["iteration"]) + 1, metric: row[metric]})
-
-        for row in history(config):
-            report(row)  # iterations before a restart, which the scheduler may not have seen
-        train_agent(config, report)
-
-    return run_trial
-
-
-class _Progress(tune.Callback):
-    """A progress bar over the trials that have ended."""
-
-    def setup(self, *arguments: Any, total_num_samples: int | None = None, **info: Any) -> None:
-        self.bar = tqdm(total=total_num_samples, desc="trials")
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        ended = {each.trial_id for each in trials if each.is_finished()} | {trial.trial_id}
-        self.bar.update(len(ended) - self.bar.n)
-
-    on_trial_error = on_trial_complete
-
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        self.bar.close()
 
 
 def _write_results(config: SweepConfig, trials: Mapping[str, Trial], errors: Mapping[str, str]) -> Path:
@@ -207,7 +77,7 @@ def trial_table(trials: Mapping[str, Trial], errors: Mapping[str, str], metric: 
     for name, trial in trials.items():
         varied = {f"train.{key}": _cell(value) for key, value in trial.varied.items()}
         row: dict[str, Any] = {"trial": name, "setting": trial.setting, **varied, "seed": trial.config.seed}
-        iterations = [] if name in errors else history(trial.config)
+        iterations = [] if name in errors else history(trial.config.out)
         finished = len(iterations) == trial.config.iterations
         row["status"] = "failed" if name in errors else "finished" if finished else "stopped"
         row["error"] = errors.get(name)

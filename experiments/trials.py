@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -40,19 +39,14 @@ def plan(config: SweepConfig) -> dict[str, Trial]:
     shared = {"device": "auto" if config.gpus else "cpu", **config.train}
     trials: dict[str, Trial] = {}
     for varied in _settings(config):
-        setting = ", ".join(f"{name}={_text(value)}" for name, value in varied.items()) or "all settings fixed"
+        setting = setting_text(varied) or "all settings fixed"
         for seed in config.seeds:
             label = re.sub(r"[^\w=.,+-]", "_", f"{setting}, seed={seed}".replace(", ", ","))
             name = f"{len(trials):03d}-{label}"[:NAME_LENGTH]
-            trials[name] = Trial(_parsed({**shared, **varied, "seed": seed, "out": str(out / name)}), varied, setting)
+            trials[name] = Trial(
+                parse_settings({**shared, **varied, "seed": seed, "out": str(out / name)}), varied, setting
+            )
     return trials
-
-
-def history(config: RLConfig) -> list[dict[str, float]]:
-    """Metrics of all saved iterations of a run."""
-    path = config.out / "metrics.json"
-    rows: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
-    return rows
 
 
 def _check_names(config: SweepConfig) -> None:
@@ -74,15 +68,15 @@ def _check_names(config: SweepConfig) -> None:
 
 def _settings(config: SweepConfig) -> Iterator[dict[str, Any]]:
     """The varied settings: each random draw with each combination of the grid."""
-    domains = {name: _domain(name, specification) for name, specification in config.random.items()}
+    domains = {name: domain(name, specification) for name, specification in config.random.items()}
     generator = numpy_generator(config.sample_seed, Purpose.SWEEP)
     for _ in range(config.num_samples if domains else 1):
-        drawn = {name: _plain(domain.sample(random_state=generator)) for name, domain in domains.items()}
+        drawn = draw(domains, generator)
         for values in itertools.product(*config.grid.values()):
             yield {**dict(zip(config.grid, values, strict=True)), **drawn}
 
 
-def _domain(name: str, specification: dict[str, list[Any]]) -> Any:
+def domain(name: str, specification: dict[str, list[Any]]) -> Any:
     """Tune's sampling domain of a random setting."""
     (kind, values), *others = [*specification.items()] or [("nothing", [])]
     if others or kind not in DISTRIBUTIONS:
@@ -98,15 +92,21 @@ def _domain(name: str, specification: dict[str, list[Any]]) -> Any:
     return tune.uniform(*values) if kind == "uniform" else tune.loguniform(*values)
 
 
-def _plain(value: Any) -> Any:
-    """A numpy number as a plain Python number."""
-    return value.item() if isinstance(value, np.generic) else value
+def draw(domains: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+    """One random value of every setting."""
+    values = {name: domain.sample(random_state=generator) for name, domain in domains.items()}
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+
+
+def setting_text(varied: dict[str, Any]) -> str:
+    """Varied settings as text, such as ``learning_rate=0.003, episodes=16``."""
+    return ", ".join(f"{name}={_text(value)}" for name, value in varied.items())
 
 
 def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _parsed(settings: dict[str, Any]) -> RLConfig:
+def parse_settings(settings: dict[str, Any]) -> RLConfig:
     """Settings of a run, read as the command line reads them."""
     return RLConfig(**settings_parser(RLConfig).parse_object(settings).as_dict())

@@ -58,6 +58,11 @@ COMMANDS = {
         "ollm_rl.experiments.config:SweepConfig",
         "ollm_rl.experiments.sweep:run_sweep",
     ),
+    "compare": Command(
+        "Tune several methods alike, run them on fresh seeds, and compare how fast they learn",
+        "ollm_rl.experiments.config:CompareConfig",
+        "ollm_rl.experiments.compare:run_compare",
+    ),
     "eval": Command(
         "Measure accuracy, language switching and degeneracy",
         "ollm_rl.agents.evaluation.config:EvalConfig",

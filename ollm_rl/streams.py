@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     INTERVALS = auto()
     PERMUTATIONS = auto()
     TEACHER_FORCED = auto()  # bootstrap intervals of ratios
+    STRATIFIED = auto()  # bootstrap intervals over runs
 
 
 def seed_sequence(seed: int, purpose: Purpose, *indices: int) -> np.random.SeedSequence:

@@ -52,7 +52,7 @@ def settings(*arguments: str) -> Any:
 @pytest.mark.parametrize(
     ("command", "flag"),
     [
-        ("demo", "--iterations"),
+        ("demo", "--episodes"),
         ("sft", "--options.kl_target"),
         ("train", "--rewards.format"),
         ("sweep", "--scheduler"),
@@ -85,7 +85,19 @@ def test_help_answers_without_importing_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "False"
-    for command in ("demo", "sft", "train", "sweep", "eval", "teacher-forced", "search", "report", "explore", "audit"):
+    for command in (
+        "demo",
+        "sft",
+        "train",
+        "sweep",
+        "compare",
+        "eval",
+        "teacher-forced",
+        "search",
+        "report",
+        "explore",
+        "audit",
+    ):
         assert command in result.stdout
 
 
@@ -105,7 +117,8 @@ def test_a_list_takes_several_values_or_one() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "presets").glob("*.yaml")))
 def test_every_preset_is_understood(path: Path) -> None:
-    command = {"rl": "train", "sweep": "sweep"}.get(path.stem.rpartition("_")[2], "sft")
+    purpose = path.stem.rpartition("_")[2]
+    command = purpose if purpose in ("sweep", "compare") else "sft" if purpose in ("backbone", "options") else "train"
     found = settings(command, "--config", str(path), "--out", "x", *(["--model", "y"] if command == "train" else []))
     assert str(found.out) == "x"
 
@@ -136,7 +149,7 @@ def test_every_preset_is_understood(path: Path) -> None:
         (["search", "--model", "tiny-arith", "--budget_tokens", "9", "--limit", "2"], ["budget_tokens=9", "96"]),
         (["search", "--model", "x", "--leaf_value", "value_head"], ["'x' is no PPO run", "--algorithm ppo"]),
         (["audit", "nowhere"], ["nowhere holds no completions", "ollm-rl train"]),
-        (["demo", "--iterations", "0"], ["iterations=0", "at least 1"]),
+        (["demo", "--episodes", "0"], ["episodes=0", "at least 1"]),
     ],
 )
 def test_a_mistake_in_the_settings_gets_one_line(

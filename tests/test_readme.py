@@ -20,6 +20,7 @@ SMALLER = {
 
 def test_the_commands_and_the_snippet_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("experiments").symlink_to(ROOT / "experiments")
     commands = re.findall(r"^ollm-rl (.*)$", TEXT, re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["sft", "train", "train", "eval", "report"]
     for command in commands:

@@ -38,16 +38,21 @@ def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
     return named
 
 
-def history(model: ModelName) -> list[Row]:
-    """A training run's metrics; empty for other models, and for a run that has none yet."""
-    path = model.folder / "metrics.json" if model.kind == "run" and model.folder else None
-    rows: list[Row] = json.loads(path.read_text()) if path is not None and path.exists() else []
+def history(run: Path) -> list[Row]:
+    """A training run's metrics, one row per iteration, with the ``tokens`` generated so far; empty if it has none."""
+    path = run / "metrics.json"
+    rows: list[Row] = json.loads(path.read_text()) if path.exists() else []
+    tokens, episodes = 0.0, 0.0
+    for row in rows:
+        tokens += row["completion_tokens"] * (row["episodes"] - episodes)
+        episodes, row["tokens"] = row["episodes"], tokens
     return rows
 
 
 def histories(models: Sequence[ModelName]) -> list[list[Row]]:
     """Metrics of those models that are training runs."""
-    return [rows for model in models if (rows := history(model))]
+    runs = [model.folder for model in models if model.kind == "run" and model.folder]
+    return [rows for run in runs if (rows := history(run))]
 
 
 def _setting(config: Row) -> tuple[Row, list[int]]:

@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-COLOURS = {"latent-ppo": "#0072b2", "latent-reinforce": "#009e73", "vocab-reinforce": "#d55e00"}
+COLOURS = {"latent": "#0072b2", "anchored": "#009e73", "vocabulary": "#d55e00"}
+WINDOW = 96  # episodes that a shown reward is the mean of
 
 
 def history(run: Path, method: str) -> list[dict[str, Any]]:
-    """Metrics of one method of one demo; for the vocabulary, of the learning rate with the most reward in total."""
-    paths = run.glob(f"{method}*/metrics.json")
-    histories: list[list[dict[str, Any]]] = [json.loads(path.read_text()) for path in paths]
-    return max(histories, key=lambda rows: sum(row["reward"] for row in rows))
+    """Metrics of one method of one demo, with the mean reward of the last episodes."""
+    rows: list[dict[str, Any]] = json.loads((run / method / "metrics.json").read_text())
+    length = max(1, round(WINDOW / rows[0]["episodes"]))
+    for end, row in enumerate(rows, 1):
+        last = rows[max(0, end - length) : end]
+        row["mean_reward"] = sum(each["reward"] for each in last) / len(last)
+    return rows
 
 
 def main(out: Path, runs: list[Path]) -> None:
@@ -27,7 +31,7 @@ def main(out: Path, runs: list[Path]) -> None:
     axes = figure.subplots(1, 2, sharey=True)
     for method, colour in COLOURS.items():
         histories = [history(run, method) for run in runs]
-        rewards = np.array([[row["reward"] for row in rows] for rows in histories])
+        rewards = np.array([[row["mean_reward"] for row in rows] for rows in histories])
         for axis, quantity in zip(axes, ("episodes", "seconds"), strict=True):
             positions = np.array([[row[quantity] for row in rows] for rows in histories]).mean(0)
             axis.plot(positions, rewards.mean(0), color=colour, linewidth=2, label=method)

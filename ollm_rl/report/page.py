@@ -27,6 +27,7 @@ from ollm_rl.report.plots import (
     interval_plot,
     number,
 )
+from ollm_rl.report.tables import Table
 from ollm_rl.runs import write_atomic
 
 COLUMNS = ("method", "accuracy [95 %]", "episodes", "seconds", "language switching", "degeneracy")
@@ -34,6 +35,13 @@ MISSING = "–"
 ORIGIN = ("command", "model", "lora", "data", "split", "seed", "commit", "machine")
 SHADE = 8, 60  # per cent, of a live token with the least and the most entropy of its completion
 HEAD, TAIL = 1200, 800  # characters kept of a longer text
+
+# Plots of the reward, if a curve has the column: column -> title.
+AXES = {
+    "episodes": "Reward by episodes",
+    "tokens": "Reward by generated tokens",
+    "seconds": "Reward by seconds of training",
+}
 
 # Plots besides the reward, if a curve has the column: column -> (title, note).
 QUANTITIES = {
@@ -52,6 +60,7 @@ def write_report(
     curves: Mapping[str, Sequence[History]],
     samples: Sequence[Row],
     options: Sequence[Row] = (),
+    tables: Sequence[Table] = (),
 ) -> None:
     """Write a comparison of methods, atomically.
 
@@ -61,12 +70,13 @@ def write_report(
             ``language_switching_rate`` and ``degeneracy_rate``, where rates are shares, and ``data`` if a method has
             several problem sets), ``data`` (text that describes the problems), ``evaluated`` (false if measured in
             training), ``seeds``, ``notes`` (sentences) and the result of ``runs.origin``.
-        curves: By method, for every seed one row per iteration with ``iteration``, ``episodes``, ``seconds``,
-            ``reward`` and any of ``QUANTITIES``. None and NaN leave a gap.
+        curves: By method, for every seed one row per iteration with ``iteration``, ``episodes``, ``tokens``,
+            ``seconds``, ``reward`` and any of ``QUANTITIES``. None and NaN leave a gap.
         samples: Rows with ``method``, ``question``, ``answer``, ``completion``, ``correct``, ``switched``, ``flags``
             and ``source`` (origin of the completion).
         options: For methods with options: ``method``, ``explored`` (rows of ``agents.evaluation.explorer.explore``),
             and ``usage`` and ``entropy`` of ``agents.evaluation.explorer.option_maps``.
+        tables: Further tables, shown first.
     """
     drawn = {method: [rows for rows in seeds if rows] for method, seeds in curves.items() if any(seeds)}
     styles = {
@@ -77,14 +87,12 @@ def write_report(
         "report.html",
         summary,
         summary=summary,
+        tables=tables,
         columns=COLUMNS,
         table=[_cells(row) for row in summary["methods"]],
         accuracy=_accuracy_plot(summary["methods"], styles),
         legend=[(method, Markup(PAINTS[style.colour]), style.dashes) for method, style in styles.items()],
-        reward_plots=[
-            ("Reward by episodes", curve_plot(drawn, styles, x="episodes", y="reward")),
-            ("Reward by seconds of training", curve_plot(drawn, styles, x="seconds", y="reward")),
-        ],
+        reward_plots=_reward_plots(drawn, styles),
         other_plots=_other_plots(drawn, styles),
         max_points=MAX_POINTS,
         thinned=any(len(rows) > MAX_POINTS for seeds in drawn.values() for rows in seeds),
@@ -154,6 +162,12 @@ def _cells(row: Row) -> list[str]:
 
 def _name(row: Row) -> str:
     return f"{row['method']} on {row['data']}" if row.get("data") else str(row["method"])
+
+
+def _reward_plots(drawn: Mapping[str, Sequence[History]], styles: Mapping[str, Style]) -> list[tuple[str, Any]]:
+    """Title and plot of the reward over every quantity that the rows have."""
+    known = {name for seeds in drawn.values() for rows in seeds for row in rows for name in row}
+    return [(title, curve_plot(drawn, styles, x=name, y="reward")) for name, title in AXES.items() if name in known]
 
 
 def _other_plots(drawn: Mapping[str, Sequence[History]], styles: Mapping[str, Style]) -> list[tuple[str, str, Markup]]:

@@ -17,12 +17,14 @@ import torch
 from filelock import FileLock
 from ray import cloudpickle
 
+import ollm_rl.experiments.ray_tune as ray_tune
 import ollm_rl.experiments.sweep as sweep_module
 from ollm_rl.agents.config import RewardConfig, RLConfig
 from ollm_rl.agents.training.trainer import train
 from ollm_rl.cli import build_parser, main
 from ollm_rl.experiments.config import SweepConfig
-from ollm_rl.experiments.sweep import ray_running, run_sweep, setting_table
+from ollm_rl.experiments.ray_tune import ray_running
+from ollm_rl.experiments.sweep import run_sweep, setting_table
 from ollm_rl.experiments.trials import plan
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
@@ -99,7 +101,7 @@ class FakeTraining:
 def fake_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: dict[float, int], **changes: Any) -> Path:
     """Run a sweep over learning rates with `FakeTraining`."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers do not know this file
-    monkeypatch.setattr(sweep_module, "train_agent", FakeTraining(tmp_path / "attempts", failures))
+    monkeypatch.setattr(ray_tune, "train_agent", FakeTraining(tmp_path / "attempts", failures))
     run_sweep(SweepConfig(out=tmp_path / "sweep", train={"model": "m", "iterations": 3}, **changes))
     return tmp_path / "sweep"
 
@@ -173,7 +175,9 @@ def test_a_failed_trial_is_tried_again_and_then_reported_without_stopping_the_ot
 
 
 def test_when_every_trial_fails_the_first_error_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_module, "_run_trials", lambda config, trials: dict.fromkeys(trials, "OSError: full"))
+    monkeypatch.setattr(
+        sweep_module, "run_trials", lambda state, configs, *_, **__: dict.fromkeys(configs, "OSError: full")
+    )
     config = SweepConfig(out=tmp_path / "sweep", train={"model": "m"}, grid={"learning_rate": [0.5, 0.25]})
     with pytest.raises(ValueError, match=r"all 2 trials failed; 000-learning_rate=0.5,seed=0: OSError: full"):
         run_sweep(config)
@@ -196,6 +200,7 @@ def test_a_sweep_killed_in_the_middle_resumes_and_gives_the_same_table(
     # The trial with seed 5 kills the sweep after its first iteration.
     script = """
 import json, os, signal, sys
+import ollm_rl.experiments.ray_tune as ray_tune
 import ollm_rl.experiments.sweep as sweep
 from ollm_rl.agents.training.run import train_agent
 from pathlib import Path
@@ -208,7 +213,7 @@ def killing(config, report):
         report(row)
     return train_agent(config, on_iteration)
 
-sweep.train_agent = killing
+ray_tune.train_agent = killing
 sweep.run_sweep(sweep.SweepConfig(out=Path(sys.argv[1]), **json.loads(sys.argv[2])))
 """
     out, mark = tmp_path / "sweep", f"mark-{tmp_path}"

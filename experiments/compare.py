@@ -1,0 +1,123 @@
+"""Compare methods: each is tuned by the same number of random trials, then run on fresh seeds.
+
+Below ``out``: ``tuning-0`` and so on (the trials), ``runs`` (fresh seeds, each with its evaluations), ``chosen.json``,
+``comparison.json`` and ``comparison.md`` (the tables) and ``report.html``.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.evaluation.config import EvalConfig
+from ollm_rl.agents.evaluation.free_running import run_eval
+from ollm_rl.agents.evaluation.reporting import report_methods
+from ollm_rl.agents.evaluation.results import read_results
+from ollm_rl.errors import UsageError
+from ollm_rl.experiments.comparison import comparison_tables
+from ollm_rl.experiments.config import CompareConfig
+from ollm_rl.experiments.curves import Curve
+from ollm_rl.experiments.ray_tune import check_resources, run_trials
+from ollm_rl.experiments.tuning import Tuned, method_config, tune_methods
+from ollm_rl.runs import open_run, origin, write_atomic
+
+EVALUATIONS = {"greedy": False, "sampled": True}  # name of the folder: whether completions are sampled
+
+
+def run_compare(config: CompareConfig) -> Path:
+    """Tune all methods, run the chosen settings on fresh seeds, print the tables, and return the report's path.
+
+    Raises:
+        UsageError: If a setting does not fit, the machine lacks cores or GPUs, the folder holds another or a running
+            comparison, or all trials of a method failed.
+    """
+    _check(config)
+    check_resources(config)
+    open_run(config.out, "compare", config)
+    try:
+        with FileLock(config.out / "compare.lock", timeout=0):
+            tuned = _chosen(config)
+            runs = _run_chosen(config, tuned)
+            return _write_results(config, tuned, runs)
+    except Timeout as error:
+        raise UsageError(f"a comparison is running in {config.out}; wait for it or give another out folder") from error
+
+
+def _check(config: CompareConfig) -> None:
+    """Refuse settings that a run would refuse, before anything runs."""
+    for method, parts in config.methods.items():
+        firsts = {}
+        for name, specification in {**config.random, **parts.get("random", {})}.items():
+            firsts[name] = next(iter(specification.values()))[0]
+        method_config(config, method, firsts, config.seeds[0], config.out)
+
+
+def _chosen(config: CompareConfig) -> dict[str, Tuned]:
+    """The settings that tuning chose, from ``chosen.json`` if it has ended."""
+    path = config.out / "chosen.json"
+    if path.exists():
+        return {name: Tuned(**tuned) for name, tuned in json.loads(path.read_text()).items()}
+    tuned = tune_methods(config)
+    write_atomic(path, json.dumps({name: found._asdict() for name, found in tuned.items()}, indent=1))
+    return tuned
+
+
+def _run_chosen(config: CompareConfig, tuned: Mapping[str, Tuned]) -> dict[str, list[RLConfig]]:
+    """Run and evaluate every method on the fresh seeds; returns the settings of the runs that did not fail."""
+    folder = config.out / "runs"
+    configs = {
+        f"{method}-seed{seed}": method_config(config, method, found.settings, seed, folder / f"{method}-seed{seed}")
+        for method, found in tuned.items()
+        for seed in config.seeds
+    }
+    errors = run_trials(config.out / "tune", configs, config, finish=evaluation(config))
+    for name, message in errors.items():
+        print(f"failed: {name}: {message}")
+    return {
+        method: [configs[name] for seed in config.seeds if (name := f"{method}-seed{seed}") not in errors]
+        for method in tuned
+    }
+
+
+def evaluation(config: CompareConfig) -> Callable[[RLConfig], None]:
+    """What is done with a finished run: greedy and sampled evaluation on the test problems, the same for all runs."""
+
+    def evaluate(run: RLConfig) -> None:
+        for name, sample in EVALUATIONS.items():
+            run_eval(
+                EvalConfig(
+                    model=[str(run.out)],
+                    data=[config.eval_data or run.data],
+                    limit=config.eval_limit,
+                    out=run.out / name,
+                    sample=sample,
+                    max_new_tokens=run.max_new_tokens,
+                    num_slots=run.num_slots,
+                    dtype=run.dtype,
+                    device=run.device,
+                )
+            )
+
+    return evaluate
+
+
+def _write_results(config: CompareConfig, tuned: Mapping[str, Tuned], runs: Mapping[str, Sequence[RLConfig]]) -> Path:
+    """Write tables and report, print the tables, and return the report's path."""
+    curves = {method: [Curve(run, config.window) for run in of_method] for method, of_method in runs.items()}
+    results = {
+        method: {name: [read_results(run.out / name)[0] for run in of_method] for name in EVALUATIONS}
+        for method, of_method in runs.items()
+    }
+    tables = comparison_tables(config, tuned, curves, results)
+    data = {"tables": [table._asdict() for table in tables], "seeds": config.seeds, **origin()}
+    write_atomic(config.out / "comparison.json", json.dumps(data, indent=1))
+    text = "\n\n".join(table.markdown() for table in tables)
+    write_atomic(config.out / "comparison.md", text + "\n")
+    print(text)
+    report = config.out / "report.html"
+    folders = {method: [str(run.out) for run in of_method] for method, of_method in runs.items()}
+    greedy = [result for of_method in results.values() for result in of_method["greedy"]]
+    report_methods(report, folders, greedy, tables=tables)
+    return report

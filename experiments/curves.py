@@ -1,0 +1,65 @@
+"""Learning curves of runs, one row per iteration, and what is read from them.
+
+Letters: I iterations.
+"""
+
+import math
+
+import numpy as np
+
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.evaluation.groups import history
+
+
+class Curve:
+    """The metrics of one run as arrays of I values.
+
+    Args:
+        config: Settings of the run.
+        window: Number of last episodes that a mean is taken over.
+
+    Attributes:
+        rows: The run's metrics, with ``tokens`` generated so far.
+        reward: Mean reward of the last ``window`` episodes, NaN before there are so many, (I,).
+    """
+
+    def __init__(self, config: RLConfig, window: int) -> None:
+        self.config = config
+        self.rows = history(config.out)
+        self._length = max(1, round(window / config.episodes))  # iterations of a window
+        self.reward = self.trailing_mean("reward")
+
+    def column(self, name: str) -> np.ndarray:
+        """A metric by iteration, (I,)."""
+        return np.array([row[name] for row in self.rows])
+
+    def trailing_mean(self, name: str) -> np.ndarray:
+        """The mean of a metric over the iterations of a window, NaN before the first, (I,)."""
+        means = np.convolve(self.column(name), np.full(self._length, 1 / self._length), "valid")
+        return np.concatenate([np.full(len(self.rows) - len(means), np.nan), means])
+
+    def first_reached(self, threshold: float) -> int | None:
+        """The first iteration at which the mean reward of the window is at least a threshold; None if it never is."""
+        reached = np.flatnonzero(self.reward >= threshold)
+        return int(reached[0]) if reached.size else None
+
+    def time_to(self, threshold: float, axis: str, *, censored: bool = True) -> float:
+        """Episodes, tokens or seconds until then; infinite if the run ends before, or its end without ``censored``."""
+        iteration = self.first_reached(threshold)
+        if iteration is None and censored:
+            return math.inf
+        return float(self.rows[-1 if iteration is None else iteration][axis])
+
+    def rate_at(self, threshold: float, name: str) -> float:
+        """A rate over the window in which the threshold is first reached; NaN if it never is."""
+        iteration = self.first_reached(threshold)
+        return math.nan if iteration is None else float(self.trailing_mean(name)[iteration])
+
+    def evaluations(self) -> dict[int, float]:
+        """Greedy accuracy by the number of episodes before it."""
+        return {int(row["episodes"]): row["eval_accuracy"] for row in self.rows if "eval_accuracy" in row}
+
+    @property
+    def mean_reward(self) -> float:
+        """Mean reward of all episodes: the area under the curve per episode."""
+        return float(np.mean(self.column("reward")))

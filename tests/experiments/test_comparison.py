@@ -1,0 +1,109 @@
+"""Curves and tables of a comparison against numbers counted by hand."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.experiments.comparison import comparison_tables
+from ollm_rl.experiments.config import CompareConfig
+from ollm_rl.experiments.curves import Curve
+from ollm_rl.experiments.tuning import Tuned
+from ollm_rl.report.tables import Estimate, Table
+
+
+def run(folder: Path, rewards: list[float], **columns: list[float]) -> Curve:
+    """A run of 10 episodes an iteration, 5 tokens an episode and 2 seconds an iteration."""
+    folder.mkdir(parents=True)
+    rows: list[dict[str, float]] = [
+        {
+            "reward": reward,
+            "episodes": 10.0 * (index + 1),
+            "seconds": 2.0 * (index + 1),
+            "completion_tokens": 5.0,
+            "language_switching_rate": 0.1 * index,
+            "degeneracy_rate": 0.0,
+            **{name: values[index] for name, values in columns.items()},
+        }
+        for index, reward in enumerate(rewards)
+    ]
+    (folder / "metrics.json").write_text(json.dumps(rows))
+    return Curve(RLConfig(out=folder, model="m", episodes=10, group_size=5), window=20)
+
+
+def test_a_threshold_is_reached_by_the_mean_over_the_window(tmp_path: Path) -> None:
+    curve = run(tmp_path / "a", [0.0, 0.9, 0.5, 0.7, 1.0])
+    assert math.isnan(curve.reward[0]) and curve.reward[1:].tolist() == pytest.approx([0.45, 0.7, 0.6, 0.85])
+    assert [curve.time_to(0.7, axis) for axis in ("episodes", "tokens", "seconds")] == [30, 150, 6]
+    assert curve.rate_at(0.7, "language_switching_rate") == pytest.approx((0.1 + 0.2) / 2)
+    assert curve.time_to(0.9, "episodes") == math.inf and curve.time_to(0.9, "episodes", censored=False) == 50
+    assert math.isnan(curve.rate_at(0.9, "degeneracy_rate"))
+    assert curve.mean_reward == pytest.approx(3.1 / 5)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> dict[str, Table]:
+    first: list[list[float]] = [[1, 1, 1, 1], [0, 1, 1, 1], [0, 0, 1, 1]]
+    second: list[list[float]] = [[0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]]
+    ours = [run(tmp_path / f"ours{number}", rewards) for number, rewards in enumerate(first)]
+    theirs = [run(tmp_path / f"theirs{number}", rewards) for number, rewards in enumerate(second)]
+    config = CompareConfig(
+        out=tmp_path, baseline="vocabulary", methods={"latent": {}, "vocabulary": {}}, thresholds=[0.9], window=20
+    )
+    result = {"accuracy": 0.5, "language_switching_rate": 0.25, "degeneracy_rate": 0.0}
+    results = {name: {kind: [result] * 3 for kind in ("greedy", "sampled")} for name in ("latent", "vocabulary")}
+    tuned = {"latent": Tuned({"learning_rate": 1e-3}, 0.75, ["a note"]), "vocabulary": Tuned({}, math.nan, [])}
+    found = comparison_tables(config, tuned, {"latent": ours, "vocabulary": theirs}, results)
+    return {table.title: table for table in found}
+
+
+def row(table: Table, method: str) -> dict[str, Any]:
+    (cells,) = (cells for cells in table.rows if cells[0] == method)
+    return dict(zip(table.columns, cells, strict=True))
+
+
+def test_a_threshold_has_medians_ratios_and_censored_runs(tables: dict[str, Table]) -> None:
+    latent, vocabulary = (row(tables["Until reward 0.9"], name) for name in ("latent", "vocabulary"))
+    # Ours at 20, 30 and 40 episodes; theirs at 40, never and never.
+    assert latent["reached"] == "3 of 3" and vocabulary["reached"] == "1 of 3"
+    assert latent["episodes"] == Estimate(30, 20, 40, 0)
+    assert vocabulary["episodes"] == Estimate(math.inf, 40, math.inf, 0) and str(vocabulary["episodes"])[:5] == "never"
+    assert latent["generated tokens"].value == 150 and latent["seconds"].value == 6
+    assert latent["episodes, ratio"].value == 30 / 40, "a run that never gets there counts with its end"
+    # Of nine pairs only (40, 40) is a tie.
+    assert latent["P(fewer episodes)"].value == pytest.approx(8.5 / 9)
+    assert vocabulary["P(fewer episodes)"] == "–"
+    # Rates over the two iterations of each window, in per cent: (0 + 10) / 2, (10 + 20) / 2, (20 + 30) / 2.
+    assert latent["language switching, %"].value == pytest.approx(15)
+
+
+def test_learning_is_the_mean_of_all_rewards(tables: dict[str, Table]) -> None:
+    latent = row(tables["Learning"], "latent")
+    assert latent["all episodes"].value == pytest.approx(0.75), "of 1, 0.75 and 0.5 no quarter can be dropped"
+    assert latent["last 20"].value == 1
+    assert latent["P(better)"].value == pytest.approx(8.5 / 9)  # 1, 3/4, 1/2 against 1/2, 0, 1/4
+
+
+def test_settings_and_accuracies_are_listed(tables: dict[str, Table]) -> None:
+    settings = tables["Chosen settings"]
+    assert settings.rows == [["latent", "learning_rate=0.001", "0.750", "a note"], ["vocabulary", "–", "–", "–"]]
+    assert "Greedy accuracy while training, %" not in tables
+    assert row(tables["After training"], "latent")["greedy accuracy, %"].value == 50
+    assert (
+        "| latent | 50.0 [50.0, 50.0] | 50.0 [50.0, 50.0] | 25.0 [25.0, 25.0] | 0.0 [0.0, 0.0] |"
+        in tables["After training"].markdown()
+    )
+
+
+def test_evaluations_while_training_have_a_table(tmp_path: Path) -> None:
+    one = run(tmp_path / "one", [0.0, 0, 0], eval_accuracy=[0.1, 0.2, 0.3])
+    other = run(tmp_path / "other", [0.0, 0, 0], eval_accuracy=[0.3, 0.4, 0.5])
+    config = CompareConfig(out=tmp_path, baseline="a", methods={"a": {}}, thresholds=[])
+    evaluation = {"accuracy": 0.5, "language_switching_rate": 0.0, "degeneracy_rate": 0.0}
+    results = {"a": {"greedy": [evaluation], "sampled": [evaluation]}}
+    found = {t.title: t for t in comparison_tables(config, {"a": Tuned({}, 0.5, [])}, {"a": [one, other]}, results)}
+    cells = row(found["Greedy accuracy while training, %"], "a")
+    assert [cells[episodes].value for episodes in ("10", "20", "30")] == pytest.approx([20, 30, 40])
