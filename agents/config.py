@@ -38,6 +38,11 @@ class RewardConfig(Settings):
     repetition: float = 0.0
     """Weight of the repetition, which is minus the share of repeated sequences of four words."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not any(vars(self).values()):
+            raise UsageError("all weights of rewards are 0, so there is nothing to learn; give correctness=1, say")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(Settings):

@@ -5,6 +5,7 @@ Letters: B slots, T tokens, H hidden, K options, V vocabulary.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -53,6 +54,12 @@ class Transitions:
     ended: dict[int, Facts]
 
 
+def check_render_mode(render_mode: str | None) -> None:
+    """Refuse render modes other than ``ansi`` and None."""
+    if render_mode not in (None, "ansi"):
+        raise UsageError(f"render_mode={render_mode!r} is unknown; give 'ansi' or None")
+
+
 class Episodes:
     """Slots that run one episode each.
 
@@ -80,7 +87,7 @@ class Episodes:
 
     def __init__(
         self,
-        model: OptionModel | str,
+        model: OptionModel | str | Path,
         num_slots: int,
         problems: Sequence[Problem] | str,
         *,
@@ -98,7 +105,7 @@ class Episodes:
             raise UsageError(f"action_space={action_space!r} is unknown; give 'options' or 'tokens'")
         if max_new_tokens < 1:
             raise UsageError(f"max_new_tokens={max_new_tokens} must be at least 1")
-        self.model = OptionModel.from_pretrained(model) if isinstance(model, str) else model
+        self.model = model if isinstance(model, OptionModel) else OptionModel.from_pretrained(model)
         self.tokenizer = tokenizer or load_tokenizer(self.model.backbone.config.name_or_path)
         self.problems = load_problems(problems) if isinstance(problems, str) else list(problems)
         if not self.problems:
@@ -166,7 +173,8 @@ class Episodes:
             actions: Options or tokens, (B,); those of idle slots are ignored.
 
         Raises:
-            UsageError: If an action is out of range or their number is wrong; no episode has moved then.
+            UsageError: If an action is no whole number or out of range, or their number is wrong; no episode has
+                moved then.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
         self.check_open()
@@ -214,9 +222,11 @@ class Episodes:
     def _append(self, actions: np.ndarray) -> np.ndarray:
         """Append the tokens of the actions to the running episodes; returns the tokens, (B,), 0 in idle slots."""
         ran = self.running
+        if not np.issubdtype(np.asarray(actions).dtype, np.integer):
+            raise UsageError(f"actions {np.asarray(actions).tolist()} are not whole numbers; give a number per slot")
         if np.shape(actions) != ran.shape:
             raise UsageError(f"got actions of shape {np.shape(actions)}; give {len(ran)}, one per slot")
-        invalid = ran & ~((actions >= 0) & (actions < self.num_actions))  # true for NaN too
+        invalid = ran & ~((actions >= 0) & (actions < self.num_actions))
         if invalid.any():
             raise UsageError(
                 f"action {actions[invalid.argmax()]} is out of range; {self.action_space_name} go from 0 to "

@@ -4,6 +4,7 @@ Correctness is the default reward. The other terms are shaping and can be earned
 earns more of them while correctness does not rise games them, so each term is logged separately.
 """
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -46,14 +47,19 @@ def repetition(completion: str) -> float:
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
-    """Refuse weights of unknown terms.
+    """Refuse weights of unknown terms, weights that are not finite, and those that are all 0.
 
     Raises:
-        ValueError: If a term is unknown; the message lists the known terms.
+        UsageError: The message names the value, and what to give.
     """
     unknown = [name for name in weights if name not in TERMS]
     if unknown:
         raise UsageError(f"reward term {unknown[0]!r} is unknown; give weights for {', '.join(TERMS)}")
+    for name, weight in weights.items():
+        if not math.isfinite(weight):
+            raise UsageError(f"the weight of {name}={weight} is not finite; give a finite number")
+    if not any(weights.values()):
+        raise UsageError(f"all weights in {dict(weights)} are 0, so there is nothing to learn; give one, such as 1")
 
 
 def reward_terms(

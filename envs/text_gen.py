@@ -1,14 +1,16 @@
 """One episode of text generation as a ``gymnasium.Env``."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode, row
+from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode, check_render_mode, row
 from ollm_rl.envs.rewards import CORRECTNESS_ONLY
+from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem
 
@@ -53,7 +55,7 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
 
     def __init__(
         self,
-        model: OptionModel | str,
+        model: OptionModel | str | Path,
         problems: Sequence[Problem] | str = "arith",
         *,
         action_space: ActionSpace = "options",
@@ -63,6 +65,7 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
         render_mode: str | None = None,
         reward_weights: Mapping[str, float] = CORRECTNESS_ONLY,
     ) -> None:
+        check_render_mode(render_mode)
         self.render_mode = render_mode
         self.episodes = Episodes(
             model,
@@ -82,9 +85,11 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
         """Begin an episode; ``options={"problem": ...}`` chooses its problem by id or index.
 
         Raises:
-            ValueError: If the problem is unknown; the running episode is not affected.
+            UsageError: If the problem or an option is unknown; the running episode is not affected.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
+        if unknown := set(options or {}) - {"problem"}:
+            raise UsageError(f"reset option {min(unknown)!r} is unknown; give problem, an id or an index")
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(len(self.episodes.problems)))
         index = self.episodes.find((options or {}).get("problem", drawn))
@@ -95,7 +100,7 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
         """Append one token.
 
         Raises:
-            ValueError: If the action is out of range; the episode does not change then.
+            UsageError: If the action is no whole number or out of range; the episode does not change then.
             gymnasium.error.ResetNeeded: If no episode runs.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """

@@ -4,6 +4,7 @@ Letters: B environments, H hidden.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode, row
+from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode, check_render_mode, row
 from ollm_rl.envs.rewards import CORRECTNESS_ONLY
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
@@ -44,7 +45,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     def __init__(
         self,
         num_envs: int,
-        model: OptionModel | str,
+        model: OptionModel | str | Path,
         problems: Sequence[Problem] | str = "arith",
         *,
         action_space: ActionSpace = "options",
@@ -56,6 +57,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         reward_weights: Mapping[str, float] = CORRECTNESS_ONLY,
         compiled: bool = False,
     ) -> None:
+        check_render_mode(render_mode)
         self.num_envs = num_envs
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}

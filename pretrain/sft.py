@@ -5,7 +5,9 @@ A stage trains the backbone itself, the options on it (OLLM, Sec. 2.3), or a LoR
 
 import json
 import logging
+import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from ollm_rl.backbones.loading import context_length, load_backbone
 from ollm_rl.backbones.lora import lora_config
 from ollm_rl.backbones.names import CONFIG_FILE
 from ollm_rl.devices import resolve_device
-from ollm_rl.errors import UsageError
+from ollm_rl.errors import RunError, UsageError
 from ollm_rl.options.diagnostics import collapse_warning, option_diagnostics, option_usage
 from ollm_rl.options.model import CountedStates, OptionModel
 from ollm_rl.pretrain.config import SFTConfig
@@ -37,6 +39,7 @@ from ollm_rl.streams import Purpose, integer_seed
 
 SETTLED = 0.2  # share of the steps after which options that still agree have collapsed and are not just untrained
 
+MUST_BE_FINITE = ("loss", "grad_norm", "train_loss")
 logger = logging.getLogger(__name__)
 
 
@@ -59,8 +62,9 @@ class OptionTrainer(Trainer):
         has_token_ids = "input_ids" in inputs
         self._states = self.model.counted_states(**inputs) if has_token_ids else CountedStates(**inputs)
         output = self.model.loss(self._states)
-        weight = self.model.adapter.kl_weight
-        weight.update(float(output.kl))
+        weight, kl = self.model.adapter.kl_weight, float(output.kl)
+        refuse_not_finite({"kl": kl}, self.args, self.state.global_step + 1)
+        weight.update(kl)
         terms = {
             "cross_entropy": output.cross_entropy,
             "kl": output.kl,
@@ -103,6 +107,31 @@ class MetricsFile(TrainerCallback):
         write_atomic(Path(args.output_dir) / "metrics.json", json.dumps(state.log_history, indent=1))
 
 
+class StopAtNonFinite(TrainerCallback):
+    """Ends training, before the next checkpoint, at a loss or gradient that is not finite."""
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look at the newest line."""
+        row = state.log_history[-1]
+        refuse_not_finite({name: row[name] for name in MUST_BE_FINITE if name in row}, args, state.global_step)
+
+
+def refuse_not_finite(values: Mapping[str, float], args: TrainingArguments, step: int) -> None:
+    """End training if a value is not finite.
+
+    Raises:
+        RunError: It names the value, the step and the last checkpoint.
+    """
+    for name, value in values.items():
+        if not math.isfinite(value):
+            saved = last_checkpoint(Path(str(args.output_dir)))
+            kept = f"the last good checkpoint is {saved}" if saved else "no checkpoint was saved yet"
+            raise RunError(
+                f"{name} is not finite in step {step}; lower learning_rate={args.learning_rate:g}, in another out "
+                f"folder; {kept}"
+            )
+
+
 def run_sft(config: SFTConfig) -> Path:
     """Train, from the last checkpoint if there is one, and write the result into ``config.out``.
 
@@ -112,6 +141,7 @@ def run_sft(config: SFTConfig) -> Path:
 
     Raises:
         UsageError: If a setting, the data or the folder does not fit; the message says what to change.
+        RunError: If the loss or the gradient is no longer finite.
     """
     device = resolve_device(config.device)
     problems = solved_problems(config)
@@ -135,7 +165,7 @@ def run_sft(config: SFTConfig) -> Path:
         args=training_arguments(config, device),
         train_dataset=examples,
         data_collator=collator,
-        callbacks=[MetricsFile()],
+        callbacks=[StopAtNonFinite(), MetricsFile()],
     )
     train_and_save(trainer, tokenizer, config.out)
     return config.out
@@ -186,6 +216,7 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
         # The option model itself reads rows of similar length together.
         train_sampling_strategy="random" if config.stage == "options" else "group_by_length",
         logging_steps=config.logging_steps,
+        logging_nan_inf_filter=False,
         save_steps=config.save_steps,
         save_total_limit=2,
         report_to=["tensorboard"],

@@ -22,8 +22,9 @@ def model_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
-    """Problems that random completions sometimes solve; the last digit of a completion counts."""
+    """Problems that random completions of three ONES sometimes solve."""
     path = tmp_path / "problems.jsonl"
-    rows = [{"question": f"Give {word}?", "answer": digit} for word, digit in zip("abcdefg", "1234123", strict=True)]
+    answers = ("111", "112", "111", "211", "111", "121", "111")
+    rows = [{"question": f"Give {word}?", "answer": answer} for word, answer in zip("abcdefg", answers, strict=True)]
     path.write_text("\n".join(map(json.dumps, rows)))
     return f"jsonl:{path}"

@@ -13,6 +13,7 @@ from ollm_rl.runs import last_checkpoint
 from tests.tiny_models import tiny_tokenizer
 
 DIGITS = "1234"
+ONES = "1121"  # three random ones are 111 in 27 of 64 cases, and 112, 121 or 211 in 9 each
 Options = Callable[[Any, torch.Tensor], torch.Tensor]
 
 

@@ -9,7 +9,7 @@ from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.frozen_head import FrozenHeadPolicy
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
-from ollm_rl.backbones.loading import load_backbone, load_tokenizer
+from ollm_rl.backbones.loading import load_backbone, load_tokenizer, not_finite
 from ollm_rl.backbones.lora import load_lora
 from ollm_rl.backbones.names import ModelName, resolve
 from ollm_rl.errors import MissingError, UsageError
@@ -71,8 +71,10 @@ def load_weights(policy: Policy, weights: dict[str, torch.Tensor]) -> None:
     """Copy saved weights into a policy.
 
     Raises:
-        UsageError: If the weights belong to another policy.
+        UsageError: If the weights belong to another policy, or are not finite.
     """
+    if (broken := not_finite(weights)) is not None:
+        raise UsageError(f"{broken} in the checkpoint is not finite; give an earlier checkpoint, such as best.pt")
     current = trained_weights(policy)
     if {name: weight.shape for name, weight in current.items()} != {n: weight.shape for n, weight in weights.items()}:
         raise UsageError("the checkpoint holds the weights of another policy; give the model it was trained on")

@@ -1,10 +1,11 @@
 """The trainer, over options or tokens: rollouts, rewards, update, metrics and checkpoints."""
 
+import math
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from ollm_rl.agents.training.collapse import collapse_warning
 from ollm_rl.agents.training.tags import tag
 from ollm_rl.agents.training.update import Penalties, Updater
 from ollm_rl.agents.workers.local import Batch, RolloutSource, RolloutWorker
-from ollm_rl.backbones.loading import context_length
+from ollm_rl.backbones.loading import context_length, not_finite
 from ollm_rl.devices import resolve_device
-from ollm_rl.errors import UsageError
+from ollm_rl.errors import RunError, UsageError
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import last_checkpoint, open_run
@@ -47,6 +48,7 @@ def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
 
     Raises:
         UsageError: If a setting, the data, the folder or the model does not fit; the message says what to change.
+        RunError: If a loss, gradient, reward or weight is no longer finite.
     """
     device = resolve_device(config.device)
     problems = load_problems(config.data, limit=config.limit, seed=config.seed)
@@ -169,6 +171,7 @@ class Trainer:
         terms = self.updater.run(
             batch.rollout, batch.rewards, iteration=iteration, penalties=penalties, generator=generator
         )
+        self._check_finite(batch.rewards, terms)
         ended = time.perf_counter()
         row = {
             "iteration": float(iteration),
@@ -189,6 +192,20 @@ class Trainer:
         if config.eval_every and row["episodes"] // config.eval_every > previous["episodes"] // config.eval_every:
             row |= self._evaluate()
         return row
+
+    def _check_finite(self, rewards: torch.Tensor, terms: Mapping[str, float]) -> None:
+        """End the run, before anything is saved, if the update left numbers that are not finite."""
+        values = {"reward": float(rewards.sum()), "grad_norm": terms["grad_norm"], **terms}
+        broken = next((name for name, value in values.items() if not math.isfinite(value)), None)
+        broken = broken or not_finite(trained_weights(self.policy))
+        if broken is None:
+            return
+        path = last_checkpoint(self.config.out)
+        kept = f"the last good checkpoint is {path}" if path else "no checkpoint was saved yet"
+        raise RunError(
+            f"{broken} is not finite in iteration {len(self.history)}; lower learning_rate="
+            f"{self.config.learning_rate:g} or give kl_coef, in another out folder; {kept}"
+        )
 
     def _evaluate(self) -> dict[str, float]:
         """Greedy accuracy on the held-out problems with its interval, and the rates."""

@@ -110,9 +110,10 @@ class Updater:
             if not failed:
                 break
             self._halve(parts)  # outside the except block, where the error no longer keeps tensors alive
-        torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.config.max_grad_norm)
+        weights = self.optimizer.param_groups[0]["params"]
+        norm = torch.nn.utils.clip_grad_norm_(weights, self.config.max_grad_norm)
         self.optimizer.step()
-        return terms
+        return terms | {"grad_norm": norm}
 
     def passes(self, batch: UpdateBatch, rows: list[int]) -> Iterator[list[int]]:
         """Group episodes of similar length into passes of at most ``pass_tokens`` tokens."""
@@ -175,7 +176,6 @@ class Updater:
         }
         if config.algorithm == "ppo":
             terms["value_loss"] = (current.values - returns).square().mean()
-        if config.algorithm == "ppo":
             terms["policy_loss"] = ppo_loss(log_ratio, advantages, config.clip_range)
         elif config.ratio == "topr":
             episode = episodes.decisions.nonzero()[:, 0]

@@ -3,6 +3,7 @@
 import hashlib
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def load_backbone(
         The model in evaluation mode and its tokenizer, which has a padding token.
 
     Raises:
-        UsageError: If no causal language model can be loaded by this name.
+        UsageError: If no causal language model can be loaded by this name, or a weight is not finite.
         MissingError: If ``smollm2-135m`` is requested and its package is missing.
     """
     try:
@@ -49,9 +50,16 @@ def load_backbone(
     except (OSError, ValueError, KeyError) as error:
         raise _not_loaded(name, error) from error
     tokenizer = load_tokenizer(name)
+    if (broken := not_finite(dict(model.named_parameters()))) is not None:
+        raise UsageError(f"backbone {name!r} has weights that are not finite ({broken}); train or download it again")
     # Option plug-ins and LoRAs store this name as their backbone.
     model.config.name_or_path = model.name_or_path = name
     return model.to(device).eval(), tokenizer
+
+
+def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
+    """Name of the first tensor that has NaN or an infinite number; None if there is none."""
+    return next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

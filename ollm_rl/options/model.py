@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 from transformers import PreTrainedModel
 
-from ollm_rl.backbones.loading import fingerprint, load_backbone
+from ollm_rl.backbones.loading import fingerprint, load_backbone, not_finite
 from ollm_rl.backbones.names import CONFIG_FILE, WEIGHTS_FILE
 from ollm_rl.backbones.output_head import OutputHead, last_hidden_states
 from ollm_rl.errors import MissingError, UsageError, one_line
@@ -311,10 +311,15 @@ class OptionModel(nn.Module):
         """Read the plug-in's weights from a folder written by ``save_pretrained``.
 
         Raises:
-            ValueError: If the file is damaged or a tensor has another shape.
+            UsageError: If the file is damaged, or a tensor has another shape or is not finite.
         """
         try:
-            self.adapter.load_state_dict(load_file(Path(folder) / WEIGHTS_FILE))
+            weights = load_file(Path(folder) / WEIGHTS_FILE)
+            self.adapter.load_state_dict(weights)
         except (SafetensorError, OSError, RuntimeError) as error:
             # torch names the tensors and their sizes in the lines after the first.
-            raise ValueError(f"{folder}/{WEIGHTS_FILE} cannot be read ({one_line(error)})") from error
+            raise UsageError(
+                f"{folder}/{WEIGHTS_FILE} cannot be read ({one_line(error)}); train or download it again"
+            ) from error
+        if (broken := not_finite(weights)) is not None:
+            raise UsageError(f"{broken} in {folder}/{WEIGHTS_FILE} is not finite; train or download it again")

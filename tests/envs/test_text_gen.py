@@ -14,6 +14,7 @@ from gymnasium.utils.env_checker import check_env
 import ollm_rl.envs
 from ollm_rl.envs.text_gen import TextGenEnv
 from ollm_rl.envs.vector import TextGenVectorEnv
+from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem
@@ -291,3 +292,34 @@ def test_a_setting_that_does_not_fit_is_refused(change: dict[str, Any], message:
 def test_a_missing_model_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no option plug-in"):
         gymnasium.make(ID, **settings(model=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("action", [1.5, 1.0, True, 1j, "1", None, float("nan")])
+def test_an_action_that_is_no_whole_number_is_refused_and_the_episode_goes_on(action: Any) -> None:
+    env = TextGenEnv(**settings())
+    env.reset(seed=0)
+    with pytest.raises(UsageError, match="are not whole numbers; give a number per slot"):
+        env.step(action)
+    env.step(np.int64(1))
+
+
+@pytest.mark.parametrize("make", [TextGenEnv, lambda **rest: TextGenVectorEnv(2, **rest)])
+def test_unknown_settings_of_an_environment_are_named(make: Any) -> None:
+    with pytest.raises(UsageError, match="render_mode='human' is unknown; give 'ansi' or None"):
+        make(**settings(render_mode="human"))
+    with pytest.raises(UsageError, match="the weight of correctness=nan is not finite"):
+        make(**settings(reward_weights={"correctness": float("nan")}))
+    with pytest.raises(UsageError, match="all weights in .* are 0"):
+        make(**settings(reward_weights={"correctness": 0.0}))
+
+
+def test_an_unknown_reset_option_is_named() -> None:
+    with pytest.raises(UsageError, match="reset option 'probelm' is unknown; give problem, an id or an index"):
+        TextGenEnv(**settings()).reset(options={"probelm": 1})
+
+
+def test_the_folder_of_a_model_may_be_a_path(tmp_path: Path) -> None:
+    name = save_backbone(tmp_path / "backbone")
+    OptionModel.from_backbone(name, OptionConfig(num_options=3, width=8)).save_pretrained(tmp_path / "options")
+    env = TextGenEnv(tmp_path / "options", PROBLEMS, max_new_tokens=4)
+    assert env.action_space == Discrete(3)

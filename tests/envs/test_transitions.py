@@ -77,7 +77,6 @@ def test_in_mode_same_step_the_last_token_is_only_in_the_final_info() -> None:
     [
         ("options", [1, OPTIONS + 3, -1, 0], OPTIONS + 3),
         ("options", [1, 1, 1, -2], -2),
-        ("options", [0.0, 1.0, np.nan, 9.0], np.nan),
         ("tokens", [20, 21, VOCAB, -1], VOCAB),
     ],
 )

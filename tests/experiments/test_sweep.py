@@ -90,7 +90,8 @@ class FakeTraining:
         history = []
         for iteration in range(config.iterations):
             history.append({"iteration": float(iteration), "reward": config.learning_rate, "reward_correctness": 0.5})
-            history[-1] |= {"episodes": 8.0, "seconds": 1.0, "language_switching_rate": 0.0, "degeneracy_rate": 0.0}
+            history[-1] |= {"episodes": 8.0, "seconds": 1.0, "completion_tokens": 4.0}
+            history[-1] |= {"language_switching_rate": 0.0, "degeneracy_rate": 0.0}
             (config.out / "metrics.json").write_text(json.dumps(history))
             on_iteration(history[-1])
             if tried <= self.failures.get(config.learning_rate, 0):

@@ -20,7 +20,7 @@ from ollm_rl.agents.training.update import Updater
 from ollm_rl.errors import MissingError
 from ollm_rl.options.model import OptionModel
 from tests.places import ROOT
-from tests.training_runs import DIGITS, assert_equal_runs, checkpoint, config, history, naming
+from tests.training_runs import ONES, assert_equal_runs, checkpoint, config, history, naming
 
 
 @pytest.mark.parametrize(
@@ -29,9 +29,11 @@ from tests.training_runs import DIGITS, assert_equal_runs, checkpoint, config, h
 def test_a_run_stopped_in_the_middle_of_an_update_ends_as_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str, action_space: str, algorithm: str
 ) -> None:
-    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     settings = {"action_space": action_space, "algorithm": algorithm}
     undisturbed = train(config(tmp_path / "undisturbed", model_folder, data, **settings))
+    if action_space == "options":  # random tokens are never right
+        assert any(row["mixed_groups"] for row in history(undisturbed)), "there was nothing to learn"
 
     stopped = config(tmp_path / "stopped", model_folder, data, **settings)
     steps = 0
@@ -64,7 +66,7 @@ def test_a_run_stopped_in_the_middle_of_an_update_ends_as_an_undisturbed_one(
 def test_tensorboard_shows_every_iteration_of_a_resumed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
 ) -> None:
-    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     settings = config(tmp_path / "run", model_folder, data)
     whole_iteration = Trainer.iterate
 
@@ -87,7 +89,7 @@ def test_tensorboard_shows_every_iteration_of_a_resumed_run(
 def test_a_run_is_evaluated_while_it_trains_and_keeps_its_last_and_its_best_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
 ) -> None:
-    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     accuracies = iter([0.5, 0.75])
     asked: list[int] = []
 
@@ -121,10 +123,8 @@ def test_without_evaluations_the_best_checkpoint_is_that_of_the_highest_reward()
 def test_a_run_stops_when_it_is_good_enough_and_stays_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
 ) -> None:
-    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
-    settings = config(
-        tmp_path / "run", model_folder, data, eval_every=16, eval_data=data, stop_at=0.1, max_new_tokens=1
-    )
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
+    settings = config(tmp_path / "run", model_folder, data, eval_every=16, eval_data=data, stop_at=0.1)
     train(settings)
     assert len(history(settings.out)) == 1
     before = checkpoint(settings.out)
@@ -135,7 +135,7 @@ def test_a_run_stops_when_it_is_good_enough_and_stays_stopped(
 def test_a_callback_sees_every_saved_iteration_and_may_stop_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
 ) -> None:
-    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     settings = config(tmp_path / "run", model_folder, data)
     seen: list[float] = []
 
@@ -153,7 +153,7 @@ def test_a_callback_sees_every_saved_iteration_and_may_stop_the_run(
 def test_sigterm_ends_a_run_after_the_current_iteration_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
 ) -> None:
-    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     undisturbed = train(config(tmp_path / "undisturbed", model_folder, data))
     settings = config(tmp_path / "stopped", model_folder, data)
     whole = Updater.step
@@ -179,7 +179,7 @@ def test_sigterm_ends_a_run_after_the_current_iteration_is_saved(
 KILLED = """
 import os, signal
 from tests.agents.training.test_stopping import Updater, config, naming, train, OptionModel, Path
-OptionModel.option_tokens = naming("1234")
+OptionModel.option_tokens = naming("1121")
 whole, steps = Updater.step, 0
 def step(self, *arguments):
     global steps
@@ -195,7 +195,7 @@ train(config(Path({out!r}), Path({model!r}), {data!r}))
 def test_a_run_killed_in_the_middle_of_an_iteration_ends_as_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
 ) -> None:
-    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     undisturbed = train(config(tmp_path / "undisturbed", model_folder, data))
     killed = config(tmp_path / "killed", model_folder, data)
     script = KILLED.format(out=str(killed.out), model=str(model_folder), data=data)
@@ -210,7 +210,7 @@ def test_a_run_killed_in_the_middle_of_an_iteration_ends_as_an_undisturbed_one(
 def test_a_run_with_a_replay_resumes_as_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str, action_space: str
 ) -> None:
-    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     settings: dict[str, Any] = {"action_space": action_space, "ratio": "topr", "replay": 2, "replay_steps": 2}
     settings |= {"kl_coef": 0.01, "kl_target": 0.05, "keep_checkpoints": 1}
     undisturbed = train(config(tmp_path / "undisturbed", model_folder, data, **settings))
@@ -224,7 +224,7 @@ def test_a_run_with_a_replay_resumes_as_an_undisturbed_one(
 
 
 def test_a_lost_replay_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str) -> None:
-    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     stopped = config(tmp_path / "stopped", model_folder, data, ratio="topr", replay=2)
     train(stopped, lambda row: False)
     (stopped.out / "replay" / "000000.pt").unlink()
