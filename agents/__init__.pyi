@@ -14,6 +14,7 @@ from .evaluation.config import (
 )
 from .evaluation.free_running import evaluate as evaluate
 from .evaluation.free_running import run_eval as run_eval
+from .policies.anchored import AnchoredPolicy as AnchoredPolicy
 from .policies.base import Policy as Policy
 from .policies.loading import load_policy as load_policy
 from .policies.option import OptionPolicy as OptionPolicy
@@ -22,6 +23,7 @@ from .search.config import SearchConfig as SearchConfig
 from .training.run import train_agent as train_agent
 
 __all__ = [
+    "AnchoredPolicy",
     "AuditConfig",
     "EvalConfig",
     "evaluate",

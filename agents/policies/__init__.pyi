@@ -1,3 +1,4 @@
+from .anchored import AnchoredPolicy as AnchoredPolicy
 from .base import Choices as Choices
 from .base import Evaluation as Evaluation
 from .base import Policy as Policy
@@ -6,6 +7,7 @@ from .option import OptionPolicy as OptionPolicy
 from .token import TokenPolicy as TokenPolicy
 
 __all__ = [
+    "AnchoredPolicy",
     "Choices",
     "Evaluation",
     "load_policy",
