@@ -1,5 +1,6 @@
 """Training runs that are stopped, killed or end early resume as if nothing had happened."""
 
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +24,13 @@ from tests.places import ROOT
 from tests.training_runs import ONES, assert_equal_runs, checkpoint, config, history, naming
 
 
+def data_of(folder: Path, answer: str) -> str:
+    """Problems with this answer."""
+    rows = [{"question": f"Give {word}?", "answer": answer} for word in "abcdefg"]
+    (folder / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return f"jsonl:{folder / 'answers.jsonl'}"
+
+
 @pytest.mark.parametrize(
     ("action_space", "algorithm"), [("options", "ppo"), ("options", "reinforce"), ("tokens", "reinforce")]
 )
@@ -31,9 +39,10 @@ def test_a_run_stopped_in_the_middle_of_an_update_ends_as_an_undisturbed_one(
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     settings = {"action_space": action_space, "algorithm": algorithm}
+    if action_space == "tokens":
+        data = data_of(tmp_path, "4")  # which a few random texts state
     undisturbed = train(config(tmp_path / "undisturbed", model_folder, data, **settings))
-    if action_space == "options":  # random tokens are never right
-        assert any(row["mixed_groups"] for row in history(undisturbed)), "there was nothing to learn"
+    assert any(row["mixed_groups"] for row in history(undisturbed)), "there was nothing to learn"
 
     stopped = config(tmp_path / "stopped", model_folder, data, **settings)
     steps = 0
