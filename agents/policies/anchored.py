@@ -10,36 +10,18 @@ Letters: B rows, C offered tokens per row, M decisions of the episodes in row or
 from abc import abstractmethod
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from ollm_rl.agents.policies.base import Choices, Evaluation, draw
-from ollm_rl.agents.policies.option import VALUE_WIDTH
-from ollm_rl.agents.policies.shift import HiddenShift
-from ollm_rl.backbones.output_head import OutputHead
+from ollm_rl.agents.policies.shift import ShiftedPolicy
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.decode.turns import Action
-from ollm_rl.options.adapter import mlp
 from ollm_rl.options.decisions import is_first, same_token
 from ollm_rl.options.model import OptionModel
 
 
-class RestrictedPolicy(nn.Module):
-    """A policy over the distinct tokens that ``offer`` returns; an update never runs the backbone."""
-
-    reads_sequences = False
-
-    def __init__(self, backbone: PreTrainedModel) -> None:
-        super().__init__()
-        self._backbone = [backbone.requires_grad_(False)]  # in a list, so that nn.Module does not register it
-        self.head = OutputHead(backbone)
-        self.shift = HiddenShift(self.head.hidden_size).to(backbone.device)
-        self.value_head = mlp(self.head.hidden_size, VALUE_WIDTH, 1).to(backbone.device)
-
-    @property
-    def backbone(self) -> PreTrainedModel:
-        """The frozen backbone that decodes."""
-        return self._backbone[0]
+class RestrictedPolicy(ShiftedPolicy):
+    """A policy over the distinct tokens that ``offer`` returns."""
 
     @abstractmethod
     def offer(self, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -4,34 +4,15 @@ Letters: B rows, M decisions of the episodes in row order, H hidden, V vocabular
 """
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
 
 from ollm_rl.agents.policies.base import Choices, Evaluation, draw
-from ollm_rl.agents.policies.option import VALUE_WIDTH
-from ollm_rl.agents.policies.shift import HiddenShift
-from ollm_rl.backbones.output_head import OutputHead
+from ollm_rl.agents.policies.shift import ShiftedPolicy
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.decode.turns import Action
-from ollm_rl.options.adapter import mlp
 
 
-class FrozenHeadPolicy(nn.Module):
+class FrozenHeadPolicy(ShiftedPolicy):
     """pi = softmax(head(h'_t)) with the h' of `HiddenShift`: what `AnchoredPolicy` is without options."""
-
-    reads_sequences = False
-
-    def __init__(self, backbone: PreTrainedModel) -> None:
-        super().__init__()
-        self._backbone = [backbone.requires_grad_(False)]
-        self.head = OutputHead(backbone)
-        self.shift = HiddenShift(self.head.hidden_size).to(backbone.device)
-        self.value_head = mlp(self.head.hidden_size, VALUE_WIDTH, 1).to(backbone.device)
-
-    @property
-    def backbone(self) -> PreTrainedModel:
-        """The frozen backbone that decodes."""
-        return self._backbone[0]
 
     @torch.no_grad()
     def act(self, hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Action:

@@ -1,11 +1,14 @@
-"""A learned change of h_t before the output head, which is zero before training.
+"""A learned change of h_t before the output head, which is zero before training, and what policies with it share.
 
 Letters: B rows, H hidden.
 """
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
+from ollm_rl.agents.policies.option import VALUE_WIDTH
+from ollm_rl.backbones.output_head import OutputHead
 from ollm_rl.options.adapter import mlp
 
 WIDTH = 256
@@ -30,3 +33,25 @@ class HiddenShift(nn.Module):
         hidden_states = hidden_states.float()
         moved, scale = self.network(hidden_states).split([hidden_states.shape[-1], 1], -1)
         return hidden_states + scale * hidden_states + moved
+
+
+class ShiftedPolicy(nn.Module):
+    """Base of the policies that read their tokens off the frozen output head at h'; an update never runs the backbone.
+
+    Args:
+        backbone: Its weights are frozen.
+    """
+
+    reads_sequences = False
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        super().__init__()
+        self._backbone = [backbone.requires_grad_(False)]  # in a list, so that nn.Module does not register it
+        self.head = OutputHead(backbone)
+        self.shift = HiddenShift(self.head.hidden_size).to(backbone.device)
+        self.value_head = mlp(self.head.hidden_size, VALUE_WIDTH, 1).to(backbone.device)
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        """The frozen backbone that decodes."""
+        return self._backbone[0]

@@ -59,7 +59,10 @@ def load_backbone(
 
 def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
     """Name of the first tensor that has NaN or an infinite number; None if there is none."""
-    return next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
+    if not weights:
+        return None
+    flags = torch.stack([weight.isfinite().all() for weight in weights.values()]).tolist()  # one wait for the device
+    return next((name for name, is_finite in zip(weights, flags, strict=True) if not is_finite), None)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
