@@ -117,6 +117,8 @@ class ComparePlan(Settings):
         super().__post_init__()
         if self.baseline not in self.methods:
             raise UsageError(f"baseline={self.baseline!r} is no method; give one of {', '.join(self.methods)}")
+        if self.window > self.max_episodes:
+            raise UsageError(f"window={self.window} is more than max_episodes={self.max_episodes}; lower it")
         for name, method in self.methods.items():
             if unknown := set(method) - {"train", "random"}:
                 raise UsageError(f"method {name!r} has {', '.join(sorted(unknown))}; give train and random")

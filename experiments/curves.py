@@ -35,8 +35,10 @@ class Curve:
 
     def trailing_mean(self, name: str) -> np.ndarray:
         """The mean of a metric over the iterations of a window, NaN before the first, (I,)."""
-        means = np.convolve(self.column(name), np.full(self._length, 1 / self._length), "valid")
-        return np.concatenate([np.full(len(self.rows) - len(means), np.nan), means])
+        values = np.full(len(self.rows), np.nan)
+        if len(self.rows) >= self._length:
+            values[self._length - 1 :] = np.convolve(self.column(name), np.full(self._length, 1 / self._length), "valid")
+        return values
 
     def first_reached(self, threshold: float) -> int | None:
         """The first iteration at which the mean reward of the window is at least a threshold; None if it never is."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.errors import UsageError
 from ollm_rl.experiments.comparison import comparison_tables
 from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.curves import Curve
@@ -42,6 +43,16 @@ def test_a_threshold_is_reached_by_the_mean_over_the_window(tmp_path: Path) -> N
     assert curve.time_to(0.9, "episodes") == math.inf and curve.time_to(0.9, "episodes", censored=False) == 50
     assert math.isnan(curve.rate_at(0.9, "degeneracy_rate"))
     assert curve.mean_reward == pytest.approx(3.1 / 5)
+
+
+def test_a_run_shorter_than_the_window_reaches_nothing(tmp_path: Path) -> None:
+    curve = run(tmp_path / "a", [1.0])
+    assert math.isnan(curve.reward[0]) and curve.time_to(0.9, "episodes") == math.inf
+
+
+def test_a_window_longer_than_the_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"window=96 is more than max_episodes=32"):
+        CompareConfig(out=tmp_path, baseline="latent", methods={"latent": {}}, max_episodes=32)
 
 
 @pytest.fixture
