@@ -35,9 +35,9 @@ class Curve:
 
     def trailing_mean(self, name: str) -> np.ndarray:
         """The mean of a metric over the iterations of a window, NaN before the first, (I,)."""
-        values = np.full(len(self.rows), np.nan)
+        values, window = np.full(len(self.rows), np.nan), np.full(self._length, 1 / self._length)
         if len(self.rows) >= self._length:
-            values[self._length - 1 :] = np.convolve(self.column(name), np.full(self._length, 1 / self._length), "valid")
+            values[self._length - 1 :] = np.convolve(self.column(name), window, "valid")
         return values
 
     def first_reached(self, threshold: float) -> int | None:
