@@ -1,7 +1,7 @@
 """Checksums (SHA-256) within the files that we write, and beside those that libraries write.
 
-A file of ours holds the text ``"sha256":"DIGEST"`` near its start or end: JSON as its first entry, safetensors in its
-metadata, a zip (torch, stable-baselines3) in its comment. The digest is that of the file with zeros in its place, so
+A file of ours holds the text ``"sha256":"DIGEST"``: JSON as its first entry, safetensors in its metadata, which come
+first, a zip (torch, stable-baselines3) in its comment, which comes last. The digest is that of the file with zeros in its place, so
 every byte counts and the file is still written in one exchange. Files without it, from before checksums, are accepted.
 """
 
@@ -15,11 +15,11 @@ KEY = "sha256"
 ZEROS = "0" * 64
 SUMS_FILE = "SHA256SUMS"  # in the format of sha256sum, so that ``sha256sum -c`` reads it too
 MARK = f'"{KEY}":"'.encode()
-WINDOW = 256  # bytes at each end of a file in which the digest is looked for
+HEX = b"0123456789abcdef"
 
 
 def seal(data: bytes) -> bytes:
-    """Put the digest into a file's content, which holds MARK and ZEROS near its start or end."""
+    """Put the digest into a file's content, which holds MARK and ZEROS where a digest belongs."""
     place = _place(data)
     assert place is not None and data[place : place + len(ZEROS)] == ZEROS.encode()
     return data[:place] + _digest(data, place) + data[place + len(ZEROS) :]
@@ -38,8 +38,8 @@ def check_file(path: Path) -> bool:
                 return False
             if data[place : place + len(ZEROS)] == _digest(data, place):
                 return True
-    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        raise DamagedError(f"{path} cannot be read ({error})") from error
+    except (OSError, ValueError) as error:  # ValueError also for an empty file, which cannot be mapped
+        raise DamagedError(f"{path} is damaged ({error})") from error
     raise DamagedError(f"{path} is damaged: its checksum differs")
 
 
@@ -74,12 +74,19 @@ def check_folder(folder: Path) -> bool:
 
 
 def _place(data: bytes | mmap.mmap) -> int | None:
-    """Where the digest is; None if there is none."""
-    last = max(0, len(data) - WINDOW)
-    for first in (0, last):
-        found = data.find(MARK, first, first + WINDOW)
-        if found >= 0:
-            return found + len(MARK)
+    """Where the digest is; None if there is none.
+
+    Raises:
+        ValueError: If there is a digest whose mark is broken.
+    """
+    if data[:2] == b"PK":
+        place = len(data) - len('"}') - len(ZEROS)
+    else:
+        place = len("{" if data[:1] == b"{" else b'8 bytes {"__metadata__":{') + len(MARK)
+    if place >= len(MARK) and data[place - len(MARK) : place] == MARK:
+        return place
+    if sum(digit in HEX for digit in data[max(0, place) : place + len(ZEROS)]) > 0.75 * len(ZEROS):
+        raise ValueError("its checksum is broken")
     return None
 
 
