@@ -149,7 +149,9 @@ def test_damaged_checkpoints_are_named_and_moved_and_the_next_is_used(
     for path in paths[1:]:
         path.write_bytes(b"")
     for _ in range(2):  # also when they were set aside earlier
-        with pytest.raises(DamagedError, match=f"^{tmp_path} holds only damaged checkpoints .*; train again in another"):
+        with pytest.raises(
+            DamagedError, match=f"^{tmp_path} holds only damaged checkpoints .*; train again in another"
+        ):
             list(intact(tmp_path, [path for path in paths if path.exists()], check_tensors))
     assert list(intact(tmp_path / "new", [], check_tensors)) == []
 
