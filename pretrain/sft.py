@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -248,7 +249,11 @@ def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Pa
 
     The model's config is written last, since its presence marks the run as finished.
     """
-    trainer.train(resume_from_checkpoint=last_checkpoint(out))
+    saved = last_checkpoint(out)
+    try:
+        trainer.train(resume_from_checkpoint=saved)
+    except UnpicklingError as error:  # Trainer too loads nothing else
+        raise UsageError(f"{saved} holds more than tensors and plain data and is not loaded; delete it") from error
     staging = out / "unfinished"
     trainer.save_model(str(staging))
     if not isinstance(trainer.model, OptionModel):  # whose file of weights holds its own checksum

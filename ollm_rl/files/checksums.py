@@ -1,8 +1,9 @@
 """Checksums (SHA-256) within the files that we write, and beside those that libraries write.
 
 A file of ours holds the text ``"sha256":"DIGEST"``: JSON as its first entry, safetensors in its metadata, which come
-first, a zip (torch, stable-baselines3) in its comment, which comes last. The digest is that of the file with zeros in its place, so
-every byte counts and the file is still written in one exchange. Files without it, from before checksums, are accepted.
+first, a zip (torch, stable-baselines3) in its comment, which comes last. The digest is that of the file with zeros in
+its place, so every byte counts and the file is still written in one exchange. Files without it, from before there were
+checksums, are accepted.
 """
 
 import hashlib

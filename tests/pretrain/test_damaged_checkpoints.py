@@ -1,9 +1,10 @@
-"""Damaged checkpoints and results of the supervised stage: the checkpoint before is used, or one line says what to do."""
+"""Damaged files of the supervised stage: the checkpoint before is used, or one line says what to do."""
 
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,11 +39,20 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(origin: Path, out: Path) -> SFTConfig:
     stage = out.name
-    options = {"options": OptionConfig(num_options=4, width=8)} if stage == "options" else {}
+    changes: dict[str, Any] = {"stage": stage}
+    if stage == "options":
+        changes["options"] = OptionConfig(num_options=4, width=8)
     return SFTConfig(
-        out=out, stage=stage, backbone=str(origin / "plain"), data=f"jsonl:{origin / 'solved.jsonl'}", max_steps=4,
-        batch_size=4, save_steps=2, logging_steps=2, device="cpu", **options,
-    )  # type: ignore[arg-type]  # fmt: skip
+        out=out,
+        backbone=str(origin / "plain"),
+        data=f"jsonl:{origin / 'solved.jsonl'}",
+        max_steps=4,
+        batch_size=4,
+        save_steps=2,
+        logging_steps=2,
+        device="cpu",
+        **changes,
+    )
 
 
 def unfinished(origin: Path, tmp_path: Path, stage: str) -> SFTConfig:
