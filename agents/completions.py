@@ -200,7 +200,7 @@ def read_completions(path: Path) -> list[Row]:
         DamagedError: If a file is broken.
     """
     if path.is_file() and path.suffix == ".json":
-        rows: list[Row] = read_object(path, {"completions": READ}, remedy=GIVE)["completions"]
+        rows: list[Row] = read_object(path, {"completions": [READ]}, remedy=GIVE)["completions"]
         if rows:
             return rows
     files = sorted((path / COMPLETIONS_FOLDER).glob("*.jsonl"))

@@ -105,7 +105,7 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         DamagedError: If it is broken.
     """
-    return read_object(path, {"kind": str, "config": dict}, remedy="copy it again, or give another folder")
+    return read_object(path, {"kind": str, "config": {}}, remedy="copy it again, or give another folder")
 
 
 def read_run(folder: Path, kind: str) -> dict[str, Any]:

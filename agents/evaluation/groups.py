@@ -9,7 +9,7 @@ from pathlib import Path
 from ollm_rl.agents.completions import Row
 from ollm_rl.backbones.names import ModelName
 from ollm_rl.errors import MissingError, UsageError
-from ollm_rl.files.records import Entries, read_rows
+from ollm_rl.files.records import Entries, read_rows, require
 from ollm_rl.runs import read_record, read_run
 
 METRICS_FILE = "metrics.json"
@@ -38,8 +38,8 @@ def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
     """
     groups: dict[str, dict[str, Path]] = {}
     for run in runs:
-        setting, seeds = _setting(read_run(run, "train"))
-        if not (run / METRICS_FILE).exists():
+        setting, seeds = _setting(run / "run.json", read_run(run, "train"))
+        if not history(run):
             raise MissingError(f"{run} has no metrics yet; let ollm-rl train finish an iteration")
         group = groups.setdefault(json.dumps(setting, sort_keys=True), {})
         if str(seeds) in group:
@@ -76,14 +76,15 @@ def histories(models: Sequence[ModelName]) -> list[list[Row]]:
     return [rows for run in runs if (rows := history(run))]
 
 
-def _setting(config: Row) -> tuple[Row, list[int]]:
+def _setting(source: Path, config: Row) -> tuple[Row, list[int]]:
     """A run's settings without seeds, and the seeds; the folder of a run it builds on is replaced by its settings."""
+    require(source, config, {"seed": int})
     setting = dict(config)
     seeds = [setting.pop("seed")]
     for name in ("model", "backbone"):
         path = Path(str(config.get(name))) / "run.json"
         if path.exists():
-            setting[name], base_seeds = _setting(read_record(path)["config"])
+            setting[name], base_seeds = _setting(path, read_record(path)["config"])
             seeds += base_seeds
     return setting, seeds
 

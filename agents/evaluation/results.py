@@ -25,11 +25,11 @@ RESULT: Entries = {
     **dict.fromkeys(("model", "data", "split", "dtype"), str),
     **dict.fromkeys(("num_problems", "max_new_tokens"), int),
     **dict.fromkeys(NUMBERS, float),
-    "completions": READ,
+    "completions": [READ],
 }
 BEGUN: Entries = {
     "eval_seconds": float,
-    "completions": {**READ, "tokens": int, "terminated": bool, "status": str},
+    "completions": [{**READ, "tokens": int, "terminated": bool, "status": str}],
 }
 HEADINGS = ("model", "problems", "accuracy, %", "language switching, %", "degenerate, %", "tokens")
 

@@ -252,7 +252,7 @@ def check_value_head(model: ModelName) -> None:
     Raises:
         UsageError: If the model is no PPO run.
     """
-    if model.kind != "run" or model.description["algorithm"] != "ppo":
+    if model.kind != "run" or model.description.get("algorithm") != "ppo":
         raise UsageError(
             f"leaf_value='value_head' needs a value head that was trained, and {model.name!r} is no PPO run; give the "
             "folder of ollm-rl train --algorithm ppo, or another leaf_value"

@@ -10,7 +10,7 @@ from ollm_rl.errors import DamagedError, one_line
 from ollm_rl.files.checksums import KEY, MARK, ZEROS, check_file, seal
 
 AGAIN = "copy it again"
-Entries = Mapping[str, "type | Entries"]
+Entries = Mapping[str, "type | Entries | list[Entries]"]
 
 
 def sealed_json(content: dict[str, Any]) -> bytes:
@@ -24,8 +24,8 @@ def read_object(path: Path, entries: Entries | None = None, *, remedy: str = AGA
 
     Args:
         path: The file.
-        entries: Entries that it must have, with their types. ``float`` stands for any number, and further entries for
-            a list of objects that have them.
+        entries: Entries that it must have, with their types. ``float`` stands for any number, a mapping for an object
+            with these entries, and a list with one mapping for a list of such objects.
         remedy: What the user can do, for the error.
 
     Raises:
@@ -33,9 +33,16 @@ def read_object(path: Path, entries: Entries | None = None, *, remedy: str = AGA
     """
     with _explained(path, remedy):
         check_file(path)
-        content = _checked(_parse(path.read_bytes()), entries or {})
+        content = _checked(_parse(path.read_bytes()), {})
     content.pop(KEY, None)
+    require(path, content, entries or {}, remedy=remedy)
     return content
+
+
+def require(path: Path, content: dict[str, Any], entries: Entries, *, remedy: str = AGAIN) -> None:
+    """Refuse an object that was read from a file and lacks an entry; see `read_object`."""
+    with _explained(path, remedy):
+        _checked(content, entries)
 
 
 def read_rows(path: Path, entries: Entries, *, remedy: str = AGAIN) -> list[dict[str, Any]]:
@@ -75,7 +82,9 @@ def _checked(content: Any, entries: Entries, name: str = "it") -> dict[str, Any]
         if entry not in content:
             raise ValueError(f"{name} has no {entry!r}")
         if isinstance(kind, Mapping):
-            _checked_rows(content[entry], kind)
+            _checked(content[entry], kind, repr(entry))
+        elif isinstance(kind, list):
+            _checked_rows(content[entry], kind[0])
         elif not isinstance(content[entry], (int, float) if kind is float else kind):
             raise ValueError(f"{entry!r} of {name} is {str(content[entry])[:40]!r}")
     return content

@@ -166,6 +166,7 @@ def test_damaged_checkpoints_are_named_and_moved_and_the_next_is_used(
         ('{"a": "x"}', "'a' of it is 'x'"),
         ('{"a": 1, "rows": [{}]}', "row 1 has no 'text'"),
         ('{"a": 1, "rows": {}}', "it holds no list"),
+        ('{"a": 1, "rows": [], "one": {}}', "'one' has no 'b'"),
         ("[" * 100_000, "nested too deeply"),
         ('{"b": "' + 80 * "x" + '", "a": ' + 5000 * "1" + "}", "Exceeds the limit"),
         ("\ud800", "can't decode byte"),
@@ -175,7 +176,7 @@ def test_broken_json_gets_one_line_with_file_reason_and_remedy(tmp_path: Path, t
     path = tmp_path / "run.json"
     path.write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(DamagedError) as raised:
-        read_object(path, {"a": float, "rows": {"text": str}}, remedy="copy it again")
+        read_object(path, {"a": float, "rows": [{"text": str}], "one": {"b": str}}, remedy="copy it again")
     message = str(raised.value)
     assert message.startswith(f"{path} cannot be read (") and reason in message and message.endswith("; copy it again")
     assert "\n" not in message
