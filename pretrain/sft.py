@@ -28,10 +28,9 @@ from ollm_rl.backbones.loading import context_length, load_backbone
 from ollm_rl.backbones.lora import lora_config
 from ollm_rl.backbones.names import CONFIG_FILE
 from ollm_rl.devices import resolve_device
-from ollm_rl.errors import DamagedError, RunError, UsageError
+from ollm_rl.errors import RunError, UsageError
 from ollm_rl.files.checksums import SUMS_FILE, check_folder, folder_sums
 from ollm_rl.files.intact import intact
-from ollm_rl.files.records import read_object
 from ollm_rl.options.diagnostics import collapse_warning, option_diagnostics, option_usage
 from ollm_rl.options.model import CountedStates, OptionModel
 from ollm_rl.pretrain.config import SFTConfig
@@ -282,7 +281,7 @@ def last_checkpoint(out: Path) -> str | None:
 def _was_completed(checkpoint: Path) -> bool:
     """Whether a checkpoint has the file that Trainer writes last; only SUMS_FILE comes after it."""
     try:
-        read_object(checkpoint / "trainer_state.json")
+        json.loads((checkpoint / "trainer_state.json").read_text())
         return True
-    except DamagedError:
+    except (FileNotFoundError, ValueError):
         return False

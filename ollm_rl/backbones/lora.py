@@ -7,9 +7,9 @@ from peft import LoraConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from ollm_rl.backbones.loading import check_files
 from ollm_rl.backbones.names import CONFIG_FILE, ModelName, resolve
 from ollm_rl.errors import DamagedError, UsageError, one_line
-from ollm_rl.files.checksums import check_folder
 
 
 def lora_config(rank: int) -> LoraConfig:
@@ -36,7 +36,7 @@ def load_lora(backbone: PreTrainedModel, name: str | ModelName) -> PeftModel:
     if lora.description.get("megatron_config"):  # peft would import the module that the file names
         raise UsageError(f"lora={lora.name!r} needs megatron, which is not supported; give a plain LoRA")
     try:
-        check_folder(lora.folder)
+        check_files(lora.folder)
         return PeftModel.from_pretrained(backbone, lora.folder).eval()
     except DamagedError:
         raise

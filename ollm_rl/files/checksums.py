@@ -6,11 +6,12 @@ its place, so every byte counts and the file is still written in one exchange. F
 checksums, are accepted.
 """
 
+import errno
 import hashlib
 import mmap
 from pathlib import Path
 
-from ollm_rl.errors import DamagedError
+from ollm_rl.errors import DamagedError, UsageError
 
 KEY = "sha256"
 ZEROS = "0" * 64
@@ -30,7 +31,8 @@ def check_file(path: Path) -> bool:
     """Compare a file with its digest; returns whether it has one.
 
     Raises:
-        DamagedError: If it differs, or the file is empty or cannot be read.
+        DamagedError: If it differs, or the file is empty.
+        UsageError: If the file cannot be read, which says nothing about what it holds.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -39,8 +41,10 @@ def check_file(path: Path) -> bool:
                 return False
             if data[place : place + len(ZEROS)] == _digest(data, place):
                 return True
-    except (OSError, ValueError) as error:  # ValueError also for an empty file, which cannot be mapped
+    except ValueError as error:  # also for an empty file, which cannot be mapped
         raise DamagedError(f"{path} is damaged ({error})") from error
+    except OSError as error:
+        raise refused(path, error) from error
     raise DamagedError(f"{path} is damaged: its checksum differs")
 
 
@@ -55,6 +59,7 @@ def check_folder(folder: Path) -> bool:
 
     Raises:
         DamagedError: If a file differs or is missing, or SUMS_FILE is damaged itself.
+        UsageError: If a file cannot be read.
     """
     listing = folder / SUMS_FILE
     if not listing.is_file():
@@ -69,9 +74,17 @@ def check_folder(folder: Path) -> bool:
                 raise DamagedError(f"{listing} is damaged: it has the line {line[:80]!r}")
             if _digest_of(folder / name) != digest:
                 raise DamagedError(f"{folder / name} is damaged: its checksum in {SUMS_FILE} differs")
-    except (OSError, UnicodeDecodeError) as error:
+    except (FileNotFoundError, UnicodeDecodeError) as error:
         raise DamagedError(f"{folder} is damaged: {error}") from error
+    except OSError as error:
+        raise refused(folder, error) from error
     return True
+
+
+def refused(path: Path, error: OSError) -> UsageError:
+    """The error for a file that the system does not read: damage only if the disk says so."""
+    kind = DamagedError if error.errno == errno.EIO else UsageError
+    return kind(f"{path} cannot be read ({error.strerror})")
 
 
 def _place(data: bytes | mmap.mmap) -> int | None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ollm_rl.errors import DamagedError, one_line
+from ollm_rl.errors import DamagedError, UsageError, one_line
 from ollm_rl.files.checksums import KEY, MARK, ZEROS, check_file, seal
 
 AGAIN = "copy it again"
@@ -57,7 +57,7 @@ def read_rows(path: Path, entries: Entries, *, remedy: str = AGAIN) -> list[dict
 def _explained(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
-    except DamagedError as error:
+    except UsageError as error:
         raise DamagedError(f"{one_line(error)}; {remedy}") from error
     except RecursionError as error:
         raise DamagedError(f"{path} cannot be read (nested too deeply); {remedy}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ollm_rl.errors import DamagedError, UsageError, one_line
-from ollm_rl.files.checksums import KEY, MARK, ZEROS, check_file, seal
+from ollm_rl.files.checksums import KEY, MARK, ZEROS, check_file, refused, seal
 
 if TYPE_CHECKING:
     import torch
@@ -42,13 +42,16 @@ def check_tensors(path: Path) -> None:
 
     Raises:
         DamagedError: If the file is damaged.
+        UsageError: If the file cannot be read.
     """
     if check_file(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except OSError as error:
+        raise refused(path, error) from error
+    except (ValueError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DamagedError(f"{path} is damaged ({one_line(error)})") from error
     if broken is not None:
         raise DamagedError(f"{path} is damaged: the checksum of {broken} differs")

@@ -156,6 +156,19 @@ def test_damaged_checkpoints_are_named_and_moved_and_the_next_is_used(
     assert list(intact(tmp_path / "new", [], check_tensors)) == []
 
 
+def test_a_file_that_may_not_be_read_is_not_taken_for_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "3.pt"
+    path.write_bytes(sealed_tensors(STATE))
+
+    def refuse(self: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UsageError, match=r"3.pt cannot be read \(Permission denied\)"):
+        list(intact(tmp_path, [path], check_tensors))
+    assert path.exists()
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
