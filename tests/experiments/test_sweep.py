@@ -185,9 +185,7 @@ def test_pickles_planted_where_tune_kept_its_state_are_not_read(
     changes: dict[str, Any] = {"grid": {"learning_rate": [0.25]}}
     open_run(out, "sweep", SweepConfig(out=out, train={"model": "m", "iterations": 3}, **changes))
     (out / "tune").mkdir()
-    state = json.dumps({"trial_data": [], "runner_data": {}, "stats": {}})
-    (out / "tune" / "experiment_state-2026-01-01_00-00-00.json").write_text(state)
-    for name in ("tuner.pkl", "trainable.pkl", "searcher-state.pkl"):
+    for name in ("tuner.pkl", "trainable.pkl", "experiment_state-2026-01-01_00-00-00.json"):
         (out / "tune" / name).write_bytes(pickle.dumps(Payload(mark)))
     fake_sweep(tmp_path, monkeypatch, {}, **changes)
     assert list(pd.read_parquet(out / "table.parquet")["status"]) == ["finished"]
