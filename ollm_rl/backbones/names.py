@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ollm_rl.backbones.loading import hub_answers
 from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
-from ollm_rl.files.records import read_object, require
+from ollm_rl.files.records import read_object
 from ollm_rl.runs import CHECKPOINTS_FOLDER, last_checkpoint, read_record
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # of a plug-in and of a peft adapter
@@ -68,7 +68,7 @@ class ModelName:
     @property
     def has_options(self) -> bool:
         """Whether its policy chooses among options."""
-        return self.kind == "options" or (self.kind == "run" and self.description["action_space"] == "options")
+        return self.kind == "options" or (self.kind == "run" and self.description.get("action_space") == "options")
 
     @property
     def files(self) -> list[Path]:
@@ -148,7 +148,6 @@ def _training_run(name: str, folder: Path, checkpoint: Path | None) -> ModelName
         raise MissingError(
             f"{name} holds a run of ollm-rl {run['kind']} without a result; let it finish by the same command"
         )
-    require(folder / "run.json", run, {"config": {"model": str, "action_space": str, "seed": int}})
     return ModelName(name, "run", folder, run["config"], checkpoint)
 
 
