@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from ollm_rl.answers.pool import Verdict, VerifierPool
 from ollm_rl.envs.rewards import reward_terms, total
 from ollm_rl.errors import MissingError
+from ollm_rl.files.records import Entries, read_object, read_rows
 from ollm_rl.metrics.degenerate import FLAGS, degeneracy
 from ollm_rl.metrics.language import Switching, measure_switching
 from ollm_rl.metrics.rates import share_switched
@@ -21,6 +22,8 @@ from ollm_rl.problems.sources import Problem
 from ollm_rl.runs import write_atomic
 
 COMPLETIONS_FOLDER = "completions"
+READ: Entries = {"question": str, "answer": str, "completion": str, "correct": bool}  # what readers of rows rely on
+GIVE = "give the folder of an ollm-rl train, or a file that ollm-rl eval --out wrote"
 
 Row = dict[str, Any]
 
@@ -194,21 +197,27 @@ def read_completions(path: Path) -> list[Row]:
 
     Raises:
         MissingError: If there are none.
+        DamagedError: If a file is broken.
     """
     if path.is_file() and path.suffix == ".json":
-        result = json.loads(path.read_text())
-        if isinstance(result, dict) and result.get("completions"):
-            rows: list[Row] = result["completions"]
+        rows: list[Row] = read_object(path, {"completions": [READ]}, remedy=GIVE)["completions"]
+        if rows:
             return rows
     files = sorted((path / COMPLETIONS_FOLDER).glob("*.jsonl"))
     if not files:
-        raise MissingError(
-            f"{path} holds no completions; give the folder of an ollm-rl train, or a file that ollm-rl eval --out wrote"
-        )
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        raise MissingError(f"{path} holds no completions; {GIVE}")
+    return [row for file in files for row in _read_iteration(file)]
 
 
 def last_completions(run: Path) -> list[Row]:
-    """Rows of a training run's last iteration; empty if it kept none."""
+    """Rows of a training run's last iteration; empty if it kept none.
+
+    Raises:
+        DamagedError: If the file is broken.
+    """
     files = sorted((run / COMPLETIONS_FOLDER).glob("*.jsonl"))
-    return [json.loads(line) for line in files[-1].read_text().splitlines()] if files else []
+    return _read_iteration(files[-1]) if files else []
+
+
+def _read_iteration(file: Path) -> list[Row]:
+    return read_rows(file, {"iteration": int, **READ}, remedy="copy it again, or delete it")

@@ -21,6 +21,7 @@ from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.curves import Curve
 from ollm_rl.experiments.ray_tune import check_resources, run_trials
 from ollm_rl.experiments.tuning import Tuned, method_config, tune_methods
+from ollm_rl.files.records import read_object
 from ollm_rl.runs import open_run, origin, write_atomic
 
 EVALUATIONS = {"greedy": False, "sampled": True}  # name of the folder: whether completions are sampled
@@ -58,7 +59,10 @@ def _chosen(config: CompareConfig) -> dict[str, Tuned]:
     """The settings that tuning chose, from ``chosen.json`` if it has ended."""
     path = config.out / "chosen.json"
     if path.exists():
-        return {name: Tuned(**tuned) for name, tuned in json.loads(path.read_text()).items()}
+        try:
+            return {name: Tuned(**tuned) for name, tuned in read_object(path).items()}
+        except TypeError as error:
+            raise UsageError(f"{path} holds no chosen settings ({error}); delete it to choose again") from error
     tuned = tune_methods(config)
     write_atomic(path, json.dumps({name: found._asdict() for name, found in tuned.items()}, indent=1))
     return tuned

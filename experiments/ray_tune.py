@@ -1,12 +1,15 @@
 """Training runs as trials of Ray Tune.
 
 Every trial is a separate training run with its own folder and checkpoints. After a failure or a kill, Tune therefore
-only has to run the same trial again.
+only has to run the same trial again. Tune's own state is pickled, so it is kept in a temporary folder and
+never read. Which trials have ended is kept in ``ended.json``.
 """
 
+import json
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +25,11 @@ from ollm_rl.agents.evaluation.groups import history
 from ollm_rl.agents.training.run import train_agent
 from ollm_rl.errors import UsageError, one_line
 from ollm_rl.experiments.config import ResourceSettings
+from ollm_rl.files.records import read_object
+from ollm_rl.runs import write_atomic
 
 OBJECT_STORE = 100 * 2**20  # bytes; trials share files, not objects
-SYNC_PERIOD = 10  # seconds between two writes of Tune's state; what a kill loses is restored from the runs' folders
+ENDED_FILE = "ended.json"
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints at every verbosity
@@ -46,7 +51,7 @@ def run_trials(
     """Run the trials that have not ended; returns the errors of those that failed permanently, by name.
 
     Args:
-        state: Folder of Tune's state; the same trials resume from it.
+        state: Folder of the list of trials that have ended, finished or stopped by ASHA. They are not run again.
         configs: Settings of the runs by name.
         resources: Cores and GPUs of a run, and how many run at the same time.
         metric: What is reported to Tune after every iteration.
@@ -54,11 +59,15 @@ def run_trials(
         asha: Whether ASHA stops the worse runs early.
         finish: Called in a trial's process with its settings, once its training has ended.
     """
-    with ray_running():
+    progress = _Progress(state, len(configs))
+    remaining = {name: config for name, config in configs.items() if name not in progress.ended}
+    if not remaining:
+        return {}
+    with ray_running(), tempfile.TemporaryDirectory(prefix="ollm-rl-tune-") as storage:
         trainable = tune.with_resources(
-            _trainable(dict(configs), metric, resources.cpus, finish), {"cpu": resources.cpus, "gpu": resources.gpus}
+            _trainable(remaining, metric, resources.cpus, finish), {"cpu": resources.cpus, "gpu": resources.gpus}
         )
-        grid = _tuner(state.absolute(), trainable, configs, resources, metric, mode, asha).fit()
+        grid = _tuner(Path(storage), trainable, remaining, resources, progress, metric, mode, asha).fit()
     return {
         result.config["trial"]: last_line(str(result.error))
         for result in map(grid.__getitem__, range(len(grid)))
@@ -106,17 +115,16 @@ def ray_running() -> Iterator[None]:
 
 
 def _tuner(
-    state: Path,
+    storage: Path,
     trainable: Any,
     configs: Mapping[str, RLConfig],
     resources: ResourceSettings,
+    progress: "_Progress",
     metric: str,
     mode: Literal["max", "min"],
     asha: bool,
 ) -> tune.Tuner:
-    """A new tuner, or the restored tuner of trials that were killed."""
-    if any(state.glob("experiment_state-*.json")):
-        return tune.Tuner.restore(str(state), trainable, resume_unfinished=True, restart_errored=True)
+    """A tuner of trials, whether they begin or resume."""
     scheduler = None
     if asha:
         longest = max(config.iterations for config in configs.values())
@@ -133,11 +141,10 @@ def _tuner(
             trial_dirname_creator=lambda trial: str(trial.config["trial"]),
         ),
         run_config=tune.RunConfig(
-            name=state.name,
-            storage_path=str(state.parent),
+            name=storage.name,
+            storage_path=str(storage.parent),
             failure_config=tune.FailureConfig(max_failures=resources.max_failures),
-            sync_config=tune.SyncConfig(sync_period=SYNC_PERIOD),
-            callbacks=[_Progress(state.name)],
+            callbacks=[progress],
             verbose=0,
         ),
     )
@@ -167,19 +174,33 @@ def _trainable(
 
 
 class _Progress(tune.Callback):
-    """A progress bar over the trials that have ended."""
+    """Keeps which trials have ended, on disk and as a progress bar.
 
-    def __init__(self, label: str) -> None:
-        self.label = label
+    Args:
+        state: Folder of the list.
+        total: Number of all trials.
 
-    def setup(self, *arguments: Any, total_num_samples: int | None = None, **info: Any) -> None:
-        self.bar = tqdm(total=total_num_samples, desc=self.label)
+    Attributes:
+        ended: Names of those that ended without an error.
+    """
+
+    def __init__(self, state: Path, total: int) -> None:
+        self.path, self.total = state.absolute() / ENDED_FILE, total
+        self.ended: list[str] = []
+        if self.path.exists():
+            remedy = "delete it, then every trial is looked at again"
+            self.ended = read_object(self.path, {"ended": list}, remedy=remedy)["ended"]
+
+    def setup(self, *arguments: Any, **info: Any) -> None:
+        self.bar = tqdm(total=self.total, initial=len(self.ended), desc=self.path.parent.name)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        ended = {each.trial_id for each in trials if each.is_finished()} | {trial.trial_id}
-        self.bar.update(len(ended) - self.bar.n)
+        self.ended.append(trial.config["trial"])
+        write_atomic(self.path, json.dumps({"ended": self.ended}, indent=1))
+        self.bar.update()
 
-    on_trial_error = on_trial_complete
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.bar.update()
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         self.bar.close()

@@ -13,6 +13,10 @@ class MissingError(UsageError, FileNotFoundError):
     """A file, folder, model or package that the user named is not there."""
 
 
+class DamagedError(UsageError):
+    """A file is damaged or broken. The message names it."""
+
+
 class RunError(RuntimeError):
     """A run cannot continue although its settings are valid. The message contains all known details."""
 

@@ -7,11 +7,15 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ollm_rl.errors import MissingError, UsageError
+from ollm_rl.files.intact import intact
+from ollm_rl.files.records import read_object
+from ollm_rl.files.tensors import check_tensors
 
 PACKAGES = (
     "ollm-rl",
@@ -76,7 +80,7 @@ def open_run(folder: Path, kind: str, config: Any) -> bool:
     settings.pop("out", None)
     path = folder / "run.json"
     if path.exists():
-        run = json.loads(path.read_text())
+        run = read_record(path)
         requested = {"kind": kind, **settings}
         existing = {"kind": run["kind"], **run["config"]}
         differing = [
@@ -95,6 +99,15 @@ def open_run(folder: Path, kind: str, config: Any) -> bool:
     return False
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """Contents of a ``run.json``: ``kind``, ``config`` and origin.
+
+    Raises:
+        DamagedError: If it is broken.
+    """
+    return read_object(path, {"kind": str, "config": {}}, remedy="copy it again, or give another folder")
+
+
 def read_run(folder: Path, kind: str) -> dict[str, Any]:
     """The settings of the run in a folder.
 
@@ -104,7 +117,7 @@ def read_run(folder: Path, kind: str) -> dict[str, Any]:
     path = folder / "run.json"
     if not path.exists():
         raise MissingError(f"{folder} holds no run (no run.json); give the out folder of an ollm-rl {kind}")
-    run = json.loads(path.read_text())
+    run = read_record(path)
     if run["kind"] != kind:
         raise MissingError(f"{folder} holds a run of ollm-rl {run['kind']}, not of ollm-rl {kind}")
     config: dict[str, Any] = run["config"]
@@ -116,9 +129,22 @@ def numbered_checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / CHECKPOINTS_FOLDER).glob("[0-9]*.pt"))
 
 
+def intact_checkpoints(folder: Path) -> Iterator[Path]:
+    """The intact checkpoints of a training run, newest first; damaged ones are set aside.
+
+    Raises:
+        DamagedError: At the end, if there are only damaged ones.
+    """
+    return intact(folder / CHECKPOINTS_FOLDER, numbered_checkpoints(folder)[::-1], check_tensors)
+
+
 def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint from which a training run resumes."""
-    return next(reversed(numbered_checkpoints(folder)), None)
+    """The newest intact checkpoint of a training run; None if none was saved yet.
+
+    Raises:
+        DamagedError: If all are damaged.
+    """
+    return next(intact_checkpoints(folder), None)
 
 
 def _commit() -> str:

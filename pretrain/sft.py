@@ -6,9 +6,11 @@ A stage trains the backbone itself, the options on it (OLLM, Sec. 2.3), or a LoR
 import json
 import logging
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,13 +23,14 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from ollm_rl.backbones.loading import context_length, load_backbone
 from ollm_rl.backbones.lora import lora_config
 from ollm_rl.backbones.names import CONFIG_FILE
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import RunError, UsageError
+from ollm_rl.files.checksums import SUMS_FILE, check_folder, folder_sums
+from ollm_rl.files.intact import intact
 from ollm_rl.options.diagnostics import collapse_warning, option_diagnostics, option_usage
 from ollm_rl.options.model import CountedStates, OptionModel
 from ollm_rl.pretrain.config import SFTConfig
@@ -39,6 +42,7 @@ from ollm_rl.streams import Purpose, integer_seed
 
 SETTLED = 0.2  # share of the steps after which options that still agree have collapsed and are not just untrained
 
+_NAME = re.compile(r"checkpoint-\d+$")
 MUST_BE_FINITE = ("loss", "grad_norm", "train_loss")
 logger = logging.getLogger(__name__)
 
@@ -107,6 +111,15 @@ class MetricsFile(TrainerCallback):
         write_atomic(Path(args.output_dir) / "metrics.json", json.dumps(state.log_history, indent=1))
 
 
+class Checksums(TrainerCallback):
+    """Writes the checksums of a checkpoint's files beside them, once the checkpoint is complete."""
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write them for the newest checkpoint."""
+        checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        write_atomic(checkpoint / SUMS_FILE, folder_sums(checkpoint))
+
+
 class StopAtNonFinite(TrainerCallback):
     """Ends training, before the next checkpoint, at a loss or gradient that is not finite."""
 
@@ -165,7 +178,7 @@ def run_sft(config: SFTConfig) -> Path:
         args=training_arguments(config, device),
         train_dataset=examples,
         data_collator=collator,
-        callbacks=[StopAtNonFinite(), MetricsFile()],
+        callbacks=[StopAtNonFinite(), MetricsFile(), Checksums()],
     )
     train_and_save(trainer, tokenizer, config.out)
     return config.out
@@ -231,25 +244,44 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
 
 
 def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Train from the last complete checkpoint and write model and tokenizer into ``out``.
+    """Train from the last intact checkpoint and write model and tokenizer into ``out``.
 
     The model's config is written last, since its presence marks the run as finished.
     """
-    trainer.train(resume_from_checkpoint=last_checkpoint(out))
-    tokenizer.save_pretrained(out)
+    saved = last_checkpoint(out)
+    try:
+        trainer.train(resume_from_checkpoint=saved)
+    except UnpicklingError as error:  # Trainer too loads nothing else
+        raise UsageError(f"{saved} holds more than tensors and plain data and is not loaded; delete it") from error
     staging = out / "unfinished"
     trainer.save_model(str(staging))
+    if not isinstance(trainer.model, OptionModel):  # whose file of weights holds its own checksum
+        # People may correct the name of the backbone in the config of an adapter.
+        write_atomic(staging / SUMS_FILE, folder_sums(staging, leave_out=(CONFIG_FILE,)))
+    tokenizer.save_pretrained(out)
     for path in sorted(staging.iterdir(), key=lambda path: path.name in ("config.json", CONFIG_FILE)):
         path.replace(out / path.name)
     staging.rmdir()
 
 
 def last_checkpoint(out: Path) -> str | None:
-    """The newest complete checkpoint in a folder. Removes one that a kill left half-written."""
-    while (checkpoint := get_last_checkpoint(str(out))) is not None:
-        try:
-            json.loads((Path(checkpoint) / "trainer_state.json").read_text())  # Trainer writes this file last
-            return checkpoint
-        except (FileNotFoundError, json.JSONDecodeError):
-            shutil.rmtree(checkpoint)
-    return None
+    """The newest intact checkpoint in a folder. Damaged ones are set aside, those that a kill cut short are removed.
+
+    Raises:
+        DamagedError: If all are damaged.
+    """
+    found = {int(path.name[len("checkpoint-") :]): path for path in out.glob("checkpoint-*") if _NAME.match(path.name)}
+    for path in list(found.values()):
+        if not (path / SUMS_FILE).exists() and not _was_completed(path):
+            shutil.rmtree(path)
+    newest_first = [path for _, path in sorted(found.items(), reverse=True) if path.exists()]
+    return next(map(str, intact(out, newest_first, check_folder)), None)
+
+
+def _was_completed(checkpoint: Path) -> bool:
+    """Whether a checkpoint has the file that Trainer writes last; only SUMS_FILE comes after it."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+        return True
+    except (FileNotFoundError, ValueError):
+        return False

@@ -9,7 +9,24 @@ from pathlib import Path
 from ollm_rl.agents.completions import Row
 from ollm_rl.backbones.names import ModelName
 from ollm_rl.errors import MissingError, UsageError
-from ollm_rl.runs import read_run
+from ollm_rl.files.records import Entries, read_rows, require
+from ollm_rl.runs import read_record, read_run
+
+METRICS_FILE = "metrics.json"
+# Those that every agent logs in every iteration and that are read here and in reports.
+METRICS: Entries = dict.fromkeys(
+    (
+        "iteration",
+        "episodes",
+        "seconds",
+        "reward",
+        "reward_correctness",
+        "completion_tokens",
+        "language_switching_rate",
+        "degeneracy_rate",
+    ),
+    float,
+)
 
 
 def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
@@ -21,8 +38,8 @@ def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
     """
     groups: dict[str, dict[str, Path]] = {}
     for run in runs:
-        setting, seeds = _setting(read_run(run, "train"))
-        if not (run / "metrics.json").exists():
+        setting, seeds = _setting(run / "run.json", read_run(run, "train"))
+        if not history(run):
             raise MissingError(f"{run} has no metrics yet; let ollm-rl train finish an iteration")
         group = groups.setdefault(json.dumps(setting, sort_keys=True), {})
         if str(seeds) in group:
@@ -39,9 +56,13 @@ def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def history(run: Path) -> list[Row]:
-    """A training run's metrics, one row per iteration, with the ``tokens`` generated so far; empty if it has none."""
-    path = run / "metrics.json"
-    rows: list[Row] = json.loads(path.read_text()) if path.exists() else []
+    """A training run's metrics, one row per iteration, with the ``tokens`` generated so far; empty if it has none.
+
+    Raises:
+        DamagedError: If the file is broken.
+    """
+    path = run / METRICS_FILE
+    rows = read_rows(path, METRICS) if path.exists() else []
     tokens, episodes = 0.0, 0.0
     for row in rows:
         tokens += row["completion_tokens"] * (row["episodes"] - episodes)
@@ -55,14 +76,15 @@ def histories(models: Sequence[ModelName]) -> list[list[Row]]:
     return [rows for run in runs if (rows := history(run))]
 
 
-def _setting(config: Row) -> tuple[Row, list[int]]:
+def _setting(source: Path, config: Row) -> tuple[Row, list[int]]:
     """A run's settings without seeds, and the seeds; the folder of a run it builds on is replaced by its settings."""
+    require(source, config, {"seed": int})
     setting = dict(config)
     seeds = [setting.pop("seed")]
     for name in ("model", "backbone"):
         path = Path(str(config.get(name))) / "run.json"
         if path.exists():
-            setting[name], base_seeds = _setting(json.loads(path.read_text())["config"])
+            setting[name], base_seeds = _setting(path, read_record(path)["config"])
             seeds += base_seeds
     return setting, seeds
 

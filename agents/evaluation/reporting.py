@@ -103,7 +103,8 @@ def report_methods(
     if left_out:
         notes.append(f"There are no results for {', '.join(left_out)}: shown only in the plots of training.")
     curves = {method: histories(models) for method, models in resolved.items()}
-    seeds = {model.description["seed"] for models in resolved.values() for model in models if model.kind == "run"}
+    runs = [model for models in resolved.values() for model in models if model.kind == "run"]
+    seeds = {model.description["seed"] for model in runs if "seed" in model.description}
     sets = dict.fromkeys(
         f"{result['num_problems']:,} problems of {result['data']} ({result['split']})" for result in results
     )

@@ -8,16 +8,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ollm_rl.agents.completions import Row
+from ollm_rl.agents.completions import READ, Row
 from ollm_rl.agents.evaluation.config import EvalConfig
 from ollm_rl.backbones.names import ModelName
 from ollm_rl.errors import MissingError, UsageError
+from ollm_rl.files.records import Entries, read_object, sealed_json
 from ollm_rl.problems.sources import Problem
 from ollm_rl.runs import write_atomic
 
 SUMMARY_FILE, TABLE_FILE = "results.json", "results.md"
 # Settings that the numbers depend on; slots and device do not matter.
 SETTINGS = ("split", "limit", "sample", "max_new_tokens", "dtype", "seed")
+NUMBERS = ("accuracy", "low", "high", "language_switching_rate", "degeneracy_rate", "completion_tokens")
+# What readers of results rely on.
+RESULT: Entries = {
+    **dict.fromkeys(("model", "data", "split", "dtype"), str),
+    **dict.fromkeys(("num_problems", "max_new_tokens"), int),
+    **dict.fromkeys(NUMBERS, float),
+    "completions": [READ],
+}
+BEGUN: Entries = {
+    "eval_seconds": float,
+    "completions": [{**READ, "tokens": int, "terminated": bool, "status": str}],
+}
 HEADINGS = ("model", "problems", "accuracy, %", "language switching, %", "degenerate, %", "tokens")
 
 
@@ -26,11 +39,12 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
     Raises:
         MissingError: If there are none.
+        DamagedError: If one is broken or damaged.
     """
     paths = sorted(folder.glob("*--*.json"))
     if not paths:
         raise MissingError(f"{folder} holds no results; give the folder that ollm-rl eval --out wrote")
-    return [json.loads(path.read_text()) for path in paths]
+    return [read_object(path, RESULT, remedy="copy it again, or delete it and evaluate again") for path in paths]
 
 
 def write_summary(folder: Path) -> None:
@@ -45,10 +59,7 @@ def format_results(results: Sequence[dict[str, Any]]) -> str:
     """Results as a Markdown table, without a line break at the end."""
     lines = [f"| {' | '.join(HEADINGS)} |", f"|{'---|' * len(HEADINGS)}"]
     for result in results:
-        accuracy, low, high, switching, degenerate = (
-            f"{100 * result[name]:.1f}"
-            for name in ("accuracy", "low", "high", "language_switching_rate", "degeneracy_rate")
-        )
+        accuracy, low, high, switching, degenerate = (f"{100 * result[name]:.1f}" for name in NUMBERS[:5])
         cells = (
             result["model"].replace("|", r"\|"),
             f"{result['num_problems']:,} of {result['data']}".replace("|", r"\|"),
@@ -82,13 +93,13 @@ class ResultFile:
         """The saved result, if there is one and its inputs are unchanged.
 
         Raises:
-            UsageError: If the file holds an evaluation with other settings.
+            UsageError: If the file is broken, damaged, or holds an evaluation with other settings.
         """
-        return self._read(self.path)
+        return self._read(self.path, RESULT)
 
     def begun(self) -> tuple[list[Row], float]:
         """Rows and seconds of an interrupted evaluation."""
-        saved = self._read(self._partial)
+        saved = self._read(self._partial, BEGUN)
         return (saved["completions"], saved["eval_seconds"]) if saved else ([], 0.0)
 
     def keep(self, rows: list[Row], seconds: float) -> None:
@@ -106,10 +117,10 @@ class ResultFile:
     def _partial(self) -> Path | None:
         return self.path and self.path.with_suffix(".partial")
 
-    def _read(self, path: Path | None) -> dict[str, Any] | None:
+    def _read(self, path: Path | None, entries: Entries) -> dict[str, Any] | None:
         if path is None or not path.exists():
             return None
-        saved: dict[str, Any] = json.loads(path.read_text())
+        saved = read_object(path, entries, remedy="delete it to evaluate again")
         differing = [name for name, value in self.settings.items() if saved.get(name) != value]
         if differing:
             name = differing[0]
@@ -122,7 +133,7 @@ class ResultFile:
     def _write(self, path: Path | None, content: dict[str, Any]) -> dict[str, Any]:
         result = {**self.settings, "inputs": self.inputs, **content}
         if path is not None:
-            write_atomic(path, json.dumps(result, indent=1))
+            write_atomic(path, sealed_json(result))
         return result
 
 

@@ -12,7 +12,8 @@ from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.backbones.loading import load_backbone, load_tokenizer, not_finite
 from ollm_rl.backbones.lora import load_lora
 from ollm_rl.backbones.names import ModelName, resolve
-from ollm_rl.errors import MissingError, UsageError
+from ollm_rl.errors import MissingError, UsageError, one_line
+from ollm_rl.files.tensors import load_tensors
 from ollm_rl.options.model import OptionModel
 
 TOP_TOKENS = 10  # as many as options by default
@@ -99,10 +100,13 @@ def _trained_policy(
             f"{model.name} holds an agent of stable-baselines3 ({agent}); evaluate it there: "
             f"PPO.load('{run}/model.zip') and so on"
         )
-    config = RLConfig(**{**settings, "out": run, "dtype": str(dtype).removeprefix("torch.")})
+    try:
+        config = RLConfig(**{**settings, "out": run, "dtype": str(dtype).removeprefix("torch.")})
+    except TypeError as error:
+        reason = one_line(error)
+        raise UsageError(f"{run}/run.json has a setting that is unknown here ({reason}); train again") from error
     policy, tokenizer = new_policy(config, torch.device(device))
     if model.checkpoint is None:
         raise MissingError(f"{model.name} has saved no checkpoint yet; let ollm-rl train finish an iteration")
-    saved = torch.load(model.checkpoint, map_location=device, weights_only=True)
-    load_weights(policy, saved["policy"])
+    load_weights(policy, load_tensors(model.checkpoint, "policy", device=device)["policy"])
     return policy, tokenizer

@@ -4,7 +4,6 @@ Every generated token counts, the end of text included; prompts and copies of st
 the verifier's verdict, that is, the reference answer. The other choices use only what a user would see.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,6 +30,7 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import UsageError
+from ollm_rl.files.records import sealed_json
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin, write_atomic
@@ -57,7 +57,7 @@ def run_search(config: SearchConfig) -> dict[str, Any]:
     result = search(policy, tokenizer, problems, config)
     result |= {"model": config.model, "data": config.data, "split": config.split, "seed": config.seed, **origin()}
     if config.out is not None:
-        write_atomic(config.out, json.dumps(result, indent=1))
+        write_atomic(config.out, sealed_json(result))
     return result
 
 
@@ -252,7 +252,7 @@ def check_value_head(model: ModelName) -> None:
     Raises:
         UsageError: If the model is no PPO run.
     """
-    if model.kind != "run" or model.description["algorithm"] != "ppo":
+    if model.kind != "run" or model.description.get("algorithm") != "ppo":
         raise UsageError(
             f"leaf_value='value_head' needs a value head that was trained, and {model.name!r} is no PPO run; give the "
             "folder of ollm-rl train --algorithm ppo, or another leaf_value"

@@ -1,12 +1,10 @@
 """A training run's checkpoints: those of the last iterations, by number, and the best."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from ollm_rl.files.tensors import sealed_tensors
 from ollm_rl.runs import CHECKPOINTS_FOLDER, numbered_checkpoints, write_atomic
 
 BEST_FILE = "best.pt"
@@ -33,12 +31,11 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, keep: int) -> None:
         state: ``policy``, ``optimizer`` and ``history``, whose last row is this iteration's.
         keep: Number of latest checkpoints to keep.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
+    data = sealed_tensors(state)
     history = state["history"]
     if is_best(history):
-        write_atomic(folder / BEST_FILE, buffer.getvalue())
-    write_atomic(folder / CHECKPOINTS_FOLDER / f"{len(history):06d}.pt", buffer.getvalue())
+        write_atomic(folder / BEST_FILE, data)
+    write_atomic(folder / CHECKPOINTS_FOLDER / f"{len(history):06d}.pt", data)
     for path in numbered_checkpoints(folder)[:-keep]:
         path.unlink()
     write_atomic(folder / "metrics.json", json.dumps(history, indent=1))

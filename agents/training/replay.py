@@ -3,7 +3,7 @@
 Every iteration's episodes are saved in a file of their own, so that a resumed run has the same replay.
 """
 
-import io
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -11,9 +11,11 @@ import torch
 from ollm_rl.agents.training.batches import Part, UpdateBatch
 from ollm_rl.decode.memory import free_memory
 from ollm_rl.errors import MissingError, UsageError
+from ollm_rl.files.tensors import load_tensors, sealed_tensors
 from ollm_rl.runs import write_atomic
 
 FOLDER = "replay"
+STATE = tuple(field.name for field in dataclasses.fields(UpdateBatch))
 
 
 class Replay:
@@ -66,9 +68,7 @@ class Replay:
     def save(self, folder: Path, *, keep: int) -> None:
         """Write the newest batch; older files stay as long as one of the last ``keep`` checkpoints needs them."""
         newest = max(self.batches)
-        buffer = io.BytesIO()
-        torch.save(self.batches[newest].state(), buffer)
-        write_atomic(_file(folder, newest), buffer.getvalue())
+        write_atomic(_file(folder, newest), sealed_tensors(self.batches[newest].state()))
         for path in (folder / FOLDER).glob("*.pt"):
             if int(path.stem) <= newest - self.size - keep + 1:
                 path.unlink()
@@ -78,12 +78,15 @@ class Replay:
 
         Raises:
             MissingError: If a file is missing.
+            UsageError: If a file is damaged or holds something else.
         """
+        batches = {}
         for iteration in range(max(0, iterations - self.size), iterations):
             path = _file(folder, iteration)
             if not path.exists():
                 raise MissingError(f"{path} is missing, without which the run cannot resume; give another out folder")
-            self.batches[iteration] = UpdateBatch.from_state(torch.load(path, map_location=device, weights_only=True))
+            batches[iteration] = UpdateBatch.from_state(load_tensors(path, *STATE, device=device))
+        self.batches = batches
 
 
 def _file(folder: Path, iteration: int) -> Path:

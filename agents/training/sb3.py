@@ -5,8 +5,6 @@ and the environment draws the problems. A run's folder holds ``model.zip`` (SB3'
 our names.
 """
 
-import io
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,8 +16,6 @@ import torch
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch.utils.tensorboard import SummaryWriter
@@ -27,6 +23,7 @@ from tqdm import tqdm
 
 from ollm_rl.agents.completions import Completion, training_metrics, write_completions
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.training.sb3_files import load_agent, save_agent, saved_history
 from ollm_rl.agents.training.tags import tag
 from ollm_rl.answers.pool import Verdict
 from ollm_rl.devices import resolve_device
@@ -36,10 +33,9 @@ from ollm_rl.envs.vector import TextGenVectorEnv
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem, load_problems
-from ollm_rl.runs import open_run, write_atomic
+from ollm_rl.runs import open_run
 from ollm_rl.streams import Purpose, integer_seed
 
-MODEL_FILE, REPLAY_FILE = "model.zip", "replay_buffer.pkl"
 REPLAY = 100_000  # transitions in DQN's replay buffer; each holds h_t twice, and all are saved with every checkpoint
 DQN_BATCH, DQN_EVERY, DQN_SAMPLED = 256, 4, 8  # 8 samples per new transition, every 4 steps, as in SB3
 
@@ -66,7 +62,7 @@ def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None]
         The folder of the run.
 
     Raises:
-        UsageError: If a setting, the data or the folder does not fit, or sb3-contrib is missing.
+        UsageError: If a setting, the data or the folder does not fit, a file is damaged, or sb3-contrib is missing.
         MissingError: If the model is missing.
     """
     agent_class = _agent_class(config.agent)
@@ -74,16 +70,13 @@ def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None]
     vec = _environments(config, device)
     settings = agent_settings(config, vec.num_envs)
     open_run(config.out, "train", config)
-    history = _history(config.out)
+    history = saved_history(config.out)
     # Every start has its own stream, so that a resumed run does not partly repeat draws made after the last save.
     seed = integer_seed(config.seed, Purpose.SB3, len(history))
+    agent = agent_class(env=vec, seed=seed, device=device, **settings)
     if history:
-        agent = agent_class.load(config.out / MODEL_FILE, env=vec, device=device)
-        agent.set_random_seed(seed)
-        if isinstance(agent, OffPolicyAlgorithm):
-            agent.load_replay_buffer(config.out / REPLAY_FILE)
-    else:
-        agent = agent_class(env=vec, seed=seed, device=device, **settings)
+        load_agent(agent, config.out)
+        agent.set_random_seed(seed)  # again, since the initial weights took numbers of the stream
     if len(history) < config.iterations:
         # An upper bound: the callback stops after the requested number of episodes.
         episodes_left = (config.iterations - len(history)) * config.episodes + vec.num_envs
@@ -227,7 +220,7 @@ class _Iterations(BaseCallback):
         }
         self.started = now
         self.history.append(row)
-        _save(self.model, self.config.out, self.history)
+        save_agent(self.model, self.config.out, self.history)
         for name, value in row.items():
             self.writer.add_scalar(tag(name), value, int(row["episodes"]))
         self.bar.set_postfix(reward=f"{row['reward']:.3f}", tokens=f"{row['completion_tokens']:.0f}")
@@ -269,25 +262,3 @@ def _completion(info: dict[str, Any]) -> Completion:
         reward=float(info["episode"]["r"]),
         terms=terms,
     )
-
-
-def _save(agent: BaseAlgorithm, out: Path, history: list[dict[str, float]]) -> None:
-    """Write metrics, replay buffer and model, each atomically; the model last, since it records the run's progress."""
-    write_atomic(out / "metrics.json", json.dumps(history, indent=1))
-    if isinstance(agent, OffPolicyAlgorithm):
-        buffer = io.BytesIO()
-        agent.save_replay_buffer(buffer)
-        write_atomic(out / REPLAY_FILE, buffer.getvalue())
-    buffer = io.BytesIO()
-    agent.save(buffer)
-    write_atomic(out / MODEL_FILE, buffer.getvalue())
-
-
-def _history(out: Path) -> list[dict[str, float]]:
-    """The rows up to the saved model; the run may have been killed between writing metrics and model."""
-    if not (out / MODEL_FILE).exists():
-        return []
-    saved, _, _ = load_from_zip_file(out / MODEL_FILE)
-    assert saved is not None
-    rows: list[dict[str, float]] = json.loads((out / "metrics.json").read_text())
-    return [row for row in rows if row["timesteps"] <= saved["num_timesteps"]]

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -27,10 +26,11 @@ from ollm_rl.agents.training.update import Penalties, Updater
 from ollm_rl.agents.workers.local import Batch, RolloutSource, RolloutWorker
 from ollm_rl.backbones.loading import context_length, not_finite
 from ollm_rl.devices import resolve_device
-from ollm_rl.errors import RunError, UsageError
+from ollm_rl.errors import RunError, UsageError, one_line
+from ollm_rl.files.tensors import load_tensors
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
-from ollm_rl.runs import last_checkpoint, open_run
+from ollm_rl.runs import intact_checkpoints, last_checkpoint, open_run
 from ollm_rl.streams import Purpose, integer_seed, torch_generator
 
 OnIteration = Callable[[dict[str, float]], bool | None]  # gets an iteration's metrics; False stops the run
@@ -246,15 +246,24 @@ class Trainer:
         save_checkpoint(self.config.out, state, keep=self.config.keep_checkpoints)
 
     def _resume(self) -> None:
-        path = last_checkpoint(self.config.out)
-        if path is not None:
+        """Continue from the newest intact checkpoint whose replay is intact too."""
+        fault: UsageError | None = None
+        for path in intact_checkpoints(self.config.out):
             device = self.policy.backbone.device
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            state = load_tensors(path, "policy", "optimizer", "history", device=device)
+            if self.config.replay:
+                try:
+                    self.updater.replay.load(self.config.out, len(state["history"]), device)
+                except UsageError as error:
+                    print(f"{one_line(error)}; trying the checkpoint before {path}", file=sys.stderr)
+                    fault = fault or error
+                    continue
             load_weights(self.policy, state["policy"])
             self.updater.optimizer.load_state_dict(state["optimizer"])
             self.history = state["history"]
-            if self.config.replay:
-                self.updater.replay.load(self.config.out, len(self.history), device)
+            return
+        if fault is not None:
+            raise fault
 
 
 def episode_metrics(batch: Batch, group_size: int) -> dict[str, float]:

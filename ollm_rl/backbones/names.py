@@ -4,7 +4,6 @@ All commands resolve names here. A name is a folder, a checkpoint file, an id on
 OWN_BACKBONES.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +13,9 @@ from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFo
 from huggingface_hub.utils import validate_repo_id
 
 from ollm_rl.backbones.loading import hub_answers
-from ollm_rl.errors import MissingError, UsageError, one_line
-from ollm_rl.runs import CHECKPOINTS_FOLDER, last_checkpoint
+from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
+from ollm_rl.files.records import read_object
+from ollm_rl.runs import CHECKPOINTS_FOLDER, last_checkpoint, read_record
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # of a plug-in and of a peft adapter
 OWN_BACKBONES = ("tiny-arith", "smollm2-135m")  # not on the hub
@@ -52,7 +52,12 @@ class ModelName:
     def below(self) -> "ModelName | None":
         """The model that it was trained on; None for a backbone."""
         entries = {"options": "backbone", "lora": "base_model_name_or_path", "run": "model"}
-        return resolve(self.description[entries[self.kind]]) if self.kind in entries else None
+        if self.kind not in entries:
+            return None
+        below = self.description.get(entries[self.kind])
+        if not isinstance(below, str):
+            raise DamagedError(f"{self.name} does not say what it was trained on ({entries[self.kind]}); copy it again")
+        return resolve(below)
 
     @property
     def backbone(self) -> str:
@@ -63,7 +68,7 @@ class ModelName:
     @property
     def has_options(self) -> bool:
         """Whether its policy chooses among options."""
-        return self.kind == "options" or (self.kind == "run" and self.description["action_space"] == "options")
+        return self.kind == "options" or (self.kind == "run" and self.description.get("action_space") == "options")
 
     @property
     def files(self) -> list[Path]:
@@ -128,23 +133,8 @@ def has_owner(name: str) -> bool:
     return name.count("/") == 1 and is_hub_id(name)
 
 
-def read_description(path: Path) -> dict[str, Any]:
-    """Read a JSON file that describes a model.
-
-    Raises:
-        UsageError: If it cannot be read.
-    """
-    try:
-        description = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({one_line(error)}); copy it again") from error
-    if not isinstance(description, dict):
-        raise UsageError(f"{path} holds no description of a model; copy it again")
-    return description
-
-
 def _adapter(name: str, folder: Path) -> ModelName:
-    description = read_description(folder / CONFIG_FILE)
+    description = read_object(folder / CONFIG_FILE)
     if "peft_type" not in description:
         return ModelName(name, "options", folder, description)
     if description["peft_type"] != "LORA":
@@ -153,7 +143,7 @@ def _adapter(name: str, folder: Path) -> ModelName:
 
 
 def _training_run(name: str, folder: Path, checkpoint: Path | None) -> ModelName:
-    run = read_description(folder / "run.json")
+    run = read_record(folder / "run.json")
     if run["kind"] != "train":
         raise MissingError(
             f"{name} holds a run of ollm-rl {run['kind']} without a result; let it finish by the same command"

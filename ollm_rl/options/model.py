@@ -12,14 +12,17 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.loading import fingerprint, load_backbone, not_finite
 from ollm_rl.backbones.names import CONFIG_FILE, WEIGHTS_FILE
 from ollm_rl.backbones.output_head import OutputHead, last_hidden_states
-from ollm_rl.errors import MissingError, UsageError, one_line
+from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
+from ollm_rl.files.checksums import check_file
+from ollm_rl.files.records import read_object
+from ollm_rl.files.tensors import sealed_weights
 from ollm_rl.options import hub
 from ollm_rl.options.adapter import OptionAdapter, default_width
 from ollm_rl.options.config import OptionConfig
@@ -255,7 +258,7 @@ class OptionModel(nn.Module):
             "backbone_fingerprint": fingerprint(self.backbone),
         }
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.adapter.state_dict().items()}
-        write_atomic(Path(folder) / WEIGHTS_FILE, save(state))
+        write_atomic(Path(folder) / WEIGHTS_FILE, sealed_weights(state))
         write_atomic(Path(folder) / CONFIG_FILE, json.dumps(description, indent=2))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -288,11 +291,13 @@ class OptionModel(nn.Module):
         folder = hub.local_folder(folder)
         path = folder / CONFIG_FILE
         try:
-            description = json.loads(path.read_text())
+            description = read_object(path)
             if "peft_type" in description:
                 raise MissingError(f"{folder} holds a peft adapter, not an option plug-in; give an option SFT run")
             name, trained_on = str(description["backbone"]), description["backbone_fingerprint"]
             config = OptionConfig(**{field.name: description[field.name] for field in dataclasses.fields(OptionConfig)})
+        except DamagedError:
+            raise
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} cannot be read ({type(error).__name__}: {error}); copy it again") from error
         source = name if backbone is None else backbone
@@ -314,9 +319,10 @@ class OptionModel(nn.Module):
             UsageError: If the file is damaged, or a tensor has another shape or is not finite.
         """
         try:
+            check_file(Path(folder) / WEIGHTS_FILE)
             weights = load_file(Path(folder) / WEIGHTS_FILE)
             self.adapter.load_state_dict(weights)
-        except (SafetensorError, OSError, RuntimeError) as error:
+        except (DamagedError, SafetensorError, OSError, RuntimeError) as error:
             # torch names the tensors and their sizes in the lines after the first.
             raise UsageError(
                 f"{folder}/{WEIGHTS_FILE} cannot be read ({one_line(error)}); train or download it again"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import statistics
 import subprocess
@@ -29,6 +30,8 @@ from ollm_rl.experiments.trials import plan
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.runs import open_run
+from tests.damage import garbage
+from tests.payload import Payload
 from tests.places import ROOT
 from tests.tiny_models import save_backbone
 
@@ -173,6 +176,25 @@ def test_a_failed_trial_is_tried_again_and_then_reported_without_stopping_the_ot
     again = pd.read_parquet(out / "table.parquet").set_index("train.learning_rate")
     assert set(again["status"]) == {"finished"}
     assert sorted((tmp_path / "attempts").read_text().split()) == ["0.25", "0.25", "0.5", "0.5", "0.5", "0.75"]
+
+
+def test_pickles_planted_where_tune_kept_its_state_are_not_read(
+    ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, mark = tmp_path / "sweep", tmp_path / "executed"
+    changes: dict[str, Any] = {"grid": {"learning_rate": [0.25]}}
+    open_run(out, "sweep", SweepConfig(out=out, train={"model": "m", "iterations": 3}, **changes))
+    (out / "tune").mkdir()
+    for name in ("tuner.pkl", "trainable.pkl", "experiment_state-2026-01-01_00-00-00.json"):
+        (out / "tune" / name).write_bytes(pickle.dumps(Payload(mark)))
+    fake_sweep(tmp_path, monkeypatch, {}, **changes)
+    assert list(pd.read_parquet(out / "table.parquet")["status"]) == ["finished"]
+    assert not mark.exists()
+    garbage(out / "tune" / "ended.json")
+    with pytest.raises(
+        ValueError, match=r"ended.json cannot be read .*; delete it, then every trial is looked at again"
+    ):
+        fake_sweep(tmp_path, monkeypatch, {}, **changes)
 
 
 def test_when_every_trial_fails_the_first_error_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from ollm_rl.agents.training.trainer import build_trainer
 from ollm_rl.decode.rollout import Rollout, collect
 from ollm_rl.envs.sb3 import TextGenVecEnv
 from ollm_rl.envs.vector import TextGenVectorEnv
+from ollm_rl.errors import DamagedError
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import load_problems
+from tests.damage import empty, flip, truncate
 from tests.tiny_models import save_backbone, tiny_tokenizer
 
 DIGITS = "1234"
@@ -266,3 +269,19 @@ def test_an_evaluation_of_an_sb3_run_says_what_reads_its_model(folder: Path) -> 
     out = train_agent(config(folder, "run", "sb3-ppo", iterations=1))
     with pytest.raises(ValueError, match=r"holds an agent of stable-baselines3.*PPO\.load\('.*model\.zip'\)"):
         load_policy(str(out))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("model.zip", flip, "is damaged: its checksum differs; train again in another out folder"),
+        ("model.zip", empty, "is damaged .*; train again in another out folder"),
+        ("replay_buffer.pt", flip, "is damaged: its checksum differs"),
+        ("metrics.json", truncate, "cannot be read .*; train again in another out folder"),
+    ],
+)
+def test_a_damaged_file_gets_one_line(folder: Path, name: str, damage: Callable[[Path], None], message: str) -> None:
+    settings = config(folder, "run", "sb3-dqn", iterations=1, episodes=8)
+    damage(train_agent(settings) / name)
+    with pytest.raises(DamagedError, match=f"^{settings.out / name} {message}"):
+        train_agent(settings)
