@@ -9,7 +9,8 @@ from pathlib import Path
 from ollm_rl.agents.completions import Row
 from ollm_rl.backbones.names import ModelName
 from ollm_rl.errors import MissingError, UsageError
-from ollm_rl.runs import read_run
+from ollm_rl.runs import places_in, read_run
+from ollm_rl.safekeeping.places import located
 
 
 def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
@@ -21,7 +22,8 @@ def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
     """
     groups: dict[str, dict[str, Path]] = {}
     for run in runs:
-        setting, seeds = _setting(read_run(run, "train"))
+        read_run(run, "train")
+        setting, seeds = _setting(run)
         if not (run / "metrics.json").exists():
             raise MissingError(f"{run} has no metrics yet; let ollm-rl train finish an iteration")
         group = groups.setdefault(json.dumps(setting, sort_keys=True), {})
@@ -55,14 +57,18 @@ def histories(models: Sequence[ModelName]) -> list[list[Row]]:
     return [rows for run in runs if (rows := history(run))]
 
 
-def _setting(config: Row) -> tuple[Row, list[int]]:
+def _setting(folder: Path) -> tuple[Row, list[int]]:
     """A run's settings without seeds, and the seeds; the folder of a run it builds on is replaced by its settings."""
-    setting = dict(config)
-    seeds = [setting.pop("seed")]
+    run = json.loads((folder / "run.json").read_text())
+    setting = dict(run["config"])
+    seeds, places = [setting.pop("seed")], places_in(run)
     for name in ("model", "backbone"):
-        path = Path(str(config.get(name))) / "run.json"
-        if path.exists():
-            setting[name], base_seeds = _setting(json.loads(path.read_text())["config"])
+        try:
+            base = Path(located(str(setting.get(name)), name, folder, places.get(name)))
+        except MissingError:
+            continue  # the curves need no model
+        if (base / "run.json").exists():
+            setting[name], base_seeds = _setting(base)
             seeds += base_seeds
     return setting, seeds
 

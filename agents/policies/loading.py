@@ -99,8 +99,12 @@ def _trained_policy(
             f"{model.name} holds an agent of stable-baselines3 ({agent}); evaluate it there: "
             f"PPO.load('{run}/model.zip') and so on"
         )
-    config = RLConfig(**{**settings, "out": run, "dtype": str(dtype).removeprefix("torch.")})
-    policy, tokenizer = new_policy(config, torch.device(device))
+    changes = {"out": run, "model": model.trained_on, "dtype": str(dtype).removeprefix("torch.")}
+    config = RLConfig(**settings | changes)
+    try:
+        policy, tokenizer = new_policy(config, torch.device(device))
+    except MissingError as error:
+        raise MissingError(f"{model.name} was trained on {settings['model']}: {error}") from error
     if model.checkpoint is None:
         raise MissingError(f"{model.name} has saved no checkpoint yet; let ollm-rl train finish an iteration")
     saved = torch.load(model.checkpoint, map_location=device, weights_only=True)

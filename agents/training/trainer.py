@@ -3,10 +3,9 @@
 import math
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,8 @@ from ollm_rl.devices import resolve_device
 from ollm_rl.errors import RunError, UsageError
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
-from ollm_rl.runs import last_checkpoint, open_run
+from ollm_rl.runs import exclusive_run, last_checkpoint
+from ollm_rl.safekeeping.signals import catch_sigterm
 from ollm_rl.streams import Purpose, integer_seed, torch_generator
 
 OnIteration = Callable[[dict[str, float]], bool | None]  # gets an iteration's metrics; False stops the run
@@ -54,8 +54,10 @@ def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
     problems = load_problems(config.data, limit=config.limit, seed=config.seed)
     torch.manual_seed(integer_seed(config.seed, Purpose.POLICY_WEIGHTS))
     policy, tokenizer = new_policy(config, device)
-    with closing(build_trainer(config, policy, tokenizer, problems)) as trainer:
-        open_run(config.out, "train", config)
+    with (
+        closing(build_trainer(config, policy, tokenizer, problems)) as trainer,
+        exclusive_run(config.out, "train", config),
+    ):
         trainer.run(on_iteration)
     return config.out
 
@@ -267,25 +269,3 @@ def episode_metrics(batch: Batch, group_size: int) -> dict[str, float]:
         "mixed_groups": float((groups.std(1) > 0).float().mean()) if group_size > 1 else float("nan"),
         "pass_at_group": float((correct.max(1).values > 0.5).float().mean()),
     }
-
-
-@contextmanager
-def catch_sigterm() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGTERM sets; a second one acts as usual.
-
-    In threads, which get no signals, the event is never set.
-    """
-    stop_requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop_requested
-        return
-
-    def request_stop(*_: object) -> None:
-        stop_requested.set()
-        signal.signal(signal.SIGTERM, previous_handler)
-
-    previous_handler = signal.signal(signal.SIGTERM, request_stop)
-    try:
-        yield stop_requested
-    finally:
-        signal.signal(signal.SIGTERM, previous_handler)
