@@ -3,10 +3,13 @@
 A stage trains the backbone itself, the options on it (OLLM, Sec. 2.3), or a LoRA on it to compare the options with.
 """
 
+import json
 import logging
+import math
 import shutil
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +19,32 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 from ollm_rl.backbones.loading import context_length, load_backbone
 from ollm_rl.backbones.lora import lora_config
 from ollm_rl.backbones.names import CONFIG_FILE
 from ollm_rl.devices import resolve_device
-from ollm_rl.errors import UsageError
+from ollm_rl.errors import RunError, UsageError
 from ollm_rl.options.diagnostics import collapse_warning, option_diagnostics, option_usage
 from ollm_rl.options.model import CountedStates, OptionModel
-from ollm_rl.pretrain.callbacks import MetricsFile, StopAtNonFinite, StopOnRequest, refuse_not_finite
-from ollm_rl.pretrain.checkpoints import last_checkpoint
+from ollm_rl.pretrain.callbacks import StopOnRequest, describe_whole_run
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples
 from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
 from ollm_rl.problems.sources import Problem, exclude_questions, load_problems
-from ollm_rl.runs import exclusive_run
+from ollm_rl.runs import exclusive_run, write_atomic
 from ollm_rl.safekeeping.outputs import full_disk_named
 from ollm_rl.safekeeping.signals import catch_sigterm
 from ollm_rl.streams import Purpose, integer_seed
 
 SETTLED = 0.2  # share of the steps after which options that still agree have collapsed and are not just untrained
 
+MUST_BE_FINITE = ("loss", "grad_norm", "train_loss")
 logger = logging.getLogger(__name__)
 
 
@@ -96,6 +101,52 @@ class OptionTrainer(Trainer):
         self.model.load_adapter(resume_from_checkpoint)
 
 
+class MetricsFile(TrainerCallback):
+    """Writes every logged line to ``metrics.json`` beside the checkpoints.
+
+    A resumed run continues the file, since ``Trainer`` restores its log history. The last line is about the whole run,
+    not about the time since its last start.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log the last step too, so that the lines cover all steps."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the whole history; it is short."""
+        if "train_loss" in state.log_history[-1]:
+            if state.global_step < state.max_steps:  # stopped early: the line comes when the run has ended
+                return
+            describe_whole_run(state.log_history)
+        write_atomic(Path(args.output_dir) / "metrics.json", json.dumps(state.log_history, indent=1))
+
+
+class StopAtNonFinite(TrainerCallback):
+    """Ends training, before the next checkpoint, at a loss or gradient that is not finite."""
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look at the newest line."""
+        row = state.log_history[-1]
+        refuse_not_finite({name: row[name] for name in MUST_BE_FINITE if name in row}, args, state.global_step)
+
+
+def refuse_not_finite(values: Mapping[str, float], args: TrainingArguments, step: int) -> None:
+    """End training if a value is not finite.
+
+    Raises:
+        RunError: It names the value, the step and the last checkpoint.
+    """
+    for name, value in values.items():
+        if not math.isfinite(value):
+            saved = last_checkpoint(Path(str(args.output_dir)))
+            kept = f"the last good checkpoint is {saved}" if saved else "no checkpoint was saved yet"
+            raise RunError(
+                f"{name} is not finite in step {step}; lower learning_rate={args.learning_rate:g}, in another out "
+                f"folder; {kept}"
+            )
+
+
 def run_sft(config: SFTConfig) -> Path:
     """Train, from the last checkpoint if there is one, and write the result into ``config.out``.
 
@@ -115,8 +166,8 @@ def run_sft(config: SFTConfig) -> Path:
     examples: Any = encode_examples(problems, tokenizer, max_length=max_length)
     set_seed(integer_seed(config.seed, Purpose.SFT_WEIGHTS))
     model = trainable(backbone, config)
+    result_file = config.out / ("config.json" if config.stage == "backbone" else CONFIG_FILE)
     with exclusive_run(config.out, "sft", config) as exists:
-        result_file = config.out / ("config.json" if config.stage == "backbone" else CONFIG_FILE)
         if exists and result_file.exists():
             print(f"{config.out} is finished already")
         else:
@@ -212,9 +263,9 @@ def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Pa
     with catch_sigterm() as stop_requested:
         trainer.add_callback(StopOnRequest(stop_requested))
         trainer.train(resume_from_checkpoint=last_checkpoint(out))
-        if trainer.state.global_step < trainer.state.max_steps:
-            print(f"stopped; step {trainer.state.global_step} is saved, the same command resumes", file=sys.stderr)
-            raise SystemExit(128 + signal.SIGTERM)
+    if trainer.state.global_step < trainer.state.max_steps:
+        print(f"stopped; step {trainer.state.global_step} is saved, the same command resumes", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM)
     tokenizer.save_pretrained(out)
     staging = out / "unfinished"
     shutil.rmtree(staging, ignore_errors=True)  # with what a kill left in it
@@ -222,3 +273,14 @@ def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Pa
     for path in sorted(staging.iterdir(), key=lambda path: path.name in ("config.json", CONFIG_FILE)):
         path.replace(out / path.name)
     staging.rmdir()
+
+
+def last_checkpoint(out: Path) -> str | None:
+    """The newest complete checkpoint in a folder. Removes one that a kill left half-written."""
+    while (checkpoint := get_last_checkpoint(str(out))) is not None:
+        try:
+            json.loads((Path(checkpoint) / "trainer_state.json").read_text())  # Trainer writes this file last
+            return checkpoint
+        except (FileNotFoundError, json.JSONDecodeError):
+            shutil.rmtree(checkpoint)
+    return None

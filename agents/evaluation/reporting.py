@@ -199,7 +199,7 @@ def _completions(model: ModelName, results: Sequence[Row]) -> list[Row]:
 def _explore(
     method: str, model: ModelName, completions: Sequence[Row], results: Sequence[Row], device: str, notes: list[str]
 ) -> Row | None:
-    """Explorer and maps of one policy over options; None, with a note, if it can no longer be loaded."""
+    """Explorer and maps of one policy over options; None, with a note, if that is no longer possible."""
     settings = results[0] if results else model.description
     torch_device = resolve_device(device)
     problems = [

@@ -27,9 +27,7 @@ def encode_prompts(
     """
     for problem in problems:
         if not is_text(problem.question + problem.answer):
-            raise UsageError(
-                f"problem {problem.id!r} has a lone surrogate, half a character; correct it or leave it out"
-            )
+            raise UsageError(f"problem {problem.id!r} has a lone surrogate, half a character; correct it")
     prompts: list[list[int]]
     if tokenizer.chat_template is None:
         prompts = tokenizer([f"{problem.question}\n" for problem in problems]).input_ids
