@@ -23,6 +23,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from ollm_rl.backbones.loading import context_length, load_backbone
@@ -262,7 +263,9 @@ def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Pa
     """
     with catch_sigterm() as stop_requested:
         trainer.add_callback(StopOnRequest(stop_requested))
-        trainer.train(resume_from_checkpoint=last_checkpoint(out))
+        checkpoint = last_checkpoint(out)
+        if checkpoint is None or not _restore_end(trainer, checkpoint):
+            trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.state.global_step < trainer.state.max_steps:
         print(f"stopped; step {trainer.state.global_step} is saved, the same command resumes", file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM)
@@ -273,6 +276,17 @@ def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Pa
     for path in sorted(staging.iterdir(), key=lambda path: path.name in ("config.json", CONFIG_FILE)):
         path.replace(out / path.name)
     staging.rmdir()
+
+
+def _restore_end(trainer: Trainer, checkpoint: str) -> bool:
+    """Load the checkpoint if it is that of the last step, from which ``Trainer.train`` would train one step more."""
+    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    if state.global_step < trainer.args.max_steps:
+        return False
+    trainer.state = state
+    trainer._load_from_checkpoint(checkpoint)
+    trainer.log({"train_loss": 0.0, "total_flos": state.total_flos})  # MetricsFile fills in the loss
+    return True
 
 
 def last_checkpoint(out: Path) -> str | None:

@@ -19,7 +19,7 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.free_running import evaluate
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_weights
-from ollm_rl.agents.training.checkpoints import save_checkpoint
+from ollm_rl.agents.training.checkpoints import complete_checkpoint, save_checkpoint
 from ollm_rl.agents.training.collapse import collapse_warning
 from ollm_rl.agents.training.tags import tag
 from ollm_rl.agents.training.update import Penalties, Updater
@@ -133,11 +133,15 @@ class Trainer:
         SIGTERM ends the run with exit code 143, once the current iteration is saved.
         """
         self._resume()
+        if self.history:
+            self._complete_save()
         done = int(self.history[-1]["episodes"]) if self.history else 0
         bar = tqdm(total=self.config.iterations, initial=len(self.history), desc=self.config.out.name)
-        # Discards what a killed run wrote after its last checkpoint.
-        writer = SummaryWriter(str(self.config.out), purge_step=done + 1)
+        # Discards what a killed run wrote after its last checkpoint, whose own row it may not have written.
+        writer = SummaryWriter(str(self.config.out), purge_step=done)
         with catch_sigterm() as stop_requested, bar, writer:
+            for row in self.history[-1:]:
+                self._log(row, writer)
             while len(self.history) < self.config.iterations and not self._good_enough():
                 row = self.iterate()
                 self.history.append(row)
@@ -230,12 +234,17 @@ class Trainer:
 
     def _show(self, row: dict[str, float], writer: SummaryWriter, bar: tqdm) -> None:
         """Write an iteration's metrics to TensorBoard and to the progress bar."""
-        speed = self.config.episodes / (row["seconds_rollout"] + row["seconds_update"])
-        for name, value in (row | {"episodes_per_second": speed}).items():
-            writer.add_scalar(tag(name), value, int(row["episodes"]))
+        speed = self._log(row, writer)
         shown = {"reward": "reward", "tokens": "completion_tokens", "entropy": "entropy"}
         bar.set_postfix({name: f"{row[key]:.3g}" for name, key in shown.items()} | {"episodes/s": f"{speed:.0f}"})
         bar.update()
+
+    def _log(self, row: dict[str, float], writer: SummaryWriter) -> float:
+        """Write an iteration's metrics to TensorBoard; returns its episodes per second."""
+        speed = self.config.episodes / (row["seconds_rollout"] + row["seconds_update"])
+        for name, value in (row | {"episodes_per_second": speed}).items():
+            writer.add_scalar(tag(name), value, int(row["episodes"]))
+        return speed
 
     def _save(self) -> None:
         state = {
@@ -244,8 +253,16 @@ class Trainer:
             "history": self.history,
         }
         if self.config.replay:
-            self.updater.replay.save(self.config.out, keep=self.config.keep_checkpoints)
-        save_checkpoint(self.config.out, state, keep=self.config.keep_checkpoints)
+            self.updater.replay.save(self.config.out)
+        save_checkpoint(self.config.out, state)
+        self._complete_save()
+
+    def _complete_save(self) -> None:
+        """What follows the writing of a checkpoint; again after a resume, since a kill may have come between."""
+        keep = self.config.keep_checkpoints
+        complete_checkpoint(self.config.out, self.history, keep=keep)
+        if self.config.replay:
+            self.updater.replay.prune(self.config.out, keep=keep)
 
     def _resume(self) -> None:
         path = last_checkpoint(self.config.out)

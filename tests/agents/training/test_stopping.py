@@ -72,20 +72,21 @@ def test_a_run_stopped_in_the_middle_of_an_update_ends_as_an_undisturbed_one(
     assert checkpoint(stopped.out) == before
 
 
+@pytest.mark.parametrize("method", ["iterate", "_show"])  # before the third iteration, and once it is saved
 def test_tensorboard_shows_every_iteration_of_a_resumed_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str, method: str
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     settings = config(tmp_path / "run", model_folder, data)
-    whole_iteration = Trainer.iterate
+    whole = getattr(Trainer, method)
 
-    def iterate(self: Trainer) -> dict[str, float]:
-        if len(self.history) == 2:
+    def stopped(self: Trainer, *arguments: Any) -> Any:
+        if len(self.history) == (2 if method == "iterate" else 3):
             raise KeyboardInterrupt
-        return whole_iteration(self)
+        return whole(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "iterate", iterate)
+        patch.setattr(Trainer, method, stopped)
         with pytest.raises(KeyboardInterrupt):
             train(settings)
     train(settings)
