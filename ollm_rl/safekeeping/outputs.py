@@ -122,4 +122,6 @@ def _make_writable(folder: Path, out: str) -> None:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
-        raise UsageError(f"out={out!r} cannot be written ({error.strerror}); give another path") from error
+        in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "a file is in the way" if in_the_way else error.strerror
+        raise UsageError(f"out={out!r} cannot be written ({reason}); give another path") from error
