@@ -37,6 +37,7 @@ from ollm_rl.pretrain.callbacks import StopOnRequest, describe_whole_run
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples
 from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
+from ollm_rl.pretrain.order import LengthOrderTrainer
 from ollm_rl.problems.sources import Problem, exclude_questions, load_problems
 from ollm_rl.runs import exclusive_run, write_atomic
 from ollm_rl.safekeeping.outputs import full_disk_named
@@ -185,7 +186,7 @@ def _train(
         with full_disk_named(config.cache):
             examples = open_hidden_cache(model, examples, config.cache, pad_token_id=collator.pad_token_id)
         collator = collate_states
-    trainer_class = OptionTrainer if config.stage == "options" else Trainer
+    trainer_class = OptionTrainer if config.stage == "options" else LengthOrderTrainer
     trainer = trainer_class(
         model=model,
         args=training_arguments(config, device),
@@ -238,8 +239,8 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
         warmup_steps=max(1, config.max_steps // 20),
         max_grad_norm=1.0,
         bf16=config.stage != "options" and config.dtype == "bfloat16",
-        # The option model itself reads rows of similar length together.
-        train_sampling_strategy="random" if config.stage == "options" else "group_by_length",
+        # The option model itself reads rows of similar length together, the other stages have a LengthOrder.
+        train_sampling_strategy="random",
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
         save_steps=config.save_steps,

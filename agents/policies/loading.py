@@ -104,7 +104,7 @@ def _trained_policy(
     try:
         policy, tokenizer = new_policy(config, torch.device(device))
     except MissingError as error:
-        raise MissingError(f"{model.name} was trained on {settings['model']}: {error}") from error
+        raise MissingError(f"{error}; {model.name} was trained on that model") from error
     if model.checkpoint is None:
         raise MissingError(f"{model.name} has saved no checkpoint yet; let ollm-rl train finish an iteration")
     saved = torch.load(model.checkpoint, map_location=device, weights_only=True)

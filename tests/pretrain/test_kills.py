@@ -19,48 +19,55 @@ from tests.faults import Killed, killed_before, was_killed
 from tests.tiny_models import save_backbone
 
 
-def test_a_checkpoint_that_is_killed_before_any_file_operation_ends_as_an_undisturbed_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
-) -> None:
-    backbone = save_backbone(tmp_path / "backbone")
-    loaded = load_backbone(backbone)
+def config(folder: Path, name: str) -> SFTConfig:
+    """A run of three steps, each with a line of metrics and a checkpoint."""
+    return SFTConfig(
+        out=folder / name,
+        backbone=str(folder / "backbone"),
+        data=f"jsonl:{folder / 'data.jsonl'}",
+        options=OptionConfig(num_options=4, width=8),
+        max_steps=3,
+        batch_size=2,
+        save_steps=1,
+        logging_steps=1,
+        device="cpu",
+    )
+
+
+def metrics(out: Path) -> list[dict[str, float]]:
+    lines: list[dict[str, float]] = json.loads((out / "metrics.json").read_text())
+    return lines
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Path:
+    """A backbone and problems; what takes time and has nothing to do with files is left out of the runs."""
+    loaded = load_backbone(save_backbone(tmp_path / "backbone"))
     monkeypatch.setattr(sft_module, "load_backbone", lambda *arguments, **settings: loaded)  # frozen: it never changes
     monkeypatch.setattr("os.fsync", lambda handle: None)
     monkeypatch.setattr("gc.collect", lambda *arguments: 0)  # Trainer's, half a second each
     rows = [{"question": f"{a}+1?", "solution": f"#### {a + 1}", "answer": a + 1} for a in range(4)]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path
 
-    def config(name: str) -> SFTConfig:
-        return SFTConfig(
-            out=tmp_path / name,
-            backbone=backbone,
-            data=f"jsonl:{tmp_path / 'data.jsonl'}",
-            options=OptionConfig(num_options=4, width=8),
-            max_steps=3,
-            batch_size=2,
-            save_steps=1,
-            logging_steps=1,
-            device="cpu",
-        )
 
-    def metrics(out: Path) -> list[dict[str, float]]:
-        lines: list[dict[str, float]] = json.loads((out / "metrics.json").read_text())
-        return lines
-
-    def stop(self: sft_module.MetricsFile, args: object, state: object, *rest: object, **more: object) -> None:
+def test_a_checkpoint_that_is_killed_before_any_file_operation_ends_as_an_undisturbed_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: object, args: object, state: object, *rest: object, **more: object) -> None:
         if getattr(state, "global_step", 0) == 3:
             raise Killed
 
-    undisturbed = run_sft(config("undisturbed"))
+    undisturbed, begun = run_sft(config(folder, "undisturbed")), config(folder, "begun")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(sft_module.MetricsFile, "on_step_end", stop)
-        run_sft(config("begun"))
-    assert (tmp_path / "begun" / "checkpoint-2" / "trainer_state.json").exists()
+        run_sft(begun)
+    assert (begun.out / "checkpoint-2" / "trainer_state.json").exists()
     operation, killed = 0, True
     while killed:
         operation += 1
-        run = config(str(operation))
-        shutil.copytree(tmp_path / "begun", run.out)
+        run = config(folder, str(operation))
+        shutil.copytree(begun.out, run.out)
         with killed_before(operation, run.out, monkeypatch):
             run_sft(run)
         killed = was_killed()
