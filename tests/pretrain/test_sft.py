@@ -1,7 +1,6 @@
 """The supervised stage: what counts in the loss, what is logged, and runs that resume after a kill."""
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -136,68 +135,6 @@ def test_a_killed_run_resumes_and_ends_as_if_never_killed(
         assert one.get("loss") == other.get("loss") and one["step"] == other["step"]
     assert history(whole)[-1] == history(resumed.out)[-1]
     assert history(whole)[-1]["train_loss"] == pytest.approx(sum(line.get("loss", 0) for line in history(whole)) / 4)
-
-
-@pytest.mark.parametrize("stage", ["options", "backbone", "lora"])
-def test_a_run_killed_after_its_last_checkpoint_trains_no_step_more(
-    tmp_path: Path, backbone: str, data: str, monkeypatch: pytest.MonkeyPatch, stage: str
-) -> None:
-    name = "model.safetensors" if stage == "backbone" else "adapter_model.safetensors"
-    whole = run_sft(config(tmp_path / "whole", backbone, data, stage=stage))
-    resumed = config(tmp_path / "resumed", backbone, data, stage=stage)
-
-    def kill(history: list[dict[str, float]]) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(sft_module, "describe_whole_run", kill)
-        run_sft(resumed)
-    assert (resumed.out / "checkpoint-8" / "trainer_state.json").exists()
-    run_sft(resumed)
-    expected, found = load_file(whole / name), load_file(resumed.out / name)
-    assert all(torch.equal(expected[key], found[key]) for key in expected)
-    assert history(whole) == history(resumed.out)
-
-
-def test_a_last_step_between_two_lines_of_metrics_is_logged_and_counted(
-    tmp_path: Path, backbone: str, data: str
-) -> None:
-    lines = history(run_sft(config(tmp_path / "run", backbone, data, max_steps=5, save_steps=4, logging_steps=4)))
-    assert [line["step"] for line in lines] == [4, 5, 5]
-    assert lines[-1]["train_loss"] == pytest.approx((4 * lines[0]["loss"] + lines[1]["loss"]) / 5)
-
-
-@pytest.mark.parametrize("stage", ["options", "backbone", "lora"])
-def test_sigterm_ends_a_run_once_a_checkpoint_is_saved(
-    tmp_path: Path,
-    backbone: str,
-    data: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    stage: str,
-) -> None:
-    name = "model.safetensors" if stage == "backbone" else "adapter_model.safetensors"
-    whole = run_sft(config(tmp_path / "whole", backbone, data, stage=stage))
-    stopped = config(tmp_path / "stopped", backbone, data, stage=stage)
-    plain = sft_module.StopOnRequest.on_step_end
-
-    def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 5:  # between two lines of metrics, and between two checkpoints
-            signal.raise_signal(signal.SIGTERM)
-        plain(self, args, state, control, **kwargs)
-
-    before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(sft_module.StopOnRequest, "on_step_end", on_step_end)
-        run_sft(stopped)
-    assert stop.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
-    assert "stopped; step 6 is saved, the same command resumes" in capsys.readouterr().err
-    assert [line["step"] for line in history(stopped.out)] == [2, 4, 6] and not (stopped.out / name).exists()
-    run_sft(stopped)
-    expected, found = load_file(whole / name), load_file(stopped.out / name)
-    assert all(torch.equal(expected[key], found[key]) for key in expected)
-    assert [line.get("loss") for line in history(whole)] == [line.get("loss") for line in history(stopped.out)]
-    assert history(whole)[-1] == history(stopped.out)[-1]
 
 
 def test_a_checkpoint_that_a_kill_left_half_written_is_never_used(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def sft(out: str, stage: Any = "options") -> None:
     """A plug-in or LoRA of one step on the backbone ``models/backbone``, all paths relative."""
     changes: dict[str, Any] = {"options": OPTIONS} if stage == "options" else {"lora_rank": 2}
     changes |= {"max_steps": 1, "batch_size": 2, "save_steps": 1, "logging_steps": 1, "device": "cpu"}
-    names = {"backbone": "models/backbone", "data": "jsonl:solved.jsonl"}
+    names: dict[str, Any] = {"backbone": "models/backbone", "data": "jsonl:solved.jsonl"}
     run_sft(SFTConfig(out=Path(out), stage=stage, **names, **changes))
 
 
@@ -86,7 +86,8 @@ def test_another_model_under_the_old_name_is_not_taken_for_that_of_the_run(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(settings("models/latent", iterations=1))
-    moved = shutil.move(work / "models", work.parent / "moved")
+    moved = work.parent / "moved"
+    shutil.move(work / "models", moved)
     other_options(f"{moved}/backbone", "models/options")
     assert isinstance(load_policy(str(moved / "latent"))[0], torch.nn.Module)
     shutil.rmtree(moved / "options")
