@@ -58,7 +58,7 @@ COMMANDS = {
         "Train a policy over options or over tokens by reinforcement learning",
         "ollm_rl.agents.config:RLConfig",
         "ollm_rl.agents.training.run:train_agent",
-        "the same command resumes after the last finished iteration",
+        "the same command resumes after the last finished iteration, or starts again if there is none yet",
     ),
     "sweep": Command(
         "Train over a grid of settings, random draws and seeds, and compare them",

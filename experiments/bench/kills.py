@@ -37,7 +37,7 @@ seeds: [0]
 """
 # What may differ: times, where and how it was run, and files that are made from the others or show them.
 VOLATILE = ("command", "commit", "machine", "versions", "places", "eval_seconds")
-LEFT_OUT = ("events.out*", "*.lock", "report.html", "table.parquet", "training_args.bin", "run.json")
+LEFT_OUT = ("events.out*", "*.lock", "report.html", "*.parquet", "training_args.bin", "rng_state.pth", "run.json")
 
 
 def main() -> None:
@@ -98,10 +98,8 @@ def until_done(command: list[str], out: Path, most: int, duration: float, draw: 
 
 def differing(expected: Path, found: Path) -> list[str]:
     """Names of the files in two folders that differ, or that only one of them has."""
-    contents = [dict(readable(folder)) for folder in (expected, found)]
-    return sorted(
-        name for name in contents[0].keys() | contents[1].keys() if not same(*(c.get(name) for c in contents))
-    )
+    one, other = (dict(readable(folder)) for folder in (expected, found))
+    return sorted(name for name in one.keys() | other.keys() if not same(one.get(name), other.get(name)))
 
 
 def readable(folder: Path) -> Iterator[tuple[str, Any]]:
@@ -114,8 +112,8 @@ def readable(folder: Path) -> Iterator[tuple[str, Any]]:
             yield name, steady(json.loads(path.read_text()))
         elif path.suffix == ".safetensors":
             yield name, load_file(path)
-        elif path.suffix in (".pt", ".pth"):
-            yield name, steady(torch.load(path, weights_only=False))
+        elif path.suffix == ".pt":
+            yield name, steady(torch.load(path, weights_only=True))
         elif path.suffix == ".csv":
             yield name, [steady(row) for row in csv.DictReader(path.open())]
         else:
@@ -137,7 +135,7 @@ def same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return torch.equal(one, other)
-    return type(one) is type(other) and bool((one == other) if one == one else other != other)  # NaN is NaN
+    return type(one) is type(other) and bool(one == other or (one != one and other != other))  # or both are NaN
 
 
 if __name__ == "__main__":
