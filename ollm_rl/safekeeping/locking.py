@@ -11,7 +11,7 @@ from ollm_rl.errors import UsageError
 
 @contextmanager
 def locked(lock_file: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock while the block runs. The file stays, since removing it would let two processes in.
+    """Hold a lock while the block runs. A kill leaves the file, which then locks nothing.
 
     Args:
         lock_file: In a folder that exists.
@@ -29,4 +29,5 @@ def locked(lock_file: Path, refusal: str) -> Iterator[None]:
     try:
         yield
     finally:
+        lock_file.unlink(missing_ok=True)  # while it is held; nobody waits for it, who would then hold a removed file
         lock.release()

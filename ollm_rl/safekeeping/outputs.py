@@ -78,12 +78,9 @@ def output_file(path: Path | None) -> Iterator[None]:
         raise UsageError(f"out={path} is a folder; give a file")
     with full_disk_named(path):
         _make_writable(path.parent, str(path))
-        lock_file = path.parent / f".{path.name}.lock"
-        with locked(lock_file, f"another process is about to write {path}; wait for it or give another out"):
-            try:
-                yield
-            finally:
-                lock_file.unlink(missing_ok=True)  # a folder of the user's; runs keep theirs
+        refusal = f"another process is about to write {path}; wait for it or give another out"
+        with locked(path.parent / f".{path.name}.lock", refusal):
+            yield
 
 
 @contextmanager

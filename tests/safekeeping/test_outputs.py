@@ -52,7 +52,7 @@ def test_a_lock_keeps_a_second_process_out_and_is_released_by_a_kill(tmp_path: P
         holder.kill()
     with output_file(file), output_folder(folder, "a sweep"):
         pass
-    assert [path.name for path in tmp_path.iterdir()] == ["runs"], "the lock file of an output goes"
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs"], "lock files go"
 
 
 @pytest.mark.parametrize("agent", ["ollm-rl", "sb3-ppo"])
