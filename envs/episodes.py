@@ -111,7 +111,10 @@ class Episodes:
         if not self.problems:
             raise UsageError("problems is empty; give at least one problem")
         self.end_token = int(self.tokenizer.eos_token_id)
-        self._index_by_id = {problem.id: index for index, problem in enumerate(self.problems)}
+        self._index_by_id: dict[str, int] = {}
+        for index, problem in enumerate(self.problems):
+            if self._index_by_id.setdefault(problem.id, index) != index:
+                raise UsageError(f"problems {self._index_by_id[problem.id]} and {index} have the id {problem.id!r}")
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
         self.num_actions = self.model.option_config.num_options if action_space == "options" else self.model.vocab_size
         self.reward_weights = dict(reward_weights)

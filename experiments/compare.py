@@ -8,21 +8,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.config import EvalConfig
 from ollm_rl.agents.evaluation.free_running import run_eval
 from ollm_rl.agents.evaluation.reporting import report_methods
 from ollm_rl.agents.evaluation.results import read_results
-from ollm_rl.errors import UsageError
 from ollm_rl.experiments.comparison import comparison_tables
+from ollm_rl.errors import UsageError
 from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.curves import Curve
 from ollm_rl.experiments.ray_tune import check_resources, run_trials
 from ollm_rl.experiments.tuning import Tuned, method_config, tune_methods
 from ollm_rl.files.records import read_object
-from ollm_rl.runs import open_run, origin, write_atomic
+from ollm_rl.runs import exclusive_run, origin, write_atomic
 
 EVALUATIONS = {"greedy": False, "sampled": True}  # name of the folder: whether completions are sampled
 
@@ -36,14 +34,10 @@ def run_compare(config: CompareConfig) -> Path:
     """
     _check(config)
     check_resources(config)
-    open_run(config.out, "compare", config)
-    try:
-        with FileLock(config.out / "compare.lock", timeout=0):
-            tuned = _chosen(config)
-            runs = _run_chosen(config, tuned)
-            return _write_results(config, tuned, runs)
-    except Timeout as error:
-        raise UsageError(f"a comparison is running in {config.out}; wait for it or give another out folder") from error
+    with exclusive_run(config.out, "compare", config):
+        tuned = _chosen(config)
+        runs = _run_chosen(config, tuned)
+        return _write_results(config, tuned, runs)
 
 
 def _check(config: CompareConfig) -> None:

@@ -19,7 +19,7 @@ from ollm_rl.experiments.config import DemoConfig
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.sft import run_sft
 from ollm_rl.report.page import format_table
-from ollm_rl.runs import open_run, origin, write_atomic
+from ollm_rl.runs import exclusive_run, origin, write_atomic
 
 BACKBONE = "tiny-arith"
 METHODS = ("latent", "anchored", "vocabulary")
@@ -32,7 +32,11 @@ def run_demo(config: DemoConfig) -> Path:
     Raises:
         ValueError: If the folder holds a different run.
     """
-    open_run(config.out, "demo", config)
+    with exclusive_run(config.out, "demo", config):
+        return _run_stages(config)
+
+
+def _run_stages(config: DemoConfig) -> Path:
     options = run_sft(
         SFTConfig(out=config.out / "options", backbone=BACKBONE, max_steps=config.sft_steps, seed=config.seed)
     )

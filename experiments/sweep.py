@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from ollm_rl.agents.evaluation.groups import history
 from ollm_rl.agents.evaluation.reporting import report_methods
@@ -16,7 +15,7 @@ from ollm_rl.errors import UsageError
 from ollm_rl.experiments.config import SweepConfig
 from ollm_rl.experiments.ray_tune import check_resources, run_trials
 from ollm_rl.experiments.trials import Trial, plan
-from ollm_rl.runs import open_run, write_atomic
+from ollm_rl.runs import exclusive_run, write_atomic
 
 
 def run_sweep(config: SweepConfig) -> Path:
@@ -28,21 +27,17 @@ def run_sweep(config: SweepConfig) -> Path:
     """
     trials = plan(config)
     check_resources(config)
-    open_run(config.out, "sweep", config)
-    try:
-        with FileLock(config.out / "sweep.lock", timeout=0):
-            configs = {name: trial.config for name, trial in trials.items()}
-            errors = run_trials(
-                config.out / "tune",
-                configs,
-                config,
-                metric=config.metric,
-                mode=config.mode,
-                asha=config.scheduler == "asha",
-            )
-            return _write_results(config, trials, errors)
-    except Timeout as error:
-        raise UsageError(f"a sweep is running in {config.out}; wait for it or give another out folder") from error
+    with exclusive_run(config.out, "sweep", config):
+        configs = {name: trial.config for name, trial in trials.items()}
+        errors = run_trials(
+            config.out / "tune",
+            configs,
+            config,
+            metric=config.metric,
+            mode=config.mode,
+            asha=config.scheduler == "asha",
+        )
+        return _write_results(config, trials, errors)
 
 
 def _write_results(config: SweepConfig, trials: Mapping[str, Trial], errors: Mapping[str, str]) -> Path:

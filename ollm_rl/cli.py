@@ -16,6 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from ollm_rl import __version__
 from ollm_rl.errors import RunError, UsageError, one_line
+from ollm_rl.safekeeping.signals import STOPPED, end_at_ctrl_c
 from ollm_rl.settings import Settings, own_fields, plain_type, sections
 
 
@@ -26,6 +27,7 @@ class Command(NamedTuple):
         help: What the command does.
         config: Class of its settings.
         run: Function that takes the settings.
+        resumes: What the same command does after Ctrl-C.
         show: Function that formats the result of ``run`` for printing. None if ``run`` returns the path that it wrote.
         positional: Whether settings without a default are positional arguments.
     """
@@ -33,53 +35,61 @@ class Command(NamedTuple):
     help: str
     config: str
     run: str
+    resumes: str = "nothing was saved; the same command starts again"
     show: str | None = None
     positional: bool = False
 
 
+TRIALS_RESUME = "the same command keeps finished runs and resumes the others after their last finished iteration"
 COMMANDS = {
     "demo": Command(
         "Run the whole pipeline on the embedded default and write a report",
         "ollm_rl.experiments.config:DemoConfig",
         "ollm_rl.experiments.demo:run_demo",
+        "the same command resumes from the last checkpoint of the stage that was running",
     ),
     "sft": Command(
         "Fine-tune options, or a backbone, on worked solutions",
         "ollm_rl.pretrain.config:SFTConfig",
         "ollm_rl.pretrain.sft:run_sft",
+        "the same command resumes from the last checkpoint, or starts again if there is none yet",
     ),
     "train": Command(
         "Train a policy over options or over tokens by reinforcement learning",
         "ollm_rl.agents.config:RLConfig",
         "ollm_rl.agents.training.run:train_agent",
+        "the same command resumes after the last finished iteration, or starts again if there is none yet",
     ),
     "sweep": Command(
         "Train over a grid of settings, random draws and seeds, and compare them",
         "ollm_rl.experiments.config:SweepConfig",
         "ollm_rl.experiments.sweep:run_sweep",
+        TRIALS_RESUME,
     ),
     "compare": Command(
         "Tune several methods alike, run them on fresh seeds, and compare how fast they learn",
         "ollm_rl.experiments.config:CompareConfig",
         "ollm_rl.experiments.compare:run_compare",
+        TRIALS_RESUME,
     ),
     "eval": Command(
         "Measure accuracy, language switching and degeneracy",
         "ollm_rl.agents.evaluation.config:EvalConfig",
         "ollm_rl.agents.evaluation.free_running:run_eval",
-        "ollm_rl.agents.evaluation.results:format_results",
+        "with --out the same command resumes after the problems already evaluated; without, it starts again",
+        show="ollm_rl.agents.evaluation.results:format_results",
     ),
     "teacher-forced": Command(
         "Compare backbone, LoRA and options along given solutions, token by token",
         "ollm_rl.pretrain.config:TeacherForcedConfig",
         "ollm_rl.pretrain.teacher_forced.run:run_teacher_forced",
-        "ollm_rl.pretrain.teacher_forced.token_report:format_scores",
+        show="ollm_rl.pretrain.teacher_forced.token_report:format_scores",
     ),
     "search": Command(
         "Search for answers over options or tokens at a budget of generated tokens",
         "ollm_rl.agents.search.config:SearchConfig",
         "ollm_rl.agents.search.run:run_search",
-        "ollm_rl.agents.search.run:format_search",
+        show="ollm_rl.agents.search.run:format_search",
     ),
     "report": Command(
         "Write a page that compares training runs, with an option explorer",
@@ -96,7 +106,7 @@ COMMANDS = {
         "Check a run's completions again and look for signs of reward hacking",
         "ollm_rl.agents.evaluation.config:AuditConfig",
         "ollm_rl.agents.evaluation.audit:run_audit",
-        "ollm_rl.agents.evaluation.audit:format_audit",
+        show="ollm_rl.agents.evaluation.audit:format_audit",
         positional=True,
     ),
 }
@@ -184,9 +194,10 @@ def parse(arguments: list[str] | None = None) -> tuple[str, Any]:
 def run(command: str, settings: Any) -> str:
     """Run one command and return the text to print at the end."""
     entry = COMMANDS[command]
-    result = resolve_name(entry.run)(settings)
-    show: Callable[[Any], str] = resolve_name(entry.show) if entry.show else "written to {}".format
-    return show(result)
+    with end_at_ctrl_c():
+        function = resolve_name(entry.run)
+        show: Callable[[Any], str] = resolve_name(entry.show) if entry.show else "written to {}".format
+    return show(function(settings))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -196,8 +207,11 @@ def main(arguments: list[str] | None = None) -> int:
         0 on success, 1 if a run cannot continue, 2 for a user's mistake (printed as one line), 130 after Ctrl-C. A bug
         of ollm-rl keeps its traceback.
     """
+    command = ""
     try:
-        print(run(*parse(arguments)))
+        with end_at_ctrl_c():
+            command, settings = parse(arguments)
+        print(run(command, settings))
     except (ArgumentError, UsageError) as error:
         if os.environ.get("OLLM_RL_TRACEBACK"):
             raise
@@ -207,8 +221,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"ollm-rl: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("ollm-rl: stopped; the same command resumes from the last checkpoint", file=sys.stderr)
-        return 130
+        said = f"; {COMMANDS[command].resumes}" if command else " before anything was done"
+        print(f"ollm-rl: stopped{said}", file=sys.stderr)
+        return STOPPED
     except Exception:
         print("ollm-rl: this is a bug; please report it with the lines below", file=sys.stderr)
         raise

@@ -7,15 +7,18 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.files.intact import intact
-from ollm_rl.files.records import read_object
+from ollm_rl.files.records import Entries, read_object, require
 from ollm_rl.files.tensors import check_tensors
+from ollm_rl.safekeeping.outputs import TEMPORARY_SUFFIX, full_disk_named, is_temporary, lock_name, output_folder
+from ollm_rl.safekeeping.places import Place, places_of, same_place
 
 PACKAGES = (
     "ollm-rl",
@@ -31,23 +34,42 @@ PACKAGES = (
 )
 # Where a run computes, not what: a resumed run may change these, such as to fewer workers or another cluster.
 PLACEMENT_FIELDS = ("cache", "workers", "gpus_per_worker", "ray_address", "worker_timeout")
+# How long a run is and what is watched and kept of it, not what it learns: these may change too.
+LENGTH_FIELDS = {
+    "train": ("iterations", "keep_checkpoints", "eval_every", "eval_data", "eval_limit", "stop_at"),
+}
+ACTIVITIES = {
+    "demo": "a demo",
+    "sft": "supervised training",
+    "train": "training",
+    "sweep": "a sweep",
+    "compare": "a comparison",
+    "tiny-arith": "backbone training",
+}
+PLACE: Entries = {field.name: str for field in dataclasses.fields(Place)}
 CHECKPOINTS_FOLDER = "checkpoints"  # within the folder of a training run
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file atomically: a reader, even after a kill, sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write a file atomically: a reader, even after a kill, sees the old content or the new, never a part.
+
+    Raises:
+        RunError: If the disk is full; the old content is kept.
+    """
+    with full_disk_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                # A lone surrogate, as in a broken text, has no UTF-8; it must not cost the whole file.
+                file.write(data.encode(errors="replace") if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 def origin() -> dict[str, Any]:
@@ -62,13 +84,27 @@ def origin() -> dict[str, Any]:
     return {"commit": _commit(), "versions": versions, "machine": _machine(), "command": command}
 
 
+@contextmanager
+def exclusive_run(folder: Path, kind: str, config: Any) -> Iterator[bool]:
+    """Open a run as `open_run` does, and keep other processes out of its folder while the block runs.
+
+    Raises:
+        UsageError: As `open_run`; or if the folder cannot be written or another process is at work in it.
+        RunError: If the disk is full.
+    """
+    _refuse_foreign(folder)
+    with output_folder(folder, ACTIVITIES[kind]):
+        yield open_run(folder, kind, config)
+
+
 def open_run(folder: Path, kind: str, config: Any) -> bool:
     """Claim a folder for a run, or find in it the same run to resume.
 
     Args:
         folder: The run's folder; created if it is missing.
         kind: Command of the run ("sft", "train", ...).
-        config: The dataclass of its settings. ``out`` and the fields in ``PLACEMENT_FIELDS`` are not compared.
+        config: The dataclass of its settings. ``out``, the fields in ``PLACEMENT_FIELDS`` and those of the kind in
+            ``LENGTH_FIELDS`` are not compared, and of a model or a file of problems only what it holds, not its path.
 
     Returns:
         Whether the folder already held this run.
@@ -79,24 +115,53 @@ def open_run(folder: Path, kind: str, config: Any) -> bool:
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     settings.pop("out", None)
     path = folder / "run.json"
-    if path.exists():
-        run = read_record(path)
-        requested = {"kind": kind, **settings}
-        existing = {"kind": run["kind"], **run["config"]}
-        differing = [
-            name for name in requested if name not in PLACEMENT_FIELDS and requested[name] != existing.get(name)
-        ]
-        if differing:
-            name = differing[0]
-            raise UsageError(
-                f"{folder} already holds a different run ({name} is {existing.get(name)!r} there, {requested[name]!r} "
-                "here); give another out folder or delete this one"
-            )
-        return True
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not path.exists():
+        _refuse_foreign(folder)
+        run = {"kind": kind, "config": settings, "places": _places(settings, folder), **origin()}
+        write_atomic(path, json.dumps(run, indent=2))
+        return False
+    run = read_record(path)
+    _refuse_different(folder, kind, settings, run)
+    if settings != run["config"]:
+        run |= {"config": settings, "places": {**run.get("places", {}), **_places(settings, folder)}}
+        write_atomic(path, json.dumps(run, indent=2))
+    return True
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that holds neither a run nor only what a kill left of one that was about to begin."""
+    if not folder.exists() or (folder / "run.json").exists():
+        return
+    locks = {lock_name(activity) for activity in ACTIVITIES.values()}
+    if not folder.is_dir() or any(not is_temporary(path) and path.name not in locks for path in folder.iterdir()):
         raise UsageError(f"{folder} already exists and holds no run of ours; give another out folder")
-    write_atomic(path, json.dumps({"kind": kind, "config": settings, **origin()}, indent=2))
-    return False
+
+
+def _refuse_different(folder: Path, kind: str, settings: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """Refuse settings other than those of the run in a folder, except those that may change."""
+    requested, existing = {"kind": kind, **settings}, {"kind": run["kind"], **run["config"]}
+    changeable = (*PLACEMENT_FIELDS, *LENGTH_FIELDS.get(kind, ()))
+    places = places_in(run)
+    for name, value in requested.items():
+        if name in changeable or value == existing.get(name) or same_place(value, places.get(name)):
+            continue
+        raise UsageError(
+            f"{folder} already holds a different run ({name} is {existing.get(name)!r} there, {value!r} here); give "
+            "another out folder or delete this one"
+        )
+
+
+def _places(settings: Mapping[str, Any], folder: Path) -> dict[str, dict[str, str]]:
+    return {name: dataclasses.asdict(place) for name, place in places_of(settings, folder).items()}
+
+
+def places_in(run: Mapping[str, Any]) -> dict[str, Place]:
+    """Where the model and the problems of a run lie, by setting; empty in a ``run.json`` of older versions.
+
+    Args:
+        run: Contents of ``run.json``.
+    """
+    return {name: Place(**place) for name, place in run.get("places", {}).items()}
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -105,7 +170,11 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         DamagedError: If it is broken.
     """
-    return read_object(path, {"kind": str, "config": {}}, remedy="copy it again, or give another folder")
+    remedy = "copy it again, or give another folder"
+    run = read_object(path, {"kind": str, "config": {}}, remedy=remedy)
+    if "places" in run:
+        require(path, run, {"places": dict.fromkeys(run["places"], PLACE)}, remedy=remedy)
+    return run
 
 
 def read_run(folder: Path, kind: str) -> dict[str, Any]:

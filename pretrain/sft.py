@@ -8,6 +8,8 @@ import logging
 import math
 import re
 import shutil
+import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,6 +25,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_callback import TrainerState
 
 from ollm_rl.backbones.loading import context_length, load_backbone
 from ollm_rl.backbones.lora import lora_config
@@ -33,11 +36,15 @@ from ollm_rl.files.checksums import SUMS_FILE, check_folder, folder_sums
 from ollm_rl.files.intact import intact
 from ollm_rl.options.diagnostics import collapse_warning, option_diagnostics, option_usage
 from ollm_rl.options.model import CountedStates, OptionModel
+from ollm_rl.pretrain.callbacks import StopOnRequest, describe_whole_run
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples
 from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
+from ollm_rl.pretrain.order import LengthOrderTrainer
 from ollm_rl.problems.sources import Problem, exclude_questions, load_problems
-from ollm_rl.runs import open_run, write_atomic
+from ollm_rl.runs import exclusive_run, write_atomic
+from ollm_rl.safekeeping.outputs import full_disk_named
+from ollm_rl.safekeeping.signals import catch_sigterm
 from ollm_rl.streams import Purpose, integer_seed
 
 SETTLED = 0.2  # share of the steps after which options that still agree have collapsed and are not just untrained
@@ -103,11 +110,21 @@ class OptionTrainer(Trainer):
 class MetricsFile(TrainerCallback):
     """Writes every logged line to ``metrics.json`` beside the checkpoints.
 
-    A resumed run continues the file, since ``Trainer`` restores its log history.
+    A resumed run continues the file, since ``Trainer`` restores its log history. The last line is about the whole run,
+    not about the time since its last start.
     """
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log the last step too, so that the lines cover all steps."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
     def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the whole history; it is short."""
+        if "train_loss" in state.log_history[-1]:
+            if state.global_step < state.max_steps:  # stopped early: the line comes when the run has ended
+                return
+            describe_whole_run(state.log_history)
         write_atomic(Path(args.output_dir) / "metrics.json", json.dumps(state.log_history, indent=1))
 
 
@@ -154,7 +171,7 @@ def run_sft(config: SFTConfig) -> Path:
 
     Raises:
         UsageError: If a setting, the data or the folder does not fit; the message says what to change.
-        RunError: If the loss or the gradient is no longer finite.
+        RunError: If the loss or the gradient is no longer finite, or the disk is full.
     """
     device = resolve_device(config.device)
     problems = solved_problems(config)
@@ -165,14 +182,24 @@ def run_sft(config: SFTConfig) -> Path:
     set_seed(integer_seed(config.seed, Purpose.SFT_WEIGHTS))
     model = trainable(backbone, config)
     result_file = config.out / ("config.json" if config.stage == "backbone" else CONFIG_FILE)
-    if open_run(config.out, "sft", config) and result_file.exists():
-        print(f"{config.out} is finished already")
-        return config.out
+    with exclusive_run(config.out, "sft", config) as exists:
+        if exists and result_file.exists():
+            print(f"{config.out} is finished already")
+        else:
+            _train(config, model, tokenizer, examples, device)
+    return config.out
+
+
+def _train(
+    config: SFTConfig, model: Any, tokenizer: PreTrainedTokenizerBase, examples: Any, device: torch.device
+) -> None:
+    """Train the model of a stage and write the result."""
     collator: Any = PadRight(int(tokenizer.pad_token_id))
     if config.cache is not None:
-        examples = open_hidden_cache(model, examples, config.cache, pad_token_id=collator.pad_token_id)
+        with full_disk_named(config.cache):
+            examples = open_hidden_cache(model, examples, config.cache, pad_token_id=collator.pad_token_id)
         collator = collate_states
-    trainer_class = OptionTrainer if config.stage == "options" else Trainer
+    trainer_class = OptionTrainer if config.stage == "options" else LengthOrderTrainer
     trainer = trainer_class(
         model=model,
         args=training_arguments(config, device),
@@ -181,7 +208,6 @@ def run_sft(config: SFTConfig) -> Path:
         callbacks=[StopAtNonFinite(), MetricsFile(), Checksums()],
     )
     train_and_save(trainer, tokenizer, config.out)
-    return config.out
 
 
 def solved_problems(config: SFTConfig) -> list[Problem]:
@@ -226,8 +252,8 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
         warmup_steps=max(1, config.max_steps // 20),
         max_grad_norm=1.0,
         bf16=config.stage != "options" and config.dtype == "bfloat16",
-        # The option model itself reads rows of similar length together.
-        train_sampling_strategy="random" if config.stage == "options" else "group_by_length",
+        # The option model itself reads rows of similar length together, the other stages have a LengthOrder.
+        train_sampling_strategy="random",
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
         save_steps=config.save_steps,
@@ -246,14 +272,23 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
 def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     """Train from the last intact checkpoint and write model and tokenizer into ``out``.
 
-    The model's config is written last, since its presence marks the run as finished.
+    The model's config is written last, since its presence marks the run as finished. SIGTERM ends the run with exit
+    code 143, once a checkpoint is saved after the next line of metrics.
     """
-    saved = last_checkpoint(out)
-    try:
-        trainer.train(resume_from_checkpoint=saved)
-    except UnpicklingError as error:  # Trainer too loads nothing else
-        raise UsageError(f"{saved} holds more than tensors and plain data and is not loaded; delete it") from error
+    with catch_sigterm() as stop_requested:
+        trainer.add_callback(StopOnRequest(stop_requested))
+        checkpoint = last_checkpoint(out)
+        try:
+            if checkpoint is None or not _restore_end(trainer, checkpoint):
+                trainer.train(resume_from_checkpoint=checkpoint)
+        except UnpicklingError as error:  # Trainer too loads nothing else
+            reason = f"{checkpoint} holds more than tensors and plain data and is not loaded"
+            raise UsageError(f"{reason}; delete it") from error
+    if trainer.state.global_step < trainer.state.max_steps:
+        print(f"stopped; step {trainer.state.global_step} is saved, the same command resumes", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM)
     staging = out / "unfinished"
+    shutil.rmtree(staging, ignore_errors=True)  # with what a kill left in it
     trainer.save_model(str(staging))
     if not isinstance(trainer.model, OptionModel):  # whose file of weights holds its own checksum
         # People may correct the name of the backbone in the config of an adapter.
@@ -262,6 +297,17 @@ def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Pa
     for path in sorted(staging.iterdir(), key=lambda path: path.name in ("config.json", CONFIG_FILE)):
         path.replace(out / path.name)
     staging.rmdir()
+
+
+def _restore_end(trainer: Trainer, checkpoint: str) -> bool:
+    """Load the checkpoint if it is that of the last step, from which ``Trainer.train`` would train one step more."""
+    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    if state.global_step < trainer.args.max_steps:
+        return False
+    trainer.state = state
+    trainer._load_from_checkpoint(checkpoint)
+    trainer.log({"train_loss": 0.0, "total_flos": state.total_flos})  # MetricsFile fills in the loss
+    return True
 
 
 def last_checkpoint(out: Path) -> str | None:

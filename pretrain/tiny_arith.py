@@ -23,7 +23,7 @@ from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight
 from ollm_rl.pretrain.sft import MetricsFile, train_and_save, training_arguments
 from ollm_rl.problems.arith import ArithProblem, SolutionMix, generate
-from ollm_rl.runs import open_run
+from ollm_rl.runs import exclusive_run
 
 END = "<|end|>"
 STEPS, BATCH_SIZE, LEARNING_RATE = 2600, 16, 7e-4
@@ -139,7 +139,6 @@ def main() -> None:
     )
     set_seed(config.seed)
     tokenizer = build_tokenizer()
-    open_run(config.out, "tiny-arith", config)
     arguments = training_arguments(config, resolve_device(config.device))
     arguments.train_sampling_strategy = "sequential"
     arguments.adam_beta2, arguments.weight_decay = 0.98, 0.01
@@ -150,7 +149,8 @@ def main() -> None:
         data_collator=PadRight(tokenizer.pad_token_id),
         callbacks=[MetricsFile()],
     )
-    train_and_save(trainer, tokenizer, config.out)
+    with exclusive_run(config.out, "tiny-arith", config):
+        train_and_save(trainer, tokenizer, config.out)
 
 
 if __name__ == "__main__":

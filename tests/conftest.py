@@ -1,6 +1,7 @@
-"""The model and the problems of training runs."""
+"""The model and the problems of training runs, and a single thread."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,15 @@ import torch
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from tests.tiny_models import save_backbone
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One torch thread, so that all builds sum in the same order and do not wait for a busy core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

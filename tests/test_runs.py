@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ollm_rl.options.config import OptionConfig
-from ollm_rl.runs import open_run, read_run, write_atomic
+from ollm_rl.runs import exclusive_run, open_run, read_run, write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,21 @@ def test_a_run_resumes_with_fewer_workers_on_another_cluster(tmp_path: Path) -> 
     out = tmp_path / "run"
     assert not open_run(out, "train", Settings(out=out, workers=8, ray_address="10.0.0.1:6379"))
     assert open_run(out, "train", Settings(out=out, workers=4))
+
+
+@pytest.mark.parametrize("left", [".run.json.a1b2c3d4.tmp", ".run.json.x_y_z012", "training.lock"])
+def test_a_kill_in_the_first_write_does_not_block_the_folder(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).write_text('{"kind": "tr')  # the second form is that of older versions
+    with exclusive_run(tmp_path, "train", Settings(out=tmp_path)) as exists:
+        assert not exists
+        assert {path.name for path in tmp_path.iterdir()} == {"run.json", "training.lock"}
+    with exclusive_run(tmp_path, "train", Settings(out=tmp_path)) as exists:
+        assert exists
+
+
+def test_a_lone_surrogate_does_not_cost_the_file(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "page.html", "a\ud800b")
+    assert (tmp_path / "page.html").read_text() == "a?b"
 
 
 def test_an_empty_folder_may_be_claimed(tmp_path: Path) -> None:

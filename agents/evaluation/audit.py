@@ -20,6 +20,7 @@ from ollm_rl.agents.evaluation.config import AuditConfig
 from ollm_rl.answers.extraction import boxes, extract_answer
 from ollm_rl.answers.pool import FAILURES, Verdict, VerifierPool
 from ollm_rl.runs import write_atomic
+from ollm_rl.safekeeping.outputs import output_file
 
 FEW_WORDS = 5  # fewer words beside the answer, and no number, are no working
 RISE, FALL = 0.02, 0.2  # of mean reward, and of the share of length lost, between a run's first and last third
@@ -33,11 +34,13 @@ def run_audit(config: AuditConfig) -> dict[str, Any]:
     """Audit the completions of a run; returns, and writes where ``out`` says so, the result of `audit`.
 
     Raises:
-        FileNotFoundError: If the run kept no completions.
+        MissingError: If the run kept no completions.
+        UsageError: If ``out`` cannot be written.
     """
-    result = {"run": str(config.run), **audit(read_completions(config.run))}
-    if config.out is not None:
-        write_atomic(config.out, json.dumps(result, indent=1))
+    with output_file(config.out):
+        result = {"run": str(config.run), **audit(read_completions(config.run))}
+        if config.out is not None:
+            write_atomic(config.out, json.dumps(result, indent=1))
     return result
 
 

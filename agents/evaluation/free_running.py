@@ -24,6 +24,7 @@ from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin
+from ollm_rl.safekeeping.outputs import output_folder
 from ollm_rl.streams import Purpose, torch_generator
 
 OnPart = Callable[[list[Completion], float], None]  # gets all completions and seconds so far
@@ -39,7 +40,8 @@ def run_eval(config: EvalConfig) -> list[dict[str, Any]]:
         A result of ``evaluate`` for each pair, model by model, with ``model``, ``data``, their settings and origin.
 
     Raises:
-        UsageError: If a setting, a model or the data do not fit, or ``out`` holds other results of the same names.
+        UsageError: If a setting, a model or the data do not fit, or ``out`` cannot be written, is in use by another
+            evaluation, or holds other results of the same names.
     """
     device = resolve_device(config.device)
     problems = {
@@ -51,16 +53,17 @@ def run_eval(config: EvalConfig) -> list[dict[str, Any]]:
         for name, weights in {name: hash_weights(model) for name, model in models.items()}.items()
         for data, part in problems.items()
     }
-    results = {pair: file.read() for pair, file in files.items()}
-    for name, model in models.items():
-        missing = [pair for pair, result in results.items() if pair[0] == name and result is None]
-        loaded = load_policy(model, dtype=getattr(torch, config.dtype), device=device) if missing else None
-        for pair in missing:
-            assert loaded is not None
-            result = _evaluated(config, files[pair], *loaded, problems[pair[1]])
-            results[pair] = files[pair].finish({**result, **origin()})
-    if config.out is not None:
-        write_summary(config.out)
+    with output_folder(config.out, "an evaluation"):
+        results = {pair: file.read() for pair, file in files.items()}
+        for name, model in models.items():
+            missing = [pair for pair, result in results.items() if pair[0] == name and result is None]
+            loaded = load_policy(model, dtype=getattr(torch, config.dtype), device=device) if missing else None
+            for pair in missing:
+                assert loaded is not None
+                result = _evaluated(config, files[pair], *loaded, problems[pair[1]])
+                results[pair] = files[pair].finish({**result, **origin()})
+        if config.out is not None:
+            write_summary(config.out)
     return [result for result in results.values() if result is not None]
 
 

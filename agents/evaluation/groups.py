@@ -10,7 +10,8 @@ from ollm_rl.agents.completions import Row
 from ollm_rl.backbones.names import ModelName
 from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.files.records import Entries, read_rows, require
-from ollm_rl.runs import read_record, read_run
+from ollm_rl.runs import places_in, read_record, read_run
+from ollm_rl.safekeeping.places import located
 
 METRICS_FILE = "metrics.json"
 # Those that every agent logs in every iteration and that are read here and in reports.
@@ -38,7 +39,8 @@ def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
     """
     groups: dict[str, dict[str, Path]] = {}
     for run in runs:
-        setting, seeds = _setting(run / "run.json", read_run(run, "train"))
+        read_run(run, "train")
+        setting, seeds = _setting(run)
         if not history(run):
             raise MissingError(f"{run} has no metrics yet; let ollm-rl train finish an iteration")
         group = groups.setdefault(json.dumps(setting, sort_keys=True), {})
@@ -76,15 +78,20 @@ def histories(models: Sequence[ModelName]) -> list[list[Row]]:
     return [rows for run in runs if (rows := history(run))]
 
 
-def _setting(source: Path, config: Row) -> tuple[Row, list[int]]:
+def _setting(folder: Path) -> tuple[Row, list[int]]:
     """A run's settings without seeds, and the seeds; the folder of a run it builds on is replaced by its settings."""
-    require(source, config, {"seed": int})
-    setting = dict(config)
-    seeds = [setting.pop("seed")]
+    path = folder / "run.json"
+    run = read_record(path)
+    require(path, run["config"], {"seed": int})
+    setting = dict(run["config"])
+    seeds, places = [setting.pop("seed")], places_in(run)
     for name in ("model", "backbone"):
-        path = Path(str(config.get(name))) / "run.json"
-        if path.exists():
-            setting[name], base_seeds = _setting(path, read_record(path)["config"])
+        try:
+            base = Path(located(str(setting.get(name)), name, folder, places.get(name)))
+        except MissingError:
+            continue  # the curves need no model
+        if (base / "run.json").exists():
+            setting[name], base_seeds = _setting(base)
             seeds += base_seeds
     return setting, seeds
 

@@ -21,6 +21,7 @@ from ollm_rl.report.page import write_explorer, write_report
 from ollm_rl.report.plots import t_interval
 from ollm_rl.report.tables import Table
 from ollm_rl.runs import origin
+from ollm_rl.safekeeping.outputs import output_file
 
 SAMPLES = 12  # completions shown for each method
 EXPLORED = 4  # completions in the explorer, for each method with options
@@ -35,8 +36,13 @@ def run_report(config: ReportConfig) -> Path:
 
     Raises:
         MissingError: If a folder holds no training run, no metrics, or no results.
-        UsageError: If two runs have the same settings and the same seed.
+        UsageError: If two runs have the same settings and the same seed, or ``out`` cannot be written.
     """
+    with output_file(config.out):
+        return _write_report(config)
+
+
+def _write_report(config: ReportConfig) -> Path:
     saved = [] if config.results is None else read_results(config.results)
     # A model evaluated under two names of its folder is not two seeds.
     results = list({(_real_path(result["model"]), result["data"]): result for result in saved}.values())
@@ -54,8 +60,13 @@ def run_explore(config: ExploreConfig) -> Path:
 
     Raises:
         MissingError: If the folder holds no model.
-        UsageError: If it has no options, or the prompt does not fit.
+        UsageError: If it has no options, the prompt does not fit, or ``out`` cannot be written.
     """
+    with output_file(config.out):
+        return _write_explorer(config)
+
+
+def _write_explorer(config: ExploreConfig) -> Path:
     device = resolve_device(config.device)
     policy, tokenizer = load_policy(config.model, dtype=getattr(torch, config.dtype), device=device)
     if not isinstance(policy, ExploredPolicy):
@@ -189,25 +200,25 @@ def _completions(model: ModelName, results: Sequence[Row]) -> list[Row]:
 def _explore(
     method: str, model: ModelName, completions: Sequence[Row], results: Sequence[Row], device: str, notes: list[str]
 ) -> Row | None:
-    """Explorer and maps of one policy over options; None, with a note, if it can no longer be loaded."""
+    """Explorer and maps of one policy over options; None, with a note, if that is no longer possible."""
     settings = results[0] if results else model.description
     torch_device = resolve_device(device)
-    try:
-        policy, tokenizer = load_policy(model, dtype=getattr(torch, settings["dtype"]), device=torch_device)
-    except UsageError as error:
-        notes.append(f"{method} has no explorer here: {one_line(error)}.")
-        return None
-    assert isinstance(policy, ExploredPolicy)
     problems = [
-        Problem(id=str(index), question=row["question"], solution="", answer=row["answer"], language="")
+        Problem(id=str(row.get("id", index)), question=row["question"], solution="", answer=row["answer"], language="")
         for index, row in enumerate(completions[:MAPPED])
     ]
     limit = settings["max_new_tokens"]
-    return {
-        "method": method,
-        "explored": explore(policy, tokenizer, problems[:EXPLORED], max_new_tokens=limit),
-        **option_maps(policy, tokenizer, problems, max_new_tokens=limit),
-    }
+    try:
+        policy, tokenizer = load_policy(model, dtype=getattr(torch, settings["dtype"]), device=torch_device)
+        assert isinstance(policy, ExploredPolicy)
+        return {
+            "method": method,
+            "explored": explore(policy, tokenizer, problems[:EXPLORED], max_new_tokens=limit),
+            **option_maps(policy, tokenizer, problems, max_new_tokens=limit),
+        }
+    except UsageError as error:  # the rest of the report is worth having
+        notes.append(f"{method} has no explorer here: {one_line(error)}.")
+        return None
 
 
 def _real_path(name: str) -> Path:

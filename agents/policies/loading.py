@@ -100,12 +100,16 @@ def _trained_policy(
             f"{model.name} holds an agent of stable-baselines3 ({agent}); evaluate it there: "
             f"PPO.load('{run}/model.zip') and so on"
         )
+    changes = {"out": run, "model": model.trained_on, "dtype": str(dtype).removeprefix("torch.")}
     try:
-        config = RLConfig(**{**settings, "out": run, "dtype": str(dtype).removeprefix("torch.")})
+        config = RLConfig(**settings | changes)
     except TypeError as error:
         reason = one_line(error)
         raise UsageError(f"{run}/run.json has a setting that is unknown here ({reason}); train again") from error
-    policy, tokenizer = new_policy(config, torch.device(device))
+    try:
+        policy, tokenizer = new_policy(config, torch.device(device))
+    except MissingError as error:
+        raise MissingError(f"{error}; {model.name} was trained on that model") from error
     if model.checkpoint is None:
         raise MissingError(f"{model.name} has saved no checkpoint yet; let ollm-rl train finish an iteration")
     load_weights(policy, load_tensors(model.checkpoint, "policy", device=device)["policy"])

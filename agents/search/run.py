@@ -34,6 +34,7 @@ from ollm_rl.files.records import sealed_json
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin, write_atomic
+from ollm_rl.safekeeping.outputs import output_file
 from ollm_rl.streams import Purpose, torch_generator
 
 PROBLEMS_PER_BATCH = 64  # problems whose samples are drawn together
@@ -46,18 +47,20 @@ def run_search(config: SearchConfig) -> dict[str, Any]:
     """Run ``search`` with the model and problems of ``config``; writes and returns the result with its origin.
 
     Raises:
-        UsageError: If a setting, the model or the data does not fit, or the value head to use was not trained.
+        UsageError: If a setting, the model or the data does not fit, or the value head to use was not trained,
+            or ``out`` cannot be written.
     """
     model = resolve(config.model)
     if config.leaf_value == "value_head":
         check_value_head(model)
     problems = load_problems(config.data, split=config.split, limit=config.limit, seed=config.seed)
     device = resolve_device(config.device)
-    policy, tokenizer = load_policy(model, dtype=getattr(torch, config.dtype), device=device)
-    result = search(policy, tokenizer, problems, config)
-    result |= {"model": config.model, "data": config.data, "split": config.split, "seed": config.seed, **origin()}
-    if config.out is not None:
-        write_atomic(config.out, sealed_json(result))
+    with output_file(config.out):
+        policy, tokenizer = load_policy(model, dtype=getattr(torch, config.dtype), device=device)
+        result = search(policy, tokenizer, problems, config)
+        result |= {"model": config.model, "data": config.data, "split": config.split, "seed": config.seed, **origin()}
+        if config.out is not None:
+            write_atomic(config.out, sealed_json(result))
     return result
 
 

@@ -23,19 +23,28 @@ def is_best(history: list[dict[str, float]]) -> bool:
     return scores[-1][0] == metric and all(value < scores[-1][1] for name, value in scores[:-1] if name == metric)
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any], *, keep: int) -> None:
-    """Write a checkpoint, then ``metrics.json`` for people and reports, each atomically.
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically, and before it the best one if it is that.
 
     Args:
         folder: Folder of the run.
         state: ``policy``, ``optimizer`` and ``history``, whose last row is this iteration's.
-        keep: Number of latest checkpoints to keep.
     """
     data = sealed_tensors(state)
     history = state["history"]
     if is_best(history):
         write_atomic(folder / BEST_FILE, data)
     write_atomic(folder / CHECKPOINTS_FOLDER / f"{len(history):06d}.pt", data)
+
+
+def complete_checkpoint(folder: Path, history: list[dict[str, float]], *, keep: int) -> None:
+    """Remove older checkpoints and write ``metrics.json`` for people and reports.
+
+    Args:
+        folder: Folder of the run.
+        history: Rows up to the last checkpoint.
+        keep: Number of latest checkpoints to keep.
+    """
     for path in numbered_checkpoints(folder)[:-keep]:
         path.unlink()
     write_atomic(folder / "metrics.json", json.dumps(history, indent=1))

@@ -65,12 +65,15 @@ class Replay:
         """Memory of the batches."""
         return sum(batch.num_bytes() for batch in self.batches.values())
 
-    def save(self, folder: Path, *, keep: int) -> None:
-        """Write the newest batch; older files stay as long as one of the last ``keep`` checkpoints needs them."""
+    def save(self, folder: Path) -> None:
+        """Write the newest batch; the checkpoint that needs it is written after it."""
         newest = max(self.batches)
         write_atomic(_file(folder, newest), sealed_tensors(self.batches[newest].state()))
-        for path in (folder / FOLDER).glob("*.pt"):
-            if int(path.stem) <= newest - self.size - keep + 1:
+
+    def prune(self, folder: Path, *, keep: int) -> None:
+        """Remove the files that none of the last ``keep`` checkpoints needs, once the newest is written."""
+        for path in (folder / FOLDER).glob("[0-9]*.pt"):
+            if int(path.stem) <= max(self.batches) - self.size - keep + 1:
                 path.unlink()
 
     def load(self, folder: Path, iterations: int, device: torch.device) -> None:

@@ -33,7 +33,7 @@ from ollm_rl.envs.vector import TextGenVectorEnv
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem, load_problems
-from ollm_rl.runs import open_run
+from ollm_rl.runs import exclusive_run
 from ollm_rl.streams import Purpose, integer_seed
 
 REPLAY = 100_000  # transitions in DQN's replay buffer; each holds h_t twice, and all are saved with every checkpoint
@@ -69,7 +69,21 @@ def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None]
     device = resolve_device(config.device)
     vec = _environments(config, device)
     settings = agent_settings(config, vec.num_envs)
-    open_run(config.out, "train", config)
+    with exclusive_run(config.out, "train", config):
+        _learn(config, agent_class, vec, settings, device, on_iteration)
+    vec.close()
+    return config.out
+
+
+def _learn(
+    config: RLConfig,
+    agent_class: type[BaseAlgorithm],
+    vec: VecMonitor,
+    settings: dict[str, Any],
+    device: torch.device,
+    on_iteration: Callable[[dict[str, float]], None] | None,
+) -> None:
+    """Create or load the agent and run the remaining iterations."""
     history = saved_history(config.out)
     # Every start has its own stream, so that a resumed run does not partly repeat draws made after the last save.
     seed = integer_seed(config.seed, Purpose.SB3, len(history))
@@ -86,8 +100,6 @@ def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None]
             log_interval=None,  # type: ignore[arg-type]  # SB3 accepts None, and its logged values then stay for the callback
             reset_num_timesteps=not history,
         )
-    vec.close()
-    return config.out
 
 
 def _environments(config: RLConfig, device: torch.device) -> VecMonitor:

@@ -3,10 +3,9 @@
 import math
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.free_running import evaluate
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_weights
-from ollm_rl.agents.training.checkpoints import save_checkpoint
+from ollm_rl.agents.training.checkpoints import complete_checkpoint, save_checkpoint
 from ollm_rl.agents.training.collapse import collapse_warning
 from ollm_rl.agents.training.tags import tag
 from ollm_rl.agents.training.update import Penalties, Updater
@@ -30,7 +29,8 @@ from ollm_rl.errors import RunError, UsageError, one_line
 from ollm_rl.files.tensors import load_tensors
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
-from ollm_rl.runs import intact_checkpoints, last_checkpoint, open_run
+from ollm_rl.runs import exclusive_run, intact_checkpoints, last_checkpoint
+from ollm_rl.safekeeping.signals import catch_sigterm
 from ollm_rl.streams import Purpose, integer_seed, torch_generator
 
 OnIteration = Callable[[dict[str, float]], bool | None]  # gets an iteration's metrics; False stops the run
@@ -54,8 +54,10 @@ def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
     problems = load_problems(config.data, limit=config.limit, seed=config.seed)
     torch.manual_seed(integer_seed(config.seed, Purpose.POLICY_WEIGHTS))
     policy, tokenizer = new_policy(config, device)
-    with closing(build_trainer(config, policy, tokenizer, problems)) as trainer:
-        open_run(config.out, "train", config)
+    with (
+        closing(build_trainer(config, policy, tokenizer, problems)) as trainer,
+        exclusive_run(config.out, "train", config),
+    ):
         trainer.run(on_iteration)
     return config.out
 
@@ -131,11 +133,15 @@ class Trainer:
         SIGTERM ends the run with exit code 143, once the current iteration is saved.
         """
         self._resume()
+        if self.history:
+            self._complete_save()
         done = int(self.history[-1]["episodes"]) if self.history else 0
         bar = tqdm(total=self.config.iterations, initial=len(self.history), desc=self.config.out.name)
-        # Discards what a killed run wrote after its last checkpoint.
-        writer = SummaryWriter(str(self.config.out), purge_step=done + 1)
+        # Discards what a killed run wrote after its last checkpoint, whose own row it may not have written.
+        writer = SummaryWriter(str(self.config.out), purge_step=done)
         with catch_sigterm() as stop_requested, bar, writer:
+            for row in self.history[-1:]:
+                self._log(row, writer)
             while len(self.history) < self.config.iterations and not self._good_enough():
                 row = self.iterate()
                 self.history.append(row)
@@ -228,12 +234,17 @@ class Trainer:
 
     def _show(self, row: dict[str, float], writer: SummaryWriter, bar: tqdm) -> None:
         """Write an iteration's metrics to TensorBoard and to the progress bar."""
-        speed = self.config.episodes / (row["seconds_rollout"] + row["seconds_update"])
-        for name, value in (row | {"episodes_per_second": speed}).items():
-            writer.add_scalar(tag(name), value, int(row["episodes"]))
+        speed = self._log(row, writer)
         shown = {"reward": "reward", "tokens": "completion_tokens", "entropy": "entropy"}
         bar.set_postfix({name: f"{row[key]:.3g}" for name, key in shown.items()} | {"episodes/s": f"{speed:.0f}"})
         bar.update()
+
+    def _log(self, row: dict[str, float], writer: SummaryWriter) -> float:
+        """Write an iteration's metrics to TensorBoard; returns its episodes per second."""
+        speed = self.config.episodes / (row["seconds_rollout"] + row["seconds_update"])
+        for name, value in (row | {"episodes_per_second": speed}).items():
+            writer.add_scalar(tag(name), value, int(row["episodes"]))
+        return speed
 
     def _save(self) -> None:
         state = {
@@ -242,8 +253,16 @@ class Trainer:
             "history": self.history,
         }
         if self.config.replay:
-            self.updater.replay.save(self.config.out, keep=self.config.keep_checkpoints)
-        save_checkpoint(self.config.out, state, keep=self.config.keep_checkpoints)
+            self.updater.replay.save(self.config.out)
+        save_checkpoint(self.config.out, state)
+        self._complete_save()
+
+    def _complete_save(self) -> None:
+        """What follows the writing of a checkpoint; again after a resume, since a kill may have come between."""
+        keep = self.config.keep_checkpoints
+        complete_checkpoint(self.config.out, self.history, keep=keep)
+        if self.config.replay:
+            self.updater.replay.prune(self.config.out, keep=keep)
 
     def _resume(self) -> None:
         """Continue from the newest intact checkpoint whose replay is intact too."""
@@ -276,25 +295,3 @@ def episode_metrics(batch: Batch, group_size: int) -> dict[str, float]:
         "mixed_groups": float((groups.std(1) > 0).float().mean()) if group_size > 1 else float("nan"),
         "pass_at_group": float((correct.max(1).values > 0.5).float().mean()),
     }
-
-
-@contextmanager
-def catch_sigterm() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGTERM sets; a second one acts as usual.
-
-    In threads, which get no signals, the event is never set.
-    """
-    stop_requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop_requested
-        return
-
-    def request_stop(*_: object) -> None:
-        stop_requested.set()
-        signal.signal(signal.SIGTERM, previous_handler)
-
-    previous_handler = signal.signal(signal.SIGTERM, request_stop)
-    try:
-        yield stop_requested
-    finally:
-        signal.signal(signal.SIGTERM, previous_handler)

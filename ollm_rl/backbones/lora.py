@@ -26,7 +26,8 @@ def load_lora(backbone: PreTrainedModel, name: str | ModelName) -> PeftModel:
     """
     lora = (name if isinstance(name, ModelName) else resolve(name)).require("lora", role="lora")
     assert lora.folder is not None
-    backbone_name, trained_on = backbone.config.name_or_path, lora.description.get("base_model_name_or_path")
+    backbone_name = backbone.config.name_or_path
+    trained_on = lora.trained_on
     if trained_on and Path(trained_on).resolve() != Path(backbone_name).resolve():
         raise UsageError(
             f"lora={lora.name!r} was trained on {trained_on!r}, the options on {backbone_name!r}; give a LoRA of that "

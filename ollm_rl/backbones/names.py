@@ -15,7 +15,8 @@ from huggingface_hub.utils import validate_repo_id
 from ollm_rl.backbones.loading import hub_answers
 from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
 from ollm_rl.files.records import read_object
-from ollm_rl.runs import CHECKPOINTS_FOLDER, last_checkpoint, read_record
+from ollm_rl.runs import CHECKPOINTS_FOLDER, last_checkpoint, places_in, read_record
+from ollm_rl.safekeeping.places import Place, located
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # of a plug-in and of a peft adapter
 OWN_BACKBONES = ("tiny-arith", "smollm2-135m")  # not on the hub
@@ -40,6 +41,7 @@ class ModelName:
         folder: Folder of its files, for a hub repository in the hub's cache; None for a backbone.
         description: Contents of ``adapter_config.json`` for a plug-in or LoRA, settings for a training run.
         checkpoint: Checkpoint of a training run: the named one, else the last; None if none was saved.
+        places: By setting, where what it was trained on lay when its run began.
     """
 
     name: str
@@ -47,17 +49,35 @@ class ModelName:
     folder: Path | None = None
     description: dict[str, Any] = field(default_factory=dict)
     checkpoint: Path | None = None
+    places: dict[str, Place] = field(default_factory=dict)
+
+    @property
+    def trained_on(self) -> str | None:
+        """Name of the model that it was trained on, by its path of today; None for a backbone.
+
+        Raises:
+            MissingError: If that model is no longer where it was, nor at the same place relative to this one.
+            DamagedError: If the name is missing.
+        """
+        entries = {
+            "options": ("backbone", "backbone"),
+            "lora": ("base_model_name_or_path", "backbone"),
+            "run": ("model", "model"),
+        }
+        if self.kind not in entries:
+            return None
+        entry, setting = entries[self.kind]
+        assert self.folder is not None
+        name = self.description.get(entry)
+        if not isinstance(name, str):
+            raise DamagedError(f"{self.name} does not say what it was trained on ({entry}); copy it again")
+        return located(name, setting, self.folder, self.places.get(setting))
 
     @property
     def below(self) -> "ModelName | None":
-        """The model that it was trained on; None for a backbone."""
-        entries = {"options": "backbone", "lora": "base_model_name_or_path", "run": "model"}
-        if self.kind not in entries:
-            return None
-        below = self.description.get(entries[self.kind])
-        if not isinstance(below, str):
-            raise DamagedError(f"{self.name} does not say what it was trained on ({entries[self.kind]}); copy it again")
-        return resolve(below)
+        """The model that it was trained on; None for a backbone. Raises as ``trained_on``."""
+        name = self.trained_on
+        return None if name is None else resolve(name)
 
     @property
     def backbone(self) -> str:
@@ -135,11 +155,12 @@ def has_owner(name: str) -> bool:
 
 def _adapter(name: str, folder: Path) -> ModelName:
     description = read_object(folder / CONFIG_FILE)
-    if "peft_type" not in description:
-        return ModelName(name, "options", folder, description)
-    if description["peft_type"] != "LORA":
+    kind: Kind = "lora" if "peft_type" in description else "options"
+    if kind == "lora" and description["peft_type"] != "LORA":
         raise UsageError(f"{name} is an adapter of peft of type {description['peft_type']}; only LoRA is supported")
-    return ModelName(name, "lora", folder, description)
+    has_run = (folder / "run.json").exists()  # not if it was saved from Python or comes from the hub
+    places = places_in(read_record(folder / "run.json")) if has_run else {}
+    return ModelName(name, kind, folder, description, places=places)
 
 
 def _training_run(name: str, folder: Path, checkpoint: Path | None) -> ModelName:
@@ -148,7 +169,7 @@ def _training_run(name: str, folder: Path, checkpoint: Path | None) -> ModelName
         raise MissingError(
             f"{name} holds a run of ollm-rl {run['kind']} without a result; let it finish by the same command"
         )
-    return ModelName(name, "run", folder, run["config"], checkpoint)
+    return ModelName(name, "run", folder, run["config"], checkpoint, places_in(run))
 
 
 def download_adapter(repo_id: str) -> Path:

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.loading import fingerprint, load_backbone, not_finite
-from ollm_rl.backbones.names import CONFIG_FILE, WEIGHTS_FILE
+from ollm_rl.backbones.names import CONFIG_FILE, WEIGHTS_FILE, resolve
 from ollm_rl.backbones.output_head import OutputHead, last_hidden_states
 from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
 from ollm_rl.files.checksums import check_file
@@ -300,7 +300,7 @@ class OptionModel(nn.Module):
             raise
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} cannot be read ({type(error).__name__}: {error}); copy it again") from error
-        source = name if backbone is None else backbone
+        source = (resolve(folder).trained_on or name) if backbone is None else backbone
         loaded = load_backbone(source, dtype=dtype, device=device)[0] if isinstance(source, str) else source
         actual = fingerprint(loaded)
         if actual != trained_on:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.errors import UsageError
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.sources import Problem, is_text
 
 
 def encode_prompts(
@@ -23,8 +23,11 @@ def encode_prompts(
         max_new_tokens: Number of tokens reserved for the completion.
 
     Raises:
-        UsageError: If a prompt leaves no room for the completion; the message names the problem.
+        UsageError: If a prompt leaves no room for the completion, or is no text; the message names the problem.
     """
+    for problem in problems:
+        if not is_text(problem.question + problem.answer):
+            raise UsageError(f"problem {problem.id!r} has a lone surrogate, half a character; correct it")
     prompts: list[list[int]]
     if tokenizer.chat_template is None:
         prompts = tokenizer([f"{problem.question}\n" for problem in problems]).input_ids

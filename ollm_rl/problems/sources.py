@@ -181,10 +181,15 @@ def _from_jsonl(path: Path, limit: int | None) -> list[Problem]:
         raise MissingError(f"no file {path}; give jsonl:PATH with the path of a JSON Lines file")
     try:
         with path.open(encoding="utf-8-sig") as file:
-            lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-            return [_jsonl_problem(line, path, number) for number, line in islice(lines, limit)]
+            lines = islice(((number, line) for number, line in enumerate(file, start=1) if line.strip()), limit)
+            problems = {number: _jsonl_problem(line, path, number) for number, line in lines}
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
+    first: dict[str, int] = {}
+    for number, problem in problems.items():
+        if (earlier := first.setdefault(problem.id, number)) != number:
+            raise UsageError(f"{path}, lines {earlier} and {number}: both have the id {problem.id!r}; change one")
+    return list(problems.values())
 
 
 def _jsonl_problem(line: str, path: Path, line_number: int) -> Problem:
@@ -216,7 +221,14 @@ def _field(row: Mapping[str, Any], name: str, location: str, default: str | None
         raise UsageError(f"{location}: field {name!r} is {value!r}; give a string or a finite number")
     if default is None and not str(value).strip():
         raise UsageError(f"{location}: field {name!r} is blank; every line needs a question and an answer")
+    if not is_text(str(value)):
+        raise UsageError(f"{location}: field {name!r} has a lone surrogate ({value!a}), half a character; correct it")
     return str(value)
+
+
+def is_text(text: str) -> bool:
+    """Whether a string can be written as UTF-8: one with a lone surrogate, half a character, cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _from_hub(name: str, split: str, limit: int | None) -> list[Problem]:
@@ -227,7 +239,7 @@ def _from_hub(name: str, split: str, limit: int | None) -> list[Problem]:
     for index, row in enumerate(_hub_rows(name, split, stream=limit is not None)):
         columns = columns or _columns(dataset_id, list(row))
         question, solution, answer = _hub_texts(row, columns)
-        if question.strip() and answer.strip():
+        if question.strip() and answer.strip() and is_text(question + solution + answer):
             problem = Problem(
                 id=f"{dataset_id}-{split}-{index}", question=question, solution=solution, answer=answer, language="en"
             )
@@ -239,7 +251,12 @@ def _from_hub(name: str, split: str, limit: int | None) -> list[Problem]:
     if missing:
         # Users cannot fix a public dataset, so such rows are dropped, but never silently.
         num_rows = len(problems) + missing
-        logger.warning("hf:%s: %d of %d rows lack a question or an answer; left out", name, missing, num_rows)
+        logger.warning(
+            "hf:%s: %d of %d rows lack a question or an answer, or have a lone surrogate; left out",
+            name,
+            missing,
+            num_rows,
+        )
     return problems
 
 

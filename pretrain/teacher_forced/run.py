@@ -7,9 +7,7 @@ Letters: N counted positions of a batch or problem, H hidden, K options, V vocab
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +36,7 @@ from ollm_rl.pretrain.teacher_forced.summary import problem_sums, summarise
 from ollm_rl.pretrain.teacher_forced.token_report import write_token_report
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin, write_atomic
+from ollm_rl.safekeeping.outputs import output_file
 
 NUM_TABLES = 8  # problems whose options are listed token by token
 
@@ -101,8 +100,15 @@ def run_teacher_forced(config: TeacherForcedConfig) -> dict[str, Any]:
         MissingError: If a folder holds no option plug-in, or no LoRA.
         UsageError: If the data have no solutions, the LoRA belongs to another backbone, or ``out`` cannot be written.
     """
-    if config.out is not None:
-        _check_writable(config.out)
+    if config.out is not None and (config.out.suffix == ".html" or config.out.is_dir()):
+        raise UsageError(
+            f"out={str(config.out)!r} must be a file such as result.json; the report is written beside it as .html"
+        )
+    with output_file(config.out):
+        return _measure(config)
+
+
+def _measure(config: TeacherForcedConfig) -> dict[str, Any]:
     problems = load_problems(config.data, split=config.split, limit=config.limit, seed=config.seed)
     dtype, device = getattr(torch, config.dtype), resolve_device(config.device)
     options = OptionModel.from_pretrained(config.model, dtype=dtype, device=device)
@@ -178,16 +184,3 @@ def _option_table(
         for index in range(len(targets))
     ]
     return {"id": problem.id, "question": problem.question, "rows": rows}
-
-
-def _check_writable(out: Path) -> None:
-    """Refuse, before any work, a path that cannot be written."""
-    if out.suffix == ".html" or out.is_dir():
-        raise UsageError(
-            f"out={str(out)!r} must be a file such as result.json; the report is written beside it as .html"
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out.parent).close()
-    except OSError as error:
-        raise UsageError(f"out={str(out)!r} cannot be written ({error.strerror}); give another path") from error

@@ -1,21 +1,11 @@
 """Fixtures for tests of stored hidden states."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
 from ollm_rl.options.model import CountedStates, OptionModel
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """One torch thread, so that all builds sum in the same order and do not wait for a busy core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -133,6 +133,8 @@ def test_a_killed_run_resumes_and_ends_as_if_never_killed(
     assert all(torch.equal(expected[key], found[key]) for key in expected)
     for one, other in zip(history(whole), history(resumed.out), strict=True):
         assert one.get("loss") == other.get("loss") and one["step"] == other["step"]
+    assert history(whole)[-1] == history(resumed.out)[-1]
+    assert history(whole)[-1]["train_loss"] == pytest.approx(sum(line.get("loss", 0) for line in history(whole)) / 4)
 
 
 def test_a_checkpoint_that_a_kill_left_half_written_is_never_used(tmp_path: Path) -> None:

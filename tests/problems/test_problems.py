@@ -301,3 +301,23 @@ def test_an_unknown_source_gets_the_four_forms(spec: str) -> None:
 def test_limits_and_splits_without_meaning_are_refused() -> None:
     assert "limit=0" in message_of("arith", limit=0)
     assert "split='dev'" in message_of("arith", split="dev")
+
+
+def test_lines_with_the_same_id_are_named_together(tmp_path: Path) -> None:
+    path = tmp_path / "sums.jsonl"
+    rows = [{"id": name, "question": "q", "answer": 1} for name in ("a", "b", "a")]
+    path.write_text("\n\n".join(map(json.dumps, rows)))
+    assert message_of(f"jsonl:{path}").endswith("sums.jsonl, lines 1 and 5: both have the id 'a'; change one")
+    assert [problem.id for problem in load_problems(f"jsonl:{path}", limit=2)] == ["a", "b"]
+    # A line without an id is named by the file and its number.
+    path.write_text('{"id": "sums-2", "question": "q", "answer": 1}\n{"question": "q", "answer": 1}')
+    assert "lines 1 and 2: both have the id 'sums-2'" in message_of(f"jsonl:{path}")
+
+
+@pytest.mark.parametrize("field", ["question", "answer", "solution", "id"])
+def test_half_a_character_is_named_with_its_line_and_field(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "broken.jsonl"
+    row = {"question": "q", "answer": "1", "solution": "#### 1", "id": "x", field: "a\ud800b"}
+    path.write_text(json.dumps({"question": "q", "answer": 1}) + "\n" + json.dumps(row))
+    message = message_of(f"jsonl:{path}")
+    assert f"broken.jsonl, line 2: field '{field}' has a lone surrogate ('a\\ud800b'), half a character" in message

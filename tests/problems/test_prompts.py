@@ -82,3 +82,12 @@ def test_an_environment_shows_the_prompt_that_its_model_reads(template: str | No
     for token in plain_ids("é"):
         env.step(np.int64(token))
     assert env.render() == f"{prompt}é"
+
+
+def test_half_a_character_is_named_by_its_problem() -> None:
+    problems = [
+        Problem(id=name, question=question, solution="", answer=answer, language="en")
+        for name, question, answer in (("whole", "1+1?", "2"), ("half", "1\ud800?", "2"))
+    ]
+    with pytest.raises(ValueError, match="problem 'half' has a lone surrogate, half a character; correct it"):
+        encode_prompts(problems, tiny_tokenizer(), max_length=64)

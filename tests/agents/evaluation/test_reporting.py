@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 import torch
 
+import ollm_rl.agents.evaluation.reporting as reporting_module
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.config import ReportConfig
 from ollm_rl.agents.evaluation.reporting import group_runs, report_methods, run_report
+from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.training.trainer import train
 from ollm_rl.cli import main
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from tests.report.test_report import Page
-from tests.tiny_models import save_backbone
+from tests.tiny_models import save_backbone, tiny_model, tiny_tokenizer
 
 
 def made_up_run(folder: Path, *, rewards: tuple[float, ...] = (0.25, 0.5), **settings: Any) -> Path:
@@ -148,6 +150,18 @@ def test_a_run_whose_model_is_gone_gets_a_note_in_place_of_the_explorer(tmp_path
     page = Page((tmp_path / "report.html").read_text())
     assert "latent has no explorer here: model='gone' holds neither plug-in" in page.text
     assert "Option explorer" not in page.text and page.count("svg") > 3
+
+
+def test_half_a_character_costs_its_explorer_not_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = made_up_run(tmp_path / "latent")
+    path = run / "completions" / "000001.jsonl"
+    path.write_text(path.read_text().replace("1+1?", r"1\ud800?"))
+    policy = OptionPolicy(OptionModel(tiny_model("llama"), OptionConfig(num_options=4, width=8)))
+    monkeypatch.setattr(reporting_module, "load_policy", lambda *arguments, **settings: (policy, tiny_tokenizer()))
+    run_report(ReportConfig(runs=[run], out=tmp_path / "report.html"))
+    page = Page((tmp_path / "report.html").read_text())
+    assert "latent has no explorer here: problem '0' has a lone surrogate" in page.text
+    assert "1??" in page.text and page.count("svg") > 3
 
 
 @pytest.mark.parametrize(

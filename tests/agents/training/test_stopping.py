@@ -18,8 +18,9 @@ from ollm_rl.agents.policies.loading import load_policy, trained_weights
 from ollm_rl.agents.training.checkpoints import is_best
 from ollm_rl.agents.training.trainer import Trainer, train
 from ollm_rl.agents.training.update import Updater
-from ollm_rl.errors import MissingError
+from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.options.model import OptionModel
+from ollm_rl.runs import open_run
 from tests.places import ROOT
 from tests.training_runs import ONES, assert_equal_runs, checkpoint, config, history, naming
 
@@ -72,20 +73,21 @@ def test_a_run_stopped_in_the_middle_of_an_update_ends_as_an_undisturbed_one(
     assert checkpoint(stopped.out) == before
 
 
+@pytest.mark.parametrize("method", ["iterate", "_show"])  # before the third iteration, and once it is saved
 def test_tensorboard_shows_every_iteration_of_a_resumed_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str, method: str
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     settings = config(tmp_path / "run", model_folder, data)
-    whole_iteration = Trainer.iterate
+    whole = getattr(Trainer, method)
 
-    def iterate(self: Trainer) -> dict[str, float]:
-        if len(self.history) == 2:
+    def stopped(self: Trainer, *arguments: Any) -> Any:
+        if len(self.history) == (2 if method == "iterate" else 3):
             raise KeyboardInterrupt
-        return whole_iteration(self)
+        return whole(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "iterate", iterate)
+        patch.setattr(Trainer, method, stopped)
         with pytest.raises(KeyboardInterrupt):
             train(settings)
     train(settings)
@@ -139,6 +141,47 @@ def test_a_run_stops_when_it_is_good_enough_and_stays_stopped(
     before = checkpoint(settings.out)
     train(settings)
     assert checkpoint(settings.out) == before
+
+
+def test_a_finished_run_is_lengthened_as_if_it_had_been_that_long_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
+    whole = {"iterations": 4, "keep_checkpoints": 3, "eval_every": 48, "eval_data": data, "eval_limit": 3}
+    long = train(config(tmp_path / "long", model_folder, data, **whole))
+    run = train(config(tmp_path / "run", model_folder, data, iterations=2, keep_checkpoints=1))
+    train(config(run, model_folder, data, **whole))
+    assert_equal_runs(run, long)
+    assert (run / "best.pt").read_bytes() == (run / "checkpoints" / "000003.pt").read_bytes()
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["000002.pt", "000003.pt", "000004.pt"]
+    saved, expected = (json.loads((out / "run.json").read_text())["config"] for out in (run, long))
+    assert saved == expected
+
+
+def test_a_run_that_was_good_enough_goes_on_to_a_higher_goal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
+    settings = {"eval_every": 16, "eval_data": data}
+    out = train(config(tmp_path / "run", model_folder, data, stop_at=0.1, **settings))
+    assert len(history(out)) == 1
+    train(config(out, model_folder, data, **settings))
+    assert len(history(out)) == 4
+
+
+@pytest.mark.parametrize(
+    "changes", [{"learning_rate": 0.5}, {"episodes": 8}, {"minibatches": 1}, {"seed": 1}, {"max_new_tokens": 2}]
+)
+def test_what_a_run_learns_cannot_be_changed_while_it_is_lengthened(
+    tmp_path: Path, model_folder: Path, data: str, changes: dict[str, Any]
+) -> None:
+    run = tmp_path / "run"
+    open_run(run, "train", config(run, model_folder, data))
+    before = (run / "run.json").read_text()
+    (name,) = changes
+    with pytest.raises(UsageError, match=rf"holds a different run \({name} is .* there, .* here\)"):
+        open_run(run, "train", config(run, model_folder, data, iterations=9, **changes))
+    assert (run / "run.json").read_text() == before
 
 
 def test_a_callback_sees_every_saved_iteration_and_may_stop_the_run(

@@ -1,0 +1,41 @@
+"""The end of supervised training: its last line of metrics, and a stop that is asked for."""
+
+import threading
+from typing import Any
+
+from transformers import TrainerCallback, TrainingArguments
+
+# What Trainer's last line says of the time since the last start only; a resumed run would differ in it.
+OF_THIS_START = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
+
+
+def describe_whole_run(history: list[dict[str, float]]) -> None:
+    """Make the last line, ``Trainer``'s summary since its last start, one of all steps.
+
+    Args:
+        history: All lines. Those with a ``loss``, the mean since the one before, cover all steps.
+    """
+    total, start = 0.0, 0.0
+    for row in history:
+        if "loss" in row:
+            total += row["loss"] * (row["step"] - start)
+            start = row["step"]
+    last = history[-1]
+    last["train_loss"] = total / last["step"]
+    for name in OF_THIS_START:
+        last.pop(name, None)
+
+
+class StopOnRequest(TrainerCallback):
+    """Ends training with a checkpoint, after the next line of metrics, once an event is set.
+
+    Not at once: a resumed run would not know the steps since the last line, of which the next is the mean.
+    """
+
+    def __init__(self, requested: threading.Event) -> None:
+        self.requested = requested
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look at the event."""
+        if self.requested.is_set() and state.global_step % args.logging_steps == 0:
+            control.should_save = control.should_training_stop = True
