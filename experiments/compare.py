@@ -13,8 +13,8 @@ from ollm_rl.agents.evaluation.config import EvalConfig
 from ollm_rl.agents.evaluation.free_running import run_eval
 from ollm_rl.agents.evaluation.reporting import report_methods
 from ollm_rl.agents.evaluation.results import read_results
-from ollm_rl.experiments.comparison import comparison_tables
 from ollm_rl.errors import UsageError
+from ollm_rl.experiments.comparison import comparison_tables
 from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.curves import Curve
 from ollm_rl.experiments.ray_tune import check_resources, run_trials
