@@ -10,9 +10,9 @@ import numpy as np
 from ray import tune
 
 from ollm_rl.agents.config import RLConfig
-from ollm_rl.cli import settings_parser
 from ollm_rl.errors import UsageError
 from ollm_rl.experiments.config import SweepConfig
+from ollm_rl.settings import read_settings
 from ollm_rl.streams import Purpose, numpy_generator
 
 DISTRIBUTIONS = ("uniform", "loguniform", "choice")
@@ -109,4 +109,4 @@ def _text(value: Any) -> str:
 
 def parse_settings(settings: dict[str, Any]) -> RLConfig:
     """Settings of a run, read as the command line reads them."""
-    return RLConfig(**settings_parser(RLConfig).parse_object(settings).as_dict())
+    return read_settings(RLConfig, settings)

@@ -3,20 +3,19 @@
 Flags and YAML settings are generated from the dataclasses. The code of a command is imported only when it runs.
 """
 
-import inspect
+import difflib
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import MISSING
+from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple
 
-from docstring_parser import parse_from_object
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentError, ArgumentParser
 
 from ollm_rl import __version__
 from ollm_rl.errors import RunError, UsageError, one_line
-from ollm_rl.settings import Settings, own_fields, plain_type, sections
+from ollm_rl.settings.base import read_settings, shown
+from ollm_rl.settings.flags import STRICT, Help, refuse_unknown_flags, settings_parser
 
 
 class Command(NamedTuple):
@@ -102,16 +101,6 @@ COMMANDS = {
 }
 
 
-class Help(DefaultHelpFormatter):
-    """Help text without Python types."""
-
-    def _get_type_str(self, action: Any) -> None:
-        return None
-
-
-STRICT: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
-
-
 def build_parser() -> ArgumentParser:
     """The parser of all commands. It imports only the settings."""
     description = "Latent-space reinforcement learning for language models."
@@ -120,65 +109,42 @@ def build_parser() -> ArgumentParser:
     commands = parser.add_subcommands(dest="command")
     for name, entry in COMMANDS.items():
         command = settings_parser(resolve_name(entry.config), f"{entry.help}.", positional=entry.positional)
-        command.add_argument("--config", action="config", help="YAML file of settings; flags after it override it.")
         commands.add_subcommand(name, command, help=entry.help)
     return parser
-
-
-def settings_parser(config: type[Settings], description: str = "", *, positional: bool = False) -> ArgumentParser:
-    """A parser of a command's settings, with one group of flags per section.
-
-    Args:
-        config: Class of the settings.
-        description: What the command does.
-        positional: Whether settings without a default are positional arguments.
-    """
-    parser = ArgumentParser(description=description, formatter_class=Help, **STRICT)
-    for section in sections(config):
-        _add_flags(parser, section, "", positional=positional)
-    return parser
-
-
-def _add_flags(parser: ArgumentParser, section: type[Settings], prefix: str, *, positional: bool) -> None:
-    """Add a group of flags for the fields of a section. Nested settings get their own groups."""
-    group = parser.add_argument_group((inspect.getdoc(section) or "").splitlines()[0].rstrip("."))
-    hints = {name: plain_type(hint) for name, hint in get_type_hints(section).items()}
-    descriptions = {param.arg_name: param.description for param in parse_from_object(section).params}
-    for field in own_fields(section):
-        name, kind = f"{prefix}{field.name}", hints[field.name]
-        if isinstance(kind, type) and issubclass(kind, Settings):
-            for part in sections(kind):
-                _add_flags(parser, part, f"{name}.", positional=False)
-            continue
-        options: dict[str, Any] = {"help": descriptions[field.name], "type": kind}
-        if get_origin(kind) is list:
-            options |= {"nargs": "+", "type": get_args(kind)[0]}
-            if options["type"] is str:  # jsonargparse would split a YAML string into letters
-                del options["type"]
-        if callable(field.default_factory):
-            options["default"] = field.default_factory()
-        elif field.default is not MISSING:
-            options["default"] = field.default
-        elif positional:
-            group.add_argument(name, **options)
-            continue
-        else:
-            options["required"] = True
-        group.add_argument(f"--{name}", **options)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[str, Any]:
     """The command's name and its settings.
 
     Raises:
-        UsageError: If a flag or a value does not fit.
-        ArgumentError: If jsonargparse rejects the arguments.
+        UsageError: If a command, a flag, a file of settings or a value does not fit.
     """
-    parser = build_parser()
-    args = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = _command(arguments)
+    try:
+        args = build_parser().parse_args(arguments)
+    except ArgumentError as error:
+        raise UsageError(f"{one_line(error)}; see {' '.join(['ollm-rl', *command])} --help") from error
     values = args[args.command].as_dict()
     values.pop("config", None)
-    return args.command, resolve_name(COMMANDS[args.command].config)(**values)
+    return args.command, read_settings(resolve_name(COMMANDS[args.command].config), values)
+
+
+def _command(arguments: Sequence[str]) -> list[str]:
+    """The command at the head of the arguments, if there is one.
+
+    Raises:
+        UsageError: If it, or one of its flags, is unknown.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        return []
+    name = arguments[0]
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UsageError(f"{shown(name)} is no command; {hint}There are {', '.join(COMMANDS)}")
+    refuse_unknown_flags(resolve_name(COMMANDS[name].config), arguments[1:])
+    return [name]
 
 
 def run(command: str, settings: Any) -> str:
