@@ -1,5 +1,6 @@
 """Settings of the demo and of sweeps. Imports nothing heavy, so that ``ollm-rl --help`` answers at once."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -116,6 +117,8 @@ class ComparePlan(Settings):
         if self.baseline not in self.methods:
             raise UsageError(f"baseline={self.baseline!r} is no method; give one of {', '.join(self.methods)}")
         for name, method in self.methods.items():
+            if not re.fullmatch(r"[\w.+-]+", name):
+                raise UsageError(f"method {name!r} becomes a folder; name it with letters, digits and _ . + -")
             if unknown := set(method) - {"train", "random"}:
                 raise UsageError(f"method {name!r} has {', '.join(sorted(unknown))}; give train and random")
         for name in ("seeds", "tuning_seeds"):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentError, ArgumentParser
 
 from ollm_rl import __version__
-from ollm_rl.errors import RunError, UsageError, one_line
+from ollm_rl.errors import RunError, UsageError, machine_fault, one_line
 from ollm_rl.settings.base import read_settings, shown
 from ollm_rl.settings.flags import STRICT, Help, refuse_unknown_flags, settings_parser
 
@@ -159,8 +159,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point.
 
     Returns:
-        0 on success, 1 if a run cannot continue, 2 for a user's mistake (printed as one line), 130 after Ctrl-C. A bug
-        of ollm-rl keeps its traceback.
+        0 on success; 2 for a user's mistake, 1 if a run cannot continue or the machine lacks memory, disk or a
+        permission, each printed as one line; 130 after Ctrl-C. A bug of ollm-rl keeps its traceback.
     """
     try:
         print(run(*parse(arguments)))
@@ -175,7 +175,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ollm-rl: stopped; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
-    except Exception:
+    except Exception as error:
+        if (fault := machine_fault(error)) is not None:
+            print(f"ollm-rl: {fault}", file=sys.stderr)
+            return 1
         print("ollm-rl: this is a bug; please report it with the lines below", file=sys.stderr)
         raise
     return 0

@@ -20,10 +20,12 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
+from ollm_rl.errors import UsageError
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin
+from ollm_rl.settings import Count, checked
 from ollm_rl.streams import Purpose, torch_generator
 
 OnPart = Callable[[list[Completion], float], None]  # gets all completions and seconds so far
@@ -118,7 +120,13 @@ def evaluate(
 
     Returns:
         What `measured` returns, and ``eval_seconds``.
+
+    Raises:
+        UsageError: If there are no problems, a number is out of range, or a prompt does not fit.
     """
+    max_new_tokens, num_slots = checked("max_new_tokens", max_new_tokens, Count), checked("num_slots", num_slots, Count)
+    if not problems:
+        raise UsageError("problems is empty; give at least one problem")
     prompts = encode_prompts(
         problems, tokenizer, max_length=context_length(policy.backbone), max_new_tokens=max_new_tokens
     )

