@@ -3,19 +3,22 @@
 Flags and YAML settings are generated from the dataclasses. The code of a command is imported only when it runs.
 """
 
+import argparse
 import difflib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from argparse import ArgumentError
+from collections.abc import Callable
 from pkgutil import resolve_name
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-from jsonargparse import ArgumentError, ArgumentParser
-
-from ollm_rl import __version__
+import ollm_rl
 from ollm_rl.errors import RunError, UsageError, machine_fault, one_line
 from ollm_rl.settings.base import read_settings, shown
-from ollm_rl.settings.flags import STRICT, Help, refuse_unknown_flags, settings_parser
+from ollm_rl.settings.flags import refuse_unknown_flags, settings_parser
+
+
+DESCRIPTION = "Latent-space reinforcement learning for language models."
 
 
 class Command(NamedTuple):
@@ -101,50 +104,40 @@ COMMANDS = {
 }
 
 
-def build_parser() -> ArgumentParser:
-    """The parser of all commands. It imports only the settings."""
-    description = "Latent-space reinforcement learning for language models."
-    parser = ArgumentParser(prog="ollm-rl", description=description, formatter_class=Help, **STRICT)
-    parser.add_argument("--version", action="version", version=f"ollm-rl {__version__}")
-    commands = parser.add_subcommands(dest="command")
-    for name, entry in COMMANDS.items():
-        command = settings_parser(resolve_name(entry.config), f"{entry.help}.", positional=entry.positional)
-        commands.add_subcommand(name, command, help=entry.help)
-    return parser
-
-
 def parse(arguments: list[str] | None = None) -> tuple[str, Any]:
     """The command's name and its settings.
 
     Raises:
         UsageError: If a command, a flag, a file of settings or a value does not fit.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    command = _command(arguments)
-    try:
-        args = build_parser().parse_args(arguments)
-    except ArgumentError as error:
-        raise UsageError(f"{one_line(error)}; see {' '.join(['ollm-rl', *command])} --help") from error
-    values = args[args.command].as_dict()
-    values.pop("config", None)
-    return args.command, read_settings(resolve_name(COMMANDS[args.command].config), values)
-
-
-def _command(arguments: Sequence[str]) -> list[str]:
-    """The command at the head of the arguments, if there is one.
-
-    Raises:
-        UsageError: If it, or one of its flags, is unknown.
-    """
-    if not arguments or arguments[0].startswith("-"):
-        return []
-    name = arguments[0]
+    name, *flags = (sys.argv[1:] if arguments is None else arguments) or [""]
+    if name in ("-h", "--help", "--version"):
+        _print_overview(name)
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise UsageError(f"{shown(name)} is no command; {hint}There are {', '.join(COMMANDS)}")
-    refuse_unknown_flags(resolve_name(COMMANDS[name].config), arguments[1:])
-    return [name]
+        hint = f"did you mean {close[0]}? One" if close else "give one"
+        raise UsageError(f"{shown(name)} is no command; {hint} of {', '.join(COMMANDS)}")
+    entry = COMMANDS[name]
+    config = resolve_name(entry.config)
+    refuse_unknown_flags(config, flags)
+    parser = settings_parser(config, f"{entry.help}.", prog=f"ollm-rl {name}", positional=entry.positional)
+    try:
+        values = parser.parse_args(flags).as_dict()
+    except ArgumentError as error:
+        raise UsageError(f"{one_line(error)}; see ollm-rl {name} --help") from error
+    values.pop("config", None)
+    return name, read_settings(config, values)
+
+
+def _print_overview(flag: str) -> NoReturn:
+    """Print the version, or all commands with what they do, and exit."""
+    parser = argparse.ArgumentParser(prog="ollm-rl", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"ollm-rl {ollm_rl.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, entry in COMMANDS.items():
+        commands.add_parser(name, help=entry.help)
+    parser.parse_args([flag])
+    raise AssertionError("argparse exits")
 
 
 def run(command: str, settings: Any) -> str:
@@ -164,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         print(run(*parse(arguments)))
-    except (ArgumentError, UsageError) as error:
+    except UsageError as error:
         if os.environ.get("OLLM_RL_TRACEBACK"):
             raise
         print(f"ollm-rl: {one_line(error)}", file=sys.stderr)

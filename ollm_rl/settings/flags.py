@@ -16,7 +16,6 @@ from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.settings.base import Settings, checked, from_text, own_fields, plain_type, refuse_unknown, sections, shown
 
-STRICT: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
 NOT_SETTINGS = ("help", "config", "print_config")  # flags of every command
 
 
@@ -42,15 +41,18 @@ class SettingsFile(ActionConfigFile):
         super().__call__(parser, cfg, values, option_string)
 
 
-def settings_parser(config: type[Settings], description: str = "", *, positional: bool = False) -> ArgumentParser:
+def settings_parser(config: type[Settings], description: str, *, prog: str, positional: bool = False) -> ArgumentParser:
     """A parser of a command's settings, with one group of flags per section.
 
     Args:
         config: Class of the settings.
+        prog: How the command is called, for its help.
         description: What the command does.
         positional: Whether settings without a default are positional arguments.
     """
-    parser = ArgumentParser(description=description, formatter_class=Help, **STRICT)
+    parser = ArgumentParser(
+        prog=prog, description=description, formatter_class=Help, exit_on_error=False, allow_abbrev=False
+    )
     for section in sections(config):
         _add_flags(parser, section, "", positional=positional)
     action = type("SettingsFileOfCommand", (SettingsFile,), {"settings": config})
@@ -137,7 +139,8 @@ def _add_flags(parser: ArgumentParser, section: type[Settings], prefix: str, *, 
         if callable(field.default_factory):
             options["default"] = field.default_factory()
         elif field.default is not MISSING:
-            options["default"] = field.default
+            # Text, since YAML has no paths for --print_config.
+            options["default"] = str(field.default) if isinstance(field.default, Path) else field.default
         elif positional:
             group.add_argument(name, **options)
             continue
