@@ -17,7 +17,6 @@ from ollm_rl.errors import RunError, UsageError, machine_fault, one_line
 from ollm_rl.settings.base import read_settings, shown
 from ollm_rl.settings.flags import refuse_unknown_flags, settings_parser
 
-
 DESCRIPTION = "Latent-space reinforcement learning for language models."
 
 

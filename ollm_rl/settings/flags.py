@@ -6,6 +6,7 @@ The parser only collects values, most of them as text; ``read_settings`` reads a
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -108,6 +109,12 @@ def check_file(path: Path, config: type[Settings]) -> None:
         raise UsageError(f"{path}: {error}") from error
 
 
+@cache
+def _descriptions(section: type[Settings]) -> dict[str, str | None]:
+    """The strings below a section's fields."""
+    return {param.arg_name: param.description for param in parse_from_object(section).params}
+
+
 def _flag_names(config: type[Settings], prefix: str) -> Iterator[str]:
     for name, hint in get_type_hints(config).items():
         kind = plain_type(hint)
@@ -121,7 +128,7 @@ def _add_flags(parser: ArgumentParser, section: type[Settings], prefix: str, *, 
     """Add a group of flags for the fields of a section. Nested settings get their own groups."""
     group = parser.add_argument_group((inspect.getdoc(section) or "").splitlines()[0].rstrip("."))
     hints = {name: plain_type(hint) for name, hint in get_type_hints(section).items()}
-    descriptions = {param.arg_name: param.description for param in parse_from_object(section).params}
+    descriptions = _descriptions(section)
     for field in own_fields(section):
         name, kind = f"{prefix}{field.name}", hints[field.name]
         if isinstance(kind, type) and issubclass(kind, Settings):
