@@ -117,8 +117,8 @@ class ComparePlan(Settings):
         if self.baseline not in self.methods:
             raise UsageError(f"baseline={self.baseline!r} is no method; give one of {', '.join(self.methods)}")
         for name, method in self.methods.items():
-            if not re.fullmatch(r"[\w.+-]+", name):
-                raise UsageError(f"method {name!r} becomes a folder; name it with letters, digits and _ . + -")
+            if not re.fullmatch(r"[\w .+-]+", name):
+                raise UsageError(f"method {name!r} becomes a folder; name it with letters, digits, spaces and _ . + -")
             if unknown := set(method) - {"train", "random"}:
                 raise UsageError(f"method {name!r} has {', '.join(sorted(unknown))}; give train and random")
         for name in ("seeds", "tuning_seeds"):

@@ -120,13 +120,8 @@ def evaluate(
 
     Returns:
         What `measured` returns, and ``eval_seconds``.
-
-    Raises:
-        UsageError: If there are no problems, a number is out of range, or a prompt does not fit.
     """
-    max_new_tokens, num_slots = checked("max_new_tokens", max_new_tokens, Count), checked("num_slots", num_slots, Count)
-    if not problems:
-        raise UsageError("problems is empty; give at least one problem")
+    _check(problems, max_new_tokens, num_slots)
     prompts = encode_prompts(
         problems, tokenizer, max_length=context_length(policy.backbone), max_new_tokens=max_new_tokens
     )
@@ -143,6 +138,14 @@ def evaluate(
         if on_part is not None:
             on_part(completions, time.perf_counter() - started)
     return {**measured(completions), "eval_seconds": time.perf_counter() - started}
+
+
+def _check(problems: Sequence[Problem], max_new_tokens: int, num_slots: int) -> None:
+    """Refuse an evaluation of nothing, and numbers out of range."""
+    checked("max_new_tokens", max_new_tokens, Count)
+    checked("num_slots", num_slots, Count)
+    if not problems:
+        raise UsageError("problems is empty; give at least one problem")
 
 
 def _write(

@@ -110,7 +110,7 @@ def check_file(path: Path, config: type[Settings]) -> None:
 
 
 @cache
-def _descriptions(section: type[Settings]) -> dict[str, str | None]:
+def _descriptions(section: type) -> dict[str, str | None]:
     """The strings below a section's fields."""
     return {param.arg_name: param.description for param in parse_from_object(section).params}
 

@@ -12,5 +12,5 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 Weight = Annotated[float, Interval(ge=-1000, le=1000)]  # of a term of a reward, and a reward
 Coefficient = Annotated[float, Interval(ge=0, le=1000)]  # of a term of a loss
 Nats = Annotated[float, Interval(gt=0, le=100)]  # of entropy or KL
-Temperature = Annotated[float, Interval(ge=0.01, le=100)]
+Temperature = Annotated[float, Interval(gt=0.001, le=100)]
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]
