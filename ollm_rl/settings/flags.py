@@ -128,7 +128,7 @@ def _add_flags(parser: ArgumentParser, section: type[Settings], prefix: str, *, 
     """Add a group of flags for the fields of a section. Nested settings get their own groups."""
     group = parser.add_argument_group((inspect.getdoc(section) or "").splitlines()[0].rstrip("."))
     hints = {name: plain_type(hint) for name, hint in get_type_hints(section).items()}
-    descriptions = _descriptions(section)
+    descriptions = _descriptions(section)  # type: ignore[arg-type]  # mypy confuses a class's hash with its instances'
     for field in own_fields(section):
         name, kind = f"{prefix}{field.name}", hints[field.name]
         if isinstance(kind, type) and issubclass(kind, Settings):
