@@ -4,17 +4,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Interval
 
 from ollm_rl.errors import UsageError
 from ollm_rl.settings import (
+    Coefficient,
     Count,
+    CountOrZero,
     Machine,
-    NonNegative,
+    Nats,
     Positive,
     Seed,
     Settings,
     Share,
+    Weight,
+    Width,
     own_fields,
     refuse_changed,
 )
@@ -27,15 +31,15 @@ class RewardConfig(Settings):
     `ollm_rl.envs.rewards` defines the terms; with correctness only, no other term is computed.
     """
 
-    correctness: float = 1.0
+    correctness: Weight = 1.0
     """Weight of correctness, which is 1 for a correct answer."""
-    format: float = 0.0
+    format: Weight = 0.0
     """Weight of the format, which is 1 for a stated answer: boxed, after ####, or "the answer is"."""
-    length: float = 0.0
+    length: Weight = 0.0
     """Weight of the length, which falls from 0 for an empty completion to -1 for one at the token limit."""
-    language: float = 0.0
+    language: Weight = 0.0
     """Weight of the language, which is 1 for a completion in the language of its question."""
-    repetition: float = 0.0
+    repetition: Weight = 0.0
     """Weight of the repetition, which is minus the share of repeated sequences of four words."""
 
     def __post_init__(self) -> None:
@@ -93,7 +97,7 @@ class RolloutSettings(Settings):
     """Compile decoding with torch.compile: takes a minute or two at the start and speeds up rollouts on CUDA."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """Weights of the reward's terms."""
-    failure_reward: float = 0.0
+    failure_reward: Annotated[float, Interval(ge=-1, le=1)] = 0.0
     """Correctness of a completion whose check failed or timed out. These are counted as verifier_failures."""
 
 
@@ -111,7 +115,7 @@ class PolicySettings(Settings):
     option_gradient: Literal["token", "option"] = "token"
     """Log-probability of a choice (options). Token: log of the sum of pi(z) over the options that lead to that token.
     Option: log pi(z) of the chosen option."""
-    lora_rank: Count = 16
+    lora_rank: Width = 16
     """Rank of the LoRA (tokens)."""
 
 
@@ -125,14 +129,14 @@ class UpdateSettings(Settings):
     """Optimiser steps per pass over an iteration's episodes."""
     epochs: Count = 1
     """Passes over an iteration's episodes."""
-    ent_coef: NonNegative = 0.0
+    ent_coef: Coefficient = 0.0
     """Weight of the bonus for entropy over tokens at decisions; its first value if target_entropy is set."""
-    target_entropy: Positive | None = None
+    target_entropy: Nats | None = None
     """Target of the entropy at decisions, in nats. After an iteration ent_coef grows below it and shrinks above it."""
-    kl_coef: NonNegative = 0.0
+    kl_coef: Coefficient = 0.0
     """Weight of the KL penalty towards the policy before training; its first value if kl_target is set. That policy is
     the one of SFT, or the backbone (restricted to the offered tokens, or without its LoRA)."""
-    kl_target: Positive | None = None
+    kl_target: Nats | None = None
     """Target of this KL, in nats per decision. After an iteration kl_coef grows above it and shrinks below it."""
     max_grad_norm: Positive = 1.0
     """Gradients of a larger norm are scaled down to this norm."""
@@ -164,7 +168,7 @@ class ReinforceSettings(Settings):
     ratio: Literal["importance", "topr"] = "importance"
     """Weight of decisions made by an older policy. Importance: their probability ratio. TOPR: 1 where the advantage is
     positive, else the ratio of the whole episode, at most 1."""
-    replay: Annotated[int, Ge(0)] = 0
+    replay: CountOrZero = 0
     """Learn again from the episodes of the last N iterations, this one included; 0 for none."""
     replay_steps: Count = 16
     """Optimiser steps per iteration on episodes of the replay, each on as many as a minibatch has."""
@@ -179,13 +183,13 @@ class ReinforceSettings(Settings):
 class PPOSettings(Settings):
     """PPO."""
 
-    clip_range: Positive = 0.2
+    clip_range: Annotated[float, Interval(gt=0, le=10)] = 0.2
     """The probability ratio is clipped to [1 - clip_range, 1 + clip_range]."""
     gamma: Share = 1.0
     """Discount per decision."""
     gae_lambda: Share = 1.0
     """Lambda of GAE: 0 uses one-step returns, 1 the whole return."""
-    vf_coef: NonNegative = 0.5
+    vf_coef: Coefficient = 0.5
     """Weight of the value loss."""
 
 
@@ -213,15 +217,15 @@ class EvaluationSettings(Settings):
 class RaySettings(Settings):
     """Ray workers."""
 
-    workers: Annotated[int, Ge(0)] = 0
+    workers: CountOrZero = 0
     """Ray workers that generate the rollouts, each with an engine and a CPU core. 0: this process generates them."""
     gpus_per_worker: Share = 0.0
     """Share of a GPU for each worker, such as 0.5. 0: decode on the CPU."""
     ray_address: str | None = None
     """Ray cluster for the workers, host:port or auto. If left out, one is started on this machine."""
-    async_staleness: Annotated[int, Ge(0)] = 0
+    async_staleness: CountOrZero = 0
     """0: workers wait for the update. N: they do not wait, and rollouts come from weights up to N updates old."""
-    worker_timeout: Annotated[float, Gt(0)] = 600.0
+    worker_timeout: Annotated[float, Interval(gt=0, le=10**6)] = 600.0
     """Seconds that the learner waits for a worker, its start included, before it replaces the worker."""
 
     def __post_init__(self) -> None:

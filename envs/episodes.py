@@ -3,7 +3,7 @@
 Letters: B slots, T tokens, H hidden, K options, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.settings import Count, checked, shown
 
 ActionSpace = Literal["options", "tokens"]
 ObservationMode = Literal["hidden", "hidden+text"]
@@ -58,6 +59,14 @@ def check_render_mode(render_mode: str | None) -> None:
     """Refuse render modes other than ``ansi`` and None."""
     if render_mode not in (None, "ansi"):
         raise UsageError(f"render_mode={render_mode!r} is unknown; give 'ansi' or None")
+
+
+def check_reset_options(options: Any, name: str, description: str) -> None:
+    """Refuse options of ``reset`` other than one, which is called ``name``."""
+    if not isinstance(options, dict | None):
+        raise UsageError(f"options={shown(options)} is no dictionary; give {{{name!r}: ...}}, {description}")
+    for unknown in set(options or {}) - {name}:
+        raise UsageError(f"reset option {unknown!r} is unknown; give {name}, {description}")
 
 
 class Episodes:
@@ -99,17 +108,18 @@ class Episodes:
         compiled: bool = False,
     ) -> None:
         check_weights(reward_weights)
-        if observation_mode not in ("hidden", "hidden+text"):
-            raise UsageError(f"observation_mode={observation_mode!r} is unknown; give 'hidden' or 'hidden+text'")
-        if action_space not in ("options", "tokens"):
-            raise UsageError(f"action_space={action_space!r} is unknown; give 'options' or 'tokens'")
-        if max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens={max_new_tokens} must be at least 1")
-        self.model = model if isinstance(model, OptionModel) else OptionModel.from_pretrained(model)
+        checked("observation_mode", observation_mode, ObservationMode)
+        checked("action_space", action_space, ActionSpace)
+        checked("compiled", compiled, bool)
+        num_slots = checked("num_envs", num_slots, Count)
+        max_new_tokens = checked("max_new_tokens", max_new_tokens, Count)
+        if not isinstance(model, OptionModel):
+            model = OptionModel.from_pretrained(checked("model", model, Path))
+        self.model = model
+        if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
+            raise UsageError(f"tokenizer={shown(tokenizer)} is no tokenizer of transformers; give one, or leave it out")
         self.tokenizer = tokenizer or load_tokenizer(self.model.backbone.config.name_or_path)
-        self.problems = load_problems(problems) if isinstance(problems, str) else list(problems)
-        if not self.problems:
-            raise UsageError("problems is empty; give at least one problem")
+        self.problems = load_problems(problems) if isinstance(problems, str | Path) else _list_of_problems(problems)
         self.end_token = int(self.tokenizer.eos_token_id)
         self._index_by_id: dict[str, int] = {}
         for index, problem in enumerate(self.problems):
@@ -144,7 +154,8 @@ class Episodes:
 
     def find(self, problem: str | int) -> int:
         """Index of a problem, which is named by its id or its index."""
-        index = self._index_by_id.get(problem, -1) if isinstance(problem, str) else int(problem)
+        is_index = isinstance(problem, int | np.integer) and not isinstance(problem, bool)
+        index = int(problem) if is_index else self._index_by_id.get(problem, -1) if isinstance(problem, str) else -1
         if not 0 <= index < len(self.problems):
             raise UsageError(
                 f"problem {problem!r} is unknown; there are {len(self.problems)}, counted from 0; give one or an id"
@@ -266,6 +277,16 @@ class Episodes:
                 weights=self.reward_weights,
             )
             yield total(terms, self.reward_weights), {"completion": completion, "verdict": verdict.status, **terms}
+
+
+def _list_of_problems(problems: Any) -> list[Problem]:
+    listed = list(problems) if isinstance(problems, Iterable) else [problems]
+    if not listed:
+        raise UsageError("problems is empty; give at least one problem")
+    for problem in listed:
+        if not isinstance(problem, Problem):
+            raise UsageError(f"problems holds {shown(problem)}; give a list of Problem, or a source such as 'arith'")
+    return listed
 
 
 def row(observation: Observation, index: int) -> Observation:

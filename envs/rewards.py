@@ -4,13 +4,13 @@ Correctness is the default reward. The other terms are shaping and can be earned
 earns more of them while correctness does not rise games them, so each term is logged separately.
 """
 
-import math
 import re
 from collections.abc import Mapping
 
 from ollm_rl.answers.pool import Verdict
 from ollm_rl.errors import UsageError
 from ollm_rl.metrics.language import switches_language
+from ollm_rl.settings import Weight, checked
 
 TERMS = ("correctness", "format", "length", "language", "repetition")
 CORRECTNESS_ONLY: Mapping[str, float] = {"correctness": 1.0}
@@ -47,17 +47,18 @@ def repetition(completion: str) -> float:
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
-    """Refuse weights of unknown terms, weights that are not finite, and those that are all 0.
+    """Refuse weights of unknown terms, weights out of range, and those that are all 0.
 
     Raises:
         UsageError: The message names the value, and what to give.
     """
+    if not isinstance(weights, Mapping):
+        raise UsageError(f"reward_weights={weights!r} is no mapping; give one, such as {{'correctness': 1}}")
     unknown = [name for name in weights if name not in TERMS]
     if unknown:
         raise UsageError(f"reward term {unknown[0]!r} is unknown; give weights for {', '.join(TERMS)}")
     for name, weight in weights.items():
-        if not math.isfinite(weight):
-            raise UsageError(f"the weight of {name}={weight} is not finite; give a finite number")
+        checked(f"the weight of {name}", weight, Weight)
     if not any(weights.values()):
         raise UsageError(f"all weights in {dict(weights)} are 0, so there is nothing to learn; give one, such as 1")
 

@@ -29,6 +29,8 @@ class TextGenVecEnv(VecEnv):
     """
 
     def __init__(self, envs: TextGenVectorEnv) -> None:
+        if not isinstance(envs, TextGenVectorEnv):
+            raise UsageError(f"envs={type(envs).__name__} does not suit SB3; give a TextGenVectorEnv")
         if envs.autoreset_mode != AutoresetMode.SAME_STEP:
             raise UsageError(f"autoreset_mode={envs.autoreset_mode.value!r} does not suit SB3; give 'SameStep'")
         if envs.episodes.observation_mode != "hidden":

@@ -8,9 +8,16 @@ import gymnasium
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode, check_render_mode, row
+from ollm_rl.envs.episodes import (
+    ActionSpace,
+    Episodes,
+    Observation,
+    ObservationMode,
+    check_render_mode,
+    check_reset_options,
+    row,
+)
 from ollm_rl.envs.rewards import CORRECTNESS_ONLY
-from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem
 
@@ -88,8 +95,7 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
             UsageError: If the problem or an option is unknown; the running episode is not affected.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
-        if unknown := set(options or {}) - {"problem"}:
-            raise UsageError(f"reset option {min(unknown)!r} is unknown; give problem, an id or an index")
+        check_reset_options(options, "problem", "an id or an index")
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(len(self.episodes.problems)))
         index = self.episodes.find((options or {}).get("problem", drawn))

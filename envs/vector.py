@@ -13,7 +13,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.envs.episodes import ActionSpace, Episodes, Observation, ObservationMode, check_render_mode, row
+from ollm_rl.envs.episodes import (
+    ActionSpace,
+    Episodes,
+    Observation,
+    ObservationMode,
+    check_render_mode,
+    check_reset_options,
+    row,
+)
 from ollm_rl.envs.rewards import CORRECTNESS_ONLY
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
@@ -59,6 +67,9 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     ) -> None:
         check_render_mode(render_mode)
         self.num_envs = num_envs
+        if autoreset_mode not in [*AutoresetMode, *(mode.value for mode in AutoresetMode)]:
+            modes = ", ".join(mode.value for mode in AutoresetMode)
+            raise UsageError(f"autoreset_mode={autoreset_mode!r} is unknown; give one of {modes}")
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = render_mode
@@ -92,6 +103,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
                 one is true; the running episodes are not affected.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
+        check_reset_options(options, "reset_mask", "an array of truth values")
         slots = self._to_reset(options or {})
         super().reset(seed=seed)
         if seed is not None or not self._streams:
@@ -151,8 +163,6 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     def _to_reset(self, options: dict[str, Any]) -> list[int]:
         """Environments that a reset with these options restarts."""
-        if unknown := options.keys() - {"reset_mask"}:
-            raise UsageError(f"reset option {sorted(unknown)[0]!r} is unknown; only 'reset_mask' is known here")
         mask = options.get("reset_mask", np.ones(self.num_envs, dtype=bool))
         if not (isinstance(mask, np.ndarray) and mask.shape == (self.num_envs,) and mask.dtype == bool and mask.any()):
             raise UsageError(

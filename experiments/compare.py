@@ -17,9 +17,12 @@ from ollm_rl.errors import UsageError
 from ollm_rl.experiments.comparison import comparison_tables
 from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.curves import Curve
+from ollm_rl.experiments.inputs import check_inputs
 from ollm_rl.experiments.ray_tune import check_resources, run_trials
+from ollm_rl.experiments.trials import domain
 from ollm_rl.experiments.tuning import Tuned, method_config, tune_methods
 from ollm_rl.files.records import read_object
+from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import exclusive_run, origin, write_atomic
 
 EVALUATIONS = {"greedy": False, "sampled": True}  # name of the folder: whether completions are sampled
@@ -29,24 +32,28 @@ def run_compare(config: CompareConfig) -> Path:
     """Tune all methods, run the chosen settings on fresh seeds, print the tables, and return the report's path.
 
     Raises:
-        UsageError: If a setting does not fit, the machine lacks cores or GPUs, the folder holds another or a running
-            comparison, or all trials of a method failed.
+        UsageError: If a setting, model or data set does not fit, the machine lacks cores or GPUs, the folder holds
+            another or a running comparison, or all trials of a method failed.
     """
-    _check(config)
     check_resources(config)
+    check_inputs(config.out, _first_trials(config))
+    if config.eval_data is not None:
+        load_problems(config.eval_data, split="test", limit=config.eval_limit)
     with exclusive_run(config.out, "compare", config):
         tuned = _chosen(config)
         runs = _run_chosen(config, tuned)
         return _write_results(config, tuned, runs)
 
 
-def _check(config: CompareConfig) -> None:
-    """Refuse settings that a run would refuse, before anything runs."""
+def _first_trials(config: CompareConfig) -> list[RLConfig]:
+    """Settings of a run of every method, with the first value of each range; refuses what a run would refuse."""
+    configs = []
     for method, parts in config.methods.items():
-        firsts = {}
-        for name, specification in {**config.random, **parts.get("random", {})}.items():
-            firsts[name] = next(iter(specification.values()))[0]
-        method_config(config, method, firsts, config.seeds[0], config.out)
+        random = {**config.random, **parts.get("random", {})}
+        domains = {name: domain(name, specification) for name, specification in random.items()}
+        firsts = {name: next(iter(random[name].values()))[0] for name in domains}
+        configs.append(method_config(config, method, firsts, config.seeds[0], config.out / method))
+    return configs
 
 
 def _chosen(config: CompareConfig) -> dict[str, Tuned]:

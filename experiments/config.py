@@ -1,13 +1,12 @@
 """Settings of the demo and of sweeps. Imports nothing heavy, so that ``ollm-rl --help`` answers at once."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from annotated_types import Ge
+from typing import Any, Literal
 
 from ollm_rl.errors import UsageError
-from ollm_rl.settings import Count, NonNegative, Seed, Settings
+from ollm_rl.settings import Coefficient, Count, CountOrZero, Seed, Settings, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +31,11 @@ class ResourceSettings(Settings):
 
     cpus: Count = 1
     """Cores, and threads, per run."""
-    gpus: NonNegative = 0.0
+    gpus: Coefficient = 0.0
     """GPUs per run; with a fraction, runs share a GPU."""
     max_concurrent: Count | None = None
     """Most runs at the same time; if left out, as many as cores and GPUs allow."""
-    max_failures: Annotated[int, Ge(0)] = 1
+    max_failures: CountOrZero = 1
     """How many times a failed run is restarted; it resumes from its checkpoint."""
 
 
@@ -96,7 +95,7 @@ class ComparePlan(Settings):
     """Episodes of every run; the number of iterations follows."""
     num_trials: Count = 16
     """Random settings that every method tries, each with all tuning seeds."""
-    max_widenings: Annotated[int, Ge(0)] = 2
+    max_widenings: CountOrZero = 2
     """How often ranges are widened while a best setting is at an edge. Every method then tries half as many again."""
     tuning_seeds: list[Seed] = field(default_factory=lambda: [1000, 1001])
     """Seeds of the trials."""
@@ -104,7 +103,7 @@ class ComparePlan(Settings):
     """Fresh seeds, with which the chosen settings run."""
     sample_seed: Seed = 0
     """Seed of the random settings."""
-    thresholds: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    thresholds: list[Weight] = field(default_factory=lambda: [0.9, 0.95])
     """Mean rewards to reach."""
     window: Count = 96
     """Number of last episodes that a mean reward is taken over."""
@@ -120,6 +119,8 @@ class ComparePlan(Settings):
         if self.window > self.max_episodes:
             raise UsageError(f"window={self.window} is more than max_episodes={self.max_episodes}; lower it")
         for name, method in self.methods.items():
+            if not re.fullmatch(r"[\w .+-]+", name):
+                raise UsageError(f"method {name!r} becomes a folder; name it with letters, digits, spaces and _ . + -")
             if unknown := set(method) - {"train", "random"}:
                 raise UsageError(f"method {name!r} has {', '.join(sorted(unknown))}; give train and random")
         for name in ("seeds", "tuning_seeds"):

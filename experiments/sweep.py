@@ -13,6 +13,7 @@ from ollm_rl.agents.evaluation.groups import history
 from ollm_rl.agents.evaluation.reporting import report_methods
 from ollm_rl.errors import UsageError
 from ollm_rl.experiments.config import SweepConfig
+from ollm_rl.experiments.inputs import check_inputs
 from ollm_rl.experiments.ray_tune import check_resources, run_trials
 from ollm_rl.experiments.trials import Trial, plan
 from ollm_rl.runs import exclusive_run, write_atomic
@@ -22,11 +23,12 @@ def run_sweep(config: SweepConfig) -> Path:
     """Run all trials that are not done, print the settings from best to worst, and return the report's path.
 
     Raises:
-        UsageError: If a setting does not fit, the machine lacks cores or GPUs, the folder holds another or a running
-            sweep, or every trial failed.
+        UsageError: If a setting, model or data set does not fit, the machine lacks cores or GPUs, the folder holds
+            another or a running sweep, or every trial failed.
     """
     trials = plan(config)
     check_resources(config)
+    check_inputs(config.out, (trial.config for trial in trials.values()))
     with exclusive_run(config.out, "sweep", config):
         configs = {name: trial.config for name, trial in trials.items()}
         errors = run_trials(

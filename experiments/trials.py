@@ -10,9 +10,9 @@ import numpy as np
 from ray import tune
 
 from ollm_rl.agents.config import RLConfig
-from ollm_rl.cli import settings_parser
 from ollm_rl.errors import UsageError
 from ollm_rl.experiments.config import SweepConfig
+from ollm_rl.settings.base import checked, from_text, read_settings
 from ollm_rl.streams import Purpose, numpy_generator
 
 DISTRIBUTIONS = ("uniform", "loguniform", "choice")
@@ -62,8 +62,12 @@ def _check_names(config: SweepConfig) -> None:
     if "model" not in names:
         raise UsageError("model is missing among the settings in train; give the folder of an ollm-rl sft")
     for name, values in config.grid.items():
+        if not isinstance(values, list):
+            raise UsageError(f"grid has {values!r} for {name!r}; give a list, such as [{values!r}]")
         if not values:
             raise UsageError(f"grid has no values for {name!r}; give at least one")
+        if len(set(map(repr, values))) < len(values):
+            raise UsageError(f"grid has one value of {name!r} twice: {values}; leave it out")
 
 
 def _settings(config: SweepConfig) -> Iterator[dict[str, Any]]:
@@ -79,7 +83,7 @@ def _settings(config: SweepConfig) -> Iterator[dict[str, Any]]:
 def domain(name: str, specification: dict[str, list[Any]]) -> Any:
     """Tune's sampling domain of a random setting."""
     (kind, values), *others = [*specification.items()] or [("nothing", [])]
-    if others or kind not in DISTRIBUTIONS:
+    if others or kind not in DISTRIBUTIONS or not isinstance(values, list):
         raise UsageError(
             f"random setting {name!r} is {specification}; give one of {', '.join(DISTRIBUTIONS)} with a list"
         )
@@ -87,8 +91,10 @@ def domain(name: str, specification: dict[str, list[Any]]) -> Any:
         if not values:
             raise UsageError(f"random setting {name!r} has nothing to choose from; give at least one value")
         return tune.choice(values)
-    if len(values) != 2 or not values[0] < values[1] or (kind == "loguniform" and not values[0] > 0):
+    ends = [checked(f"random setting {name!r}", from_text(value, float), float) for value in values]
+    if len(ends) != 2 or not ends[0] < ends[1] or (kind == "loguniform" and not ends[0] > 0):
         raise UsageError(f"random setting {name!r} is {kind}: {values}; give [low, high], above 0 for loguniform")
+    values = ends
     return tune.uniform(*values) if kind == "uniform" else tune.loguniform(*values)
 
 
@@ -109,4 +115,4 @@ def _text(value: Any) -> str:
 
 def parse_settings(settings: dict[str, Any]) -> RLConfig:
     """Settings of a run, read as the command line reads them."""
-    return RLConfig(**settings_parser(RLConfig).parse_object(settings).as_dict())
+    return read_settings(RLConfig, settings)

@@ -13,6 +13,8 @@ from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.curves import Curve
 from ollm_rl.experiments.ray_tune import run_trials
 from ollm_rl.experiments.trials import domain, draw, parse_settings, setting_text
+from ollm_rl.settings.base import checked, from_text
+from ollm_rl.settings.ranges import Count
 from ollm_rl.streams import Purpose, numpy_generator
 
 EDGE = 0.1  # share of a range, on its scale, that counts as its edge
@@ -79,7 +81,7 @@ def method_config(config: CompareConfig, method: str, settings: Mapping[str, Any
         **config.methods[method].get("train", {}),
         **settings,
     }
-    episodes = merged.get("episodes", RLConfig.episodes)
+    episodes = checked("episodes", from_text(merged.get("episodes", RLConfig.episodes), int), Count)
     iterations = config.max_episodes // episodes
     if not iterations:
         raise UsageError(f"max_episodes={config.max_episodes} is less than an iteration of {episodes}; raise it")

@@ -3,21 +3,22 @@
 Flags and YAML settings are generated from the dataclasses. The code of a command is imported only when it runs.
 """
 
-import inspect
+import argparse
+import difflib
 import os
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable
-from dataclasses import MISSING
 from pkgutil import resolve_name
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, NoReturn
 
-from docstring_parser import parse_from_object
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
-
-from ollm_rl import __version__
-from ollm_rl.errors import RunError, UsageError, one_line
+import ollm_rl
+from ollm_rl.errors import RunError, UsageError, machine_fault, one_line
 from ollm_rl.safekeeping.signals import STOPPED, end_at_ctrl_c
-from ollm_rl.settings import Settings, own_fields, plain_type, sections
+from ollm_rl.settings.base import read_settings, shown
+from ollm_rl.settings.flags import refuse_unknown_flags, settings_parser
+
+DESCRIPTION = "Latent-space reinforcement learning for language models."
 
 
 class Command(NamedTuple):
@@ -112,83 +113,40 @@ COMMANDS = {
 }
 
 
-class Help(DefaultHelpFormatter):
-    """Help text without Python types."""
-
-    def _get_type_str(self, action: Any) -> None:
-        return None
-
-
-STRICT: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
-
-
-def build_parser() -> ArgumentParser:
-    """The parser of all commands. It imports only the settings."""
-    description = "Latent-space reinforcement learning for language models."
-    parser = ArgumentParser(prog="ollm-rl", description=description, formatter_class=Help, **STRICT)
-    parser.add_argument("--version", action="version", version=f"ollm-rl {__version__}")
-    commands = parser.add_subcommands(dest="command")
-    for name, entry in COMMANDS.items():
-        command = settings_parser(resolve_name(entry.config), f"{entry.help}.", positional=entry.positional)
-        command.add_argument("--config", action="config", help="YAML file of settings; flags after it override it.")
-        commands.add_subcommand(name, command, help=entry.help)
-    return parser
-
-
-def settings_parser(config: type[Settings], description: str = "", *, positional: bool = False) -> ArgumentParser:
-    """A parser of a command's settings, with one group of flags per section.
-
-    Args:
-        config: Class of the settings.
-        description: What the command does.
-        positional: Whether settings without a default are positional arguments.
-    """
-    parser = ArgumentParser(description=description, formatter_class=Help, **STRICT)
-    for section in sections(config):
-        _add_flags(parser, section, "", positional=positional)
-    return parser
-
-
-def _add_flags(parser: ArgumentParser, section: type[Settings], prefix: str, *, positional: bool) -> None:
-    """Add a group of flags for the fields of a section. Nested settings get their own groups."""
-    group = parser.add_argument_group((inspect.getdoc(section) or "").splitlines()[0].rstrip("."))
-    hints = {name: plain_type(hint) for name, hint in get_type_hints(section).items()}
-    descriptions = {param.arg_name: param.description for param in parse_from_object(section).params}
-    for field in own_fields(section):
-        name, kind = f"{prefix}{field.name}", hints[field.name]
-        if isinstance(kind, type) and issubclass(kind, Settings):
-            for part in sections(kind):
-                _add_flags(parser, part, f"{name}.", positional=False)
-            continue
-        options: dict[str, Any] = {"help": descriptions[field.name], "type": kind}
-        if get_origin(kind) is list:
-            options |= {"nargs": "+", "type": get_args(kind)[0]}
-            if options["type"] is str:  # jsonargparse would split a YAML string into letters
-                del options["type"]
-        if callable(field.default_factory):
-            options["default"] = field.default_factory()
-        elif field.default is not MISSING:
-            options["default"] = field.default
-        elif positional:
-            group.add_argument(name, **options)
-            continue
-        else:
-            options["required"] = True
-        group.add_argument(f"--{name}", **options)
-
-
 def parse(arguments: list[str] | None = None) -> tuple[str, Any]:
     """The command's name and its settings.
 
     Raises:
-        UsageError: If a flag or a value does not fit.
-        ArgumentError: If jsonargparse rejects the arguments.
+        UsageError: If a command, a flag, a file of settings or a value does not fit.
     """
-    parser = build_parser()
-    args = parser.parse_args(arguments)
-    values = args[args.command].as_dict()
+    name, *flags = (sys.argv[1:] if arguments is None else arguments) or [""]
+    if name in ("-h", "--help", "--version"):
+        _print_overview(name)
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}? One" if close else "give one"
+        raise UsageError(f"{shown(name)} is no command; {hint} of {', '.join(COMMANDS)}")
+    entry = COMMANDS[name]
+    config = resolve_name(entry.config)
+    refuse_unknown_flags(config, flags)
+    parser = settings_parser(config, f"{entry.help}.", prog=f"ollm-rl {name}", positional=entry.positional)
+    try:
+        values = parser.parse_args(flags).as_dict()
+    except ArgumentError as error:
+        raise UsageError(f"{one_line(error)}; see ollm-rl {name} --help") from error
     values.pop("config", None)
-    return args.command, resolve_name(COMMANDS[args.command].config)(**values)
+    return name, read_settings(config, values)
+
+
+def _print_overview(flag: str) -> NoReturn:
+    """Print the version, or all commands with what they do, and exit."""
+    parser = argparse.ArgumentParser(prog="ollm-rl", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"ollm-rl {ollm_rl.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, entry in COMMANDS.items():
+        commands.add_parser(name, help=entry.help)
+    parser.parse_args([flag])
+    raise AssertionError("argparse exits")
 
 
 def run(command: str, settings: Any) -> str:
@@ -204,15 +162,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point.
 
     Returns:
-        0 on success, 1 if a run cannot continue, 2 for a user's mistake (printed as one line), 130 after Ctrl-C. A bug
-        of ollm-rl keeps its traceback.
+        0 on success; 2 for a user's mistake, 1 if a run cannot continue or the machine lacks memory, disk or a
+        permission, each printed as one line; 130 after Ctrl-C. A bug of ollm-rl keeps its traceback.
     """
     command = ""
     try:
         with end_at_ctrl_c():
             command, settings = parse(arguments)
         print(run(command, settings))
-    except (ArgumentError, UsageError) as error:
+    except UsageError as error:
         if os.environ.get("OLLM_RL_TRACEBACK"):
             raise
         print(f"ollm-rl: {one_line(error)}", file=sys.stderr)
@@ -224,7 +182,10 @@ def main(arguments: list[str] | None = None) -> int:
         said = f"; {COMMANDS[command].resumes}" if command else " before anything was done"
         print(f"ollm-rl: stopped{said}", file=sys.stderr)
         return STOPPED
-    except Exception:
+    except Exception as error:
+        if (fault := machine_fault(error)) is not None:
+            print(f"ollm-rl: {fault}", file=sys.stderr)
+            return 1
         print("ollm-rl: this is a bug; please report it with the lines below", file=sys.stderr)
         raise
     return 0

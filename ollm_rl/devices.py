@@ -35,7 +35,7 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # device "meta" holds no numbers
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise UsageError(f"device {name!r} is not available here; give cpu, cuda or auto") from error
     return device

@@ -1,8 +1,22 @@
 """Errors for mistakes that the user can fix, described in one line.
 
-The command line prints a ``UsageError`` as one line and exits with 2, and a ``RunError`` with 1. Any other exception is
-a bug: it keeps its traceback and asks for a report.
+The command line prints a ``UsageError`` as one line and exits with 2; a ``RunError``, and what the machine lacks
+(`machine_fault`), with 1. Any other exception is a bug: it keeps its traceback and asks for a report.
 """
+
+import errno
+
+# By number of an ``OSError`` that no bug of ours can cause: what to do.
+_REMEDIES = {
+    errno.ENOSPC: "free space on its disk, then start again",
+    errno.EDQUOT: "free space within your quota, then start again",
+    errno.EROFS: "give a path on a disk that can be written",
+    errno.EACCES: "give a path that you may use",
+    errno.EPERM: "give a path that you may use",
+    errno.EIO: "check its disk",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
 
 
 class UsageError(ValueError):
@@ -19,6 +33,17 @@ class DamagedError(UsageError):
 
 class RunError(RuntimeError):
     """A run cannot continue although its settings are valid. The message contains all known details."""
+
+
+def machine_fault(error: BaseException) -> str | None:
+    """What the machine lacked and what to do, in one line, if an exception says so: memory, disk or permission."""
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror} (error {error.errno}); {_REMEDIES[error.errno]}"
+    text = one_line(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return f"out of memory ({text[:200]}); lower num_slots, batch_size, episodes or the model's size"
+    return None
 
 
 def one_line(error: BaseException | str) -> str:

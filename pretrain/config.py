@@ -6,7 +6,7 @@ from typing import Literal
 
 from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
-from ollm_rl.settings import Count, Machine, Positive, Seed, Settings, refuse_changed
+from ollm_rl.settings import Count, Machine, Positive, Seed, Settings, Width, refuse_changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class AdapterSettings(Settings):
 
     options: OptionConfig = field(default_factory=OptionConfig)
     """The plug-in's shape and loss (stage options)."""
-    lora_rank: Count = 16
+    lora_rank: Width = 16
     """Rank of the LoRA (stage lora)."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ollm_rl.cli import build_parser, main
+from ollm_rl.cli import main, parse
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from tests.places import ROOT
@@ -46,7 +46,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def settings(*arguments: str) -> Any:
-    return build_parser().parse_args(arguments)[arguments[0]]
+    return parse(list(arguments))[1]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_list_in_yaml_is_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert settings("eval", "--config", str(path)).model == ["a", "b"]
     path.write_text("model: runs/latent\n")
     line = refusal(capsys, "eval", "--config", path)
-    assert line == "model='runs/latent' must be a list, such as ['runs/latent']"
+    assert line == f"{path}: model='runs/latent' must be a list, such as ['runs/latent']"
 
 
 def test_help_answers_without_importing_torch() -> None:
@@ -103,9 +103,9 @@ def test_help_answers_without_importing_torch() -> None:
 
 def test_flags_override_the_yaml_file(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
-    path.write_text("stage: backbone\nmax_steps: 7\noptions:\n  num_options: 5\n")
+    path.write_text("batch_size: 8\nmax_steps: 7\noptions:\n  num_options: 5\n")
     found = settings("sft", "--config", str(path), "--out", "x", "--max_steps", "9", "--options.kl_target", "0.8")
-    assert (found.stage, found.max_steps, found.options.num_options, found.options.kl_target) == ("backbone", 9, 5, 0.8)
+    assert (found.batch_size, found.max_steps, found.options.num_options, found.options.kl_target) == (8, 9, 5, 0.8)
 
 
 def test_a_list_takes_several_values_or_one() -> None:

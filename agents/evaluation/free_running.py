@@ -20,11 +20,13 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
+from ollm_rl.errors import UsageError
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin
 from ollm_rl.safekeeping.outputs import output_folder
+from ollm_rl.settings import Count, checked
 from ollm_rl.streams import Purpose, torch_generator
 
 OnPart = Callable[[list[Completion], float], None]  # gets all completions and seconds so far
@@ -122,6 +124,7 @@ def evaluate(
     Returns:
         What `measured` returns, and ``eval_seconds``.
     """
+    _check(problems, max_new_tokens, num_slots)
     prompts = encode_prompts(
         problems, tokenizer, max_length=context_length(policy.backbone), max_new_tokens=max_new_tokens
     )
@@ -138,6 +141,14 @@ def evaluate(
         if on_part is not None:
             on_part(completions, time.perf_counter() - started)
     return {**measured(completions), "eval_seconds": time.perf_counter() - started}
+
+
+def _check(problems: Sequence[Problem], max_new_tokens: int, num_slots: int) -> None:
+    """Refuse an evaluation of nothing, and numbers out of range."""
+    checked("max_new_tokens", max_new_tokens, Count)
+    checked("num_slots", num_slots, Count)
+    if not problems:
+        raise UsageError("problems is empty; give at least one problem")
 
 
 def _write(

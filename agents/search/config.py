@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ollm_rl.errors import UsageError
-from ollm_rl.settings import Count, Machine, NonNegative, Positive, Seed, Settings
+from ollm_rl.settings import Coefficient, Count, Machine, Seed, Settings, Temperature
 
 SearchMethod = Literal["best-of-n", "beam", "mcts"]
 LeafValue = Literal["likelihood", "value_head", "verifier"]
@@ -25,9 +25,9 @@ class SearchSettings(Settings):
     """Value of a leaf of mcts. Likelihood: a rollout's geometric mean probability per decision. Value_head: the
     value head's estimate, without a rollout (PPO runs only). Verifier: whether a rollout is correct; the search then
     knows the reference answer and can report only an oracle."""
-    exploration: NonNegative = 1.0
+    exploration: Coefficient = 1.0
     """Weight of the policy's probabilities in mcts (c of PUCT)."""
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     """Sampling temperature of best-of-n."""
     leaves: Count = 1
     """Branches of a tree that are decoded in parallel. More keep the engine busy with few problems, but split a small

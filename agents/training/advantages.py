@@ -8,10 +8,13 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
+from ollm_rl.errors import UsageError
+from ollm_rl.settings import Count, checked
 
-def episode_advantages(
-    rewards: torch.Tensor, group_size: int, baseline: Literal["none", "mean", "leave-one-out", "group"]
-) -> torch.Tensor:
+Baseline = Literal["none", "mean", "leave-one-out", "group"]
+
+
+def episode_advantages(rewards: torch.Tensor, group_size: int, baseline: Baseline) -> torch.Tensor:
     """Rewards minus a baseline, one per episode, for REINFORCE (Williams 1992).
 
     Args:
@@ -23,7 +26,13 @@ def episode_advantages(
 
     Returns:
         (N,).
+
+    Raises:
+        UsageError: If the baseline is unknown, or the groups do not divide the episodes.
     """
+    checked("baseline", baseline, Baseline)
+    if len(rewards) % checked("group_size", group_size, Count):
+        raise UsageError(f"group_size={group_size} does not divide {len(rewards)} episodes; change one")
     if baseline == "none":
         return rewards
     if baseline == "mean":

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ollm_rl.devices import resolve_device
 from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
 from ollm_rl.files.checksums import SUMS_FILE, check_folder
 
@@ -72,7 +73,7 @@ def load_backbone(
         raise UsageError(f"backbone {name!r} has weights that are not finite ({broken}); train or download it again")
     # Option plug-ins and LoRAs store this name as their backbone.
     model.config.name_or_path = model.name_or_path = name
-    return model.to(device).eval(), tokenizer
+    return model.to(resolve_device(str(device))).eval(), tokenizer
 
 
 def check_files(folder: Path) -> None:
@@ -151,6 +152,8 @@ def _source(name: str) -> dict[str, str]:
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     if name == "tiny-arith":
         return {"pretrained_model_name_or_path": str(resources.files("ollm_rl") / "assets" / "tiny-arith")}
+    if Path(name).is_file():  # transformers would look for it on the hub
+        raise UsageError(f"backbone {name!r} is a file; give a folder with a causal language model")
     if not Path(name).exists() and not hub_answers():
         name = snapshot_download(name, local_files_only=True)
     return {"pretrained_model_name_or_path": name}

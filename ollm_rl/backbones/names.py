@@ -17,6 +17,7 @@ from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
 from ollm_rl.files.records import read_object
 from ollm_rl.runs import CHECKPOINTS_FOLDER, last_checkpoint, places_in, read_record
 from ollm_rl.safekeeping.places import Place, located
+from ollm_rl.settings import checked
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # of a plug-in and of a peft adapter
 OWN_BACKBONES = ("tiny-arith", "smollm2-135m")  # not on the hub
@@ -120,7 +121,7 @@ def resolve(name: str | Path) -> ModelName:
         MissingError: If a folder holds a run without a trained model.
         UsageError: If a file that describes it cannot be read, or it is a peft adapter other than a LoRA.
     """
-    path, name = Path(name), str(name)
+    path, name = checked("model", name, Path), str(name)
     if name in OWN_BACKBONES:
         return ModelName(name, "backbone")
     if path.is_file() and path.suffix == ".pt":

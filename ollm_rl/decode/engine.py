@@ -21,6 +21,7 @@ from ollm_rl.decode.row_cache import EncodedPrompt, RowCache, Snapshot
 from ollm_rl.decode.step import Choose, ModelStep
 from ollm_rl.devices import to_device
 from ollm_rl.errors import UsageError
+from ollm_rl.settings import Count, checked
 
 
 class DecodeEngine:
@@ -51,13 +52,12 @@ class DecodeEngine:
         pass_tokens: int = PASS_TOKENS,
         compiled: bool = False,
     ) -> None:
+        num_slots, max_length = checked("num_slots", num_slots, Count), checked("max_length", max_length, Count)
         context = context_length(backbone)
         if max_length > context:
             raise UsageError(
                 f"max_length={max_length} is more than the backbone's context of {context} tokens; lower it"
             )
-        if num_slots < 1:
-            raise UsageError(f"num_slots={num_slots} must be at least 1")
         self.backbone, self.device, self.compiled = backbone, backbone.device, compiled
         self.vocab_size: int = backbone.get_input_embeddings().weight.shape[0]
         self.num_slots, self.max_length, self.pass_tokens = num_slots, max_length, pass_tokens

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Interval
 
 from ollm_rl.errors import UsageError
-from ollm_rl.settings import Count, Positive, Settings
+from ollm_rl.settings import Nats, Settings, Temperature, Width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,16 +16,16 @@ class OptionConfig(Settings):
     OLLM, Sec. 2.2-2.3.
     """
 
-    num_options: Annotated[int, Ge(2)] = 10
+    num_options: Annotated[int, Interval(ge=2, le=10**4)] = 10
     """Number of options K; at least 2. The paper uses 10."""
-    width: Count | None = None
+    width: Width | None = None
     """Hidden width of encoder, decoder and policy. None is the largest width with which the plug-in has at most 2 % of
     the backbone's parameters."""
     identity_option: bool = False
     """Option 0 adds no bias, so it is the backbone's own prediction."""
     estimator: Literal["exact", "gumbel"] = "exact"
     """Expectation over options: exact sums all K, gumbel samples one per position with a straight-through gradient."""
-    gumbel_temperature: Positive = 1.0
+    gumbel_temperature: Temperature = 1.0
     """Temperature of the straight-through gradient (gumbel)."""
     prior: Literal["uniform", "policy"] = "uniform"
     """Prior of the KL term: the uniform distribution (the paper), or the policy, which makes the policy's mixture of
@@ -34,10 +34,10 @@ class OptionConfig(Settings):
     """The policy learns from the encoder's choice (imitation, eq. 6 of the paper), or from the likelihood of the
     mixture (marginal, needs the exact estimator). None: marginal if the estimator is exact and the prior uniform, else
     imitation."""
-    kl_target: Positive | None = 0.2
+    kl_target: Nats | None = 0.2
     """Target of the adaptive weight for KL(q || prior), in nats; the paper uses 0.2. None keeps kl_weight_init. With
     prior=policy the weight is at most 1, the evidence lower bound, so the KL may stay above its target."""
-    kl_weight_init: Positive = 0.1
+    kl_weight_init: Annotated[float, Interval(gt=0, le=1000)] = 0.1
     """Weight of the KL term at the first step; starting at 1 collapses the options."""
 
     @property

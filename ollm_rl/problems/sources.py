@@ -20,10 +20,12 @@ from typing import Any
 from ollm_rl.answers.pool import extract_answer
 from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.problems import arith
+from ollm_rl.settings import Count, Seed, checked, shown
 from ollm_rl.streams import Purpose, integer_seed, numpy_generator
 
 FORMS = "arith, rg:TASK, jsonl:PATH, or hf:ID (hf:ID:CONFIG)"
 GENERATED_SPLITS = ("train", "validation", "test")
+GZIP = b"\x1f\x8b"  # how compressed files begin
 DEFAULT_ARITH = 10_000  # problems
 DEFAULT_RG = 1_000  # problems
 
@@ -85,9 +87,8 @@ def load_problems(spec: str, *, split: str = "train", limit: int | None = None, 
             if it holds no problems, or if ``rg:`` is requested without reasoning-gym installed.
         MissingError: If a ``jsonl`` file does not exist.
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit={limit} leaves no problems; give at least 1, or none for all")
-    kind, _, rest = spec.partition(":")
+    limit, seed = checked("limit", limit, Count | None), checked("seed", seed, Seed)
+    kind, _, rest = checked("problems", spec, str).partition(":")
     if spec == "arith":
         return _from_arith(split, limit or DEFAULT_ARITH, seed)
     readers: dict[str, Callable[[], list[Problem]]] = {
@@ -96,7 +97,7 @@ def load_problems(spec: str, *, split: str = "train", limit: int | None = None, 
         "hf": lambda: _from_hub(rest, split, limit),
     }
     if kind not in readers or not rest:
-        raise UsageError(f"problems={spec!r} names no source of problems; give {FORMS}")
+        raise UsageError(f"problems={shown(spec)} names no source of problems; give {FORMS}")
     problems = readers[kind]()
     if not problems:
         raise UsageError(f"{spec} holds no problems; give a source that has at least one")
@@ -177,14 +178,17 @@ def _from_reasoning_gym(task: str, split: str, count: int, seed: int) -> list[Pr
 
 
 def _from_jsonl(path: Path, limit: int | None) -> list[Problem]:
-    if not path.is_file():
-        raise MissingError(f"no file {path}; give jsonl:PATH with the path of a JSON Lines file")
     try:
         with path.open(encoding="utf-8-sig") as file:
             lines = islice(((number, line) for number, line in enumerate(file, start=1) if line.strip()), limit)
             problems = {number: _jsonl_problem(line, path, number) for number, line in lines}
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
+        remedy = "it is compressed by gzip: unpack it" if error.object.startswith(GZIP) else "convert it"
+        raise UsageError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); {remedy}") from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise MissingError(f"no file {path}; give jsonl:PATH with the path of a JSON Lines file") from error
+    except OSError as error:
+        raise UsageError(f"{shown(str(path))} cannot be read ({error.strerror}); give another file") from error
     first: dict[str, int] = {}
     for number, problem in problems.items():
         if (earlier := first.setdefault(problem.id, number)) != number:
@@ -198,6 +202,10 @@ def _jsonl_problem(line: str, path: Path, line_number: int) -> Problem:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise UsageError(f"{location}: malformed JSON ({error.msg} at column {error.colno}); fix the line") from error
+    except RecursionError as error:
+        raise UsageError(f"{location}: nested too deeply; write {{'question': ..., 'answer': ...}}") from error
+    except ValueError as error:  # Python reads no whole numbers of more than 4,300 digits
+        raise UsageError(f"{location}: a number has too many digits; write it as a string") from error
     if not isinstance(row, dict):
         raise UsageError(f"{location}: a {type(row).__name__}, not an object; write {{'question': ..., 'answer': ...}}")
     return Problem(
@@ -216,9 +224,11 @@ def _field(row: Mapping[str, Any], name: str, location: str, default: str | None
         return default
     if name not in row:
         raise UsageError(f"{location}: field {name!r} is missing; every line needs a question and an answer")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and math.isfinite(value)
+    )
     if not (is_number or isinstance(value, str)):
-        raise UsageError(f"{location}: field {name!r} is {value!r}; give a string or a finite number")
+        raise UsageError(f"{location}: field {name!r} is {shown(value)}; give a string or a finite number")
     if default is None and not str(value).strip():
         raise UsageError(f"{location}: field {name!r} is blank; every line needs a question and an answer")
     if not is_text(str(value)):

@@ -278,7 +278,7 @@ def test_a_prompt_that_leaves_no_room_in_the_context_is_refused_by_its_problem()
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"action_space": "words"}, "action_space='words' is unknown; give 'options' or 'tokens'"),
+        ({"action_space": "words"}, "action_space='words' is unknown; give one of options, tokens"),
         ({"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
         ({"problems": []}, "problems is empty"),
         ({"problems": "nowhere"}, "problems='nowhere' names no source of problems"),
@@ -307,7 +307,7 @@ def test_an_action_that_is_no_whole_number_is_refused_and_the_episode_goes_on(ac
 def test_unknown_settings_of_an_environment_are_named(make: Any) -> None:
     with pytest.raises(UsageError, match="render_mode='human' is unknown; give 'ansi' or None"):
         make(**settings(render_mode="human"))
-    with pytest.raises(UsageError, match="the weight of correctness=nan is not finite"):
+    with pytest.raises(UsageError, match="the weight of correctness=nan is not a finite number; give one"):
         make(**settings(reward_weights={"correctness": float("nan")}))
     with pytest.raises(UsageError, match="all weights in .* are 0"):
         make(**settings(reward_weights={"correctness": 0.0}))

@@ -22,7 +22,7 @@ import ollm_rl.experiments.ray_tune as ray_tune
 import ollm_rl.experiments.sweep as sweep_module
 from ollm_rl.agents.config import RewardConfig, RLConfig
 from ollm_rl.agents.training.trainer import train
-from ollm_rl.cli import build_parser, main
+from ollm_rl.cli import main, parse
 from ollm_rl.experiments.config import SweepConfig
 from ollm_rl.experiments.ray_tune import ray_running
 from ollm_rl.experiments.sweep import run_sweep, setting_table
@@ -300,10 +300,7 @@ def test_random_settings_are_drawn_once_for_all_seeds_and_equal_in_equal_sweeps(
 def test_the_shipped_preset_is_two_algorithms_three_rates_and_three_seeds(tmp_path: Path) -> None:
     preset = ROOT / "experiments" / "presets" / "tiny_arith_sweep.yaml"
     arguments = ["sweep", "--config", str(preset), "--out", str(tmp_path), "--train.model", "elsewhere"]
-    parser = build_parser()
-    found = parser.instantiate(parser.parse_args(arguments))["sweep"].as_dict()
-    found.pop("config")
-    configs = [trial.config for trial in plan(SweepConfig(**found)).values()]
+    configs = [trial.config for trial in plan(parse(arguments)[1]).values()]
     assert len({(one.algorithm, one.learning_rate, one.seed) for one in configs}) == len(configs) == 18
     assert {one.model for one in configs} == {"elsewhere"}
     assert {one.device for one in configs} == {"cpu"}
