@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -89,13 +90,25 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def context_length(backbone: PreTrainedModel) -> int:
     """Maximum number of tokens that the backbone supports.
 
+    A model with LongRoPE (Phi-3) reads a text beyond its original context with other frequencies, from the first token
+    on. What it has stored of the text so far is wrong from there, and ``generate`` computes it again. So its context
+    ends there.
+
     Raises:
         UsageError: If its config does not state this number, as with ALiBi or recurrent layers.
     """
-    length: int | None = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
-    if length is None:
+    config = backbone.config.get_text_config()
+    length: int | None = getattr(config, "max_position_embeddings", None)
+    if length is None or length < 1:
         raise UsageError(f"{type(backbone).__name__} states no max_position_embeddings; such models are not supported")
-    return length
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    of_layer_types = [entry for entry in rope.values() if isinstance(entry, dict)]
+    switches = [
+        int(entry["original_max_position_embeddings"])
+        for entry in (rope, *of_layer_types)
+        if entry.get("rope_type") == "longrope"
+    ]
+    return min([length, *switches])
 
 
 def fingerprint(backbone: PreTrainedModel) -> str:
