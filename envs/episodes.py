@@ -15,6 +15,7 @@ from gymnasium.error import ClosedEnvironmentError
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.answers.pool import shared_pool
+from ollm_rl.backbones.ends import end_tokens
 from ollm_rl.backbones.loading import context_length, load_tokenizer
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.prompt_store import PromptStore
@@ -110,7 +111,7 @@ class Episodes:
         self.problems = load_problems(problems) if isinstance(problems, str) else list(problems)
         if not self.problems:
             raise UsageError("problems is empty; give at least one problem")
-        self.end_token = int(self.tokenizer.eos_token_id)
+        self.end_tokens = end_tokens(self.model.backbone, self.tokenizer)
         self._index_by_id = {problem.id: index for index, problem in enumerate(self.problems)}
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
         self.num_actions = self.model.option_config.num_options if action_space == "options" else self.model.vocab_size
@@ -180,7 +181,7 @@ class Episodes:
         self.check_open()
         ran = self.running.copy()
         tokens = self._append(actions) if ran.any() else np.zeros(len(ran), dtype=np.int64)
-        terminations = ran & (tokens == self.end_token)
+        terminations = ran & np.isin(tokens, self.end_tokens)
         truncations = ran & ~terminations & (self.completion_lengths >= self.max_new_tokens)
         slots = np.flatnonzero(terminations | truncations).tolist()
         rewards, ended = np.zeros(len(ran)), {}

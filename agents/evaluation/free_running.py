@@ -14,6 +14,7 @@ from ollm_rl.agents.evaluation.results import ResultFile, hash_problems, hash_we
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.answers.pool import shared_pool
+from ollm_rl.backbones.ends import end_tokens
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.backbones.names import resolve
 from ollm_rl.decode.engine import DecodeEngine
@@ -149,10 +150,10 @@ def _write(
     name: str,
 ) -> Iterator[list[Completion]]:
     """Completions of the problems from ``first`` on, ``together`` at a time, so that slots are refilled."""
-    end_token = int(tokenizer.eos_token_id)
+    ends = end_tokens(turns.engine.backbone, tokenizer)
     with tqdm(total=len(problems), initial=first, desc=f"evaluate {name}") as bar:
         for start in range(first, len(problems), together):
-            checks = Checks(problems[start : start + together], tokenizer, end_token, shared_pool())
+            checks = Checks(problems[start : start + together], tokenizer, ends, shared_pool())
 
             def on_end(episodes: list[int], tokens: list[list[int]], checks: Checks = checks) -> None:
                 bar.update(len(episodes))
@@ -162,7 +163,7 @@ def _write(
                 turns,
                 prompts[start : start + together],
                 max_new_tokens=max_new_tokens,
-                end_token=end_token,
+                end_tokens=ends,
                 generator=generator,
                 on_end=on_end,
             )

@@ -25,6 +25,7 @@ from ollm_rl.agents.search.mcts import simulations
 from ollm_rl.agents.search.samples import Tempered, draw_samples, shares_at_k
 from ollm_rl.agents.search.tree import Node, Search, Tree
 from ollm_rl.answers.pool import shared_pool
+from ollm_rl.backbones.ends import end_tokens
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.backbones.names import ModelName, resolve
 from ollm_rl.decode.engine import DecodeEngine
@@ -175,11 +176,12 @@ def _grow(
     fork: bool,
 ) -> Outcome:
     """Tree search for every prompt."""
+    ends = end_tokens(policy.backbone, tokenizer)
     slots = min(settings.num_slots, settings.leaves * len(prompts))
     forest = Forest(
         policy,
         DecodeEngine(policy.backbone, slots, max(map(len, prompts)) + settings.max_new_tokens),
-        end_token=int(tokenizer.eos_token_id),
+        end_tokens=ends,
         max_new_tokens=settings.max_new_tokens,
         leaves=settings.leaves,
         fork=fork,
@@ -191,6 +193,7 @@ def _grow(
             problem,
             [Unverified(node.tokens, node.log_prob, node.value, tokens_spent) for node, tokens_spent in tree.ends],
             tokenizer,
+            ends,
         )
         for tree, problem in zip(trees, problems, strict=True)
     ]

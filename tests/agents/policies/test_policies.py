@@ -49,7 +49,7 @@ def sampled(policy: OptionPolicy | TokenPolicy, max_new_tokens: int = 8) -> Roll
     generator = torch.Generator().manual_seed(0)
     engine = DecodeEngine(policy.backbone, 3, CONTEXT)
     return collect(
-        Turns(engine, policy.act), prompts, max_new_tokens=max_new_tokens, end_token=EOS, generator=generator
+        Turns(engine, policy.act), prompts, max_new_tokens=max_new_tokens, end_tokens=[EOS], generator=generator
     )
 
 
