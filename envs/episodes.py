@@ -15,8 +15,8 @@ from gymnasium.error import ClosedEnvironmentError
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.answers.pool import shared_pool
-from ollm_rl.backbones.ends import end_tokens
 from ollm_rl.backbones.loading import context_length, load_tokenizer
+from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.prompt_store import PromptStore
 from ollm_rl.envs.rewards import CORRECTNESS_ONLY, check_weights, reward_terms, total

@@ -26,6 +26,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ollm_rl.backbones.loading import context_length, load_backbone
 from ollm_rl.backbones.lora import lora_config
 from ollm_rl.backbones.names import CONFIG_FILE
+from ollm_rl.decode.acceptance import check_decoding
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import RunError, UsageError
 from ollm_rl.options.diagnostics import collapse_warning, option_diagnostics, option_usage
@@ -147,6 +148,7 @@ def run_sft(config: SFTConfig) -> Path:
     problems = solved_problems(config)
     precision = torch.bfloat16 if config.stage != "backbone" and config.dtype == "bfloat16" else torch.float32
     backbone, tokenizer = load_backbone(config.backbone, dtype=precision, device=device)
+    check_decoding(backbone)  # what is trained here is decoded later
     max_length = min(config.max_length, context_length(backbone))
     examples: Any = encode_examples(problems, tokenizer, max_length=max_length)
     set_seed(integer_seed(config.seed, Purpose.SFT_WEIGHTS))

@@ -68,7 +68,7 @@ def tiny_model(family: str, *, seed: int = 0, attention: str | None = None) -> P
     return randomized(AutoModelForCausalLM.from_config(tiny_config(family), attn_implementation=attention).eval(), seed)
 
 
-def randomized(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+def randomized(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
     """The model with random weights, scaled as in ``tiny_model``."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from ollm_rl.agents.policies.anchored import AnchoredPolicy
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.answers.pool import shared_pool
-from ollm_rl.backbones.ends import end_tokens
 from ollm_rl.backbones.loading import context_length
+from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.row_cache import Snapshot

@@ -14,9 +14,9 @@ from ollm_rl.agents.evaluation.results import ResultFile, hash_problems, hash_we
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.answers.pool import shared_pool
-from ollm_rl.backbones.ends import end_tokens
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.backbones.names import resolve
+from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.turns import Turns

@@ -25,9 +25,9 @@ from ollm_rl.agents.search.mcts import simulations
 from ollm_rl.agents.search.samples import Tempered, draw_samples, shares_at_k
 from ollm_rl.agents.search.tree import Node, Search, Tree
 from ollm_rl.answers.pool import shared_pool
-from ollm_rl.backbones.ends import end_tokens
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.backbones.names import ModelName, resolve
+from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from ollm_rl.agents.completions import Completion
 from ollm_rl.agents.policies.base import Policy, draw
 from ollm_rl.agents.search.choosing import Unverified, verify_completions
-from ollm_rl.backbones.ends import end_tokens
+from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.turns import Action, Turns
 from ollm_rl.problems.sources import Problem

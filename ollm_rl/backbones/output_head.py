@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ollm_rl.backbones.vocabulary import suppressed_tokens
 from ollm_rl.errors import UsageError, one_line
 
 
@@ -38,6 +39,7 @@ class OutputHead:
         self.hidden_size: int
         self.vocab_size, self.hidden_size = self.linear.weight.shape
         self.soft_cap: float | None = getattr(text_config, "final_logit_softcapping", None)
+        self._suppressed = torch.tensor(suppressed_tokens(backbone), dtype=torch.long, device=self.linear.weight.device)
         self._check()
 
     @property
@@ -46,8 +48,16 @@ class OutputHead:
         return self._backbone.get_output_embeddings()
 
     def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The backbone's logits, soft-capping included: (..., H) -> (..., V)."""
-        return self._capped(self.linear(hidden_states))
+        """The backbone's logits, soft-capping included: (..., H) -> (..., V).
+
+        Those of tokens that are never written (padded vocabularies) have the lowest number there is. It is finite, so
+        that a probability of 0 times its logarithm is 0.
+        """
+        logits = self._capped(self.linear(hidden_states))
+        if len(self._suppressed):
+            self._suppressed = self._suppressed.to(logits.device)
+            logits.index_fill_(-1, self._suppressed, torch.finfo(logits.dtype).min)
+        return logits
 
     def at(self, hidden_states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The logits of some tokens only, in float32: (..., H), (..., C) -> (..., C).
@@ -71,7 +81,7 @@ class OutputHead:
         probe = torch.arange(1, 5, device=self._backbone.device)[None] % self.vocab_size
         try:
             expected = self._backbone(input_ids=probe, use_cache=False).logits
-            logits = self(last_hidden_states(self._backbone, probe)).to(expected.dtype)
+            logits = self._capped(self.linear(last_hidden_states(self._backbone, probe))).to(expected.dtype)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever an unknown architecture raises

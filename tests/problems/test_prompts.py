@@ -6,6 +6,7 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.envs.text_gen import TextGenEnv
+from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import IGNORED, OptionModel
 from ollm_rl.pretrain.data import encode_examples
@@ -82,3 +83,32 @@ def test_an_environment_shows_the_prompt_that_its_model_reads(template: str | No
     for token in plain_ids("é"):
         env.step(np.int64(token))
     assert env.render() == f"{prompt}é"
+
+
+def test_a_tokenizer_that_ends_every_text_does_not_end_the_prompt() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", EOS)]
+    )
+    assert tokenizer("a").input_ids[-1] == EOS, "else nothing could be dropped"
+    assert encode_prompts(PROBLEMS, tokenizer, max_length=64) == [plain_ids("3 + 4 = ?\n"), plain_ids("10 - 3\n")]
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_a_special_token_that_a_question_spells_stays_text(template: str | None) -> None:
+    tokenizer = beginning_tokenizer(template)
+    question = "What is <|endoftext|>?"
+    spelled = Problem(id="spelled", question=question, solution="", answer="", language="en")
+    assert tokenizer(question).input_ids.count(EOS) == 2, "else nothing could be misread"
+    plain, prompt = encode_prompts([PROBLEMS[0], spelled], tokenizer, max_length=64)
+    assert prompt.count(EOS) == 1 and prompt[0] == EOS
+    text = f"{question}\n" if template is None else f"user: {question}\nassistant: "
+    assert tokenizer.decode(prompt[1:]) == text
+    assert plain == encode_prompts(PROBLEMS[:1], tokenizer, max_length=64)[0]
+
+
+def test_a_chat_template_that_raises_is_one_line_with_its_message() -> None:
+    tokenizer = beginning_tokenizer("{{ raise_exception('a system prompt\nis needed') }}")
+    with pytest.raises(UsageError, match=r"chat template of .* \(a system prompt is needed\); change") as error:
+        encode_prompts(PROBLEMS, tokenizer, max_length=64)
+    assert "\n" not in str(error.value)

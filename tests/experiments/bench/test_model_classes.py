@@ -7,7 +7,7 @@ from ollm_rl.experiments.bench.model_classes import examine, report, tiny_model
 
 @pytest.mark.parametrize(
     "model_type",
-    # Plain, experts, two windows, sinks, compressed keys, parallel blocks, learned positions, a multimodal model's text.
+    # Plain, experts, two windows, sinks, compressed keys, parallel blocks, learned positions, a text model with eyes.
     ["olmo2", "mixtral", "gemma3_text", "gpt_oss", "deepseek_v2", "phi", "biogpt", "gemma3"],
 )
 def test_these_classes_give_the_tokens_of_generate(model_type: str) -> None:
