@@ -199,7 +199,7 @@ def trainable(backbone: PreTrainedModel, config: SFTConfig) -> Any:
     if config.stage == "backbone":
         return backbone.train()
     if config.stage == "lora":
-        return get_peft_model(backbone, lora_config(config.lora_rank))
+        return get_peft_model(backbone, lora_config(backbone, config.lora_rank))
     return OptionModel.from_backbone(backbone, config.options)
 
 
