@@ -1,6 +1,6 @@
 """Which causal language model classes of transformers are right, which are refused: every class, tiny, random weights.
 
-    python -m experiments.bench.model_classes --out experiments/results/model_classes.md
+    python -m ollm_rl.experiments.bench.model_classes --out experiments/results/model_classes.md
 
 A class is right if it is accepted and its greedy tokens in three rows of different length are those of ``generate``,
 row by row, and its hidden states those of one pass. It is refused if a ``UsageError`` names it. Anything else, a crash
@@ -9,6 +9,7 @@ or a wrong number, is a fault. Each class runs in a process of its own with a ti
 
 import argparse
 import multiprocessing
+import os
 import platform
 import sys
 from collections import Counter
@@ -26,6 +27,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ollm_rl.backbones.output_head import OutputHead
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.errors import UsageError, one_line
+from ollm_rl.runs import origin
 
 SECONDS = 120  # per class
 LENGTHS, NEW_TOKENS = (3, 17, 10), 24  # beyond WINDOW in every row
@@ -210,9 +212,9 @@ def report(rows: list[tuple[str, str, Outcome]]) -> str:
     lines = [
         "# Causal language model classes of transformers",
         "",
-        f"`python -m experiments.bench.model_classes {' '.join(sys.argv[1:])}`; transformers "
+        f"`python -m ollm_rl.experiments.bench.model_classes {' '.join(sys.argv[1:])}`; transformers "
         f"{transformers.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{platform.machine()} CPU, float32.",
+        f"{os.cpu_count()} CPU cores ({platform.machine()}), float32, commit {origin()['commit']}.",
         "",
         f"{len(rows)} model types: " + ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) + ".",
         "",
