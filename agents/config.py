@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Interval
 
 from ollm_rl.errors import UsageError
+from ollm_rl.problems.prompt_settings import PromptSettings
 from ollm_rl.settings import (
     Count,
     Machine,
@@ -252,6 +253,7 @@ SB3_READS["sb3-recurrent-ppo"] = SB3_READS["sb3-ppo"]
 class RLConfig(
     RunSettings,
     DataSettings,
+    PromptSettings,
     RolloutSettings,
     PolicySettings,
     UpdateSettings,
@@ -299,6 +301,6 @@ class RLConfig(
         if self.action_space != "options":
             raise UsageError(f"agent={self.agent!r} acts over options; leave action_space={self.action_space!r} out")
         ours = (PolicySettings, UpdateSettings, ReinforceSettings, PPOSettings, EvaluationSettings, RaySettings)
-        names = [field.name for section in ours for field in own_fields(section)]
+        names = [field.name for section in (PromptSettings, *ours) for field in own_fields(section)]
         names += ["algorithm", "keep_checkpoints", "group_size", "failure_reward"]
         refuse_changed(self, [name for name in names if name not in SB3_READS[self.agent]], f"by agent={self.agent}")

@@ -34,6 +34,7 @@ from ollm_rl.options.model import CountedStates, OptionModel
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples
 from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
+from ollm_rl.problems.prompts import format_prompts
 from ollm_rl.problems.sources import Problem, exclude_questions, load_problems
 from ollm_rl.runs import open_run, write_atomic
 from ollm_rl.streams import Purpose, integer_seed
@@ -148,6 +149,7 @@ def run_sft(config: SFTConfig) -> Path:
     problems = solved_problems(config)
     precision = torch.bfloat16 if config.stage != "backbone" and config.dtype == "bfloat16" else torch.float32
     backbone, tokenizer = load_backbone(config.backbone, dtype=precision, device=device)
+    format_prompts(tokenizer, config)
     check_decoding(backbone)  # what is trained here is decoded later
     max_length = min(config.max_length, context_length(backbone))
     examples: Any = encode_examples(problems, tokenizer, max_length=max_length)

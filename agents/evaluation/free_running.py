@@ -22,7 +22,7 @@ from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
 from ollm_rl.metrics.statistics import bootstrap_interval
-from ollm_rl.problems.prompts import encode_prompts
+from ollm_rl.problems.prompts import encode_prompts, format_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin
 from ollm_rl.streams import Purpose, torch_generator
@@ -58,6 +58,7 @@ def run_eval(config: EvalConfig) -> list[dict[str, Any]]:
         loaded = load_policy(model, dtype=getattr(torch, config.dtype), device=device) if missing else None
         for pair in missing:
             assert loaded is not None
+            format_prompts(loaded[1], config)
             result = _evaluated(config, files[pair], *loaded, problems[pair[1]])
             results[pair] = files[pair].finish({**result, **origin()})
     if config.out is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ollm_rl.errors import UsageError
+from ollm_rl.problems.prompt_settings import PromptSettings
 from ollm_rl.settings import Count, Machine, NonNegative, Positive, Seed, Settings
 
 SearchMethod = Literal["best-of-n", "beam", "mcts"]
@@ -49,7 +50,7 @@ class SearchSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig(SearchSettings, Machine):
+class SearchConfig(SearchSettings, PromptSettings, Machine):
     """Search over options or tokens with a fixed budget of generated tokens per problem."""
 
     model: str

@@ -32,7 +32,7 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import UsageError
-from ollm_rl.problems.prompts import encode_prompts
+from ollm_rl.problems.prompts import encode_prompts, format_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin, write_atomic
 from ollm_rl.streams import Purpose, torch_generator
@@ -55,6 +55,7 @@ def run_search(config: SearchConfig) -> dict[str, Any]:
     problems = load_problems(config.data, split=config.split, limit=config.limit, seed=config.seed)
     device = resolve_device(config.device)
     policy, tokenizer = load_policy(model, dtype=getattr(torch, config.dtype), device=device)
+    format_prompts(tokenizer, config)
     result = search(policy, tokenizer, problems, config)
     result |= {"model": config.model, "data": config.data, "split": config.split, "seed": config.seed, **origin()}
     if config.out is not None:

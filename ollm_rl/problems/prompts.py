@@ -6,9 +6,11 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.errors import UsageError, one_line
+from ollm_rl.problems.prompt_settings import PromptSettings
 from ollm_rl.problems.sources import Problem
 
 PLACEHOLDER = "\ue000"  # for private use, so no question and no template has it
+SYSTEM_PROMPT = "{#- system_prompt -#}"  # a comment in the template, after the system message
 
 
 def encode_prompts(
@@ -40,6 +42,28 @@ def encode_prompts(
     return prompts
 
 
+def format_prompts(tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> None:
+    """Set the tokenizer's chat template to what the settings ask for, if anything; it is saved with the tokenizer.
+
+    Raises:
+        UsageError: If there is a system prompt, but no chat template.
+    """
+    if settings.prompt_template is not None:
+        before, after = settings.prompt_template.split("{question}")
+        starts = tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+        parts = ["bos_token"] * starts + [ascii(before), "messages[-1].content", ascii(after)]
+        tokenizer.chat_template = "".join(f"{{{{ {part} }}}}" for part in parts)
+    elif settings.system_prompt is not None:
+        if not isinstance(tokenizer.chat_template, str):
+            raise UsageError(
+                f"system_prompt={settings.system_prompt!r} needs one chat template, which {tokenizer.name_or_path!r} "
+                "does not have; give prompt_template"
+            )
+        message = f"{{'role': 'system', 'content': {ascii(settings.system_prompt)}}}"
+        template = tokenizer.chat_template.rpartition(SYSTEM_PROMPT)[2]  # without that of the run that is loaded
+        tokenizer.chat_template = f"{{%- set messages = [{message}] + messages -%}}{SYSTEM_PROMPT}{template}"
+
+
 def _plain(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     texts = [f"{question}\n" for question in questions]
     prompts: list[list[int]] = tokenizer(texts, split_special_tokens=True).input_ids
@@ -60,7 +84,7 @@ def _chats(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list
     except (TemplateError, TypeError) as error:
         raise UsageError(
             f"the chat template of {tokenizer.name_or_path!r} refuses a question as the user's only message "
-            f"({one_line(error)}); change the tokenizer's chat_template"
+            f"({one_line(error)}); give --prompt_template, or change the chat template"
         ) from error
     spelled = [index for index, question in enumerate(questions) if any(token in question for token in special)]
     for index in spelled:
