@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Interval
 
 from ollm_rl.errors import UsageError
-from ollm_rl.problems.prompt_settings import PromptSettings
 from ollm_rl.settings import (
     Count,
     Machine,
     NonNegative,
     Positive,
+    PromptSettings,
     Seed,
     Settings,
     Share,

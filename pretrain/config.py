@@ -6,8 +6,7 @@ from typing import Literal
 
 from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
-from ollm_rl.problems.prompt_settings import PromptSettings
-from ollm_rl.settings import Count, Machine, Positive, Seed, Settings, refuse_changed
+from ollm_rl.settings import Count, Machine, Positive, PromptSettings, Seed, Settings, refuse_changed
 
 
 @dataclass(frozen=True, kw_only=True)

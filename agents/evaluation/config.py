@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ollm_rl.errors import UsageError
-from ollm_rl.problems.prompt_settings import PromptSettings
-from ollm_rl.settings import Count, Machine, Seed, Settings
+from ollm_rl.settings import Count, Machine, PromptSettings, Seed, Settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ollm_rl.errors import UsageError
-from ollm_rl.problems.prompt_settings import PromptSettings
-from ollm_rl.settings import Count, Machine, NonNegative, Positive, Seed, Settings
+from ollm_rl.settings import Count, Machine, NonNegative, Positive, PromptSettings, Seed, Settings
 
 SearchMethod = Literal["best-of-n", "beam", "mcts"]
 LeafValue = Literal["likelihood", "value_head", "verifier"]
