@@ -102,14 +102,18 @@ class Checks:
     Args:
         problems: One per episode.
         tokenizer: Tokenizer of the policy's backbone.
-        end_token: Ends an episode.
+        end_tokens: Each ends an episode.
         pool: Runs the slow checks.
     """
 
     def __init__(
-        self, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, end_token: int, pool: VerifierPool
+        self,
+        problems: Sequence[Problem],
+        tokenizer: PreTrainedTokenizerBase,
+        end_tokens: Sequence[int],
+        pool: VerifierPool,
     ) -> None:
-        self.problems, self.tokenizer, self.end_token, self.pool = problems, tokenizer, end_token, pool
+        self.problems, self.tokenizer, self.end_tokens, self.pool = problems, tokenizer, end_tokens, pool
         self.seconds = 0.0  # that the rollout waited for checks
         self._begun: dict[int, tuple[str, list[int], Future[Verdict]]] = {}
 
@@ -129,7 +133,7 @@ class Checks:
         begun = (self._begun[episode] for episode in range(len(self.problems)))
         return [
             Completion(
-                problem=problem, text=text, tokens=len(ids), terminated=ids[-1] == self.end_token, verdict=verdict
+                problem=problem, text=text, tokens=len(ids), terminated=ids[-1] in self.end_tokens, verdict=verdict
             )
             for problem, (text, ids, _), verdict in zip(self.problems, begun, verdicts, strict=True)
         ]

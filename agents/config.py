@@ -14,6 +14,7 @@ from ollm_rl.settings import (
     Machine,
     Nats,
     Positive,
+    PromptSettings,
     Seed,
     Settings,
     Share,
@@ -256,6 +257,7 @@ SB3_READS["sb3-recurrent-ppo"] = SB3_READS["sb3-ppo"]
 class RLConfig(
     RunSettings,
     DataSettings,
+    PromptSettings,
     RolloutSettings,
     PolicySettings,
     UpdateSettings,
@@ -303,6 +305,6 @@ class RLConfig(
         if self.action_space != "options":
             raise UsageError(f"agent={self.agent!r} acts over options; leave action_space={self.action_space!r} out")
         ours = (PolicySettings, UpdateSettings, ReinforceSettings, PPOSettings, EvaluationSettings, RaySettings)
-        names = [field.name for section in ours for field in own_fields(section)]
+        names = [field.name for section in (PromptSettings, *ours) for field in own_fields(section)]
         names += ["algorithm", "keep_checkpoints", "group_size", "failure_reward"]
         refuse_changed(self, [name for name in names if name not in SB3_READS[self.agent]], f"by agent={self.agent}")

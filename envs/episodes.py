@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.answers.pool import shared_pool
 from ollm_rl.backbones.loading import context_length, load_tokenizer
+from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.prompt_store import PromptStore
 from ollm_rl.envs.rewards import CORRECTNESS_ONLY, check_weights, reward_terms, total
@@ -120,7 +121,7 @@ class Episodes:
             raise UsageError(f"tokenizer={shown(tokenizer)} is no tokenizer of transformers; give one, or leave it out")
         self.tokenizer = tokenizer or load_tokenizer(self.model.backbone.config.name_or_path)
         self.problems = load_problems(problems) if isinstance(problems, str | Path) else _list_of_problems(problems)
-        self.end_token = int(self.tokenizer.eos_token_id)
+        self.end_tokens = end_tokens(self.model.backbone, self.tokenizer)
         self._index_by_id: dict[str, int] = {}
         for index, problem in enumerate(self.problems):
             if self._index_by_id.setdefault(problem.id, index) != index:
@@ -194,7 +195,7 @@ class Episodes:
         self.check_open()
         ran = self.running.copy()
         tokens = self._append(actions) if ran.any() else np.zeros(len(ran), dtype=np.int64)
-        terminations = ran & (tokens == self.end_token)
+        terminations = ran & np.isin(tokens, self.end_tokens)
         truncations = ran & ~terminations & (self.completion_lengths >= self.max_new_tokens)
         slots = np.flatnonzero(terminations | truncations).tolist()
         rewards, ended = np.zeros(len(ran)), {}

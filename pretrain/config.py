@@ -6,7 +6,7 @@ from typing import Literal
 
 from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
-from ollm_rl.settings import Count, Machine, Positive, Seed, Settings, Width, refuse_changed
+from ollm_rl.settings import Count, Machine, Positive, PromptSettings, Seed, Settings, Width, refuse_changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class AdapterSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig(StageSettings, SolutionSettings, OptimiserSettings, AdapterSettings, Machine):
+class SFTConfig(StageSettings, SolutionSettings, PromptSettings, OptimiserSettings, AdapterSettings, Machine):
     """Supervised fine-tuning of the options, the backbone itself or a LoRA on it, on worked solutions.
 
     ``dtype`` is the precision of the frozen backbone (stages options and lora) or of its matrix products (stage
@@ -99,7 +99,7 @@ class SFTConfig(StageSettings, SolutionSettings, OptimiserSettings, AdapterSetti
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherForcedConfig(Machine):
+class TeacherForcedConfig(PromptSettings, Machine):
     """Teacher-forced scores of backbone, LoRA, oracle over options, encoder, policy and mixture on worked solutions."""
 
     model: str

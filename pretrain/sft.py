@@ -30,6 +30,7 @@ from transformers.trainer_callback import TrainerState
 from ollm_rl.backbones.loading import context_length, load_backbone
 from ollm_rl.backbones.lora import lora_config
 from ollm_rl.backbones.names import CONFIG_FILE
+from ollm_rl.decode.acceptance import check_decoding
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import RunError, UsageError
 from ollm_rl.files.checksums import SUMS_FILE, check_folder, folder_sums
@@ -41,6 +42,7 @@ from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples
 from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
 from ollm_rl.pretrain.order import LengthOrderTrainer
+from ollm_rl.problems.prompts import format_prompts
 from ollm_rl.problems.sources import Problem, exclude_questions, load_problems
 from ollm_rl.runs import exclusive_run, write_atomic
 from ollm_rl.safekeeping.outputs import full_disk_named
@@ -177,6 +179,8 @@ def run_sft(config: SFTConfig) -> Path:
     problems = solved_problems(config)
     precision = torch.bfloat16 if config.stage != "backbone" and config.dtype == "bfloat16" else torch.float32
     backbone, tokenizer = load_backbone(config.backbone, dtype=precision, device=device)
+    format_prompts(tokenizer, config)
+    check_decoding(backbone)  # what is trained here is decoded later
     max_length = min(config.max_length, context_length(backbone))
     examples: Any = encode_examples(problems, tokenizer, max_length=max_length)
     set_seed(integer_seed(config.seed, Purpose.SFT_WEIGHTS))
@@ -236,7 +240,7 @@ def trainable(backbone: PreTrainedModel, config: SFTConfig) -> Any:
     if config.stage == "backbone":
         return backbone.train()
     if config.stage == "lora":
-        return get_peft_model(backbone, lora_config(config.lora_rank))
+        return get_peft_model(backbone, lora_config(backbone, config.lora_rank))
     return OptionModel.from_backbone(backbone, config.options)
 
 

@@ -65,7 +65,11 @@ def tiny_model(family: str, *, seed: int = 0, attention: str | None = None) -> P
 
     ``attention`` is the implementation; None takes the family's default (eager for Gemma2, else SDPA).
     """
-    model = AutoModelForCausalLM.from_config(tiny_config(family), attn_implementation=attention).eval()
+    return randomized(AutoModelForCausalLM.from_config(tiny_config(family), attn_implementation=attention).eval(), seed)
+
+
+def randomized(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
+    """The model with random weights, scaled as in ``tiny_model``."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ollm_rl.errors import UsageError
-from ollm_rl.settings import Count, Machine, Seed, Settings
+from ollm_rl.settings import Count, Machine, PromptSettings, Seed, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class CompletionSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(EvalSettings, CompletionSettings, Machine):
+class EvalConfig(EvalSettings, PromptSettings, CompletionSettings, Machine):
     """Evaluation of training runs, option models or backbones: completions, their accuracy and rates."""
 
 
@@ -83,7 +83,7 @@ class ReportConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExploreConfig(Machine):
+class ExploreConfig(PromptSettings, Machine):
     """The option explorer of one prompt, as a static HTML page."""
 
     model: str

@@ -16,6 +16,7 @@ from ollm_rl.agents.policies.anchored import AnchoredPolicy
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.answers.pool import shared_pool
 from ollm_rl.backbones.loading import context_length
+from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.row_cache import Snapshot
@@ -72,10 +73,10 @@ def explore(
     """
     prompts = _prompts(policy, tokenizer, problems, max_new_tokens)
     engine = DecodeEngine(policy.backbone, NUM_SLOTS, max(map(len, prompts)) + max_new_tokens)
-    end_token = int(tokenizer.eos_token_id)
+    ends = end_tokens(policy.backbone, tokenizer)
     explored = []
     for problem, prompt in zip(problems, prompts, strict=True):
-        trace = write_greedily(policy, engine, prompt, max_new_tokens=max_new_tokens, end_token=end_token)
+        trace = write_greedily(policy, engine, prompt, max_new_tokens=max_new_tokens, end_tokens=ends)
         branches = [
             (position, token)
             for position in trace.saved
@@ -87,7 +88,7 @@ def explore(
             part = branches[start : start + NUM_SLOTS]
             limits = [min(CONTINUATION, max_new_tokens - position) for position, _ in part]
             starts = [(trace.saved[position], token) for position, token in part]
-            written += continue_greedily(policy, engine, starts, limits=limits, end_token=end_token)
+            written += continue_greedily(policy, engine, starts, limits=limits, end_tokens=ends)
         alternatives = dict(zip(branches, written, strict=True))
         explored.append(_describe(policy, tokenizer, problem, trace, alternatives))
     return explored
@@ -105,8 +106,8 @@ def option_maps(
     """
     prompts = _prompts(policy, tokenizer, problems, max_new_tokens)
     engine = DecodeEngine(policy.backbone, min(NUM_SLOTS, len(prompts)), max(map(len, prompts)) + max_new_tokens)
-    end_token = int(tokenizer.eos_token_id)
-    rollout = collect(Turns(engine, policy.act), prompts, max_new_tokens=max_new_tokens, end_token=end_token)
+    ends = end_tokens(policy.backbone, tokenizer)
+    rollout = collect(Turns(engine, policy.act), prompts, max_new_tokens=max_new_tokens, end_tokens=ends)
     probs, entropies = _policy_at(policy, rollout.stored["hidden_states"], rollout.stored["option_tokens"])
     live = rollout.decisions
     usage = (probs * live[..., None]).sum(0) / live.sum(0)[:, None]
@@ -118,7 +119,7 @@ def option_maps(
 
 
 def write_greedily(
-    policy: ExploredPolicy, engine: DecodeEngine, prompt: list[int], *, max_new_tokens: int, end_token: int
+    policy: ExploredPolicy, engine: DecodeEngine, prompt: list[int], *, max_new_tokens: int, end_tokens: Sequence[int]
 ) -> Trace:
     """Write one completion and save the slot at its first MAX_LIVE live positions."""
     engine.restart(1)
@@ -133,7 +134,7 @@ def write_greedily(
         if action.decisions and len(saved) < MAX_LIVE:
             saved[len(tokens)] = engine.snapshot([0])
         tokens.append(int(action.tokens))
-        if tokens[-1] == end_token or len(tokens) == max_new_tokens:
+        if tokens[-1] in end_tokens or len(tokens) == max_new_tokens:
             return Trace(tokens, torch.cat(states), torch.cat(options), saved)
         hidden = engine.step(action.tokens)
 
@@ -144,7 +145,7 @@ def continue_greedily(
     starts: Sequence[tuple[Snapshot, int]],
     *,
     limits: Sequence[int],
-    end_token: int,
+    end_tokens: Sequence[int],
 ) -> list[list[int]]:
     """Take a token at each saved slot, continue greedily, and return the tokens written, that token first.
 
@@ -153,14 +154,14 @@ def continue_greedily(
         engine: Decode engine with at least as many slots.
         starts: Saved slots, of one row each, and the tokens to take.
         limits: Maximum tokens of each.
-        end_token: Ends a text and is part of it.
+        end_tokens: Each ends a text and is part of it.
     """
     engine.restart(len(starts))
     engine.begin(range(len(starts)), [(snapshot, 0) for snapshot, _ in starts])
     written = [[token] for _, token in starts]
     while True:
         for slot, (row, limit) in enumerate(zip(written, limits, strict=True)):
-            if row[-1] == end_token or len(row) == limit:
+            if row[-1] in end_tokens or len(row) == limit:
                 engine.release(slot)
         if not any(engine.lengths):
             return written
@@ -200,9 +201,9 @@ def _describe(
     probs, entropies = _policy_at(policy, trace.hidden, trace.option_tokens)
     embedded = model.backbone.get_input_embeddings()(torch.tensor(tokens, device=trace.hidden.device))
     encoder = model.adapter.encode(trace.hidden, embedded).softmax(-1)
-    end = tokenizer.eos_token_id
+    ends = end_tokens(model.backbone, tokenizer)
     branches = {pair: tokens[: pair[0]] + row for pair, row in alternatives.items()}
-    checked = _check(tokenizer, problem, [tokens, *(row for row in branches.values() if row[-1] == end)])
+    checked = _check(tokenizer, problem, [tokens, *(row for row in branches.values() if row[-1] in ends)])
     positions = []
     for position, token in enumerate(tokens):
         choices = []
@@ -217,7 +218,7 @@ def _describe(
             }
             if (branch := branches.get((position, choice))) is not None:
                 described["then"] = _text(tokenizer, branch[: position + 1], branch[position + 1 :])
-                described["ended"] = branch[-1] == end
+                described["ended"] = branch[-1] in ends
                 described["correct"] = checked.get(tuple(branch))
             choices.append(described)
         positions.append(

@@ -16,13 +16,14 @@ from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.answers.pool import shared_pool
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.backbones.names import resolve
+from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import UsageError
 from ollm_rl.metrics.statistics import bootstrap_interval
-from ollm_rl.problems.prompts import encode_prompts
+from ollm_rl.problems.prompts import encode_prompts, format_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin
 from ollm_rl.safekeeping.outputs import output_folder
@@ -62,6 +63,7 @@ def run_eval(config: EvalConfig) -> list[dict[str, Any]]:
             loaded = load_policy(model, dtype=getattr(torch, config.dtype), device=device) if missing else None
             for pair in missing:
                 assert loaded is not None
+                format_prompts(loaded[1], config)
                 result = _evaluated(config, files[pair], *loaded, problems[pair[1]])
                 results[pair] = files[pair].finish({**result, **origin()})
         if config.out is not None:
@@ -163,10 +165,10 @@ def _write(
     name: str,
 ) -> Iterator[list[Completion]]:
     """Completions of the problems from ``first`` on, ``together`` at a time, so that slots are refilled."""
-    end_token = int(tokenizer.eos_token_id)
+    ends = end_tokens(turns.engine.backbone, tokenizer)
     with tqdm(total=len(problems), initial=first, desc=f"evaluate {name}") as bar:
         for start in range(first, len(problems), together):
-            checks = Checks(problems[start : start + together], tokenizer, end_token, shared_pool())
+            checks = Checks(problems[start : start + together], tokenizer, ends, shared_pool())
 
             def on_end(episodes: list[int], tokens: list[list[int]], checks: Checks = checks) -> None:
                 bar.update(len(episodes))
@@ -176,7 +178,7 @@ def _write(
                 turns,
                 prompts[start : start + together],
                 max_new_tokens=max_new_tokens,
-                end_token=end_token,
+                end_tokens=ends,
                 generator=generator,
                 on_end=on_end,
             )

@@ -16,6 +16,7 @@ from ollm_rl.backbones.names import ModelName, resolve
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import UsageError, one_line
 from ollm_rl.metrics.statistics import bootstrap_interval
+from ollm_rl.problems.prompts import format_prompts
 from ollm_rl.problems.sources import Problem
 from ollm_rl.report.page import write_explorer, write_report
 from ollm_rl.report.plots import t_interval
@@ -73,6 +74,7 @@ def _write_explorer(config: ExploreConfig) -> Path:
         raise UsageError(
             f"model={config.model!r} has no options to explore; give an option SFT run or a run over options"
         )
+    format_prompts(tokenizer, config)
     problem = Problem(id="prompt", question=config.prompt, solution="", answer="", language="")
     explored = explore(policy, tokenizer, [problem], max_new_tokens=config.max_new_tokens)
     write_explorer(config.out, explored, {"model": config.model, **origin()})

@@ -18,7 +18,7 @@ from ollm_rl.runs import write_atomic
 
 SUMMARY_FILE, TABLE_FILE = "results.json", "results.md"
 # Settings that the numbers depend on; slots and device do not matter.
-SETTINGS = ("split", "limit", "sample", "max_new_tokens", "dtype", "seed")
+SETTINGS = ("split", "limit", "sample", "max_new_tokens", "dtype", "seed", "system_prompt", "prompt_template")
 NUMBERS = ("accuracy", "low", "high", "language_switching_rate", "degeneracy_rate", "completion_tokens")
 # What readers of results rely on.
 RESULT: Entries = {

@@ -15,6 +15,7 @@ from ollm_rl.backbones.names import ModelName, resolve
 from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.files.tensors import load_tensors
 from ollm_rl.options.model import OptionModel
+from ollm_rl.problems.prompts import format_prompts
 
 TOP_TOKENS = 10  # as many as options by default
 
@@ -26,7 +27,13 @@ def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrain
         MissingError: If ``config.model`` holds no option plug-in (over options), or is a LoRA or a training run (over
             tokens).
     """
-    dtype, model = getattr(torch, config.dtype), resolve(config.model)
+    policy, tokenizer = _new_policy(config, getattr(torch, config.dtype), device)
+    format_prompts(tokenizer, config)
+    return policy, tokenizer
+
+
+def _new_policy(config: RLConfig, dtype: torch.dtype, device: torch.device) -> tuple[Policy, PreTrainedTokenizerBase]:
+    model = resolve(config.model)
     if config.action_space == "options":
         options, tokenizer = _load_options(model.require("options", role="model"), dtype, device)
         if config.policy == "anchored":

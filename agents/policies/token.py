@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from ollm_rl.agents.policies.base import Choices, Evaluation, draw
 from ollm_rl.agents.policies.option import VALUE_WIDTH
-from ollm_rl.backbones.lora import lora_config
+from ollm_rl.backbones.lora import add_lora, without_lora
 from ollm_rl.backbones.output_head import OutputHead, last_hidden_states
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.decode.turns import Action
@@ -33,7 +33,7 @@ class TokenPolicy(nn.Module):
         backbone.requires_grad_(False)
         self.head = OutputHead(backbone)
         if rank:
-            backbone.add_adapter(lora_config(rank))
+            add_lora(backbone, rank)
             for weight in backbone.parameters():
                 if weight.requires_grad:  # in bfloat16 small updates would be lost
                     weight.data = weight.data.float()
@@ -66,12 +66,8 @@ class TokenPolicy(nn.Module):
         tokens = rollout.tokens[rollout.decisions][:, None]
         reference_log_probs = None
         if reference:
-            self.backbone.disable_adapters()
-            try:
-                with torch.no_grad():
-                    reference_log_probs = self._log_probs(self._hidden_states(rollout)).gather(1, tokens)[:, 0]
-            finally:
-                self.backbone.enable_adapters()
+            with torch.no_grad(), without_lora(self.backbone):
+                reference_log_probs = self._log_probs(self._hidden_states(rollout)).gather(1, tokens)[:, 0]
         hidden = self._hidden_states(rollout)
         log_probs = self._log_probs(hidden)
         entropies = -(log_probs.exp() * log_probs).sum(-1)

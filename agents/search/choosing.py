@@ -28,7 +28,10 @@ class Unverified(NamedTuple):
 
 
 def verify_completions(
-    problem: Problem, unverified: Sequence[Unverified], tokenizer: PreTrainedTokenizerBase
+    problem: Problem,
+    unverified: Sequence[Unverified],
+    tokenizer: PreTrainedTokenizerBase,
+    end_tokens: Sequence[int],
 ) -> list[Completion]:
     """The completions of a problem with the verifier's verdicts; equal texts are checked once."""
     texts = tokenizer.batch_decode([result.token_ids for result in unverified], skip_special_tokens=True)
@@ -38,7 +41,7 @@ def verify_completions(
             problem=problem,
             text=text,
             tokens=len(result.token_ids),
-            terminated=result.token_ids[-1] == tokenizer.eos_token_id,
+            terminated=result.token_ids[-1] in end_tokens,
             verdict=checks[text].result(),
             log_prob=result.log_prob,
             value=result.value,

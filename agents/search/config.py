@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ollm_rl.errors import UsageError
-from ollm_rl.settings import Coefficient, Count, Machine, Seed, Settings, Temperature
+from ollm_rl.settings import Coefficient, Count, Machine, PromptSettings, Seed, Settings, Temperature
 
 SearchMethod = Literal["best-of-n", "beam", "mcts"]
 LeafValue = Literal["likelihood", "value_head", "verifier"]
@@ -49,7 +49,7 @@ class SearchSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig(SearchSettings, Machine):
+class SearchConfig(SearchSettings, PromptSettings, Machine):
     """Search over options or tokens with a fixed budget of generated tokens per problem."""
 
     model: str

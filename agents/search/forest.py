@@ -56,7 +56,7 @@ class Forest:
     Args:
         policy: Policy over options or tokens.
         engine: Decode engine of its backbone.
-        end_token: Ends a completion and is part of it.
+        end_tokens: Each ends a completion and is part of it.
         max_new_tokens: Token limit per completion.
         leaves: Slots per tree.
         fork: Whether branches begin from snapshots; if not, each runs its prefix again (for comparison).
@@ -70,13 +70,13 @@ class Forest:
         policy: Policy,
         engine: DecodeEngine,
         *,
-        end_token: int,
+        end_tokens: Sequence[int],
         max_new_tokens: int,
         leaves: int,
         fork: bool = True,
     ) -> None:
         self.policy, self.engine, self.fork = policy, engine, fork
-        self.end_token, self.max_new_tokens, self.leaves = end_token, max_new_tokens, leaves
+        self.end_tokens, self.max_new_tokens, self.leaves = end_tokens, max_new_tokens, leaves
         self.recomputed = 0
         self._groups: list[_Group] = []
         self._jobs: dict[int, _Job] = {}  # by slot
@@ -167,7 +167,7 @@ class Forest:
             return True
         tree.spent += 1
         node.tokens.append(token)
-        if token == self.end_token or len(node.tokens) == self.max_new_tokens:
+        if token in self.end_tokens or len(node.tokens) == self.max_new_tokens:
             node.exhausted = True
             tree.ends.append((node, tree.spent))
             return True

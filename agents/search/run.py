@@ -26,12 +26,13 @@ from ollm_rl.agents.search.tree import Node, Search, Tree
 from ollm_rl.answers.pool import shared_pool
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.backbones.names import ModelName, resolve
+from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import UsageError
 from ollm_rl.files.records import sealed_json
-from ollm_rl.problems.prompts import encode_prompts
+from ollm_rl.problems.prompts import encode_prompts, format_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin, write_atomic
 from ollm_rl.safekeeping.outputs import output_file
@@ -57,6 +58,7 @@ def run_search(config: SearchConfig) -> dict[str, Any]:
     device = resolve_device(config.device)
     with output_file(config.out):
         policy, tokenizer = load_policy(model, dtype=getattr(torch, config.dtype), device=device)
+        format_prompts(tokenizer, config)
         result = search(policy, tokenizer, problems, config)
         result |= {"model": config.model, "data": config.data, "split": config.split, "seed": config.seed, **origin()}
         if config.out is not None:
@@ -178,11 +180,12 @@ def _grow(
     fork: bool,
 ) -> Outcome:
     """Tree search for every prompt."""
+    ends = end_tokens(policy.backbone, tokenizer)
     slots = min(settings.num_slots, settings.leaves * len(prompts))
     forest = Forest(
         policy,
         DecodeEngine(policy.backbone, slots, max(map(len, prompts)) + settings.max_new_tokens),
-        end_token=int(tokenizer.eos_token_id),
+        end_tokens=ends,
         max_new_tokens=settings.max_new_tokens,
         leaves=settings.leaves,
         fork=fork,
@@ -194,6 +197,7 @@ def _grow(
             problem,
             [Unverified(node.tokens, node.log_prob, node.value, tokens_spent) for node, tokens_spent in tree.ends],
             tokenizer,
+            ends,
         )
         for tree, problem in zip(trees, problems, strict=True)
     ]

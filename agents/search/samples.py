@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from ollm_rl.agents.completions import Completion
 from ollm_rl.agents.policies.base import Policy, draw
 from ollm_rl.agents.search.choosing import Unverified, verify_completions
+from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.turns import Action, Turns
 from ollm_rl.problems.sources import Problem
@@ -85,6 +86,7 @@ def draw_samples(
     Returns:
         For each problem its completions, as if they had been drawn one after the other, and the tokens generated.
     """
+    ends = end_tokens(turns.engine.backbone, tokenizer)
     unverified: list[list[Unverified]] = [[] for _ in prompts]
     spent = [0] * len(prompts)
     while any(tokens < budget_tokens for tokens in spent):
@@ -98,7 +100,7 @@ def draw_samples(
             turns,
             [prompts[index] for index, _ in limits],
             max_new_tokens=[limit for _, limit in limits],
-            end_token=int(tokenizer.eos_token_id),
+            end_tokens=ends,
             generator=generator,
         )
         lengths = rollout.completion_mask.sum(1).tolist()
@@ -109,4 +111,4 @@ def draw_samples(
             if ended or limit == max_new_tokens:
                 value = float(rollout.values[row, length - 1])
                 unverified[index].append(Unverified(tokens[:length], total, value, spent[index]))
-    return [verify_completions(*pair, tokenizer) for pair in zip(problems, unverified, strict=True)], spent
+    return [verify_completions(*pair, tokenizer, ends) for pair in zip(problems, unverified, strict=True)], spent

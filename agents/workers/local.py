@@ -12,6 +12,7 @@ from ollm_rl.agents.completions import Checks, Completion, rewarded
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.answers.pool import shared_pool
+from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
 from ollm_rl.decode.turns import Turns
@@ -112,17 +113,17 @@ class RolloutWorker:
 
         An episode's problem and its random numbers depend only on the seed, the iteration and the episode's number.
         """
-        config, end_token = self.config, int(self.tokenizer.eos_token_id)
+        config, ends = self.config, end_tokens(self.policy.backbone, self.tokenizer)
         groups = config.episodes // config.group_size
         by_group = prompt_indices(config.seed, iteration, groups, len(self.problems))
         indices = np.repeat(by_group, config.group_size)[episodes.start : episodes.stop]
         uniforms = sampling_uniforms(config.seed, iteration, config.episodes, config.max_new_tokens)
-        checks = Checks([self.problems[index] for index in indices], self.tokenizer, end_token, shared_pool())
+        checks = Checks([self.problems[index] for index in indices], self.tokenizer, ends, shared_pool())
         rollout = collect(
             self.turns,
             [self.prompts[index] for index in indices],
             max_new_tokens=config.max_new_tokens,
-            end_token=end_token,
+            end_tokens=ends,
             uniforms=uniforms[episodes.start : episodes.stop],
             on_end=checks.begin,
         )

@@ -97,7 +97,7 @@ class Engine:
             self.turns,
             self.work.prompts,
             max_new_tokens=self.work.lengths,
-            end_token=-1,
+            end_tokens=[],
             generator=torch.Generator().manual_seed(self.work.seed),
         )
         wait(self.engine.device)

@@ -47,7 +47,7 @@ def main() -> None:
         wait(device)
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(0)
-        collect(turns, prompts, max_new_tokens=args.new_tokens, end_token=-1, generator=generator)
+        collect(turns, prompts, max_new_tokens=args.new_tokens, end_tokens=[], generator=generator)
         wait(device)
         return time.perf_counter() - started
 

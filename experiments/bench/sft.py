@@ -127,7 +127,7 @@ def run_lora(case: Case) -> tuple[float, float]:
     """Steps of a LoRA on batches of similar length, as in the stage ``lora``."""
     size, collate = len(case.batches[0]), PadRight(0)
     ordered = sorted((example for batch in case.batches for example in batch), key=lambda e: len(e["input_ids"]))
-    lora = get_peft_model(case.backbone, lora_config(16)).train()
+    lora = get_peft_model(case.backbone, lora_config(case.backbone, 16)).train()
 
     def loss_of(batch: Batch) -> torch.Tensor:
         with torch.autocast(case.device, torch.bfloat16, enabled=case.half):

@@ -174,7 +174,7 @@ class TRL:
             args=grpo_config(config, iterations, device),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            peft_config=lora_config(config.lora_rank),
+            peft_config=lora_config(backbone, config.lora_rank),
         )
         generate = self.trainer._generate_and_score_completions
 

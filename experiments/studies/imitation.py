@@ -31,6 +31,7 @@ from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.answers.pool import shared_pool
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.backbones.output_head import last_hidden_states
+from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
 from ollm_rl.decode.turns import Turns
@@ -55,13 +56,13 @@ def right_completions(
     length = context_length(policy.backbone)
     prompts = encode_prompts(repeated, tokenizer, max_length=length, max_new_tokens=args.max_new_tokens)
     engine = DecodeEngine(policy.backbone, args.num_slots, max(map(len, prompts)) + args.max_new_tokens)
-    end_token = int(tokenizer.eos_token_id)
-    checks = Checks(repeated, tokenizer, end_token, shared_pool())
+    ends = end_tokens(policy.backbone, tokenizer)
+    checks = Checks(repeated, tokenizer, ends, shared_pool())
     rollout = collect(
         Turns(engine, policy.act),
         prompts,
         max_new_tokens=args.max_new_tokens,
-        end_token=end_token,
+        end_tokens=ends,
         generator=torch.Generator().manual_seed(args.seed),
         on_end=checks.begin,
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -21,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ollm_rl.backbones.vocabulary import suppress_unused
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
 from ollm_rl.files.checksums import SUMS_FILE, check_folder
@@ -71,6 +73,7 @@ def load_backbone(
     tokenizer = load_tokenizer(name)
     if (broken := not_finite(dict(model.named_parameters()))) is not None:
         raise UsageError(f"backbone {name!r} has weights that are not finite ({broken}); train or download it again")
+    suppress_unused(model, tokenizer)
     # Option plug-ins and LoRAs store this name as their backbone.
     model.config.name_or_path = model.name_or_path = name
     return model.to(resolve_device(str(device))).eval(), tokenizer
@@ -122,13 +125,25 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def context_length(backbone: PreTrainedModel) -> int:
     """Maximum number of tokens that the backbone supports.
 
+    A model with LongRoPE (Phi-3) reads a text beyond its original context with other frequencies, from the first token
+    on. What it has stored of the text so far is wrong from there, and ``generate`` computes it again. So its context
+    ends there.
+
     Raises:
         UsageError: If its config does not state this number, as with ALiBi or recurrent layers.
     """
-    length: int | None = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
-    if length is None:
+    config = backbone.config.get_text_config()
+    length: int | None = getattr(config, "max_position_embeddings", None)
+    if length is None or length < 1:
         raise UsageError(f"{type(backbone).__name__} states no max_position_embeddings; such models are not supported")
-    return length
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    of_layer_types = [entry for entry in rope.values() if isinstance(entry, dict)]
+    switches = [
+        int(entry["original_max_position_embeddings"])
+        for entry in (rope, *of_layer_types)
+        if entry.get("rope_type") == "longrope"
+    ]
+    return min([length, *switches])
 
 
 def fingerprint(backbone: PreTrainedModel) -> str:

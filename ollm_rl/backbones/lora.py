@@ -1,20 +1,61 @@
 """LoRA (Hu et al. 2022) with peft: the baseline for options in supervised and in reinforcement learning."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from ollm_rl.backbones.loading import check_files
 from ollm_rl.backbones.names import CONFIG_FILE, ModelName, resolve
 from ollm_rl.errors import DamagedError, UsageError, one_line
 
 
-def lora_config(rank: int) -> LoraConfig:
-    """Config of a LoRA on all linear layers except the output head."""
-    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+def lora_config(backbone: PreTrainedModel, rank: int) -> LoraConfig:
+    """Config of a LoRA on all linear layers and experts of the text decoder, without the output head.
+
+    Layers that read no text, as those of a vision tower, would never get a gradient.
+    """
+    decoder = backbone.get_decoder()
+    text_modules = {*decoder.modules(), backbone.get_output_embeddings()}
+    outside = [
+        name
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module not in text_modules
+    ]
+    # The experts of a layer are not linear layers but one tensor each for their first and second products.
+    experts = {".".join(name.split(".")[-2:]) for name, weight in decoder.named_parameters() if weight.ndim == 3}
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        exclude_modules=outside or None,
+        target_parameters=sorted(experts) or None,
+    )
+
+
+def add_lora(backbone: PreTrainedModel, rank: int) -> None:
+    """Add an untrained LoRA in place; only its weights have gradients."""
+    inject_adapter_in_model(lora_config(backbone, rank), backbone)
+
+
+@contextmanager
+def without_lora(backbone: PreTrainedModel) -> Iterator[None]:
+    """Within this context the backbone is as it was before ``add_lora``."""
+    layers = [module for module in backbone.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def load_lora(backbone: PreTrainedModel, name: str | ModelName) -> PeftModel:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ollm_rl.errors import UsageError
+from ollm_rl.backbones.vocabulary import suppressed_tokens
+from ollm_rl.errors import UsageError, one_line
 
 
 class OutputHead:
@@ -34,9 +35,11 @@ class OutputHead:
             )
         text_config = backbone.config.get_text_config()
         self._backbone = backbone
-        self.hidden_size: int = text_config.hidden_size
-        self.vocab_size: int = self.linear.weight.shape[0]
+        self.vocab_size: int
+        self.hidden_size: int
+        self.vocab_size, self.hidden_size = self.linear.weight.shape
         self.soft_cap: float | None = getattr(text_config, "final_logit_softcapping", None)
+        self._suppressed = torch.tensor(suppressed_tokens(backbone), dtype=torch.long, device=self.linear.weight.device)
         self._check()
 
     @property
@@ -45,8 +48,16 @@ class OutputHead:
         return self._backbone.get_output_embeddings()
 
     def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The backbone's logits, soft-capping included: (..., H) -> (..., V)."""
-        return self._capped(self.linear(hidden_states))
+        """The backbone's logits, soft-capping included: (..., H) -> (..., V).
+
+        Those of tokens that are never written (padded vocabularies) have the lowest number there is. It is finite, so
+        that a probability of 0 times its logarithm is 0.
+        """
+        logits = self._capped(self.linear(hidden_states))
+        if len(self._suppressed):
+            self._suppressed = self._suppressed.to(logits.device)
+            logits.index_fill_(-1, self._suppressed, torch.finfo(logits.dtype).min)
+        return logits
 
     def at(self, hidden_states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The logits of some tokens only, in float32: (..., H), (..., C) -> (..., C).
@@ -66,13 +77,23 @@ class OutputHead:
     @torch.no_grad()
     def _check(self) -> None:
         """Compare with the backbone's own logits on a few tokens."""
+        name = type(self._backbone).__name__
         probe = torch.arange(1, 5, device=self._backbone.device)[None] % self.vocab_size
-        expected = self._backbone(input_ids=probe, use_cache=False).logits
-        logits = self(last_hidden_states(self._backbone, probe)).to(expected.dtype)
-        if expected.shape != logits.shape or not torch.allclose(expected, logits, rtol=1e-2, atol=1e-2):
+        try:
+            expected = self._backbone(input_ids=probe, use_cache=False).logits
+            logits = self._capped(self.linear(last_hidden_states(self._backbone, probe))).to(expected.dtype)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever an unknown architecture raises
             raise UsageError(
-                f"{type(self._backbone).__name__} changes its logits after the output head in a way that is not "
-                "supported; only plain heads and final_logit_softcapping are"
+                f"{name} does not compute logits by an output head on its last hidden states ({type(error).__name__}: "
+                f"{one_line(error)}); it is not supported"
+            ) from error
+        # Relative, because random or scaled models have small logits.
+        if expected.shape != logits.shape or not (expected - logits).norm() <= 0.02 * expected.norm():
+            raise UsageError(
+                f"{name} changes its logits after the output head in a way that is not supported; only plain heads and "
+                "final_logit_softcapping are"
             )
 
 

@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.loading import context_length
+from ollm_rl.decode.acceptance import check_decoding
 from ollm_rl.decode.memory import check_capacity, worthwhile_slots
 from ollm_rl.decode.prefill import PASS_TOKENS, check_prompts, encode
 from ollm_rl.decode.row_cache import EncodedPrompt, RowCache, Snapshot
@@ -58,6 +59,7 @@ class DecodeEngine:
             raise UsageError(
                 f"max_length={max_length} is more than the backbone's context of {context} tokens; lower it"
             )
+        check_decoding(backbone)
         self.backbone, self.device, self.compiled = backbone, backbone.device, compiled
         self.vocab_size: int = backbone.get_input_embeddings().weight.shape[0]
         self.num_slots, self.max_length, self.pass_tokens = num_slots, max_length, pass_tokens

@@ -144,7 +144,7 @@ def collect(
     prompts: Sequence[list[int]],
     *,
     max_new_tokens: int | Sequence[int],
-    end_token: int,
+    end_tokens: Sequence[int],
     generator: torch.Generator | None = None,
     uniforms: torch.Tensor | None = None,
     on_end: OnEnd | None = None,
@@ -155,7 +155,7 @@ def collect(
         turns: Turns of a policy on an engine. The engine decodes as many episodes in parallel as it has slots.
         prompts: N prompts; equal adjacent ones are encoded only once.
         max_new_tokens: Token limit, or one per episode.
-        end_token: Token that ends an episode; it is part of the completion.
+        end_tokens: Tokens that end an episode; the one written is part of the completion.
         generator: CPU generator for sampling. An episode's samples depend only on its row, not on the number of slots.
         uniforms: Numbers in [0, 1) instead of a generator, (N, T). With neither, decoding is greedy.
         on_end: Called once for every episode, usually while others still run.
@@ -173,7 +173,7 @@ def collect(
         uniforms = torch.rand(count, max(limits), generator=generator)
     if uniforms is not None:
         uniforms = torch.nn.functional.pad(uniforms, (0, 0, 0, 1)).to(engine.device)  # a row for slots without episodes
-    run = _Run(turns, prompts, limits, end_token, on_end)
+    run = _Run(turns, prompts, limits, end_tokens, on_end)
     while run.waiting:
         failed = False
         try:
@@ -209,10 +209,15 @@ class _Run:
     """State of one call of ``collect``: which episodes wait, run and have ended."""
 
     def __init__(
-        self, turns: Turns, prompts: Sequence[list[int]], limits: list[int], end_token: int, on_end: OnEnd | None
+        self,
+        turns: Turns,
+        prompts: Sequence[list[int]],
+        limits: list[int],
+        end_tokens: Sequence[int],
+        on_end: OnEnd | None,
     ) -> None:
         self.turns, self.engine, self.prompts = turns, turns.engine, prompts
-        self.limits, self.end_token, self.on_end = limits, end_token, on_end
+        self.limits, self.end_tokens, self.on_end = limits, end_tokens, on_end
         self.waiting = deque(range(len(prompts)))
         self.running: list[int | None] = []  # episode of every slot
         self.trajectories = Trajectories(turns.record, len(prompts), max(limits))
@@ -221,7 +226,7 @@ class _Run:
     def run_waiting(self, uniforms: torch.Tensor | None) -> None:
         """Run all waiting episodes to their ends."""
         engine, turns = self.engine, self.turns
-        turns.start(self.end_token)
+        turns.start(self.end_tokens)
         store = PromptStore(engine)
         engine.restart(min(engine.num_slots, len(self.waiting)))
         self.running = [None] * len(engine.lengths)

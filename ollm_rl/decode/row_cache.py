@@ -204,19 +204,25 @@ def supported_layer_types(backbone: PreTrainedModel) -> list[str]:
     return layer_types
 
 
-def layer_shapes(backbone: PreTrainedModel) -> list[tuple[int, int]]:
-    """Number of heads and head size of every layer's keys and values, alternately, from a pass over one token.
+def cache_shapes(backbone: PreTrainedModel) -> tuple[list[tuple[int, int]], int]:
+    """The sizes of what a model keeps and returns, from a pass over one token.
+
+    Returns:
+        Number of heads and head size of every layer's keys and values, alternately, and H.
 
     Raises:
-        UsageError: If a layer keeps more than keys and values.
+        UsageError: If the model keeps no keys and values, or a layer keeps more than these.
     """
     probe = DynamicCache()
     token = torch.zeros(1, 1, dtype=torch.long, device=backbone.device)
     with torch.no_grad():
-        backbone.base_model(input_ids=token, past_key_values=probe, use_cache=True)
+        output = backbone.base_model(input_ids=token, past_key_values=probe, use_cache=True)
+    if not probe.layers:
+        raise UsageError(f"{type(backbone).__name__} keeps no keys and values of past tokens; it is not supported")
     if any(type(layer) is not DynamicLayer for layer in probe.layers):
         raise UsageError(f"{type(backbone).__name__} keeps more than keys and values; it is not supported")
-    return [(states.shape[1], states.shape[3]) for layer in probe.layers for states in (layer.keys, layer.values)]
+    shapes = [(states.shape[1], states.shape[3]) for layer in probe.layers for states in (layer.keys, layer.values)]
+    return shapes, output.last_hidden_state.shape[-1]
 
 
 def step_masks(

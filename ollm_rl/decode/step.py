@@ -20,7 +20,7 @@ from ollm_rl.decode.row_cache import (
     EncodedPrompt,
     RowCache,
     StepLayout,
-    layer_shapes,
+    cache_shapes,
     step_masks,
     supported_layer_types,
 )
@@ -55,7 +55,7 @@ class ModelStep:
         self._layer_types = supported_layer_types(backbone)
         self._config = config = backbone.config.get_text_config()
         self._window: int | None = getattr(config, "sliding_window", None)
-        self._shapes = layer_shapes(backbone)
+        self._shapes, hidden_size = cache_shapes(backbone)
         self._backbone, self._max_length, self._compiled = backbone, max_length, compiled
         self._model: Any = torch.compile(backbone.base_model) if compiled else backbone.base_model
         self._reads_live_part = reads_live_part(backbone)
@@ -68,7 +68,7 @@ class ModelStep:
         self._rows = torch.arange(num_slots, device=device)
         self.cache: RowCache | None = None
         self.tokens, self.positions = torch.zeros(2, num_slots, dtype=torch.long, device=device)
-        self.hidden = torch.zeros(num_slots, config.hidden_size, dtype=backbone.dtype, device=device)
+        self.hidden = torch.zeros(num_slots, hidden_size, dtype=backbone.dtype, device=device)
         self.slot_bytes = sum(heads * size for heads, size in self._shapes) * max_length * backbone.dtype.itemsize
 
     def allocate(self, num_slots: int) -> RowCache:

@@ -7,7 +7,7 @@ it only between chunks of turns. On a CPU the same function is called directly.
 Letters: S slots, B slots in use, C turns of a chunk, N episodes, T tokens, H hidden.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -111,14 +111,15 @@ class Turns:
         self._live = torch.zeros(slots, dtype=torch.bool, device=device)
         self._uniforms = torch.zeros(self.chunk, slots, device=device)
         self._turn = torch.zeros(1, dtype=torch.long, device=device)  # within the chunk
-        # A tensor, because a graph would record a number as a constant.
-        self._end_token = torch.zeros((), dtype=torch.long, device=device)
+        # A table of the vocabulary, because a graph records numbers and shapes as constants.
+        self._is_end = torch.zeros(engine.vocab_size, dtype=torch.bool, device=device)
         example = _record(choose(engine.hidden[:1], torch.zeros(1, device=device)), self._live[:1], self._live[:1])
         self.record = example.zeros(self.chunk, slots)
 
-    def start(self, end_token: int) -> None:
-        """Drop all episodes, and set the token that ends an episode."""
-        self._end_token.fill_(end_token)
+    def start(self, end_tokens: Sequence[int]) -> None:
+        """Drop all episodes, and set the tokens that end an episode."""
+        self._is_end.zero_()
+        self._is_end[to_device(list(end_tokens), self.engine.device)] = True
         self._live.zero_()
 
     def begin(self, slots: list[int], episodes: list[int], limits: list[int]) -> None:
@@ -167,7 +168,7 @@ class Turns:
         count = len(hidden)
         action: Action = self._choose(hidden, uniforms)
         live, times = self._live[:count], self._times[:count]
-        ended = live & (action.tokens == self._end_token)
+        ended = live & self._is_end[action.tokens]
         for mine, new in self.record.pairs(_record(action, live, ended)):
             mine[:, :count].index_copy_(0, self._turn, new)
         times += 1

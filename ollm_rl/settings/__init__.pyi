@@ -1,4 +1,5 @@
 from .base import Machine as Machine
+from .base import PromptSettings as PromptSettings
 from .base import Settings as Settings
 from .base import checked as checked
 from .base import own_fields as own_fields
@@ -28,6 +29,7 @@ __all__ = [
     "Nats",
     "own_fields",
     "Positive",
+    "PromptSettings",
     "read_settings",
     "refuse_changed",
     "refuse_unknown_flags",

@@ -34,6 +34,7 @@ from ollm_rl.pretrain.teacher_forced.scores import (
 )
 from ollm_rl.pretrain.teacher_forced.summary import problem_sums, summarise
 from ollm_rl.pretrain.teacher_forced.token_report import write_token_report
+from ollm_rl.problems.prompts import format_prompts
 from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import origin, write_atomic
 from ollm_rl.safekeeping.outputs import output_file
@@ -113,6 +114,7 @@ def _measure(config: TeacherForcedConfig) -> dict[str, Any]:
     dtype, device = getattr(torch, config.dtype), resolve_device(config.device)
     options = OptionModel.from_pretrained(config.model, dtype=dtype, device=device)
     tokenizer = load_tokenizer(options.backbone.config.name_or_path)
+    format_prompts(tokenizer, config)
     adapter = None if config.lora is None else load_lora(options.backbone, config.lora)
     result = teacher_forced(options, tokenizer, problems, lora=adapter, seed=config.seed)
     result |= {name: getattr(config, name) for name in ("model", "lora", "data", "split", "seed")} | origin()

@@ -21,7 +21,7 @@ from tests.tiny_models import CONTEXT, VOCAB, greedy_generate, tiny_model
 def rollout_of(
     policy: Policy, engine: DecodeEngine, prompts: list[list[int]], *, chunk: int | None = None, **changes: Any
 ) -> Rollout:
-    given: dict[str, Any] = {"max_new_tokens": LIMIT, "end_token": -1, "generator": torch.Generator().manual_seed(5)}
+    given: dict[str, Any] = {"max_new_tokens": LIMIT, "end_tokens": [], "generator": torch.Generator().manual_seed(5)}
     return collect(Turns(engine, policy.act, chunk=chunk), prompts, **given | changes)
 
 
@@ -30,10 +30,10 @@ def rollout_of(
 def test_chunks_of_turns_change_nothing(kind: str, chunk: int, num_slots: int) -> None:
     policy = policy_over(kind)
     end = frequent_token(completions(sampled(policy, PROMPTS)))
-    expected = sampled(policy, PROMPTS, end)
+    expected = sampled(policy, PROMPTS, [end])
     engine = DecodeEngine(policy.backbone, num_slots, CONTEXT)
     for _ in range(2):  # the second time on a used engine
-        found = rollout_of(policy, engine, PROMPTS, end_token=end, chunk=chunk)
+        found = rollout_of(policy, engine, PROMPTS, end_tokens=[end], chunk=chunk)
         assert completions(found) == completions(expected)
         for name in ("completion_mask", "decisions", "terminated"):
             assert torch.equal(getattr(found, name), getattr(expected, name)), name
@@ -48,7 +48,7 @@ def test_a_slot_that_ends_is_filled_immediately_and_on_a_cpu_none_is_wasted() ->
     rows = completions(sampled(policy, PROMPTS * 2))
     end = max(range(VOCAB), key=lambda token: len({row.index(token) for row in rows if token in row}))
     engine = DecodeEngine(policy.backbone, 3, CONTEXT)
-    rollout = rollout_of(policy, engine, PROMPTS * 2, end_token=end)
+    rollout = rollout_of(policy, engine, PROMPTS * 2, end_tokens=[end])
     lengths = rollout.completion_mask.sum(1)
     assert len(lengths.unique()) > 2
     assert rollout.slot_steps == int(lengths.sum()) and rollout.wasted_share == 0
@@ -60,7 +60,7 @@ def test_the_share_of_wasted_slot_steps_counts_slots_that_wait_for_the_next_chec
     end = next(token for token in rows[0] if token not in rows[1])
     length = rows[0].index(end) + 1
     engine = DecodeEngine(policy.backbone, 2, CONTEXT)
-    rollout = rollout_of(policy, engine, PROMPTS[:2], max_new_tokens=8, end_token=end, generator=None, chunk=8)
+    rollout = rollout_of(policy, engine, PROMPTS[:2], max_new_tokens=8, end_tokens=[end], generator=None, chunk=8)
     assert rollout.slot_steps == 16
     assert rollout.wasted_share == 1 - (length + 8) / 16
 
@@ -97,11 +97,11 @@ def test_running_out_of_memory_halves_the_slots_with_a_warning_and_changes_no_sa
 ) -> None:
     policy = policy_over("options")
     end = frequent_token(completions(sampled(policy, PROMPTS)))
-    expected = sampled(policy, PROMPTS, end)
+    expected = sampled(policy, PROMPTS, [end])
     engine = DecodeEngine(policy.backbone, 8, CONTEXT)
     fail_above(engine, 2, monkeypatch, calls=9)  # by then some episodes have ended, others not
     with pytest.warns(RuntimeWarning) as caught:
-        found = rollout_of(policy, engine, PROMPTS, end_token=end)
+        found = rollout_of(policy, engine, PROMPTS, end_tokens=[end])
     assert [str(warning.message) for warning in caught] == [
         "out of memory with 8 slots; continuing with 4",
         "out of memory with 4 slots; continuing with 2",
@@ -198,7 +198,7 @@ def test_in_any_order_of_arrivals_and_ends_each_episode_is_that_of_generate(
 ) -> None:
     asked = [PROMPTS[index] for index in prompts]
     engine = DecodeEngine(POLICY.backbone, num_slots, CONTEXT)
-    found = rollout_of(POLICY, engine, asked, end_token=end, generator=None, chunk=chunk)
+    found = rollout_of(POLICY, engine, asked, end_tokens=[end], generator=None, chunk=chunk)
     assert completions(found) == [written(prompt, end) for prompt in asked]
     assert found.prompts == asked
     assert found.terminated.tolist() == [written(prompt, end)[-1] == end for prompt in asked]
@@ -236,9 +236,9 @@ def test_the_turn_that_warms_a_recording_up_does_not_count(monkeypatch: pytest.M
 
     policy = policy_over("options")
     end = frequent_token(completions(sampled(policy, PROMPTS)))
-    expected = sampled(policy, PROMPTS, end)
+    expected = sampled(policy, PROMPTS, [end])
     monkeypatch.setattr(Graphs, "run", as_when_recording)
-    found = rollout_of(policy, DecodeEngine(policy.backbone, 3, CONTEXT), PROMPTS, end_token=end, chunk=4)
+    found = rollout_of(policy, DecodeEngine(policy.backbone, 3, CONTEXT), PROMPTS, end_tokens=[end], chunk=4)
     assert completions(found) == completions(expected)
     assert torch.equal(found.terminated, expected.terminated)
 
@@ -248,7 +248,7 @@ def test_the_turn_that_warms_a_recording_up_does_not_count(monkeypatch: pytest.M
 def test_recorded_turns_give_the_same_results_as_those_of_a_cpu(kind: str) -> None:
     policy = policy_over(kind)
     end = frequent_token(completions(sampled(policy, PROMPTS)))
-    expected = sampled(policy, PROMPTS, end)
+    expected = sampled(policy, PROMPTS, [end])
     policy.backbone.cuda()
     if kind == "options":
         getattr(policy, "_model")[0].cuda()  # noqa: B009  # mypy takes a module's attribute for a module
@@ -256,7 +256,7 @@ def test_recorded_turns_give_the_same_results_as_those_of_a_cpu(kind: str) -> No
     turns = Turns(DecodeEngine(policy.backbone, 3, CONTEXT), policy.act)
     for _ in range(2):  # the second time with the existing graphs
         generator = torch.Generator().manual_seed(5)
-        found = collect(turns, PROMPTS, max_new_tokens=LIMIT, end_token=end, generator=generator)
+        found = collect(turns, PROMPTS, max_new_tokens=LIMIT, end_tokens=[end], generator=generator)
         assert completions(found) == completions(expected)
         mask = expected.completion_mask
         torch.testing.assert_close(found.log_probs.cpu()[mask], expected.log_probs[mask], rtol=1e-3, atol=1e-3)

@@ -1,5 +1,6 @@
 """The rollout loop: the tokens of Hugging Face's ``generate``, and samples that depend only on their own row."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -29,12 +30,12 @@ def policy_over(kind: str) -> OptionPolicy | TokenPolicy:
     return OptionPolicy(model)
 
 
-def sampled(policy: Policy, prompts: list[list[int]], end_token: int = -1, num_slots: int = 99) -> Rollout:
+def sampled(policy: Policy, prompts: list[list[int]], end_tokens: Sequence[int] = (), num_slots: int = 99) -> Rollout:
     return collect(
         Turns(DecodeEngine(policy.backbone, num_slots, CONTEXT), policy.act),
         prompts,
         max_new_tokens=LIMIT,
-        end_token=end_token,
+        end_tokens=end_tokens,
         generator=torch.Generator().manual_seed(5),
     )
 
@@ -63,7 +64,7 @@ def test_greedy_completions_are_those_of_generate(family: str, num_slots: int) -
     cut = [row[: row.index(end) + 1] if end in row else row for row in expected]
     policy = TokenPolicy(backbone, rank=0)
     engine = DecodeEngine(backbone, num_slots, CONTEXT)
-    rollout = collect(Turns(engine, policy.act), PROMPTS, max_new_tokens=LIMIT, end_token=end)
+    rollout = collect(Turns(engine, policy.act), PROMPTS, max_new_tokens=LIMIT, end_tokens=[end])
     assert completions(rollout) == cut
     assert rollout.terminated.tolist() == [end in row for row in expected]
     assert rollout.prompts == PROMPTS
@@ -78,7 +79,7 @@ def test_a_compiled_rollout_is_the_same_rollout(kind: str, monkeypatch: pytest.M
     policy = policy_over(kind)
     generator = torch.Generator().manual_seed(5)
     engine = DecodeEngine(policy.backbone, 99, CONTEXT, compiled=True)
-    compiled = collect(Turns(engine, policy.act), PROMPTS, max_new_tokens=LIMIT, end_token=-1, generator=generator)
+    compiled = collect(Turns(engine, policy.act), PROMPTS, max_new_tokens=LIMIT, end_tokens=[], generator=generator)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1, "the model's and the policy's"
     assert completions(compiled) == completions(sampled(policy, PROMPTS))
 
@@ -87,11 +88,11 @@ def test_a_compiled_rollout_is_the_same_rollout(kind: str, monkeypatch: pytest.M
 def test_samples_do_not_depend_on_the_number_of_slots(kind: str) -> None:
     policy = policy_over(kind)
     end = frequent_token(completions(sampled(policy, PROMPTS)))
-    whole = sampled(policy, PROMPTS, end)
+    whole = sampled(policy, PROMPTS, [end])
     assert 0 < whole.terminated.sum() < len(PROMPTS)
     assert len(set(map(tuple, completions(whole)))) > 5
     for num_slots in (1, 3):
-        part = sampled(policy, PROMPTS, end, num_slots)
+        part = sampled(policy, PROMPTS, [end], num_slots)
         assert completions(part) == completions(whole)
         for name in ("completion_mask", "decisions", "terminated"):
             assert torch.equal(getattr(part, name), getattr(whole, name)), name
@@ -124,7 +125,7 @@ def test_equal_generators_give_equal_rollouts_and_rows_of_one_prompt_differ() ->
 def test_masks_end_with_the_end_of_text_or_at_the_token_limit(kind: str) -> None:
     policy = policy_over(kind)
     end = frequent_token(completions(sampled(policy, PROMPTS)))
-    rollout = sampled(policy, PROMPTS, end)
+    rollout = sampled(policy, PROMPTS, [end])
     assert rollout.tokens.shape == (len(PROMPTS), LIMIT)
     for row, mask, terminated in zip(rollout.tokens, rollout.completion_mask, rollout.terminated, strict=True):
         length = int(mask.sum())
@@ -145,7 +146,7 @@ def test_every_episode_is_passed_on_once_when_it_ends(num_slots: int) -> None:
         Turns(DecodeEngine(policy.backbone, num_slots, CONTEXT), policy.act),
         PROMPTS,
         max_new_tokens=LIMIT,
-        end_token=end,
+        end_tokens=[end],
         generator=torch.Generator().manual_seed(5),
         on_end=lambda episodes, tokens: calls.append((episodes, tokens)),
     )
@@ -158,13 +159,13 @@ def test_every_episode_is_passed_on_once_when_it_ends(num_slots: int) -> None:
 def test_an_end_of_text_at_the_token_limit_terminates() -> None:
     policy = policy_over("tokens")
     last = completions(sampled(policy, [[5, 6, 7]]))[0][-1]
-    rollout = sampled(policy, [[5, 6, 7]], end_token=last)
+    rollout = sampled(policy, [[5, 6, 7]], end_tokens=[last])
     shorter = completions(rollout)[0].index(last) + 1
     limited = collect(
         Turns(DecodeEngine(policy.backbone, 1, CONTEXT), policy.act),
         [[5, 6, 7]],
         max_new_tokens=shorter,
-        end_token=last,
+        end_tokens=[last],
         generator=torch.Generator().manual_seed(5),
     )
     assert limited.terminated.tolist() == [True]

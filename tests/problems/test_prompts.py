@@ -6,11 +6,13 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.envs.text_gen import TextGenEnv
+from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import IGNORED, OptionModel
 from ollm_rl.pretrain.data import encode_examples
-from ollm_rl.problems.prompts import encode_prompts
+from ollm_rl.problems.prompts import encode_prompts, format_prompts
 from ollm_rl.problems.sources import Problem
+from ollm_rl.settings import PromptSettings
 from tests.tiny_models import EOS, tiny_model, tiny_tokenizer
 
 PROBLEMS = [
@@ -91,3 +93,72 @@ def test_half_a_character_is_named_by_its_problem() -> None:
     ]
     with pytest.raises(ValueError, match="problem 'half' has a lone surrogate, half a character; correct it"):
         encode_prompts(problems, tiny_tokenizer(), max_length=64)
+
+
+def test_a_tokenizer_that_ends_every_text_does_not_end_the_prompt() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", EOS)]
+    )
+    assert tokenizer("a").input_ids[-1] == EOS, "else nothing could be dropped"
+    assert encode_prompts(PROBLEMS, tokenizer, max_length=64) == [plain_ids("3 + 4 = ?\n"), plain_ids("10 - 3\n")]
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_a_special_token_that_a_question_spells_stays_text(template: str | None) -> None:
+    tokenizer = beginning_tokenizer(template)
+    question = "What is <|endoftext|>?"
+    spelled = Problem(id="spelled", question=question, solution="", answer="", language="en")
+    assert tokenizer(question).input_ids.count(EOS) == 2, "else nothing could be misread"
+    plain, prompt = encode_prompts([PROBLEMS[0], spelled], tokenizer, max_length=64)
+    assert prompt.count(EOS) == 1 and prompt[0] == EOS
+    text = f"{question}\n" if template is None else f"user: {question}\nassistant: "
+    assert tokenizer.decode(prompt[1:]) == text
+    assert plain == encode_prompts(PROBLEMS[:1], tokenizer, max_length=64)[0]
+
+
+def test_a_chat_template_that_raises_is_one_line_with_its_message() -> None:
+    tokenizer = beginning_tokenizer("{{ raise_exception('a system prompt\nis needed') }}")
+    with pytest.raises(
+        UsageError, match=r"chat template of .* \(a system prompt is needed\); give --prompt_template"
+    ) as error:
+        encode_prompts(PROBLEMS, tokenizer, max_length=64)
+    assert "\n" not in str(error.value)
+
+
+def test_a_system_prompt_is_the_first_message_and_that_of_a_later_command_replaces_it() -> None:
+    tokenizer = beginning_tokenizer(TEMPLATE)
+    for text in ("Ignore me.", "Say 'é'\nand \"why\" {{x}}."):
+        format_prompts(tokenizer, PromptSettings(system_prompt=text))
+        format_prompts(tokenizer, PromptSettings())
+        (prompt,) = encode_prompts(PROBLEMS[1:], tokenizer, max_length=99)
+        assert prompt == [EOS, *plain_ids(f"system: {text}\nuser: 10 - 3\nassistant: ")]
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_a_plain_text_template_takes_the_place_of_the_chat_template(template: str | None) -> None:
+    tokenizer = beginning_tokenizer(template)
+    settings = PromptSettings(prompt_template="Q: {question}\n'A': ")
+    format_prompts(tokenizer, settings)
+    expected = plain_ids("Q: 10 - 3\n'A': ")
+    assert encode_prompts(PROBLEMS[1:], tokenizer, max_length=64) == [expected]
+    tokenizer.bos_token = "<|endoftext|>"  # it begins a text, so it begins this one too
+    format_prompts(tokenizer, settings)
+    assert encode_prompts(PROBLEMS[1:], tokenizer, max_length=64) == [[EOS, *expected]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prompt_template": "Q:"}, "prompt_template='Q:' must hold {question} once"),
+        ({"prompt_template": "{question}", "system_prompt": "Be brief."}, "system_prompt is not used with prompt_temp"),
+    ],
+)
+def test_prompt_settings_that_cannot_be_used_are_refused(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        PromptSettings(**settings)
+
+
+def test_a_system_prompt_without_a_chat_template_is_refused() -> None:
+    with pytest.raises(UsageError, match="system_prompt='Be brief.' needs one chat template"):
+        format_prompts(tiny_tokenizer(), PromptSettings(system_prompt="Be brief."))

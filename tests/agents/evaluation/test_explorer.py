@@ -10,6 +10,7 @@ from ollm_rl.agents.evaluation import explorer
 from ollm_rl.agents.evaluation.explorer import explore, option_maps
 from ollm_rl.agents.policies.anchored import AnchoredPolicy
 from ollm_rl.agents.policies.option import OptionPolicy
+from ollm_rl.decode.acceptance import check_decoding
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem
@@ -109,6 +110,7 @@ def test_no_prefix_is_read_twice(policy: OptionPolicy, tokenizer: PreTrainedToke
     def count(module: Any, arguments: Any, settings: Any) -> None:
         widths.append(settings["input_ids"].shape[1])
 
+    check_decoding(policy.backbone)  # else the first engine would read the rows that it compares
     policy.backbone.base_model.register_forward_pre_hook(count, with_kwargs=True)
     (item,) = explore(policy, tokenizer, [problem()], max_new_tokens=LIMIT)
     assert sum("then" in choice for position in item["positions"] for choice in position["choices"]) > 3

@@ -55,7 +55,7 @@ def sampled(policy: Frozen) -> Rollout:
         Turns(engine, policy.act),
         [[5, 6, 7], [9], [30, 31, 32, 33, 34]],
         max_new_tokens=8,
-        end_token=EOS,
+        end_tokens=[EOS],
         generator=torch.Generator().manual_seed(0),
     )
 

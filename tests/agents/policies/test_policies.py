@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from scipy import stats
 from torch import nn
 
+from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import draw
+from ollm_rl.agents.policies.loading import new_policy
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.decode.engine import DecodeEngine
@@ -17,7 +20,9 @@ from ollm_rl.decode.turns import Turns
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.decisions import token_log_probs
 from ollm_rl.options.model import OptionModel
-from tests.tiny_models import CONTEXT, EOS, HIDDEN, VOCAB, tiny_model
+from ollm_rl.problems.prompts import encode_prompts
+from ollm_rl.problems.sources import Problem
+from tests.tiny_models import CONTEXT, EOS, HIDDEN, VOCAB, save_backbone, tiny_model
 
 BELOW_ONE = 1 - 2**-24  # the largest number that torch.rand returns
 
@@ -49,7 +54,7 @@ def sampled(policy: OptionPolicy | TokenPolicy, max_new_tokens: int = 8) -> Roll
     generator = torch.Generator().manual_seed(0)
     engine = DecodeEngine(policy.backbone, 3, CONTEXT)
     return collect(
-        Turns(engine, policy.act), prompts, max_new_tokens=max_new_tokens, end_token=EOS, generator=generator
+        Turns(engine, policy.act), prompts, max_new_tokens=max_new_tokens, end_tokens=[EOS], generator=generator
     )
 
 
@@ -249,3 +254,11 @@ def test_a_lora_on_a_backbone_in_bfloat16_is_trained_in_float32() -> None:
     torch.optim.SGD([weight for weight in policy.parameters() if weight.requires_grad], lr=1e-6).step()
     after = [weight for weight in policy.parameters() if weight.requires_grad]
     assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_a_run_is_loaded_with_its_own_prompt(tmp_path: Path) -> None:
+    model = save_backbone(tmp_path / "backbone")
+    template, problem = "Q: {question} A:", Problem(id="sum", question="1+1", solution="", answer="2", language="en")
+    config = RLConfig(out=tmp_path / "run", model=model, action_space="tokens", prompt_template=template)
+    _, tokenizer = new_policy(config, torch.device("cpu"))
+    assert tokenizer.decode(encode_prompts([problem], tokenizer, max_length=64)[0]) == "Q: 1+1 A:"

@@ -250,7 +250,7 @@ def test_every_branch_is_where_options_disagree_and_probabilities_are_summed_by_
     policy = option_policy()
     engine = DecodeEngine(policy.backbone, 2, CONTEXT)
     trees = [Tree(ids_of("Give a?\n"), 40)]
-    forest = Forest(policy, engine, end_token=EOS, max_new_tokens=10, leaves=2)
+    forest = Forest(policy, engine, end_tokens=[EOS], max_new_tokens=10, leaves=2)
 
     def expand_all(tree: Tree) -> Search:
         nodes = [tree.root]

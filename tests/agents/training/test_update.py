@@ -46,7 +46,9 @@ def token_policy() -> TokenPolicy:
 def rollout_of(policy: OptionPolicy | TokenPolicy) -> Rollout:
     engine = DecodeEngine(policy.backbone, 4, CONTEXT)
     generator = torch.Generator().manual_seed(0)
-    return collect(Turns(engine, policy.act), PROMPTS, max_new_tokens=[3, 8, 5, 1], end_token=EOS, generator=generator)
+    return collect(
+        Turns(engine, policy.act), PROMPTS, max_new_tokens=[3, 8, 5, 1], end_tokens=[EOS], generator=generator
+    )
 
 
 def update(policy: OptionPolicy | TokenPolicy, settings: RLConfig) -> tuple[Updater, dict[str, float]]:
