@@ -104,7 +104,7 @@ def _trained_policy(
         config = RLConfig(**{**settings, "out": run, "dtype": str(dtype).removeprefix("torch.")})
     except TypeError as error:
         reason = one_line(error)
-        raise UsageError(f"{run}/run.json has a setting that is unknown here ({reason}); train again") from error
+        raise UsageError(f"{run}/run.json does not fit ({reason}); copy it again, or train again") from error
     policy, tokenizer = new_policy(config, torch.device(device))
     if model.checkpoint is None:
         raise MissingError(f"{model.name} has saved no checkpoint yet; let ollm-rl train finish an iteration")

@@ -56,7 +56,8 @@ class ModelName:
             return None
         below = self.description.get(entries[self.kind])
         if not isinstance(below, str):
-            raise DamagedError(f"{self.name} does not say what it was trained on ({entries[self.kind]}); copy it again")
+            path = Path(self.folder or "") / ("run.json" if self.kind == "run" else CONFIG_FILE)
+            raise DamagedError(f"{path} does not say what it was trained on ({entries[self.kind]}); copy it again")
         return resolve(below)
 
     @property
