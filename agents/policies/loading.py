@@ -112,7 +112,7 @@ def _trained_policy(
         config = RLConfig(**settings | changes)
     except TypeError as error:
         reason = one_line(error)
-        raise UsageError(f"{run}/run.json has a setting that is unknown here ({reason}); train again") from error
+        raise UsageError(f"{run}/run.json does not fit ({reason}); copy it again, or train again") from error
     try:
         policy, tokenizer = new_policy(config, torch.device(device))
     except MissingError as error:

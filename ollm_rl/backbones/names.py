@@ -71,7 +71,8 @@ class ModelName:
         assert self.folder is not None
         name = self.description.get(entry)
         if not isinstance(name, str):
-            raise DamagedError(f"{self.name} does not say what it was trained on ({entry}); copy it again")
+            path = self.folder / ("run.json" if self.kind == "run" else CONFIG_FILE)
+            raise DamagedError(f"{path} does not say what it was trained on ({entry}); copy it again")
         return located(name, setting, self.folder, self.places.get(setting))
 
     @property
