@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from annotated_types import Gt, Interval
+from annotated_types import Interval
 
 Count = Annotated[int, Interval(ge=1, le=10**9)]
 CountOrZero = Annotated[int, Interval(ge=0, le=10**9)]
 Width = Annotated[int, Interval(ge=1, le=2**16)]  # of a layer
-Positive = Annotated[float, Gt(0)]
+Positive = Annotated[float, Interval(gt=0, le=1e30)]  # Adam multiplies a rate by ten at first, within float32
 Share = Annotated[float, Interval(ge=0, le=1)]
 Weight = Annotated[float, Interval(ge=-1000, le=1000)]  # of a term of a reward, and a reward
 Coefficient = Annotated[float, Interval(ge=0, le=1000)]  # of a term of a loss

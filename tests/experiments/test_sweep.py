@@ -106,6 +106,7 @@ def fake_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: dict[f
     """Run a sweep over learning rates with `FakeTraining`."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers do not know this file
     monkeypatch.setattr(ray_tune, "train_agent", FakeTraining(tmp_path / "attempts", failures))
+    monkeypatch.setattr(sweep_module, "check_inputs", lambda *inputs: None)  # there is no model
     run_sweep(SweepConfig(out=tmp_path / "sweep", train={"model": "m", "iterations": 3}, **changes))
     return tmp_path / "sweep"
 
@@ -201,6 +202,7 @@ def test_when_every_trial_fails_the_first_error_is_reported(tmp_path: Path, monk
     monkeypatch.setattr(
         sweep_module, "run_trials", lambda state, configs, *_, **__: dict.fromkeys(configs, "OSError: full")
     )
+    monkeypatch.setattr(sweep_module, "check_inputs", lambda *inputs: None)  # there is no model
     config = SweepConfig(out=tmp_path / "sweep", train={"model": "m"}, grid={"learning_rate": [0.5, 0.25]})
     with pytest.raises(ValueError, match=r"all 2 trials failed; 000-learning_rate=0.5,seed=0: OSError: full"):
         run_sweep(config)
