@@ -102,7 +102,7 @@ class RolloutSettings(Settings):
     """Correctness of a completion whose check failed or timed out. These are counted as verifier_failures."""
 
 
-POLICIES = {"options": ("latent", "anchored"), "tokens": ("lora", "frozen-head", "top-tokens")}  # the first is usual
+POLICIES = {"options": ("anchored", "latent"), "tokens": ("lora", "frozen-head", "top-tokens")}  # the default first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +110,9 @@ class PolicySettings(Settings):
     """The policy."""
 
     policy: Literal["latent", "anchored", "lora", "frozen-head", "top-tokens"] | None = None
-    """Over options: latent, the paper's pi(z), or anchored, which starts as the backbone restricted to the offered
-    tokens. Over tokens: lora, or as controls frozen-head (the vocabulary on frozen hidden states) and top-tokens (the
-    backbone's ten most probable ones). If left out: latent, or lora."""
+    """Over options: anchored, which starts as the backbone restricted to the offered tokens, or latent, the paper's
+    pi(z). Over tokens: lora, or as controls frozen-head (the vocabulary on frozen hidden states) and top-tokens (the
+    backbone's ten most probable ones). If left out: anchored, or lora."""
     option_gradient: Literal["token", "option"] = "token"
     """Log-probability of a choice (options). Token: log of the sum of pi(z) over the options that lead to that token.
     Option: log pi(z) of the chosen option."""
@@ -282,6 +282,7 @@ class RLConfig(
         refuse_changed(self, [field.name for field in own_fields(unused)], f"by algorithm={self.algorithm}")
         policies = POLICIES[self.action_space]
         policy = self.policy or policies[0]
+        object.__setattr__(self, "policy", policy)  # so that run.json says which
         if policy not in policies:
             raise UsageError(
                 f"policy={policy!r} does not act over {self.action_space}; give one of {', '.join(policies)}, or "

@@ -36,9 +36,9 @@ def _new_policy(config: RLConfig, dtype: torch.dtype, device: torch.device) -> t
     model = resolve(config.model)
     if config.action_space == "options":
         options, tokenizer = _load_options(model.require("options", role="model"), dtype, device)
-        if config.policy == "anchored":
-            return AnchoredPolicy(options), tokenizer
-        return OptionPolicy(options, plain=config.option_gradient == "option"), tokenizer
+        if config.policy == "latent":
+            return OptionPolicy(options, plain=config.option_gradient == "option"), tokenizer
+        return AnchoredPolicy(options), tokenizer
     model.require("backbone", "options", role="model")  # training over tokens starts its own LoRA
     backbone, tokenizer = load_backbone(model.backbone, dtype=dtype, device=device)
     if config.policy == "frozen-head":
@@ -108,6 +108,8 @@ def _trained_policy(
             f"PPO.load('{run}/model.zip') and so on"
         )
     changes = {"out": run, "model": model.trained_on, "dtype": str(dtype).removeprefix("torch.")}
+    if settings.get("policy") is None and model.has_options:  # older runs do not say so
+        changes["policy"] = "latent"
     try:
         config = RLConfig(**settings | changes)
     except TypeError as error:

@@ -49,7 +49,9 @@ class Ours:
 
     def __init__(self, name: str, config: RLConfig, problems: list[Problem]) -> None:
         space, _, algorithm = name.partition("-")
-        settings: Any = {"action_space": "options" if space == "latent" else "tokens", "algorithm": algorithm}
+        settings: Any = {"action_space": "tokens", "policy": "lora", "algorithm": algorithm}
+        if space == "latent":
+            settings |= {"action_space": "options", "policy": "latent"}
         config = RLConfig(**{**vars(config), **settings, "out": config.out / name})
         policy, tokenizer = new_policy(config, resolve_device(config.device))
         self.trainer = build_trainer(config, policy, tokenizer, problems)

@@ -31,7 +31,7 @@ rl() { # NAME, the policy's objective, then settings
         --data "jsonl:$data/word_problems_train.jsonl" --out "$out/$1" "${@:3}" >"$out/logs/$1.log" 2>&1
 }
 latent() { # the policy's objective in the supervised stage
-    for seed in 0 1 2; do rl "latent-reinforce-$1-seed$seed" "$1" --learning_rate 1e-3 --seed "$seed" & done
+    for seed in 0 1 2; do rl "latent-reinforce-$1-seed$seed" "$1" --policy latent --learning_rate 1e-3 --seed "$seed" & done
 }
 vocabulary() {
     for rate in 3e-5 1e-4 3e-4; do
@@ -60,7 +60,7 @@ ollm report "${runs[@]}" --results "$out/eval" --out "$out/report.html"
 
 # Speeds, each without other runs on the GPU: options, tokens, options, tokens.
 for round in 0 1; do
-    rl "timing-latent-$round" marginal --iterations 4
+    rl "timing-latent-$round" marginal --policy latent --iterations 4
     rl "timing-vocab-$round" imitation --iterations 4 --action_space tokens --learning_rate 1e-4
 done
 python3 -m ollm_rl.experiments.studies.table "$out"
