@@ -21,7 +21,9 @@ def run(folder: Path, rewards: list[float], **columns: list[float]) -> Curve:
     folder.mkdir(parents=True)
     rows: list[dict[str, float]] = [
         {
+            "iteration": float(index),
             "reward": reward,
+            "reward_correctness": reward,
             "episodes": 10.0 * (index + 1),
             "seconds": 2.0 * (index + 1),
             "completion_tokens": 5.0,

@@ -118,7 +118,7 @@ def test_the_iterations_of_a_run_follow_from_its_episodes(tmp_path: Path) -> Non
     run = method_config(config(tmp_path, max_episodes=100), "latent", {"episodes": 32}, 7, tmp_path)
     assert (run.iterations, run.episodes, run.seed, run.device) == (3, 32, 7, "cpu")
     with pytest.raises(UsageError, match="max_episodes=8 is less than an iteration of 256; raise it"):
-        method_config(config(tmp_path, max_episodes=8), "latent", {}, 7, tmp_path)
+        method_config(config(tmp_path, max_episodes=8, window=8), "latent", {}, 7, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ methods: {a: {random: {learning_rate: {loguniform: [0.001, 0.01]}}}, b: {train: 
 train: {model: options, data: "jsonl:data.jsonl", episodes: 8, group_size: 4, max_new_tokens: 3}
 baseline: a
 max_episodes: 16
+window: 8
 """
 TEXTS: dict[str, str | bytes] = {
     "sweep.yaml": SWEEP,
