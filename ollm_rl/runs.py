@@ -18,7 +18,7 @@ from ollm_rl.files.intact import intact
 from ollm_rl.files.records import Entries, read_object, require
 from ollm_rl.files.tensors import check_tensors
 from ollm_rl.safekeeping.outputs import TEMPORARY_SUFFIX, full_disk_named, is_temporary, lock_name, output_folder
-from ollm_rl.safekeeping.places import Place, places_of, same_place
+from ollm_rl.safekeeping.places import Place, is_there, places_of, same_place
 
 PACKAGES = (
     "ollm-rl",
@@ -143,7 +143,13 @@ def _refuse_different(folder: Path, kind: str, settings: Mapping[str, Any], run:
     changeable = (*PLACEMENT_FIELDS, *LENGTH_FIELDS.get(kind, ()))
     places = places_in(run)
     for name, value in requested.items():
-        if name in changeable or value == existing.get(name) or same_place(value, places.get(name)):
+        if name in changeable or same_place(value, places.get(name)):
+            continue
+        if value == existing.get(name):
+            if name in places and is_there(value):
+                raise UsageError(
+                    f"{name}={value!r} has changed since the run in {folder} began; give another out folder"
+                )
             continue
         raise UsageError(
             f"{folder} already holds a different run ({name} is {existing.get(name)!r} there, {value!r} here); give "

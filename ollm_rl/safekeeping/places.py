@@ -75,6 +75,11 @@ def same_place(value: Any, place: Place | None) -> bool:
     return place is not None and path is not None and fingerprint_of(path) == place.fingerprint
 
 
+def is_there(value: Any) -> bool:
+    """Whether a setting names something on this machine."""
+    return _path(value) is not None
+
+
 def located(name: str, setting: str, folder: Path, place: Place | None) -> str:
     """Where the thing that a run or an adapter names is now.
 
@@ -109,5 +114,5 @@ def _path(value: Any) -> Path | None:
     if not isinstance(value, str | Path):
         return None
     path = Path(str(value).removeprefix(FILE_PREFIX))
-    is_there = path.is_file() if str(value).startswith(FILE_PREFIX) else path.is_dir()
-    return path if is_there else None
+    found = path.is_file() if str(value).startswith(FILE_PREFIX) else path.is_dir()
+    return path if found else None

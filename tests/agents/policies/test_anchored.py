@@ -160,7 +160,7 @@ def test_a_trained_one_is_loaded_with_its_weights(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"policy": "lora"}, "policy='lora' does not act over options; give one of latent, anchored"),
+        ({"policy": "lora"}, "policy='lora' does not act over options; give one of anchored, latent"),
         ({"policy": "anchored", "action_space": "tokens"}, "give one of lora, frozen-head, top-tokens"),
         ({"policy": "anchored", "option_gradient": "option"}, "option_gradient=option is not used by policy=anchored"),
         (

@@ -27,7 +27,9 @@ def options_name_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
 
 
-@pytest.mark.parametrize("settings", [{}, {"algorithm": "ppo"}, {"action_space": "tokens", "algorithm": "ppo"}])
+@pytest.mark.parametrize(
+    "settings", [{"policy": "latent"}, {"algorithm": "ppo"}, {"action_space": "tokens", "algorithm": "ppo"}]
+)
 def test_a_learning_rate_that_breaks_the_weights_ends_the_run(
     tmp_path: Path, model_folder: Path, data: str, settings: dict[str, Any]
 ) -> None:
@@ -73,7 +75,7 @@ def test_a_gradient_that_is_not_finite_is_noticed(
 
 
 def test_weights_that_are_not_finite_are_not_loaded(tmp_path: Path, model_folder: Path, data: str) -> None:
-    run = train(config(tmp_path / "run", model_folder, data, iterations=1))
+    run = train(config(tmp_path / "run", model_folder, data, iterations=1, policy="latent"))
     path = last_checkpoint(run)
     assert path is not None
     state = torch.load(path, weights_only=True)

@@ -80,7 +80,7 @@ def rows(out: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     ("agent", "changes"),
     [
-        ("ollm-rl", {"algorithm": "ppo"}),
+        ("ollm-rl", {"algorithm": "ppo", "policy": "latent"}),
         ("sb3-ppo", {}),
         ("sb3-a2c", {"learning_rate": 1e-3, "iterations": 50}),
         ("sb3-dqn", {"iterations": 20}),

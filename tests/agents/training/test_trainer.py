@@ -10,6 +10,7 @@ import torch
 import ollm_rl.agents.workers.local as worker_module
 from ollm_rl.agents.completions import read_completions
 from ollm_rl.agents.config import RewardConfig, RLConfig
+from ollm_rl.agents.policies.anchored import AnchoredPolicy
 from ollm_rl.agents.policies.loading import load_policy, load_weights, trained_weights
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
@@ -145,7 +146,7 @@ def test_loading_a_finished_run_gives_what_was_saved(
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
     out = train(config(tmp_path / "run", model_folder, data, action_space=action_space, iterations=1))
     policy, _ = load_policy(str(out))
-    assert isinstance(policy, OptionPolicy if action_space == "options" else TokenPolicy)
+    assert isinstance(policy, AnchoredPolicy if action_space == "options" else TokenPolicy)
     loaded, saved = trained_weights(policy), weights(out)
     assert loaded.keys() == saved.keys()
     assert all(torch.equal(loaded[name], saved[name]) for name in saved)
@@ -260,12 +261,12 @@ def test_a_checkpoint_of_another_policy_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
-    settings = config(tmp_path / "run", model_folder, data, iterations=1)
+    settings = config(tmp_path / "run", model_folder, data, iterations=1, policy="latent")
     train(settings)
     # The folder of the model now holds options of another width.
     other = OptionModel.from_backbone(str(tmp_path / "backbone"), OptionConfig(num_options=4, width=16))
     other.save_pretrained(model_folder)
-    with pytest.raises(ValueError, match="the checkpoint holds the weights of another policy"):
+    with pytest.raises(ValueError, match="^model=.* has changed since the run in .* began; give another out folder$"):
         train(settings)
     with pytest.raises(ValueError, match="the checkpoint holds the weights of another policy"):
         load_weights(OptionPolicy(other), weights(settings.out))
