@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ollm_rl.agents.evaluation.groups import group_runs
+from ollm_rl.agents.policies.anchored import AnchoredPolicy
 from ollm_rl.agents.policies.loading import load_policy, trained_weights
-from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.training.trainer import train
 from ollm_rl.backbones.loading import load_backbone
 from ollm_rl.backbones.lora import load_lora
@@ -76,7 +76,7 @@ def test_a_run_by_relative_paths_is_found_again(work: Path, monkeypatch: pytest.
     assert all(torch.equal(found[name], before[name]) for name in before)
     # With the plug-in that the run was trained on, and a LoRA that names its backbone by the same path.
     options = OptionModel.from_pretrained(elsewhere / "models" / "options")
-    assert isinstance(policy, OptionPolicy)
+    assert isinstance(policy, AnchoredPolicy)
     assert torch.equal(options.adapter.decoder_out.weight, policy.model.adapter.decoder_out.weight)
     load_lora(options.backbone, str(elsewhere / "models" / "lora"))
     assert group_runs([elsewhere / "models" / "latent"])
