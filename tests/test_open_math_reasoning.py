@@ -1,4 +1,4 @@
-"""From a Qwen2 folder, OpenMathReasoning and Omni-MATH on disk to the paper's table, by the documented commands only."""
+"""From a Qwen2, OpenMathReasoning and Omni-MATH on disk to the paper's table, by the documented commands only."""
 
 import json
 import re

@@ -101,6 +101,5 @@ def solution_and_answer(solution: str, answer: str, columns: Columns) -> tuple[s
     extracted = extract_answer(solution)
     if extracted is None or extracted[1] not in ("boxed", "hashes"):
         return solution.strip(), ""
-    if extracted[1] == "hashes":
-        solution = solution.rpartition("####")[0]
-    return solution.strip(), extracted[0]
+    working = solution.rpartition("####")[0].strip() if extracted[1] == "hashes" else ""
+    return working or solution.strip(), extracted[0]

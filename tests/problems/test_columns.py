@@ -63,6 +63,7 @@ def test_every_kind_of_source_knows_the_same_schemas(tmp_path: Path, kind: str) 
         "older": (OLDER_AIME, ""),
         "trl": ({"prompt": "q", "completion": r"s \boxed{7}"}, r"s \boxed{7}"),
         "chat": ({"prompt": [user("q")], "completion": [assistant("s\n#### 7")]}, "s"),
+        "brief": ({"prompt": "q", "completion": "#### 7"}, "#### 7"),
         "judged": ({"prompt": [user("q")], "answer": "7"}, ""),
         "messages": ({"messages": [user("q"), assistant(r"s \boxed{7}")]}, r"s \boxed{7}"),
     }
