@@ -77,9 +77,13 @@ class DataSettings(Settings):
     """The problems."""
 
     data: str = "arith"
-    """Problems: arith, rg:TASK, jsonl:PATH or hf:ID."""
+    """Problems: arith, rg:TASK, jsonl:PATH, parquet:PATH or hf:ID."""
+    split: str | None = None
+    """Split of arith, rg: and hf: sources; train if left out."""
+    columns: str | None = None
+    """Names of the columns, where they are not known ones: question=NAME,answer=NAME."""
     limit: Count | None = None
-    """Use only the first N problems; all if left out."""
+    """Use only N problems; of files and hf: a sample drawn with the seed. All if left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,17 +205,23 @@ class EvaluationSettings(Settings):
     eval_every: Count | None = None
     """Evaluate with greedy decoding every N episodes; never if left out."""
     eval_data: str | None = None
-    """Problems to evaluate on, in the format of data; data itself if left out. Arith, rg: and hf: sources use their
-    validation split."""
+    """Problems to evaluate on, in the format of data; data itself if left out."""
+    eval_split: str | None = None
+    """Split to evaluate on, of arith, rg: and hf: sources; validation if left out."""
+    eval_columns: str | None = None
+    """Names of the columns of eval_data, as for data."""
     eval_limit: Count = 256
-    """Evaluate on only the first N problems."""
+    """Evaluate on only N problems; of files and hf: a sample drawn with the seed."""
     stop_at: Annotated[float, Interval(gt=0, le=1)] | None = None
     """Stop early once an evaluation reaches this accuracy."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.eval_every is None:
-            refuse_changed(self, ["eval_data", "eval_limit", "stop_at"], "without evaluations (eval_every)")
+            names = [field.name for field in own_fields(EvaluationSettings) if field.name != "eval_every"]
+            refuse_changed(self, names, "without evaluations (eval_every)")
+        if self.eval_data is None:
+            refuse_changed(self, ["eval_columns"], "without eval_data")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,8 @@ def run_compare(config: CompareConfig) -> Path:
     check_resources(config)
     check_inputs(config.out, _first_trials(config))
     if config.eval_data is not None:
-        load_problems(config.eval_data, split="test", limit=config.eval_limit)
+        split = config.eval_split or "test"
+        load_problems(config.eval_data, split=split, columns=config.eval_columns, limit=config.eval_limit)
     with exclusive_run(config.out, "compare", config):
         tuned = _chosen(config)
         runs = _run_chosen(config, tuned)
@@ -95,6 +96,8 @@ def evaluation(config: CompareConfig) -> Callable[[RLConfig], None]:
                 EvalConfig(
                     model=[str(run.out)],
                     data=[config.eval_data or run.data],
+                    split=config.eval_split or "test",
+                    columns=run.columns if config.eval_data is None else config.eval_columns,
                     limit=config.eval_limit,
                     out=run.out / name,
                     sample=sample,

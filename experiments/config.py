@@ -108,9 +108,13 @@ class ComparePlan(Settings):
     window: Count = 96
     """Number of last episodes that a mean reward is taken over."""
     eval_data: str | None = None
-    """Problems of the final evaluation (test split), in the format of data; data of the runs if left out."""
+    """Problems of the final evaluation, in the format of data; data of the runs if left out."""
+    eval_split: str | None = None
+    """Split of the final evaluation; test if left out."""
+    eval_columns: str | None = None
+    """Names of the columns of eval_data, as for data."""
     eval_limit: Count = 512
-    """Evaluate on only the first N problems."""
+    """Evaluate on only N problems; of files and hf: a sample, the same for all runs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

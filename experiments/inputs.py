@@ -7,11 +7,11 @@ import torch
 
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.loading import new_policy
-from ollm_rl.agents.training.trainer import evaluation_problems
+from ollm_rl.agents.training.problems import evaluation_problems, training_problems
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.devices import resolve_device
+from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts
-from ollm_rl.problems.sources import Problem, load_problems
 
 # Settings that a run's model and problems depend on.
 INPUTS = (
@@ -22,10 +22,14 @@ INPUTS = (
     "dtype",
     "device",
     "data",
+    "split",
+    "columns",
     "limit",
     "max_new_tokens",
     "eval_every",
     "eval_data",
+    "eval_split",
+    "eval_columns",
     "eval_limit",
 )
 
@@ -44,8 +48,7 @@ def check_inputs(folder: Path, configs: Iterable[RLConfig]) -> None:
         return
     for config in {tuple(getattr(each, name) for name in INPUTS): each for each in configs}.values():
         resolve_device(config.device)
-        problems = [*load_problems(config.data, limit=config.limit, seed=config.seed), *evaluation_problems(config)]
-        _check_model(config, problems)
+        _check_model(config, [*training_problems(config), *evaluation_problems(config)])
 
 
 def _check_model(config: RLConfig, problems: list[Problem]) -> None:

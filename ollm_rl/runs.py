@@ -36,7 +36,10 @@ PACKAGES = (
 PLACEMENT_FIELDS = ("cache", "workers", "gpus_per_worker", "ray_address", "worker_timeout")
 # How long a run is and what is watched and kept of it, not what it learns: these may change too.
 LENGTH_FIELDS = {
-    "train": ("iterations", "keep_checkpoints", "eval_every", "eval_data", "eval_limit", "stop_at"),
+    "train": (
+        *("iterations", "keep_checkpoints", "stop_at"),
+        *("eval_every", "eval_data", "eval_split", "eval_columns", "eval_limit"),
+    ),
 }
 ACTIVITIES = {
     "demo": "a demo",

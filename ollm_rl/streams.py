@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     PERMUTATIONS = auto()
     TEACHER_FORCED = auto()  # bootstrap intervals of ratios
     STRATIFIED = auto()  # bootstrap intervals over runs
+    PROBLEM_SAMPLE = auto()  # which rows of a file or data set a limit takes
 
 
 def seed_sequence(seed: int, purpose: Purpose, *indices: int) -> np.random.SeedSequence:

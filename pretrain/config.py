@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval
 
 from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
@@ -39,16 +41,30 @@ class SolutionSettings(Settings):
     """The worked solutions."""
 
     data: str = "arith"
-    """Problems with solutions: arith, rg:TASK, jsonl:PATH or hf:ID."""
+    """Problems with solutions: arith, rg:TASK, jsonl:PATH, parquet:PATH or hf:ID."""
+    split: str | None = None
+    """Split of arith, rg: and hf: sources; train where left out."""
+    columns: str | None = None
+    """Names of the columns, where they are not known ones: question=NAME,solution=NAME,answer=NAME. Without an answer
+    it is what the solution states in its last box or after ####."""
     limit: Count | None = None
-    """Use only the first N problems; all where left out."""
+    """Use only N problems; of files and hf: a sample drawn with the seed. All where left out."""
     held_out: str | None = None
-    """Source like data, whose questions are kept out of training; of arith, rg: and hf: the test split."""
+    """Source like data, whose questions are kept out of training."""
+    held_out_split: str | None = None
+    """Split of held_out; test where left out."""
+    held_out_columns: str | None = None
+    """Names of the columns of held_out, as for data."""
     max_length: Count = 512
     """Most tokens of prompt and completion together; a longer completion is cut at its end."""
     cache: Path | None = None
     """Folder for the frozen backbone's hidden states, which are then computed once for all epochs and runs (stage
     options)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.held_out is None:
+            refuse_changed(self, ["held_out_split", "held_out_columns"], "without held_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +73,8 @@ class OptimiserSettings(Settings):
 
     max_steps: Count = 300
     """Optimiser steps."""
+    epochs: Annotated[float, Interval(gt=0, le=10**6)] | None = None
+    """Passes over the solutions, in place of max_steps; may be a fraction."""
     batch_size: Count = 64
     """Solutions per optimiser step."""
     gradient_accumulation_steps: Count = 1
@@ -67,6 +85,8 @@ class OptimiserSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.epochs is not None:
+            refuse_changed(self, ["max_steps"], f"with epochs={self.epochs:g}")
         passes = self.gradient_accumulation_steps
         if self.batch_size % passes:
             raise UsageError(f"batch_size={self.batch_size} is no multiple of {passes} passes; change one")
@@ -107,13 +127,15 @@ class TeacherForcedConfig(PromptSettings, Machine):
     lora: str | None = None
     """Folder of a peft LoRA on the same backbone, which is compared with the options."""
     data: str = "arith"
-    """Problems with solutions: arith, rg:TASK, jsonl:PATH or hf:ID."""
+    """Problems with solutions: arith, rg:TASK, jsonl:PATH, parquet:PATH or hf:ID."""
     split: str = "test"
     """Split of arith, rg: and hf: sources."""
+    columns: str | None = None
+    """Names of the columns, where they are not known ones: question=NAME,solution=NAME,answer=NAME."""
     limit: Count | None = 512
-    """Use only the first N problems."""
+    """Use only N problems; of files and hf: a sample drawn with the seed."""
     out: Path | None = None
     """JSON file of the result; an HTML report of the same stem is written beside it. Where left out, only the table is
     printed."""
     seed: Seed = 0
-    """Seed of the problems (arith, rg:) and of the bootstrap."""
+    """Seed of the problems and of the bootstrap."""

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -39,11 +40,10 @@ from ollm_rl.options.diagnostics import collapse_warning, option_diagnostics, op
 from ollm_rl.options.model import CountedStates, OptionModel
 from ollm_rl.pretrain.callbacks import StopOnRequest, describe_whole_run
 from ollm_rl.pretrain.config import SFTConfig
-from ollm_rl.pretrain.data import PadRight, encode_examples
+from ollm_rl.pretrain.data import PadRight, encode_examples, solved_problems
 from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
 from ollm_rl.pretrain.order import LengthOrderTrainer
 from ollm_rl.problems.prompts import format_prompts
-from ollm_rl.problems.sources import Problem, exclude_questions, load_problems
 from ollm_rl.runs import exclusive_run, write_atomic
 from ollm_rl.safekeeping.outputs import full_disk_named
 from ollm_rl.safekeeping.signals import catch_sigterm
@@ -181,8 +181,9 @@ def run_sft(config: SFTConfig) -> Path:
     backbone, tokenizer = load_backbone(config.backbone, dtype=precision, device=device)
     format_prompts(tokenizer, config)
     check_decoding(backbone)  # what is trained here is decoded later
-    max_length = min(config.max_length, context_length(backbone))
-    examples: Any = encode_examples(problems, tokenizer, max_length=max_length)
+    context = context_length(backbone)
+    max_length = min(config.max_length, context)
+    examples: Any = encode_examples(problems, tokenizer, max_length=max_length, context=context)
     set_seed(integer_seed(config.seed, Purpose.SFT_WEIGHTS))
     model = trainable(backbone, config)
     result_file = config.out / ("config.json" if config.stage == "backbone" else CONFIG_FILE)
@@ -190,7 +191,7 @@ def run_sft(config: SFTConfig) -> Path:
         if exists and result_file.exists():
             print(f"{config.out} is finished already")
         else:
-            _train(config, model, tokenizer, examples, device)
+            _train(with_steps(config, len(examples)), model, tokenizer, examples, device)
     return config.out
 
 
@@ -214,25 +215,13 @@ def _train(
     train_and_save(trainer, tokenizer, config.out)
 
 
-def solved_problems(config: SFTConfig) -> list[Problem]:
-    """The problems to train on: those with a worked solution whose question is not held out.
-
-    Raises:
-        UsageError: If none are left.
-    """
-    problems = load_problems(config.data, limit=config.limit, seed=config.seed)
-    solved = [problem for problem in problems if problem.solution]
-    if not solved:
-        raise UsageError(f"data {config.data!r} holds no worked solutions to train on; give problems with solutions")
-    if config.held_out is None:
-        return solved
-    remaining = exclude_questions(solved, load_problems(config.held_out, split="test", seed=config.seed))
-    print(
-        f"{len(solved) - len(remaining)} of {len(solved)} problems are left out: {config.held_out} has their questions"
-    )
-    if not remaining:
-        raise UsageError(f"held_out={config.held_out!r} has all questions of {config.data!r}; give other problems")
-    return remaining
+def with_steps(config: SFTConfig, num_examples: int) -> SFTConfig:
+    """The settings with the number of steps that ``epochs`` takes, if it is set."""
+    if config.epochs is None:
+        return config
+    steps = math.ceil(config.epochs * math.ceil(num_examples / config.batch_size))
+    print(f"{config.epochs:g} epochs of {num_examples} solutions are {steps} steps")
+    return replace(config, epochs=None, max_steps=steps)
 
 
 def trainable(backbone: PreTrainedModel, config: SFTConfig) -> Any:

@@ -14,16 +14,18 @@ class EvalSettings(Settings):
     model: list[str]
     """Training runs or their checkpoints, option plug-ins, LoRAs or backbones, by folder or hub id; one or several."""
     data: list[str] = field(default_factory=lambda: ["arith"])
-    """Problem sets, one or several: arith, rg:TASK, jsonl:PATH or hf:ID."""
+    """Problem sets, one or several: arith, rg:TASK, jsonl:PATH, parquet:PATH or hf:ID."""
     split: str = "test"
     """Split of arith, rg: and hf: sources."""
+    columns: str | None = None
+    """Names of the columns, where they are not known ones: question=NAME,answer=NAME."""
     limit: Count | None = 512
-    """Use only the first N problems of each set."""
+    """Use only N problems of each set; of files and hf: a sample drawn with the seed."""
     out: Path | None = None
     """Folder for a JSON file per model and problem set, and results.json and results.md of all. The same command skips
     pairs already evaluated. If left out, only the table is printed."""
     seed: Seed = 0
-    """Seed of the problems (arith, rg:) and of sampling."""
+    """Seed of the problems and of sampling."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

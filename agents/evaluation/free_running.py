@@ -48,7 +48,8 @@ def run_eval(config: EvalConfig) -> list[dict[str, Any]]:
     """
     device = resolve_device(config.device)
     problems = {
-        data: load_problems(data, split=config.split, limit=config.limit, seed=config.seed) for data in config.data
+        data: load_problems(data, split=config.split, columns=config.columns, limit=config.limit, seed=config.seed)
+        for data in config.data
     }
     models = {name: resolve(name) for name in config.model}
     files = {

@@ -35,7 +35,7 @@ class SearchSettings(Settings):
     num_slots: Count = 256
     """Sequences decoded in parallel, over all problems."""
     seed: Seed = 0
-    """Seed of the problems (arith, rg:) and of samples; beam and mcts use no random numbers."""
+    """Seed of the problems and of samples; beam and mcts use no random numbers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,11 +55,13 @@ class SearchConfig(SearchSettings, PromptSettings, Machine):
     model: str
     """Training run, option plug-in, LoRA or backbone, by folder or hub id."""
     data: str = "arith"
-    """Problems: arith, rg:TASK, jsonl:PATH or hf:ID."""
+    """Problems: arith, rg:TASK, jsonl:PATH, parquet:PATH or hf:ID."""
     split: str = "test"
     """Split of arith, rg: and hf: sources."""
+    columns: str | None = None
+    """Names of the columns, where they are not known ones: question=NAME,answer=NAME."""
     limit: Count | None = 128
-    """Use only the first N problems."""
+    """Use only N problems; of files and hf: a sample drawn with the seed."""
     out: Path | None = None
     """JSON file for the result with all completions; a summary is printed in any case."""
 

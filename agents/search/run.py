@@ -54,7 +54,9 @@ def run_search(config: SearchConfig) -> dict[str, Any]:
     model = resolve(config.model)
     if config.leaf_value == "value_head":
         check_value_head(model)
-    problems = load_problems(config.data, split=config.split, limit=config.limit, seed=config.seed)
+    problems = load_problems(
+        config.data, split=config.split, columns=config.columns, limit=config.limit, seed=config.seed
+    )
     device = resolve_device(config.device)
     with output_file(config.out):
         policy, tokenizer = load_policy(model, dtype=getattr(torch, config.dtype), device=device)

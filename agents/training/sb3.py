@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ollm_rl.agents.completions import Completion, training_metrics, write_completions
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.training.problems import training_problems
 from ollm_rl.agents.training.sb3_files import load_agent, save_agent, saved_history
 from ollm_rl.agents.training.tags import tag
 from ollm_rl.answers.pool import Verdict
@@ -32,7 +33,7 @@ from ollm_rl.envs.sb3 import TextGenVecEnv
 from ollm_rl.envs.vector import TextGenVectorEnv
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
-from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.problems.problem import Problem
 from ollm_rl.runs import exclusive_run
 from ollm_rl.streams import Purpose, integer_seed
 
@@ -107,7 +108,7 @@ def _environments(config: RLConfig, device: torch.device) -> VecMonitor:
     envs = TextGenVectorEnv(
         min(config.num_slots, config.episodes),
         model,
-        load_problems(config.data, limit=config.limit, seed=config.seed),
+        training_problems(config),
         max_new_tokens=config.max_new_tokens,
         autoreset_mode="SameStep",
         reward_weights=asdict(config.rewards),

@@ -20,6 +20,7 @@ from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_weights
 from ollm_rl.agents.training.checkpoints import complete_checkpoint, save_checkpoint
 from ollm_rl.agents.training.collapse import collapse_warning
+from ollm_rl.agents.training.problems import evaluation_problems, training_problems
 from ollm_rl.agents.training.tags import tag
 from ollm_rl.agents.training.update import Penalties, Updater
 from ollm_rl.agents.workers.local import Batch, RolloutSource, RolloutWorker
@@ -27,8 +28,8 @@ from ollm_rl.backbones.loading import context_length, not_finite
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import RunError, UsageError, one_line
 from ollm_rl.files.tensors import load_tensors
+from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts
-from ollm_rl.problems.sources import Problem, load_problems
 from ollm_rl.runs import exclusive_run, intact_checkpoints, last_checkpoint
 from ollm_rl.safekeeping.signals import catch_sigterm
 from ollm_rl.streams import Purpose, integer_seed, torch_generator
@@ -51,7 +52,7 @@ def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
         RunError: If a loss, gradient, reward or weight is no longer finite.
     """
     device = resolve_device(config.device)
-    problems = load_problems(config.data, limit=config.limit, seed=config.seed)
+    problems = training_problems(config)
     torch.manual_seed(integer_seed(config.seed, Purpose.POLICY_WEIGHTS))
     policy, tokenizer = new_policy(config, device)
     with (
@@ -83,20 +84,6 @@ def build_trainer(
         longest = max(map(len, prompts)) + limit
         source = RolloutWorker(config, policy, tokenizer, problems, train_prompts, config.episodes, max_length=longest)
     return Trainer(config, policy, tokenizer, source, Updater(policy, config), held_out)
-
-
-def evaluation_problems(config: RLConfig) -> list[Problem]:
-    """The problems on which a run is evaluated; none without ``eval_every``.
-
-    Raises:
-        UsageError: If they would be the training problems.
-    """
-    if config.eval_every is None:
-        return []
-    source = config.eval_data or config.data
-    if config.eval_data is None and source.startswith("jsonl:"):
-        raise UsageError(f"eval_every={config.eval_every} would evaluate on the training problems; give eval_data")
-    return load_problems(source, split="validation", limit=config.eval_limit, seed=config.seed)
 
 
 class Trainer:

@@ -6,7 +6,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.errors import UsageError, one_line
-from ollm_rl.problems.sources import Problem, is_text
+from ollm_rl.problems.problem import Problem, is_text
 from ollm_rl.settings import PromptSettings
 
 PLACEHOLDER = "\ue000"  # for private use, so no question and no template has it

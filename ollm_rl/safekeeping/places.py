@@ -13,7 +13,7 @@ from typing import Any
 from ollm_rl.errors import MissingError
 
 PATH_SETTINGS = ("model", "backbone", "data", "eval_data", "held_out")  # settings that may name a local path
-FILE_PREFIX = "jsonl:"  # of a setting that names a file of problems
+FILE_PREFIXES = ("jsonl:", "parquet:")  # of settings that name a file of problems
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 BLOCKS, BLOCK = 64, 4096  # evenly spaced samples of a file and their bytes
 
@@ -98,7 +98,7 @@ def located(name: str, setting: str, folder: Path, place: Place | None) -> str:
     """
     if place is None:
         return name
-    prefix = FILE_PREFIX if name.startswith(FILE_PREFIX) else ""
+    prefix = _file_prefix(name)
     tried = [name.removeprefix(prefix), place.absolute, os.path.normpath(folder / place.relative)]
     for path in tried:
         if fingerprint_of(Path(path)) == place.fingerprint:
@@ -113,6 +113,11 @@ def _path(value: Any) -> Path | None:
     """The local path that a setting names; None if it names nothing on this machine."""
     if not isinstance(value, str | Path):
         return None
-    path = Path(str(value).removeprefix(FILE_PREFIX))
-    found = path.is_file() if str(value).startswith(FILE_PREFIX) else path.is_dir()
-    return path if found else None
+    prefix = _file_prefix(str(value))
+    path = Path(str(value).removeprefix(prefix))
+    return path if (path.is_file() if prefix else path.is_dir()) else None
+
+
+def _file_prefix(value: str) -> str:
+    """What precedes the path in a setting that names a file of problems; empty in others."""
+    return next((prefix for prefix in FILE_PREFIXES if value.startswith(prefix)), "")

@@ -110,7 +110,9 @@ def run_teacher_forced(config: TeacherForcedConfig) -> dict[str, Any]:
 
 
 def _measure(config: TeacherForcedConfig) -> dict[str, Any]:
-    problems = load_problems(config.data, split=config.split, limit=config.limit, seed=config.seed)
+    problems = load_problems(
+        config.data, split=config.split, columns=config.columns, limit=config.limit, seed=config.seed
+    )
     dtype, device = getattr(torch, config.dtype), resolve_device(config.device)
     options = OptionModel.from_pretrained(config.model, dtype=dtype, device=device)
     tokenizer = load_tokenizer(options.backbone.config.name_or_path)

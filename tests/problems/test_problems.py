@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from ollm_rl.problems.sources import Problem, exclude_questions, load_problems
+from ollm_rl.problems import Problem, exclude_questions, load_problems
 from tests.places import ROOT
 
 
@@ -96,7 +96,6 @@ def test_jsonl_fields_become_text_and_blank_lines_are_skipped(tmp_path: Path) ->
         Problem(id="7", question="¿1/2?", solution="Es 0.5.", answer="0.5", language="es"),
         Problem(id="sums-4", question="2+2?", solution="", answer="4", language="de"),
     ]
-    assert [problem.answer for problem in load_problems(f"jsonl:{path}", limit=2, seed=9)] == ["2", "0.5"]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +137,7 @@ def test_gsm8k_answers_are_split_from_their_solutions(tmp_path: Path, monkeypatc
         {"question": "3 pens and 4 pens?", "answer": "3 + 4 = <<3+4=7>>7 pens.\n#### 7"},
         {"question": "2 and 2?", "answer": "Four.\n#### 4"},
     )
-    first = load_problems("hf:openai/gsm8k", limit=1)
+    first = load_problems("hf:openai/gsm8k")[:1]
     assert first == [
         Problem(
             id="openai/gsm8k-train-0",
@@ -200,7 +199,7 @@ def test_a_column_of_answers_wins_over_a_box(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_a_limit_gives_the_first_usable_rows_and_counts_those_left_out(
+def test_rows_that_are_no_problems_are_left_out_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
 ) -> None:
     rows = [{"question": f"q{index}", "answer": None if index in (1, 4) else f"a{index}"} for index in range(6)]
@@ -214,26 +213,27 @@ def test_a_limit_gives_the_first_usable_rows_and_counts_those_left_out(
         every = load_problems(spec)
     assert [problem.answer for problem in every] == ["a0", "a2", "a3", "a5"]
     assert "2 of 6 rows" in caplog.text
-    for limit, warning in ((1, None), (2, "1 of 3 rows"), (4, "2 of 6 rows"), (9, "2 of 6 rows")):
+    for limit in (1, 2, 4, 9):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            assert load_problems(spec, limit=limit) == every[:limit]
-        assert warning in caplog.text if warning else not caplog.text
+            sample = load_problems(spec, limit=limit)
+        assert len(sample) == min(limit, 4) and [problem for problem in every if problem in sample] == sample
+        assert "2 of 6 rows" in caplog.text
 
 
-def test_a_limit_reads_no_further_than_it_needs(tmp_path: Path) -> None:
+def test_a_broken_file_of_a_data_set_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     write_rows(folder / "train-0.jsonl", *({"question": f"q{index}", "answer": index} for index in range(3)))
     (folder / "train-1.jsonl").write_text("{broken")
-    assert [problem.question for problem in load_problems(f"hf:{folder}", limit=3)] == ["q0", "q1", "q2"]
-    assert "cannot be loaded" in message_of(f"hf:{folder}", limit=4)
+    assert "cannot be loaded" in message_of(f"hf:{folder}", limit=3)
     assert "cannot be loaded" in message_of(f"hf:{folder}")
 
 
 def test_a_slice_of_a_split_takes_a_limit_too(tmp_path: Path) -> None:
     write_rows(tmp_path / "set/train.jsonl", *({"question": f"q{index}", "answer": "a"} for index in range(4)))
     problems = load_problems(f"hf:{tmp_path / 'set'}", split="train[1:]", limit=2)
-    assert [problem.question for problem in problems] == ["q1", "q2"]
+    assert len(problems) == 2 and {problem.question for problem in problems} < {"q1", "q2", "q3"}
+    assert len(load_problems(f"hf:{tmp_path / 'set'}", split="train[1:]")) == 3
 
 
 @pytest.mark.parametrize("limit", [None, 1])
@@ -308,7 +308,6 @@ def test_lines_with_the_same_id_are_named_together(tmp_path: Path) -> None:
     rows = [{"id": name, "question": "q", "answer": 1} for name in ("a", "b", "a")]
     path.write_text("\n\n".join(map(json.dumps, rows)))
     assert message_of(f"jsonl:{path}").endswith("sums.jsonl, lines 1 and 5: both have the id 'a'; change one")
-    assert [problem.id for problem in load_problems(f"jsonl:{path}", limit=2)] == ["a", "b"]
     # A line without an id is named by the file and its number.
     path.write_text('{"id": "sums-2", "question": "q", "answer": 1}\n{"question": "q", "answer": 1}')
     assert "lines 1 and 2: both have the id 'sums-2'" in message_of(f"jsonl:{path}")

@@ -1,0 +1,30 @@
+"""The problems that a run is trained and evaluated on."""
+
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.errors import UsageError
+from ollm_rl.problems.problem import Problem
+from ollm_rl.problems.sources import load_problems
+
+FILES = ("jsonl:", "parquet:")  # sources without splits
+
+
+def training_problems(config: RLConfig) -> list[Problem]:
+    """The problems that a run is trained on."""
+    split = config.split or "train"
+    return load_problems(config.data, split=split, columns=config.columns, limit=config.limit, seed=config.seed)
+
+
+def evaluation_problems(config: RLConfig) -> list[Problem]:
+    """The problems on which a run is evaluated; none without ``eval_every``.
+
+    Raises:
+        UsageError: If they would be the training problems.
+    """
+    if config.eval_every is None:
+        return []
+    split = config.eval_split or "validation"
+    if config.eval_data is None and (config.data.startswith(FILES) or split == (config.split or "train")):
+        raise UsageError(f"eval_every={config.eval_every} would evaluate on the training problems; give eval_data")
+    columns = config.columns if config.eval_data is None else config.eval_columns
+    source = config.eval_data or config.data
+    return load_problems(source, split=split, columns=columns, limit=config.eval_limit, seed=config.seed)
