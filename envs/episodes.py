@@ -19,7 +19,8 @@ from ollm_rl.backbones.loading import context_length, load_tokenizer
 from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.prompt_store import PromptStore
-from ollm_rl.envs.rewards import CORRECTNESS_ONLY, check_weights, reward_terms, total
+from ollm_rl.envs.own_rewards import Rewards, columns_of, own_rewards, score
+from ollm_rl.envs.rewards import all_weights, reward_terms, total
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.prompts import encode_prompts
@@ -80,7 +81,9 @@ class Episodes:
         action_space: ``options`` takes an option z and appends its most probable token; ``tokens`` takes the token.
         max_new_tokens: Number of tokens at which an episode is truncated.
         tokenizer: The backbone's tokenizer; None loads it by the backbone's name.
-        reward_weights: Weights by the names in `ollm_rl.envs.rewards.TERMS`.
+        reward: Functions of one's own; see `ollm_rl.envs.own_rewards`.
+        reward_weights: Weights by the names in `ollm_rl.envs.rewards.TERMS`; None is 1 for correctness, or 0 beside
+            functions of one's own.
         observation_mode: ``hidden`` observes h_t, ``hidden+text`` a dictionary of h_t and the text so far.
         compiled: Compile the model with torch.compile.
 
@@ -105,10 +108,13 @@ class Episodes:
         max_new_tokens: int,
         tokenizer: PreTrainedTokenizerBase | None,
         observation_mode: ObservationMode,
-        reward_weights: Mapping[str, float] = CORRECTNESS_ONLY,
+        reward: Rewards = None,
+        reward_weights: Mapping[str, float] | None = None,
         compiled: bool = False,
     ) -> None:
-        check_weights(reward_weights)
+        self.own_rewards = own_rewards(reward)
+        own_weights = {one.name: one.weight for one in self.own_rewards}
+        self.reward_weights = all_weights(reward_weights, own_weights)
         checked("observation_mode", observation_mode, ObservationMode)
         checked("action_space", action_space, ActionSpace)
         checked("compiled", compiled, bool)
@@ -128,7 +134,6 @@ class Episodes:
                 raise UsageError(f"problems {self._index_by_id[problem.id]} and {index} have the id {problem.id!r}")
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
         self.num_actions = self.model.option_config.num_options if action_space == "options" else self.model.vocab_size
-        self.reward_weights = dict(reward_weights)
         self.observation_mode, self.closed = observation_mode, False
         context = context_length(self.model.backbone)
         self.prompts = encode_prompts(self.problems, self.tokenizer, max_length=context, max_new_tokens=max_new_tokens)
@@ -268,7 +273,8 @@ class Episodes:
         ]
         problems = [self._slot_problems[slot] for slot in slots]
         verdicts = shared_pool().verify_batch(completions, [problem.answer for problem in problems])
-        for slot, problem, completion, verdict in zip(slots, problems, completions, verdicts, strict=True):
+        scores = score(self.own_rewards, list(map(columns_of, problems)), completions)
+        for slot, problem, completion, verdict, own in zip(slots, problems, completions, verdicts, scores, strict=True):
             terms = reward_terms(
                 problem.question,
                 completion,
@@ -277,7 +283,10 @@ class Episodes:
                 max_tokens=self.max_new_tokens,
                 weights=self.reward_weights,
             )
-            yield total(terms, self.reward_weights), {"completion": completion, "verdict": verdict.status, **terms}
+            terms |= own.terms
+            failures = {f"{name}_failure": fault for name, fault in own.faults.items()}
+            facts: Facts = {"completion": completion, "verdict": verdict.status, **terms, **failures}
+            yield total(terms, self.reward_weights), facts
 
 
 def _list_of_problems(problems: Any) -> list[Problem]:

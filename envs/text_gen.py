@@ -17,7 +17,7 @@ from ollm_rl.envs.episodes import (
     check_reset_options,
     row,
 )
-from ollm_rl.envs.rewards import CORRECTNESS_ONLY
+from ollm_rl.envs.own_rewards import Rewards
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem
 
@@ -37,7 +37,8 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Rewards
     0 until the end, then 1 if the final answer is right, else 0. With ``reward_weights`` the reward at the end is a
-    weighted sum of this and other terms of `ollm_rl.envs.rewards`.
+    weighted sum of this and other terms of `ollm_rl.envs.rewards`. With ``reward``, a function of your own or several
+    (`ollm_rl.envs.own_rewards`), it is the sum of these by their weights, and correctness counts only with a weight.
 
     ## Starting State
     The prompt of a uniformly drawn problem, or of the problem that ``reset(options={"problem": ...})`` names by id or
@@ -49,13 +50,14 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
     ## Information
     ``reset`` gives ``problem`` (its id), ``question`` and ``answer``. ``step`` gives ``token``, and at the end also
     ``completion``, ``verdict`` (the status of `ollm_rl.answers.pool.Verdict`, which shows whether the checker failed),
-    ``correctness`` and every other reward term that has a weight; the values are unweighted.
+    ``correctness`` and every other reward term that has a weight; the values are unweighted. A function that raised
+    counts as 0, and ``NAME_failure`` says why.
 
     ## Arguments
     ``model`` (an ``OptionModel`` or the folder of one), ``problems`` (a list, or a source such as ``"arith"``),
     ``action_space``, ``max_new_tokens``, ``tokenizer`` (loaded by the backbone's name where left out),
-    ``observation_mode``, ``render_mode`` (``"ansi"``: prompt and completion so far), ``reward_weights`` (by term; only
-    correctness where left out).
+    ``observation_mode``, ``render_mode`` (``"ansi"``: prompt and completion so far), ``reward`` (functions, or
+    ``"FILE.py:FUNCTION"``), ``reward_weights`` (by term; only correctness where both are left out).
     """
 
     metadata = {"render_modes": ["ansi"]}
@@ -70,7 +72,8 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
         tokenizer: PreTrainedTokenizerBase | None = None,
         observation_mode: ObservationMode = "hidden",
         render_mode: str | None = None,
-        reward_weights: Mapping[str, float] = CORRECTNESS_ONLY,
+        reward: Rewards = None,
+        reward_weights: Mapping[str, float] | None = None,
     ) -> None:
         check_render_mode(render_mode)
         self.render_mode = render_mode
@@ -82,6 +85,7 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
             max_new_tokens=max_new_tokens,
             tokenizer=tokenizer,
             observation_mode=observation_mode,
+            reward=reward,
             reward_weights=reward_weights,
         )
         self.observation_space, self.action_space = self.episodes.spaces()

@@ -22,7 +22,7 @@ from ollm_rl.envs.episodes import (
     check_reset_options,
     row,
 )
-from ollm_rl.envs.rewards import CORRECTNESS_ONLY
+from ollm_rl.envs.own_rewards import Rewards
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem
@@ -62,7 +62,8 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         observation_mode: ObservationMode = "hidden",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
-        reward_weights: Mapping[str, float] = CORRECTNESS_ONLY,
+        reward: Rewards = None,
+        reward_weights: Mapping[str, float] | None = None,
         compiled: bool = False,
     ) -> None:
         check_render_mode(render_mode)
@@ -81,6 +82,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             max_new_tokens=max_new_tokens,
             tokenizer=tokenizer,
             observation_mode=observation_mode,
+            reward=reward,
             reward_weights=reward_weights,
             compiled=compiled,
         )
