@@ -12,7 +12,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.answers.pool import Verdict, VerifierPool
-from ollm_rl.envs.rewards import reward_terms, total
+from ollm_rl.envs.own_rewards import OwnReward, columns_of, score
+from ollm_rl.envs.rewards import TERMS, reward_terms, total
 from ollm_rl.errors import MissingError
 from ollm_rl.files.records import Entries, read_object, read_rows
 from ollm_rl.metrics.degenerate import FLAGS, degeneracy
@@ -39,7 +40,8 @@ class Completion:
         terminated: Whether it ended by itself, not at the token limit.
         verdict: Verdict on its answer.
         reward: In training, the weighted sum of ``terms``.
-        terms: In training, the reward's terms by name, unweighted.
+        terms: In training, the reward's terms by name, unweighted; in evaluation, those of one's own.
+        faults: By name of a reward function of one's own that failed on it: why.
         log_prob: In search, its log-probability in nats at temperature 1, options added up by token.
         value: In search, the value head's estimate at its last h_t.
         tokens_spent: In search, tokens generated for its problem until it was finished, its own included.
@@ -52,6 +54,7 @@ class Completion:
     verdict: Verdict
     reward: float | None = None
     terms: dict[str, float] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
     log_prob: float | None = None
     value: float | None = None
     tokens_spent: int | None = None
@@ -69,6 +72,8 @@ class Completion:
     def row(self) -> Row:
         """The record as it is kept in files; what was not measured is left out."""
         optional = {name: getattr(self, name) for name in ("reward", "log_prob", "tokens_spent")}
+        has_own = self.faults or self.terms.keys() - set(TERMS)
+        columns = {"columns": columns_of(self.problem)} if has_own else {}  # with which an audit calls the functions
         return {
             "id": self.problem.id,
             "question": self.problem.question,
@@ -86,6 +91,8 @@ class Completion:
             "flags": sorted(self.flags),
             **{name: value for name, value in optional.items() if value is not None},
             **({"terms": self.terms} if self.terms else {}),
+            **({"reward_faults": self.faults} if self.faults else {}),
+            **columns,
         }
 
     @classmethod
@@ -93,7 +100,8 @@ class Completion:
         """The record of an evaluation's row, which answers this problem."""
         verdict = Verdict(row["correct"], row["extracted"], row["extracted_by"], row["status"])
         written = {name: row[name] for name in ("tokens", "terminated")}
-        return cls(problem=problem, text=row["completion"], verdict=verdict, **written)
+        own = {"terms": row.get("terms", {}), "faults": row.get("reward_faults", {})}
+        return cls(problem=problem, text=row["completion"], verdict=verdict, **written, **own)
 
 
 class Checks:
@@ -155,6 +163,43 @@ def rewarded(
     return replace(completion, reward=total(terms, weights), terms=terms)
 
 
+def own_rewarded(
+    completions: Sequence[Completion], rewards: Sequence[OwnReward], *, failure: float = 0.0
+) -> list[Completion]:
+    """The completions with the terms of functions of one's own, which are added to a reward if there is one.
+
+    Args:
+        completions: All that the functions shall see at once.
+        rewards: The functions.
+        failure: Value of a term whose function failed.
+
+    Raises:
+        UsageError: As in `score`.
+    """
+    if not rewards:
+        return list(completions)
+    weights = {one.name: one.weight for one in rewards}
+    columns, texts = [columns_of(one.problem) for one in completions], [one.text for one in completions]
+    return [
+        replace(
+            one,
+            reward=None if one.reward is None else one.reward + total(own.terms, weights),
+            terms={**one.terms, **own.terms},
+            faults=own.faults,
+        )
+        for one, own in zip(completions, score(rewards, columns, texts, failure=failure), strict=True)
+    ]
+
+
+def mean_terms(completions: Sequence[Completion]) -> dict[str, float]:
+    """Mean of every term of the reward over the completions that have it, as ``reward_NAME``."""
+    names = dict.fromkeys(name for one in completions for name in one.terms)
+    values = {name: [one.terms[name] for one in completions if name in one.terms] for name in names}
+    means = {f"reward_{name}": sum(each) / len(each) for name, each in values.items()}
+    has_own = any(one.faults for one in completions) or names.keys() - set(TERMS)
+    return means | ({"reward_failures": float(sum(map(bool, (one.faults for one in completions))))} if has_own else {})
+
+
 def rates(completions: Sequence[Completion]) -> dict[str, float]:
     """What is measured of completions, at least one, beside their accuracy.
 
@@ -184,7 +229,7 @@ def training_metrics(completions: Sequence[Completion]) -> dict[str, float]:
     logged = ("verifier_failures", "completion_tokens", "language_switching_rate", "degeneracy_rate")
     return {
         "reward": sum(one.reward or 0.0 for one in completions) / count,
-        **{f"reward_{name}": sum(one.terms[name] for one in completions) / count for name in completions[0].terms},
+        **mean_terms(completions),
         **{name: measured[name] for name in logged},
     }
 

@@ -1,6 +1,6 @@
 """Settings of reinforcement learning. Nothing heavy is imported, so that ``ollm-rl --help`` is fast."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +18,7 @@ from ollm_rl.settings import (
     Seed,
     Settings,
     Share,
+    Temperature,
     Weight,
     Width,
     own_fields,
@@ -32,8 +33,8 @@ class RewardConfig(Settings):
     `ollm_rl.envs.rewards` defines the terms; with correctness only, no other term is computed.
     """
 
-    correctness: Weight = 1.0
-    """Weight of correctness, which is 1 for a correct answer."""
+    correctness: Weight | None = None
+    """Weight of correctness, which is 1 for a correct answer. If left out: 1, or 0 with functions of one's own."""
     format: Weight = 0.0
     """Weight of the format, which is 1 for a stated answer: boxed, after ####, or "the answer is"."""
     length: Weight = 0.0
@@ -45,8 +46,15 @@ class RewardConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not any(vars(self).values()):
-            raise UsageError("all weights of rewards are 0, so there is nothing to learn; give correctness=1, say")
+        if self.correctness is not None and not any(vars(self).values()):
+            raise UsageError(
+                "all weights of rewards are 0, so there is nothing to learn; give correctness=1, say, or leave it out "
+                "with functions of your own (reward)"
+            )
+
+    def weights(self) -> dict[str, float]:
+        """The weights by term."""
+        return {name: weight or 0.0 for name, weight in vars(self).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +108,17 @@ class RolloutSettings(Settings):
     """Episodes decoded in parallel."""
     compiled: bool = False
     """Compile decoding with torch.compile: takes a minute or two at the start and speeds up rollouts on CUDA."""
+    temperature: Temperature = 1.0
+    """Sampling temperature. The policy that is trained is the one at this temperature."""
+    reward: list[str] = field(default_factory=list)
+    """Functions of your own, one or several: FILE.py:FUNCTION, or FILE.py:FUNCTION=WEIGHT. The file is run. A function
+    takes prompts, completions and the problems' columns, as in TRL, and returns a number for each completion. In Python
+    also the names of functions that are given to train."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """Weights of the reward's terms."""
     failure_reward: Annotated[float, Interval(ge=-1, le=1)] = 0.0
-    """Correctness of a completion whose check failed or timed out. These are counted as verifier_failures."""
+    """Correctness of a completion whose check failed or timed out, and the value of a function of your own that raised.
+    These are counted as verifier_failures and reward_failures."""
 
 
 POLICIES = {"options": ("anchored", "latent"), "tokens": ("lora", "frozen-head", "top-tokens")}  # the default first
@@ -129,7 +144,12 @@ class UpdateSettings(Settings):
     """The update."""
 
     learning_rate: Positive = 1e-3
-    """Learning rate of Adam."""
+    """Learning rate of Adam, the highest of a schedule."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate after the warm-up. Linear and cosine fall to 0 at the end of the run, whose number of
+    iterations is then fixed."""
+    warmup_iterations: CountOrZero = 0
+    """The learning rate rises linearly to its highest value over this many iterations."""
     minibatches: Count = 4
     """Optimiser steps per pass over an iteration's episodes."""
     epochs: Count = 1
@@ -282,6 +302,8 @@ class RLConfig(
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.rewards.correctness is None and not self.reward:
+            object.__setattr__(self, "rewards", replace(self.rewards, correctness=1.0))  # so that run.json says so
         if self.agent != "ollm-rl":
             self._check_sb3()
             return
@@ -309,6 +331,15 @@ class RLConfig(
                 f"workers={self.workers} are more than the {self.episodes // self.group_size} groups of an iteration's "
                 "episodes; lower it"
             )
+        if self.temperature != 1 and self.option_gradient == "option":
+            raise UsageError(
+                f"temperature={self.temperature:g} is that of tokens, and option_gradient='option' learns from the "
+                "probabilities of options; leave one out"
+            )
+        if self.warmup_iterations > self.iterations:
+            raise UsageError(
+                f"warmup_iterations={self.warmup_iterations} is more than iterations={self.iterations}; lower it"
+            )
         if self.minibatches > self.episodes:
             raise UsageError(f"minibatches={self.minibatches} is more than episodes={self.episodes}; lower it")
 
@@ -317,5 +348,5 @@ class RLConfig(
             raise UsageError(f"agent={self.agent!r} acts over options; leave action_space={self.action_space!r} out")
         ours = (PolicySettings, UpdateSettings, ReinforceSettings, PPOSettings, EvaluationSettings, RaySettings)
         names = [field.name for section in (PromptSettings, *ours) for field in own_fields(section)]
-        names += ["algorithm", "keep_checkpoints", "group_size", "failure_reward"]
+        names += ["algorithm", "keep_checkpoints", "group_size", "temperature", "failure_reward"]
         refuse_changed(self, [name for name in names if name not in SB3_READS[self.agent]], f"by agent={self.agent}")

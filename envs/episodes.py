@@ -19,7 +19,9 @@ from ollm_rl.backbones.loading import context_length, load_tokenizer
 from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.prompt_store import PromptStore
-from ollm_rl.envs.rewards import CORRECTNESS_ONLY, check_weights, reward_terms, total
+from ollm_rl.envs.option_info import InfoField, check_fields, option_info
+from ollm_rl.envs.own_rewards import Rewards, columns_of, own_rewards, score
+from ollm_rl.envs.rewards import all_weights, reward_terms, total
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.prompts import encode_prompts
@@ -80,8 +82,11 @@ class Episodes:
         action_space: ``options`` takes an option z and appends its most probable token; ``tokens`` takes the token.
         max_new_tokens: Number of tokens at which an episode is truncated.
         tokenizer: The backbone's tokenizer; None loads it by the backbone's name.
-        reward_weights: Weights by the names in `ollm_rl.envs.rewards.TERMS`.
+        reward: Functions of one's own; see `ollm_rl.envs.own_rewards`.
+        reward_weights: Weights by the names in `ollm_rl.envs.rewards.TERMS`; None is 1 for correctness, or 0 beside
+            functions of one's own.
         observation_mode: ``hidden`` observes h_t, ``hidden+text`` a dictionary of h_t and the text so far.
+        info_fields: What `options_now` gives, see `ollm_rl.envs.option_info`.
         compiled: Compile the model with torch.compile.
 
     Attributes:
@@ -105,10 +110,15 @@ class Episodes:
         max_new_tokens: int,
         tokenizer: PreTrainedTokenizerBase | None,
         observation_mode: ObservationMode,
-        reward_weights: Mapping[str, float] = CORRECTNESS_ONLY,
+        reward: Rewards = None,
+        reward_weights: Mapping[str, float] | None = None,
+        info_fields: Sequence[InfoField] = (),
         compiled: bool = False,
     ) -> None:
-        check_weights(reward_weights)
+        self.own_rewards = own_rewards(reward)
+        own_weights = {one.name: one.weight for one in self.own_rewards}
+        self.reward_weights = all_weights(reward_weights, own_weights)
+        self.info_fields = check_fields(info_fields)
         checked("observation_mode", observation_mode, ObservationMode)
         checked("action_space", action_space, ActionSpace)
         checked("compiled", compiled, bool)
@@ -128,7 +138,6 @@ class Episodes:
                 raise UsageError(f"problems {self._index_by_id[problem.id]} and {index} have the id {problem.id!r}")
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
         self.num_actions = self.model.option_config.num_options if action_space == "options" else self.model.vocab_size
-        self.reward_weights = dict(reward_weights)
         self.observation_mode, self.closed = observation_mode, False
         context = context_length(self.model.backbone)
         self.prompts = encode_prompts(self.problems, self.tokenizer, max_length=context, max_new_tokens=max_new_tokens)
@@ -140,6 +149,7 @@ class Episodes:
         self.prompt_lengths, self.completion_lengths = np.zeros((2, num_slots), dtype=np.int64)
         self._slot_problems = [self.problems[0]] * num_slots  # problem of every slot's last episode
         self.hidden = torch.zeros(num_slots, self.model.hidden_size, device=self.engine.device)
+        self._offered: torch.Tensor | None = None  # tokens of the options at ``hidden``, once they are needed
 
     def spaces(self) -> tuple[spaces.Space[Any], spaces.Discrete]:
         """Observation space and action space, Discrete(K) or Discrete(V), of one slot.
@@ -171,6 +181,7 @@ class Episodes:
         self.check_open()
         prompts, later = ([self.prompts[i] for i in each] for each in (indices, upcoming))
         self.hidden[list(slots)] = self._store.fill(slots, prompts, later).float()
+        self._offered = None
         for slot, index, prompt in zip(slots, indices, prompts, strict=True):
             self._slot_problems[slot] = self.problems[index]
             self.tokens[slot, : len(prompt)] = prompt
@@ -215,6 +226,13 @@ class Episodes:
         texts = map(self.text, range(len(self.running)) if slots is None else slots)
         return {"hidden": hidden, "text": tuple("".join(c if c in CHARACTERS else "\ufffd" for c in t) for t in texts)}
 
+    def options_now(self) -> dict[str, np.ndarray]:
+        """The requested fields of `option_info` for all slots; only those of running episodes mean something."""
+        if not self.info_fields or not self.running.any():
+            return {}
+        hidden = self.hidden.to(self.model.backbone.dtype)
+        return option_info(self.model, hidden, self._option_tokens(), self.info_fields)
+
     def text(self, slot: int) -> str:
         """Prompt and completion so far, as the model reads them; those of the last episode if none runs."""
         length = self.prompt_lengths[slot] + self.completion_lengths[slot]
@@ -249,15 +267,20 @@ class Episodes:
             )
         chosen = torch.as_tensor(np.where(ran, actions, 0), dtype=torch.long, device=self.engine.device)
         if self.action_space_name == "options":
-            offered = self.model.option_tokens(self.hidden.to(self.model.backbone.dtype))
-            chosen = offered.gather(1, chosen[:, None])[:, 0]
+            chosen = self._option_tokens().gather(1, chosen[:, None])[:, 0]
         # Copied before the step, so that the code below runs while the device computes the step.
         tokens: np.ndarray = np.where(ran, chosen.cpu().numpy(), 0)
-        self.hidden = self.engine.step(chosen).float()
+        self.hidden, self._offered = self.engine.step(chosen).float(), None
         slots = np.flatnonzero(ran)
         self.tokens[slots, (self.prompt_lengths + self.completion_lengths)[slots]] = tokens[slots]
         self.completion_lengths[slots] += 1
         return tokens
+
+    def _option_tokens(self) -> torch.Tensor:
+        """Tokens of the options at every slot's h_t, (B, K)."""
+        if self._offered is None:
+            self._offered = self.model.option_tokens(self.hidden.to(self.model.backbone.dtype))
+        return self._offered
 
     def _rewards_and_facts(self, slots: Sequence[int]) -> Iterator[tuple[float, Facts]]:
         """Reward and facts of the completions in these slots."""
@@ -268,7 +291,8 @@ class Episodes:
         ]
         problems = [self._slot_problems[slot] for slot in slots]
         verdicts = shared_pool().verify_batch(completions, [problem.answer for problem in problems])
-        for slot, problem, completion, verdict in zip(slots, problems, completions, verdicts, strict=True):
+        scores = score(self.own_rewards, list(map(columns_of, problems)), completions)
+        for slot, problem, completion, verdict, own in zip(slots, problems, completions, verdicts, scores, strict=True):
             terms = reward_terms(
                 problem.question,
                 completion,
@@ -277,7 +301,10 @@ class Episodes:
                 max_tokens=self.max_new_tokens,
                 weights=self.reward_weights,
             )
-            yield total(terms, self.reward_weights), {"completion": completion, "verdict": verdict.status, **terms}
+            terms |= own.terms
+            failures = {f"{name}_failure": fault for name, fault in own.faults.items()}
+            facts: Facts = {"completion": completion, "verdict": verdict.status, **terms, **failures}
+            yield total(terms, self.reward_weights), facts
 
 
 def _list_of_problems(problems: Any) -> list[Problem]:

@@ -46,12 +46,18 @@ def repetition(completion: str) -> float:
     return len(set(sequences)) / len(sequences) - 1.0 if sequences else 0.0
 
 
-def check_weights(weights: Mapping[str, float]) -> None:
-    """Refuse weights of unknown terms, weights out of range, and those that are all 0.
+def all_weights(weights: Mapping[str, float] | None, own: Mapping[str, float] | None = None) -> dict[str, float]:
+    """The weights of all terms of a reward, checked.
+
+    Args:
+        weights: Weights of the terms in ``TERMS``; None is 1 for correctness, or none beside functions of one's own.
+        own: Weights of functions of one's own, by name.
 
     Raises:
-        UsageError: The message names the value, and what to give.
+        UsageError: If a term is unknown, a weight is out of range, or all are 0.
     """
+    own = own or {}
+    weights = weights if weights is not None else {} if own else CORRECTNESS_ONLY
     if not isinstance(weights, Mapping):
         raise UsageError(f"reward_weights={weights!r} is no mapping; give one, such as {{'correctness': 1}}")
     unknown = [name for name in weights if name not in TERMS]
@@ -59,8 +65,10 @@ def check_weights(weights: Mapping[str, float]) -> None:
         raise UsageError(f"reward term {unknown[0]!r} is unknown; give weights for {', '.join(TERMS)}")
     for name, weight in weights.items():
         checked(f"the weight of {name}", weight, Weight)
-    if not any(weights.values()):
-        raise UsageError(f"all weights in {dict(weights)} are 0, so there is nothing to learn; give one, such as 1")
+    if not any({**weights, **own}.values()):
+        given = {**weights, **own}
+        raise UsageError(f"all weights in {given} are 0, so there is nothing to learn; give one, such as 1")
+    return {**weights, **own}
 
 
 def reward_terms(

@@ -17,7 +17,8 @@ from ollm_rl.envs.episodes import (
     check_reset_options,
     row,
 )
-from ollm_rl.envs.rewards import CORRECTNESS_ONLY
+from ollm_rl.envs.option_info import InfoField
+from ollm_rl.envs.own_rewards import Rewards
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem
 
@@ -37,7 +38,8 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Rewards
     0 until the end, then 1 if the final answer is right, else 0. With ``reward_weights`` the reward at the end is a
-    weighted sum of this and other terms of `ollm_rl.envs.rewards`.
+    weighted sum of this and other terms of `ollm_rl.envs.rewards`. With ``reward``, a function of your own or several
+    (`ollm_rl.envs.own_rewards`), it is the sum of these by their weights, and correctness counts only with a weight.
 
     ## Starting State
     The prompt of a uniformly drawn problem, or of the problem that ``reset(options={"problem": ...})`` names by id or
@@ -49,13 +51,19 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
     ## Information
     ``reset`` gives ``problem`` (its id), ``question`` and ``answer``. ``step`` gives ``token``, and at the end also
     ``completion``, ``verdict`` (the status of `ollm_rl.answers.pool.Verdict`, which shows whether the checker failed),
-    ``correctness`` and every other reward term that has a weight; the values are unweighted.
+    ``correctness`` and every other reward term that has a weight; the values are unweighted. A function that raised
+    counts as 0, and ``NAME_failure`` says why.
+
+    With ``info_fields``, both also give, while the episode runs, what the options offer at the observation:
+    ``option_tokens`` (K,), ``live`` (whether these differ, so that there is a decision) and ``start_log_probs`` (K,),
+    the log-probabilities of the start policy pi(z | h_t) that supervised training left, in nats.
 
     ## Arguments
     ``model`` (an ``OptionModel`` or the folder of one), ``problems`` (a list, or a source such as ``"arith"``),
     ``action_space``, ``max_new_tokens``, ``tokenizer`` (loaded by the backbone's name where left out),
-    ``observation_mode``, ``render_mode`` (``"ansi"``: prompt and completion so far), ``reward_weights`` (by term; only
-    correctness where left out).
+    ``observation_mode``, ``render_mode`` (``"ansi"``: prompt and completion so far), ``reward`` (functions, or
+    ``"FILE.py:FUNCTION"``), ``reward_weights`` (by term; only correctness where both are left out),
+    ``info_fields`` (some of ``"option_tokens"``, ``"live"``, ``"start_log_probs"``).
     """
 
     metadata = {"render_modes": ["ansi"]}
@@ -70,7 +78,9 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
         tokenizer: PreTrainedTokenizerBase | None = None,
         observation_mode: ObservationMode = "hidden",
         render_mode: str | None = None,
-        reward_weights: Mapping[str, float] = CORRECTNESS_ONLY,
+        reward: Rewards = None,
+        reward_weights: Mapping[str, float] | None = None,
+        info_fields: Sequence[InfoField] = (),
     ) -> None:
         check_render_mode(render_mode)
         self.render_mode = render_mode
@@ -82,7 +92,9 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
             max_new_tokens=max_new_tokens,
             tokenizer=tokenizer,
             observation_mode=observation_mode,
+            reward=reward,
             reward_weights=reward_weights,
+            info_fields=info_fields,
         )
         self.observation_space, self.action_space = self.episodes.spaces()
 
@@ -100,7 +112,7 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
         drawn = int(self.np_random.integers(len(self.episodes.problems)))
         index = self.episodes.find((options or {}).get("problem", drawn))
         (info,) = self.episodes.start([0], [index])
-        return row(self.episodes.observation(), 0), dict(info)
+        return row(self.episodes.observation(), 0), {**info, **self._options()}
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Append one token.
@@ -116,7 +128,10 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
         result = self.episodes.advance(np.array([action]))
         ends = bool(result.terminations[0]), bool(result.truncations[0])
         info = result.ended.get(0, {"token": int(result.tokens[0])})
-        return row(self.episodes.observation(), 0), float(result.rewards[0]), *ends, info
+        return row(self.episodes.observation(), 0), float(result.rewards[0]), *ends, {**info, **self._options()}
+
+    def _options(self) -> dict[str, Any]:
+        return {name: values[0] for name, values in self.episodes.options_now().items()}
 
     def render(self) -> str | None:  # type: ignore[override]
         """Prompt and completion so far as the model reads them, with ``render_mode="ansi"``."""

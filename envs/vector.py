@@ -22,7 +22,8 @@ from ollm_rl.envs.episodes import (
     check_reset_options,
     row,
 )
-from ollm_rl.envs.rewards import CORRECTNESS_ONLY
+from ollm_rl.envs.option_info import InfoField
+from ollm_rl.envs.own_rewards import Rewards
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem
@@ -62,7 +63,9 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         observation_mode: ObservationMode = "hidden",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
-        reward_weights: Mapping[str, float] = CORRECTNESS_ONLY,
+        reward: Rewards = None,
+        reward_weights: Mapping[str, float] | None = None,
+        info_fields: Sequence[InfoField] = (),
         compiled: bool = False,
     ) -> None:
         check_render_mode(render_mode)
@@ -81,7 +84,9 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             max_new_tokens=max_new_tokens,
             tokenizer=tokenizer,
             observation_mode=observation_mode,
+            reward=reward,
             reward_weights=reward_weights,
+            info_fields=info_fields,
             compiled=compiled,
         )
         self.single_observation_space, self.single_action_space = self.episodes.spaces()
@@ -113,7 +118,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
                 self._streams[slot] = fresh[slot]
                 self._draw(slot)
         infos = self._start(slots, {})
-        return self.episodes.observation(), infos
+        return self.episodes.observation(), {**infos, **self._options()}
 
     def step(self, actions: np.ndarray) -> Step:
         """Append one token in every environment.
@@ -151,7 +156,13 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             infos = self._add_info(infos, facts, slot)
         if begin:
             infos = self._start(begin, infos)
+        infos |= self._options()
         return self.episodes.observation(), result.rewards, result.terminations, result.truncations, infos
+
+    def _options(self) -> dict[str, np.ndarray]:
+        """The requested fields of all running episodes, with Gymnasium's masks."""
+        fields = self.episodes.options_now()
+        return fields | {f"_{name}": self.episodes.running.copy() for name in fields}
 
     def render(self) -> tuple[str, ...] | None:
         """Prompt and completion so far of every environment, with ``render_mode="ansi"``."""

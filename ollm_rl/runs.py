@@ -124,7 +124,7 @@ def open_run(folder: Path, kind: str, config: Any) -> bool:
         write_atomic(path, json.dumps(run, indent=2))
         return False
     run = read_record(path)
-    _refuse_different(folder, kind, settings, run)
+    _refuse_different(folder, kind, settings, {**run, "config": {**_defaults(config), **run["config"]}})
     if settings != run["config"]:
         run |= {"config": settings, "places": {**run.get("places", {}), **_places(settings, folder)}}
         write_atomic(path, json.dumps(run, indent=2))
@@ -143,7 +143,9 @@ def _refuse_foreign(folder: Path) -> None:
 def _refuse_different(folder: Path, kind: str, settings: Mapping[str, Any], run: Mapping[str, Any]) -> None:
     """Refuse settings other than those of the run in a folder, except those that may change."""
     requested, existing = {"kind": kind, **settings}, {"kind": run["kind"], **run["config"]}
-    changeable = (*PLACEMENT_FIELDS, *LENGTH_FIELDS.get(kind, ()))
+    changeable = [*PLACEMENT_FIELDS, *LENGTH_FIELDS.get(kind, ())]
+    if settings.get("lr_schedule", "constant") != "constant":
+        changeable.remove("iterations")  # a longer run would have had other learning rates from the start
     places = places_in(run)
     for name, value in requested.items():
         if name in changeable or same_place(value, places.get(name)):
@@ -154,10 +156,28 @@ def _refuse_different(folder: Path, kind: str, settings: Mapping[str, Any], run:
                     f"{name}={value!r} has changed since the run in {folder} began; give another out folder"
                 )
             continue
+        if name == "reward" and _names(value) == _names(existing.get(name)):
+            continue
         raise UsageError(
             f"{folder} already holds a different run ({name} is {existing.get(name)!r} there, {value!r} here); give "
             "another out folder or delete this one"
         )
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """Default settings, which a run has that began before there were these settings."""
+    missing = dataclasses.MISSING
+    defaults = {
+        field.name: field.default if field.default_factory is missing else field.default_factory()
+        for field in dataclasses.fields(config)
+        if field.default is not missing or field.default_factory is not missing
+    }
+    return dict(json.loads(json.dumps(defaults, default=str)))
+
+
+def _names(rewards: Any) -> list[str]:
+    """Functions of a reward setting by the names of their files: these may be moved."""
+    return [Path(str(name)).name for name in rewards or []]
 
 
 def _places(settings: Mapping[str, Any], folder: Path) -> dict[str, dict[str, str]]:

@@ -30,7 +30,7 @@ from transformers.trainer_callback import TrainerState
 
 from ollm_rl.backbones.loading import context_length, load_backbone
 from ollm_rl.backbones.lora import lora_config
-from ollm_rl.backbones.names import CONFIG_FILE
+from ollm_rl.backbones.names import CONFIG_FILE, OPTION_FILE, config_file
 from ollm_rl.decode.acceptance import check_decoding
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import RunError, UsageError
@@ -186,7 +186,7 @@ def run_sft(config: SFTConfig) -> Path:
     examples: Any = encode_examples(problems, tokenizer, max_length=max_length, context=context)
     set_seed(integer_seed(config.seed, Purpose.SFT_WEIGHTS))
     model = trainable(backbone, config)
-    result_file = config.out / ("config.json" if config.stage == "backbone" else CONFIG_FILE)
+    result_file = config.out / "config.json" if config.stage == "backbone" else config_file(config.out)
     with exclusive_run(config.out, "sft", config) as exists:
         if exists and result_file.exists():
             print(f"{config.out} is finished already")
@@ -287,7 +287,7 @@ def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Pa
         # People may correct the name of the backbone in the config of an adapter.
         write_atomic(staging / SUMS_FILE, folder_sums(staging, leave_out=(CONFIG_FILE,)))
     tokenizer.save_pretrained(out)
-    for path in sorted(staging.iterdir(), key=lambda path: path.name in ("config.json", CONFIG_FILE)):
+    for path in sorted(staging.iterdir(), key=lambda path: path.name in ("config.json", CONFIG_FILE, OPTION_FILE)):
         path.replace(out / path.name)
     staging.rmdir()
 

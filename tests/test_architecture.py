@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "ollm_rl.agents.policies": BASE | CORE | {"ollm_rl.agents.config"},
     "ollm_rl.agents.workers": BASE | CORE | POLICIES,
     "ollm_rl.agents.search": BASE | CORE | POLICIES,
-    "ollm_rl.agents.evaluation": BASE | CORE | POLICIES,
+    "ollm_rl.agents.evaluation": BASE | CORE | POLICIES | {"ollm_rl.envs"},
     "ollm_rl.agents.training": BASE
     | CORE
     | POLICIES

@@ -16,9 +16,11 @@ from typing import Any
 from tqdm import tqdm
 
 from ollm_rl.agents.completions import read_completions
+from ollm_rl.agents.evaluation.audit_rewards import audit_rewards
 from ollm_rl.agents.evaluation.config import AuditConfig
 from ollm_rl.answers.extraction import boxes, extract_answer
 from ollm_rl.answers.pool import FAILURES, Verdict, VerifierPool
+from ollm_rl.envs.own_rewards import own_rewards
 from ollm_rl.runs import write_atomic
 from ollm_rl.safekeeping.outputs import output_file
 
@@ -33,12 +35,16 @@ _NUMBER = re.compile(r"-?\d[\d,]*\.?\d*")
 def run_audit(config: AuditConfig) -> dict[str, Any]:
     """Audit the completions of a run; returns, and writes where ``out`` says so, the result of `audit`.
 
+    ``rewards`` is that of `audit_rewards` for the functions that the settings name; those of the run are never called.
+
     Raises:
         MissingError: If the run kept no completions.
         UsageError: If ``out`` cannot be written.
     """
+    rewards = own_rewards(config.reward)
     with output_file(config.out):
-        result = {"run": str(config.run), **audit(read_completions(config.run))}
+        rows = read_completions(config.run)
+        result = {"run": str(config.run), **audit(rows), "rewards": audit_rewards(rows, rewards)}
         if config.out is not None:
             write_atomic(config.out, json.dumps(result, indent=1))
     return result
@@ -54,6 +60,7 @@ def audit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Returns:
         ``num_completions``; ``compared``, how many each checker could decide; ``disagreements``, the rows in which one
         of them decides otherwise, with their verdicts; ``failures``, checks that had broken in the run;
+        ``reward_failures``, completions on which a reward function of one's own had failed;
         ``last_number_share``, the share of completions that state no answer, so that their last expression counts, and
         ``last_number_share_rewarded``, the same of the right ones, None if none is right; ``signs``, the number of
         completions with each sign of `signs`, and ``signs_rewarded``, of the right ones among them;
@@ -79,6 +86,7 @@ def audit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "compared": dict(compared),
         "disagreements": disagreements,
         "failures": sum(row.get("status") in FAILURES for row in rows),
+        "reward_failures": sum("reward_faults" in row for row in rows),
         "last_number_share": sum(unstated) / len(rows),
         "last_number_share_rewarded": sum(unstated_right) / len(unstated_right) if unstated_right else None,
         "signs": dict(found),
@@ -169,6 +177,13 @@ def format_audit(result: dict[str, Any]) -> str:
     for name, count in sorted(result["signs"].items()):
         lines.append(
             f"{name}: {count} completions ({count / total:.1%}), {result['signs_rewarded'].get(name, 0)} right"
+        )
+    if result["reward_failures"]:
+        lines.append(f"reward functions had failed on {result['reward_failures']} completions")
+    for name, now in result.get("rewards", {}).items():
+        lines.append(
+            f"reward {name}: mean {now['mean']:.3f}, failed on {now['failures']:.0f}; {now['different']:.0f} of "
+            f"{now['recorded']:.0f} recorded values are others now"
         )
     if trend:
         lines.append(

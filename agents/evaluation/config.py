@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Interval
 
 from ollm_rl.errors import UsageError
-from ollm_rl.settings import Count, Machine, PromptSettings, Seed, Settings
+from ollm_rl.settings import Count, Machine, PromptSettings, Seed, Settings, Temperature, refuse_changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +47,25 @@ class CompletionSettings(Settings):
     """The completions."""
 
     sample: bool = False
-    """Sample at temperature 1 instead of decoding greedily."""
+    """Sample instead of decoding greedily."""
+    temperature: Temperature = 1.0
+    """Sampling temperature."""
+    top_p: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    """Sample only from the most probable tokens that together have this probability."""
+    samples: Count = 1
+    """Samples per problem. More give pass@k, avg@k and maj@k: the share of problems that one of k samples solves, the
+    mean accuracy, and that of the answer that most samples state."""
     max_new_tokens: Count = 96
     """Token limit per completion."""
     num_slots: Count = 256
     """Episodes decoded in parallel."""
+    reward: list[str] = field(default_factory=list)
+    """Reward functions of your own to measure too, FILE.py:FUNCTION, one or several. The file is run."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sample:
+            refuse_changed(self, ["temperature", "top_p", "samples"], "in greedy decoding (give sample=true)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +81,9 @@ class AuditConfig(Settings):
     """Folder of a training run, or a result file of ollm-rl eval."""
     out: Path | None = None
     """JSON file for the whole result; a summary is printed in any case."""
+    reward: list[str] = field(default_factory=list)
+    """Reward functions of your own to call again on the completions, FILE.py:FUNCTION, one or several. The file is
+    run."""
 
 
 @dataclass(frozen=True)  # the runs are positional arguments of the command line

@@ -18,7 +18,11 @@ from ollm_rl.runs import write_atomic
 
 SUMMARY_FILE, TABLE_FILE = "results.json", "results.md"
 # Settings that the numbers depend on; slots and device do not matter.
-SETTINGS = ("split", "limit", "sample", "max_new_tokens", "dtype", "seed", "system_prompt", "prompt_template")
+SETTINGS = (
+    *("split", "limit", "sample", "temperature", "top_p", "samples", "max_new_tokens", "dtype", "seed"),
+    *("system_prompt", "prompt_template", "reward"),
+)
+DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "samples": 1, "reward": []}  # of results from before there were these
 NUMBERS = ("accuracy", "low", "high", "language_switching_rate", "degeneracy_rate", "completion_tokens")
 # What readers of results rely on.
 RESULT: Entries = {
@@ -57,7 +61,9 @@ def write_summary(folder: Path) -> None:
 
 def format_results(results: Sequence[dict[str, Any]]) -> str:
     """Results as a Markdown table, without a line break at the end."""
-    lines = [f"| {' | '.join(HEADINGS)} |", f"|{'---|' * len(HEADINGS)}"]
+    more = {name: heading for result in results for name in result if (heading := _heading(name))}
+    headings = (*HEADINGS, *more.values())
+    lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
     for result in results:
         accuracy, low, high, switching, degenerate = (f"{100 * result[name]:.1f}" for name in NUMBERS[:5])
         cells = (
@@ -67,9 +73,24 @@ def format_results(results: Sequence[dict[str, Any]]) -> str:
             switching,
             degenerate,
             f"{result['completion_tokens']:.1f}",
+            *(_cell(name, result.get(name)) for name in more),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _heading(name: str) -> str | None:
+    """The heading of a number that only some evaluations have."""
+    kind, at, k = name.partition("_at_")
+    if at:
+        return f"{kind}@{k}, %"
+    return name.replace("_", " ", 1) if name.startswith("reward_") else None
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if name.startswith("reward_") else f"{100 * value:.1f}"
 
 
 class ResultFile:
@@ -121,7 +142,7 @@ class ResultFile:
         if path is None or not path.exists():
             return None
         saved = read_object(path, entries, remedy="delete it to evaluate again")
-        differing = [name for name, value in self.settings.items() if saved.get(name) != value]
+        differing = [name for name, value in self.settings.items() if saved.get(name, DEFAULTS.get(name)) != value]
         if differing:
             name = differing[0]
             raise UsageError(

@@ -1,4 +1,5 @@
 from .anchored import AnchoredPolicy as AnchoredPolicy
+from .base import Acts as Acts
 from .base import Choices as Choices
 from .base import Evaluation as Evaluation
 from .base import Policy as Policy
@@ -7,6 +8,7 @@ from .option import OptionPolicy as OptionPolicy
 from .token import TokenPolicy as TokenPolicy
 
 __all__ = [
+    "Acts",
     "AnchoredPolicy",
     "Choices",
     "Evaluation",

@@ -12,7 +12,7 @@ from abc import abstractmethod
 import torch
 from transformers import PreTrainedModel
 
-from ollm_rl.agents.policies.base import Choices, Evaluation, draw
+from ollm_rl.agents.policies.base import Choices, Evaluation, draw, tempered
 from ollm_rl.agents.policies.shift import ShiftedPolicy
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.decode.turns import Action
@@ -62,7 +62,8 @@ class RestrictedPolicy(ShiftedPolicy):
 
     def _log_probs(self, hidden_states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """(M, H), (M, C) -> (M, C); repetitions of a token get minus infinity."""
-        return self.head.at(hidden_states, tokens).masked_fill(~is_first(tokens), -torch.inf).log_softmax(-1)
+        logits = self.head.at(hidden_states, tokens).masked_fill(~is_first(tokens), -torch.inf)
+        return tempered(logits.log_softmax(-1), self.temperature)
 
 
 class AnchoredPolicy(RestrictedPolicy):

@@ -42,6 +42,31 @@ class Evaluation(NamedTuple):
     reference: torch.Tensor | None
 
 
+class Acts(Protocol):
+    """What `evaluate` needs of a policy, so that any object of one's own can be evaluated.
+
+    For example, the backbone's most probable token at every position::
+
+        class Greedy:
+            def __init__(self, backbone):
+                self.backbone, self.head = backbone, OutputHead(backbone)
+
+            def act(self, hidden_states, uniforms):
+                return Action.of(self.head(hidden_states).argmax(-1))
+
+    Attributes:
+        backbone: The language model that decodes.
+    """
+
+    @property
+    def backbone(self) -> PreTrainedModel:  # noqa: D102  # described in the class docstring
+        ...
+
+    def act(self, hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Action:
+        """Choose a token in every row; as in `Policy`."""
+        ...
+
+
 class Policy(Protocol):
     """What training, evaluation and search need of a policy; those in this folder implement it.
 
@@ -52,9 +77,12 @@ class Policy(Protocol):
         value_head: Value estimates of h_t: (B, H) in float32 -> (B, 1).
         reads_sequences: Whether ``evaluate`` reads prompts and whole completions. If not, it is given only decisions
             (``Rollout.at_decisions``).
+        temperature: The policy that is sampled and evaluated has the token probabilities to the power of 1 /
+            temperature, normalised; so probability ratios are those of the distribution that was sampled.
     """
 
     reads_sequences: bool
+    temperature: float
 
     @property
     def backbone(self) -> PreTrainedModel:  # noqa: D102  # described in the class docstring
@@ -88,6 +116,15 @@ class Policy(Protocol):
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """As in any ``nn.Module``."""
         ...
+
+
+def tempered(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Log-probabilities of distinct tokens at a temperature: (..., C) -> (..., C); minus infinity stays."""
+    if temperature == 1:
+        return log_probs
+    # Tokens that are never written keep a finite number, so that a probability of 0 times its logarithm stays 0.
+    scaled = (log_probs / temperature).clamp(min=torch.finfo(log_probs.dtype).min / 2)
+    return scaled.masked_fill(log_probs == -torch.inf, -torch.inf).log_softmax(-1)
 
 
 def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

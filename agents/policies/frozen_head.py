@@ -5,7 +5,7 @@ Letters: B rows, M decisions of the episodes in row order, H hidden, V vocabular
 
 import torch
 
-from ollm_rl.agents.policies.base import Choices, Evaluation, draw
+from ollm_rl.agents.policies.base import Choices, Evaluation, draw, tempered
 from ollm_rl.agents.policies.shift import ShiftedPolicy
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.decode.turns import Action
@@ -49,4 +49,4 @@ class FrozenHeadPolicy(ShiftedPolicy):
     def _log_probs(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(M, H) -> (M, V)."""
         logits: torch.Tensor = self.head(hidden_states.to(self.head.linear.weight.dtype))
-        return logits.float().log_softmax(-1)
+        return tempered(logits.float().log_softmax(-1), self.temperature)

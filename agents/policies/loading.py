@@ -28,6 +28,7 @@ def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrain
             tokens).
     """
     policy, tokenizer = _new_policy(config, getattr(torch, config.dtype), device)
+    policy.temperature = config.temperature
     format_prompts(tokenizer, config)
     return policy, tokenizer
 
@@ -52,6 +53,8 @@ def load_policy(
     name: str | ModelName, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> tuple[Policy, PreTrainedTokenizerBase]:
     """Load the policy of a training run (as last saved), a checkpoint, an option plug-in, a LoRA or a backbone.
+
+    Its temperature is 1, whatever that of its training was.
 
     Raises:
         MissingError: If the training run has saved no checkpoint yet.
@@ -122,4 +125,5 @@ def _trained_policy(
     if model.checkpoint is None:
         raise MissingError(f"{model.name} has saved no checkpoint yet; let ollm-rl train finish an iteration")
     load_weights(policy, load_tensors(model.checkpoint, "policy", device=device)["policy"])
+    policy.temperature = 1.0
     return policy, tokenizer

@@ -28,6 +28,7 @@ class OptionPolicy(nn.Module):
     """
 
     reads_sequences = False
+    temperature = 1.0
 
     def __init__(self, model: OptionModel, *, plain: bool = False) -> None:
         super().__init__()
@@ -57,8 +58,13 @@ class OptionPolicy(nn.Module):
         """
         option_tokens = self._model[0].option_tokens(hidden_states)
         option_logits = self.policy(hidden_states.float())
-        by_token = token_log_probs(option_logits, option_tokens)
-        options = by_token.argmax(-1) if uniforms is None else draw(option_logits.softmax(-1), uniforms)
+        by_token = self._token_log_probs(option_logits, option_tokens)
+        if uniforms is None:
+            options = by_token.argmax(-1)
+        elif self.temperature == 1:
+            options = draw(option_logits.softmax(-1), uniforms)
+        else:
+            options = draw(by_token.exp() * is_first(option_tokens), uniforms)
         log_probs = option_logits.log_softmax(-1) if self.plain else by_token
         return Action(
             tokens=option_tokens.gather(1, options[:, None])[:, 0],
@@ -72,7 +78,7 @@ class OptionPolicy(nn.Module):
     def choices(self, hidden_states: torch.Tensor) -> Choices:
         """The options' tokens at h_t, (B, H), with probabilities summed over the options of a token; C = K."""
         tokens = self._model[0].option_tokens(hidden_states)
-        log_probs = token_log_probs(self.policy(hidden_states.float()), tokens)
+        log_probs = self._token_log_probs(self.policy(hidden_states.float()), tokens)
         return Choices(tokens, log_probs.masked_fill(~is_first(tokens), -torch.inf))
 
     @torch.no_grad()
@@ -92,7 +98,11 @@ class OptionPolicy(nn.Module):
                 reference_log_probs = self._choice_log_probs(logits, option_tokens, options)
         option_logits = self.policy(hidden)
         chosen = self._choice_log_probs(option_logits, option_tokens, options)
-        entropies = -(option_logits.softmax(-1) * token_log_probs(option_logits, option_tokens)).sum(-1)
+        if self.temperature == 1:
+            entropies = -(option_logits.softmax(-1) * token_log_probs(option_logits, option_tokens)).sum(-1)
+        else:
+            by_token = self._token_log_probs(option_logits, option_tokens)
+            entropies = -(by_token.exp() * by_token * is_first(option_tokens)).sum(-1)
         return Evaluation(chosen, entropies, self.value_head(hidden)[:, 0], reference_log_probs)
 
     def _choice_log_probs(
@@ -102,4 +112,14 @@ class OptionPolicy(nn.Module):
         log_probs = option_logits.log_softmax(-1)
         if self.plain:
             return log_probs.gather(1, options[:, None])[:, 0]
+        if self.temperature != 1:
+            return self._token_log_probs(option_logits, option_tokens).gather(1, options[:, None])[:, 0]
         return decision_log_prob(log_probs, option_tokens, options)
+
+    def _token_log_probs(self, option_logits: torch.Tensor, option_tokens: torch.Tensor) -> torch.Tensor:
+        """Log-probability of each option's token at the temperature: (M, K), (M, K) -> (M, K)."""
+        by_token = token_log_probs(option_logits, option_tokens)
+        if self.temperature == 1:
+            return by_token
+        scaled = by_token / self.temperature
+        return scaled - scaled.masked_fill(~is_first(option_tokens), -torch.inf).logsumexp(-1, keepdim=True)

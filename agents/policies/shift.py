@@ -43,6 +43,7 @@ class ShiftedPolicy(nn.Module):
     """
 
     reads_sequences = False
+    temperature = 1.0
 
     def __init__(self, backbone: PreTrainedModel) -> None:
         super().__init__()

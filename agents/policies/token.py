@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ollm_rl.agents.policies.base import Choices, Evaluation, draw
+from ollm_rl.agents.policies.base import Choices, Evaluation, draw, tempered
 from ollm_rl.agents.policies.option import VALUE_WIDTH
 from ollm_rl.backbones.lora import add_lora, without_lora
 from ollm_rl.backbones.output_head import OutputHead, last_hidden_states
@@ -27,6 +27,7 @@ class TokenPolicy(nn.Module):
     """
 
     reads_sequences = True
+    temperature = 1.0
 
     def __init__(self, backbone: PreTrainedModel, *, rank: int) -> None:
         super().__init__()
@@ -82,4 +83,4 @@ class TokenPolicy(nn.Module):
 
     def _log_probs(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of all tokens: (M, H) -> (M, V)."""
-        return self.head(hidden_states).float().log_softmax(-1)
+        return tempered(self.head(hidden_states).float().log_softmax(-1), self.temperature)

@@ -1,7 +1,6 @@
 """Choose a problem's answer among its completions, with the verifier (oracle) or without, and measure accuracy."""
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,9 +8,8 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.completions import Completion
-from ollm_rl.answers.comparison import compare
 from ollm_rl.answers.pool import shared_pool
-from ollm_rl.answers.spelling import clean
+from ollm_rl.metrics.samples import same_answers
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.problems.sources import Problem
 
@@ -77,22 +75,14 @@ def by_majority(completions: Sequence[Completion], *, equal_votes: bool = True) 
         equal_votes: One vote for each completion, as for samples. Otherwise each votes with its probability, as for the
             completions of a tree, which are never equal.
     """
-    distinct: list[str] = []
-    voters_of: dict[str, list[Completion]] = defaultdict(list)
-    for completion in completions:
-        if completion.verdict.extracted is None:
-            continue
-        answer = clean(completion.verdict.extracted)
-        same = next((earlier for earlier in distinct if compare(answer, earlier)), None)
-        if same is None:
-            distinct.append(same := answer)
-        voters_of[same].append(completion)
-    if not voters_of:
+    same = same_answers([completion.verdict.extracted for completion in completions])
+    if not same:
         return by_likelihood(completions)
-    groups = [
-        (sum(1.0 if equal_votes else math.exp(_log_prob(voter)) for voter in voters), by_likelihood(voters))
-        for voters in voters_of.values()
-    ]
+    groups = []
+    for indices in same:
+        voters = [completions[index] for index in indices]
+        votes = sum(1.0 if equal_votes else math.exp(_log_prob(voter)) for voter in voters)
+        groups.append((votes, by_likelihood(voters)))
     return max(groups, key=lambda group: (group[0], _log_prob(group[1])))[1]
 
 

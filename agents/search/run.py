@@ -16,12 +16,13 @@ from transformers import PreTrainedTokenizerBase
 from ollm_rl.agents.completions import Completion
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_policy
+from ollm_rl.agents.policies.sampling import Tempered
 from ollm_rl.agents.search.beam import beam_search
 from ollm_rl.agents.search.choosing import Unverified, choosers, correct_at, result_row, share, verify_completions
 from ollm_rl.agents.search.config import SearchConfig, SearchSettings
 from ollm_rl.agents.search.forest import Forest
 from ollm_rl.agents.search.mcts import simulations
-from ollm_rl.agents.search.samples import Tempered, draw_samples, shares_at_k
+from ollm_rl.agents.search.samples import draw_samples, shares_at_k
 from ollm_rl.agents.search.tree import Node, Search, Tree
 from ollm_rl.answers.pool import shared_pool
 from ollm_rl.backbones.loading import context_length

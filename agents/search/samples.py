@@ -1,56 +1,17 @@
 """Independent samples within a token budget, for best-of-N, over options or over the vocabulary."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.completions import Completion
-from ollm_rl.agents.policies.base import Policy, draw
 from ollm_rl.agents.search.choosing import Unverified, verify_completions
 from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.rollout import collect
-from ollm_rl.decode.turns import Action, Turns
+from ollm_rl.decode.turns import Turns
+from ollm_rl.metrics.samples import pass_at_k
 from ollm_rl.problems.sources import Problem
-
-
-class Tempered:
-    """A policy sampled at a temperature: token probabilities to the power of 1 / temperature, normalised."""
-
-    def __init__(self, policy: Policy, temperature: float) -> None:
-        self.policy, self.temperature = policy, temperature
-
-    @torch.no_grad()
-    def act(self, hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Action:
-        """As in ``Policy.act``; log-probabilities are those at temperature 1."""
-        tokens, log_probs = self.policy.choices(hidden_states)
-        if uniforms is None:
-            chosen = log_probs.argmax(-1)
-        else:
-            chosen = draw((log_probs / self.temperature).softmax(-1), uniforms)
-        return Action(
-            tokens=tokens.gather(1, chosen[:, None])[:, 0],
-            log_probs=log_probs.gather(1, chosen[:, None])[:, 0],
-            values=self.policy.value_head(hidden_states.float())[:, 0],
-            decisions=(log_probs > -torch.inf).sum(-1) > 1,
-        )
-
-
-def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the probability that one of k samples is correct (Chen et al. 2021, eq. 1).
-
-    Args:
-        samples: Number n of independent samples.
-        correct: Number c of correct samples.
-        k: At most n.
-
-    Raises:
-        ValueError: If k is not within 1 to n, or c not within 0 to n.
-    """
-    if not 1 <= k <= samples or not 0 <= correct <= samples:
-        raise ValueError(f"k={k} and correct={correct} must fit samples={samples}; take more samples or lower k")
-    return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
 def shares_at_k(completions: list[list[Completion]], latest: int) -> dict[int, float]:

@@ -6,8 +6,7 @@ our names.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from ollm_rl.agents.training.sb3_files import load_agent, save_agent, saved_hist
 from ollm_rl.agents.training.tags import tag
 from ollm_rl.answers.pool import Verdict
 from ollm_rl.devices import resolve_device
+from ollm_rl.envs.own_rewards import own_rewards
 from ollm_rl.envs.rewards import TERMS
 from ollm_rl.envs.sb3 import TextGenVecEnv
 from ollm_rl.envs.vector import TextGenVectorEnv
@@ -52,12 +52,18 @@ LOSSES = {
 }
 
 
-def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None] | None = None) -> Path:
+def train_sb3(
+    config: RLConfig,
+    on_iteration: Callable[[dict[str, float]], None] | None = None,
+    *,
+    functions: Sequence[Callable[..., Any]] = (),
+) -> Path:
     """Train an agent of SB3 for ``iterations`` x ``episodes`` episodes, or resume from its last saved model.
 
     Args:
         config: Settings of the run; it refuses those that the agent does not use.
         on_iteration: Called with the metrics of every ``episodes`` episodes once they are saved.
+        functions: Reward functions of one's own that ``config.reward`` names.
 
     Returns:
         The folder of the run.
@@ -68,7 +74,7 @@ def train_sb3(config: RLConfig, on_iteration: Callable[[dict[str, float]], None]
     """
     agent_class = _agent_class(config.agent)
     device = resolve_device(config.device)
-    vec = _environments(config, device)
+    vec = _environments(config, device, functions)
     settings = agent_settings(config, vec.num_envs)
     with exclusive_run(config.out, "train", config):
         _learn(config, agent_class, vec, settings, device, on_iteration)
@@ -103,7 +109,7 @@ def _learn(
         )
 
 
-def _environments(config: RLConfig, device: torch.device) -> VecMonitor:
+def _environments(config: RLConfig, device: torch.device, functions: Sequence[Callable[..., Any]]) -> VecMonitor:
     model = OptionModel.from_pretrained(config.model, dtype=getattr(torch, config.dtype), device=device)
     envs = TextGenVectorEnv(
         min(config.num_slots, config.episodes),
@@ -111,7 +117,8 @@ def _environments(config: RLConfig, device: torch.device) -> VecMonitor:
         training_problems(config),
         max_new_tokens=config.max_new_tokens,
         autoreset_mode="SameStep",
-        reward_weights=asdict(config.rewards),
+        reward=own_rewards(config.reward, functions),
+        reward_weights=config.rewards.weights(),
         compiled=config.compiled,
     )
     return VecMonitor(TokenLimitEnds(TextGenVecEnv(envs)))
@@ -199,6 +206,7 @@ class _Iterations(BaseCallback):
     ) -> None:
         super().__init__()
         self.config, self.history, self.on_iteration = config, history, on_iteration
+        self.own = [name.rpartition(":")[2].partition("=")[0] for name in config.reward]  # functions of one's own
         self.ended: list[dict[str, Any]] = []  # infos of the episodes since the last row
 
     def _on_training_start(self) -> None:
@@ -219,7 +227,7 @@ class _Iterations(BaseCallback):
         self.bar.close()
 
     def _finish_iteration(self, infos: list[dict[str, Any]]) -> None:
-        completions = [_completion(info) for info in infos]
+        completions = [_completion(info, self.own) for info in infos]
         write_completions(self.config.out, len(self.history), completions)
         previous = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
         now = time.perf_counter()
@@ -262,9 +270,9 @@ def _agent_class(agent: str) -> type[BaseAlgorithm]:
     return classes[agent]
 
 
-def _completion(info: dict[str, Any]) -> Completion:
-    """The completion of an episode, from the info of its last step."""
-    terms = {name: float(info[name]) for name in TERMS if name in info}
+def _completion(info: dict[str, Any], own: Sequence[str]) -> Completion:
+    """The completion of an episode, from the info of its last step; ``own`` names reward functions of one's own."""
+    terms = {name: float(info[name]) for name in (*TERMS, *own) if name in info}
     verdict = Verdict(info["verdict"] == "ok" and terms["correctness"] == 1, None, None, info["verdict"])
     return Completion(
         problem=info["asked"],
@@ -274,4 +282,5 @@ def _completion(info: dict[str, Any]) -> Completion:
         verdict=verdict,
         reward=float(info["episode"]["r"]),
         terms=terms,
+        faults={name: info[f"{name}_failure"] for name in own if f"{name}_failure" in info},
     )

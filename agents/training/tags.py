@@ -1,7 +1,17 @@
 """TensorBoard names of our metrics, grouped as in stable-baselines3."""
 
 TIME = ("iteration", "episodes", "episodes_per_second", "worker_restarts", "timesteps")
-UPDATE = ("policy_loss", "value_loss", "loss", "entropy", "approx_kl", "clip_fraction", "kl", "ent_coef")
+UPDATE = (
+    "policy_loss",
+    "value_loss",
+    "loss",
+    "entropy",
+    "approx_kl",
+    "clip_fraction",
+    "kl",
+    "ent_coef",
+    "learning_rate",
+)
 
 
 def tag(name: str) -> str:

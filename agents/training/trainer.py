@@ -6,14 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.agents.completions import training_metrics, write_completions
+from ollm_rl.agents.completions import own_rewarded, training_metrics, write_completions
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.free_running import evaluate
 from ollm_rl.agents.policies.base import Policy
@@ -22,10 +24,11 @@ from ollm_rl.agents.training.checkpoints import complete_checkpoint, save_checkp
 from ollm_rl.agents.training.collapse import collapse_warning
 from ollm_rl.agents.training.problems import evaluation_problems, training_problems
 from ollm_rl.agents.training.tags import tag
-from ollm_rl.agents.training.update import Penalties, Updater
+from ollm_rl.agents.training.update import Penalties, Updater, learning_rate
 from ollm_rl.agents.workers.local import Batch, RolloutSource, RolloutWorker
 from ollm_rl.backbones.loading import context_length, not_finite
 from ollm_rl.devices import resolve_device
+from ollm_rl.envs.own_rewards import OwnReward, own_rewards
 from ollm_rl.errors import RunError, UsageError, one_line
 from ollm_rl.files.tensors import load_tensors
 from ollm_rl.problems.problem import Problem
@@ -37,12 +40,15 @@ from ollm_rl.streams import Purpose, integer_seed, torch_generator
 OnIteration = Callable[[dict[str, float]], bool | None]  # gets an iteration's metrics; False stops the run
 
 
-def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
+def train(
+    config: RLConfig, on_iteration: OnIteration | None = None, *, functions: Sequence[Callable[..., Any]] = ()
+) -> Path:
     """Train a policy, or resume from the checkpoint of the same run.
 
     Args:
         config: Settings of the run.
         on_iteration: Called after every iteration, once it is saved; the run stops if it returns False.
+        functions: Reward functions of one's own that ``config.reward`` names without a file.
 
     Returns:
         The folder of the run.
@@ -52,11 +58,12 @@ def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
         RunError: If a loss, gradient, reward or weight is no longer finite.
     """
     device = resolve_device(config.device)
+    own = own_rewards(config.reward, functions)
     problems = training_problems(config)
     torch.manual_seed(integer_seed(config.seed, Purpose.POLICY_WEIGHTS))
     policy, tokenizer = new_policy(config, device)
     with (
-        closing(build_trainer(config, policy, tokenizer, problems)) as trainer,
+        closing(build_trainer(config, policy, tokenizer, problems, own)) as trainer,
         exclusive_run(config.out, "train", config),
     ):
         trainer.run(on_iteration)
@@ -64,7 +71,11 @@ def train(config: RLConfig, on_iteration: OnIteration | None = None) -> Path:
 
 
 def build_trainer(
-    config: RLConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]
+    config: RLConfig,
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    own: Sequence[OwnReward] = (),
 ) -> "Trainer":
     """Encode the prompts, create the engine or start the Ray workers, and build the trainer.
 
@@ -83,7 +94,7 @@ def build_trainer(
     else:
         longest = max(map(len, prompts)) + limit
         source = RolloutWorker(config, policy, tokenizer, problems, train_prompts, config.episodes, max_length=longest)
-    return Trainer(config, policy, tokenizer, source, Updater(policy, config), held_out)
+    return Trainer(config, policy, tokenizer, source, Updater(policy, config), held_out, own)
 
 
 class Trainer:
@@ -99,6 +110,7 @@ class Trainer:
         source: Generates the rollouts; closed by ``close``.
         updater: Updates the policy.
         held_out: Problems to evaluate on; empty without ``eval_every``.
+        own: Reward functions of one's own. They are called in this process, once an iteration with all completions.
     """
 
     def __init__(
@@ -109,9 +121,10 @@ class Trainer:
         source: RolloutSource,
         updater: Updater,
         held_out: Sequence[Problem] = (),
+        own: Sequence[OwnReward] = (),
     ) -> None:
         self.config, self.policy, self.tokenizer = config, policy, tokenizer
-        self.source, self.updater, self.held_out = source, updater, held_out
+        self.source, self.updater, self.held_out, self.own = source, updater, held_out, own
         self.history: list[dict[str, float]] = []
 
     def run(self, on_iteration: OnIteration | None = None) -> None:
@@ -152,7 +165,7 @@ class Trainer:
         previous = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
         penalties = Penalties.of_iteration(config, previous)
         started = time.perf_counter()
-        batch = self.source.collect_iteration(iteration)
+        batch = self._rewarded(self.source.collect_iteration(iteration))
         write_completions(config.out, iteration, batch.completions)
         generated = time.perf_counter()
         if not batch.rollout.decisions.any():
@@ -179,12 +192,26 @@ class Trainer:
             **episode_metrics(batch, config.group_size),
             **terms,
             **penalties._asdict(),
+            "learning_rate": learning_rate(config, iteration),
         }
         if config.replay:
             row["replay_gib"] = self.updater.replay.num_bytes() / 2**30
         if config.eval_every and row["episodes"] // config.eval_every > previous["episodes"] // config.eval_every:
             row |= self._evaluate()
         return row
+
+    def _rewarded(self, batch: Batch) -> Batch:
+        """The batch with the rewards of one's own functions.
+
+        Raises:
+            UsageError: If one fails on every completion: there is nothing to learn from.
+        """
+        completions = own_rewarded(batch.completions, self.own, failure=self.config.failure_reward)
+        for one in self.own:
+            faults = [completion.faults[one.name] for completion in completions if one.name in completion.faults]
+            if len(faults) == len(completions):
+                raise UsageError(f"reward {one.name} failed on all {len(faults)} completions ({faults[0]}); correct it")
+        return replace(batch, completions=completions)
 
     def _check_finite(self, rewards: torch.Tensor, terms: Mapping[str, float]) -> None:
         """End the run, before anything is saved, if the update left numbers that are not finite."""

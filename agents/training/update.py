@@ -45,6 +45,17 @@ class Penalties(NamedTuple):
         return cls(ent_coef, kl_coef)
 
 
+def learning_rate(config: RLConfig, iteration: int) -> float:
+    """The learning rate of an iteration: it rises over the warm-up, then stays or falls to 0 at the end of the run."""
+    if iteration < config.warmup_iterations:
+        return config.learning_rate * (iteration + 1) / config.warmup_iterations
+    if config.lr_schedule == "constant":
+        return config.learning_rate
+    done = (iteration - config.warmup_iterations) / (config.iterations - config.warmup_iterations)
+    share = 1 - done if config.lr_schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return config.learning_rate * share
+
+
 class Updater:
     """Optimises a policy on rollouts.
 
@@ -83,6 +94,8 @@ class Updater:
             generator: CPU generator that shuffles and samples the episodes.
         """
         config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, iteration)
         batch = UpdateBatch.from_rollout(config, rollout, rewards, whole=self.policy.reads_sequences)
         steps = []
         for _ in range(config.epochs):

@@ -1,7 +1,7 @@
 """Rollouts with checked answers: the part of training that runs in this process or in Ray workers."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -127,7 +127,7 @@ class RolloutWorker:
             uniforms=uniforms[episodes.start : episodes.stop],
             on_end=checks.begin,
         )
-        weights = asdict(config.rewards)
+        weights = config.rewards.weights()
         completions = [
             rewarded(completion, weights, max_tokens=config.max_new_tokens, failure=config.failure_reward)
             for completion in checks.finish()

@@ -19,7 +19,7 @@ export CUDA_VISIBLE_DEVICES=${gpus[0]}
 [ -f "$out/backbone/config.json" ] || ollm sft --config "$presets/smollm2_backbone.yaml" \
     --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/backbone"
 options() { # the policy's objective, GPU
-    [ -f "$out/options-$1/adapter_config.json" ] || CUDA_VISIBLE_DEVICES=$2 ollm sft \
+    [ -f "$out/options-$1/option_config.json" ] || CUDA_VISIBLE_DEVICES=$2 ollm sft \
         --config "$presets/smollm2_options.yaml" --options.policy_objective "$1" --backbone "$out/backbone" \
         --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/options-$1"
     [ -f "$out/teacher_forced-$1.json" ] || CUDA_VISIBLE_DEVICES=$2 ollm teacher-forced --limit null \

@@ -19,7 +19,8 @@ from ollm_rl.runs import CHECKPOINTS_FOLDER, last_checkpoint, places_in, read_re
 from ollm_rl.safekeeping.places import Place, located
 from ollm_rl.settings import checked
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # of a plug-in and of a peft adapter
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # of a peft adapter
+OPTION_FILE = "option_config.json"  # of a plug-in, with the same file of weights; older ones have CONFIG_FILE
 OWN_BACKBONES = ("tiny-arith", "smollm2-135m")  # not on the hub
 
 Kind = Literal["backbone", "options", "lora", "run"]
@@ -40,7 +41,7 @@ class ModelName:
         name: The name as the user gave it.
         kind: Kind of the model.
         folder: Folder of its files, for a hub repository in the hub's cache; None for a backbone.
-        description: Contents of ``adapter_config.json`` for a plug-in or LoRA, settings for a training run.
+        description: Contents of `config_file` for a plug-in or LoRA, settings for a training run.
         checkpoint: Checkpoint of a training run: the named one, else the last; None if none was saved.
         places: By setting, where what it was trained on lay when its run began.
     """
@@ -71,7 +72,7 @@ class ModelName:
         assert self.folder is not None
         name = self.description.get(entry)
         if not isinstance(name, str):
-            path = self.folder / ("run.json" if self.kind == "run" else CONFIG_FILE)
+            path = self.folder / "run.json" if self.kind == "run" else config_file(self.folder)
             raise DamagedError(f"{path} does not say what it was trained on ({entry}); copy it again")
         return located(name, setting, self.folder, self.places.get(setting))
 
@@ -134,11 +135,16 @@ def resolve(name: str | Path) -> ModelName:
             folder = download_adapter(name)
         except MissingError:
             return ModelName(name, "backbone")  # loading it will report the hub's error
-    if (folder / CONFIG_FILE).exists():
+    if config_file(folder).exists():
         return _adapter(name, folder)
     if (path / "run.json").exists() and not (path / "config.json").exists():
         return _training_run(name, path, last_checkpoint(path))
     return ModelName(name, "backbone")
+
+
+def config_file(folder: Path) -> Path:
+    """The file that describes the plug-in or LoRA in a folder; it may be missing."""
+    return folder / (OPTION_FILE if (folder / OPTION_FILE).exists() else CONFIG_FILE)
 
 
 def is_hub_id(name: str) -> bool:
@@ -156,7 +162,7 @@ def has_owner(name: str) -> bool:
 
 
 def _adapter(name: str, folder: Path) -> ModelName:
-    description = read_object(folder / CONFIG_FILE)
+    description = read_object(config_file(folder))
     kind: Kind = "lora" if "peft_type" in description else "options"
     if kind == "lora" and description["peft_type"] != "LORA":
         raise UsageError(f"{name} is an adapter of peft of type {description['peft_type']}; only LoRA is supported")
@@ -182,7 +188,7 @@ def download_adapter(repo_id: str) -> Path:
     """
     reachable = hub_answers()
     try:
-        files = [CONFIG_FILE, WEIGHTS_FILE]
+        files = [OPTION_FILE, CONFIG_FILE, WEIGHTS_FILE]
         return Path(HfApi().snapshot_download(repo_id, allow_patterns=files, local_files_only=not reachable))
     except (HTTPError, OSError) as error:
         if not reachable:

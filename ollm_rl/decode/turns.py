@@ -39,6 +39,12 @@ class Action:
     decisions: torch.Tensor
     stored: Tensors = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, tokens: torch.Tensor) -> "Action":
+        """An action of which only the tokens (B,) matter, as in an evaluation; the other numbers are 0."""
+        zeros = torch.zeros(tokens.shape, device=tokens.device)
+        return cls(tokens, zeros, zeros, zeros.bool())
+
 
 # Chooses tokens from h_t, (B, H), and one number in [0, 1) per row for sampling, (B,), or None for greedy decoding.
 Chooser = Callable[[torch.Tensor, torch.Tensor | None], Action]

@@ -8,7 +8,15 @@ from typing import Any
 from huggingface_hub import HfApi, ModelCard, ModelCardData, get_token
 from huggingface_hub.errors import HTTPError
 
-from ollm_rl.backbones.names import CONFIG_FILE, OWN_BACKBONES, WEIGHTS_FILE, download_adapter, has_owner, is_hub_id
+from ollm_rl.backbones.names import (
+    OPTION_FILE,
+    OWN_BACKBONES,
+    WEIGHTS_FILE,
+    config_file,
+    download_adapter,
+    has_owner,
+    is_hub_id,
+)
 from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.runs import write_atomic
 
@@ -34,8 +42,9 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, toke
         UsageError: If a file cannot be read, there is no token, the hub refuses, or it is unreachable.
     """
     folder = Path(folder)
-    for file in (CONFIG_FILE, WEIGHTS_FILE):
-        _require(folder, file, str(folder))
+    _require_config(folder, str(folder))
+    if not (folder / WEIGHTS_FILE).exists():
+        raise MissingError(f"{folder} holds no option plug-in (no {WEIGHTS_FILE}); train one with ollm-rl sft")
     if not has_owner(repo_id):
         raise UsageError(f"repo_id={repo_id!r} is not a name on the hub; give user/name")
     if not (token or get_token()):
@@ -46,7 +55,7 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, toke
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         if not (folder / CARD_FILE).exists():  # after create_repo, which rejects a mistyped repo_id
             write_atomic(folder / CARD_FILE, card)
-        uploaded = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, METRICS_FILE, RUN_FILE]
+        uploaded = [config_file(folder).name, WEIGHTS_FILE, CARD_FILE, METRICS_FILE, RUN_FILE]
         api.upload_folder(
             repo_id=repo_id, folder_path=folder, allow_patterns=uploaded, commit_message="Upload option plug-in"
         )
@@ -66,7 +75,7 @@ def local_folder(name: str | Path) -> Path:
     folder = Path(name)
     if not folder.exists() and has_owner(str(name)):
         folder = download_adapter(str(name))
-    _require(folder, CONFIG_FILE, str(name))
+    _require_config(folder, str(name))
     return folder
 
 
@@ -80,7 +89,7 @@ def model_card(
     """The README.md of a plug-in, with the hub's metadata at the top. All its numbers come from the arguments.
 
     Args:
-        description: Contents of ``adapter_config.json`` as ``OptionModel.save_pretrained`` writes it.
+        description: Contents of ``option_config.json`` as ``OptionModel.save_pretrained`` writes it.
         metrics: A line of a run's ``metrics.json``.
         run: The run's ``run.json``.
         repo_id: Repository of the card.
@@ -111,18 +120,18 @@ def model_card(
 def _card_of(folder: Path, repo_id: str) -> str:
     """The card of the plug-in in a folder, from its files."""
     try:
-        description = json.loads((folder / CONFIG_FILE).read_text())
+        description = json.loads(config_file(folder).read_text())
         metrics, run = folder / METRICS_FILE, folder / RUN_FILE
         lines = [line for line in json.loads(metrics.read_text()) if "loss" in line] if metrics.exists() else []
         origin = json.loads(run.read_text()) if run.exists() else None
         return model_card(description, lines[-1] if lines else None, origin, repo_id=repo_id)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"{folder} cannot be described ({type(error).__name__}: {error}); copy its {CONFIG_FILE}, {METRICS_FILE} "
-            f"and {RUN_FILE} again"
+            f"{folder} cannot be described ({type(error).__name__}: {error}); copy its {config_file(folder).name}, "
+            f"{METRICS_FILE} and {RUN_FILE} again"
         ) from error
 
 
-def _require(folder: Path, file: str, name: str) -> None:
-    if not (folder / file).exists():
-        raise MissingError(f"{name} holds no option plug-in (no {file}); train one with ollm-rl sft")
+def _require_config(folder: Path, name: str) -> None:
+    if not config_file(folder).exists():
+        raise MissingError(f"{name} holds no option plug-in (no {OPTION_FILE}); train one with ollm-rl sft")

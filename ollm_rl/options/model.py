@@ -8,7 +8,7 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.loading import fingerprint, load_backbone, not_finite
-from ollm_rl.backbones.names import CONFIG_FILE, WEIGHTS_FILE, resolve
+from ollm_rl.backbones.names import OPTION_FILE, WEIGHTS_FILE, config_file, resolve
 from ollm_rl.backbones.output_head import OutputHead, last_hidden_states
 from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
 from ollm_rl.files.checksums import check_file
@@ -26,6 +26,7 @@ from ollm_rl.files.tensors import sealed_weights
 from ollm_rl.options import hub
 from ollm_rl.options.adapter import OptionAdapter, default_width
 from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.generation import Option, check_option, chosen_logits, generate_with
 from ollm_rl.options.losses import (
     expected_cross_entropy,
     kl_to_prior,
@@ -155,6 +156,24 @@ class OptionModel(nn.Module):
         """Most probable token under every option: (..., H) -> (..., K)."""
         return self.decode_options(hidden_states).argmax(-1)
 
+    def generate(self, input_ids: torch.Tensor, *, option: Option = "policy", **arguments: Any) -> Any:
+        """Write completions with transformers' ``generate``, which takes ``arguments`` and gives the result.
+
+        Args:
+            input_ids: Prompts, (B, T), padded on the left; give ``attention_mask`` (B, T) too if padded.
+            option: ``policy``: the policy's distribution over the tokens of the options, greedy or sampled as
+                ``do_sample`` says. ``sampled``: an option drawn from the policy per token, and its most probable token.
+                A number z, or one per prompt, (B,): always the distribution under option z.
+            arguments: Such as ``max_new_tokens``, ``do_sample``, ``temperature``, ``top_p``, ``num_beams``.
+        """
+        check_option(option, self.option_config.num_options, len(input_ids))
+        return generate_with(
+            self.backbone,
+            lambda hidden: chosen_logits(self.decode_options(hidden), self.option_logits(hidden), option),
+            input_ids,
+            arguments,
+        )
+
     def forward(
         self, input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> OptionOutput:
@@ -259,7 +278,7 @@ class OptionModel(nn.Module):
         }
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.adapter.state_dict().items()}
         write_atomic(Path(folder) / WEIGHTS_FILE, sealed_weights(state))
-        write_atomic(Path(folder) / CONFIG_FILE, json.dumps(description, indent=2))
+        write_atomic(Path(folder) / OPTION_FILE, json.dumps(description, indent=2))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the plug-in with a generated model card and return the repository's URL; see ``hub.push_to_hub``."""
@@ -289,7 +308,7 @@ class OptionModel(nn.Module):
             ValueError: If the backbone is not the one that the plug-in was trained on, or the file is damaged.
         """
         folder = hub.local_folder(folder)
-        path = folder / CONFIG_FILE
+        path = config_file(folder)
         try:
             description = read_object(path)
             if "peft_type" in description:

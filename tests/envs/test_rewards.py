@@ -4,8 +4,8 @@ import pytest
 
 from ollm_rl.answers.pool import Verdict
 from ollm_rl.envs.rewards import (
+    all_weights,
     answer_format,
-    check_weights,
     correctness,
     language_consistency,
     length,
@@ -59,4 +59,4 @@ def test_terms_without_a_weight_are_not_computed_and_the_rest_add_up() -> None:
 
 def test_a_term_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="reward term 'brevity' is unknown; give weights for correctness, format"):
-        check_weights({"brevity": 1.0})
+        all_weights({"brevity": 1.0})

@@ -21,7 +21,7 @@ from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.sft import run_sft
 from tests.tiny_models import save_backbone, tiny_model
 
-PLUG_IN = {"adapter_config.json", "adapter_model.safetensors"}
+PLUG_IN = {"option_config.json", "adapter_model.safetensors"}
 DESCRIPTION: dict[str, Any] = {
     "num_options": 12,
     "width": 16,
@@ -147,7 +147,7 @@ def test_only_plug_in_card_metrics_and_origin_of_a_run_folder_are_uploaded(hub: 
             options=OptionConfig(num_options=4, width=8),
         )
     )
-    assert names(out) > {"checkpoint-1/adapter_config.json", "tokenizer.json"}
+    assert names(out) > {"checkpoint-1/option_config.json", "tokenizer.json"}
     push_to_hub(out, "user/options")
     uploaded = hub.repositories / "user/options"
     assert names(uploaded) == PLUG_IN | {"README.md", "metrics.json", "run.json"}
@@ -238,8 +238,8 @@ def test_a_folder_without_a_plug_in_is_not_pushed(hub: FolderHub, folder: Path, 
 @pytest.mark.parametrize(
     ("file", "content", "reason"),
     [
-        ("adapter_config.json", '{"num_options": 4', "JSONDecodeError"),
-        ("adapter_config.json", '{"peft_type": "LORA"}', "KeyError: 'backbone'"),
+        ("option_config.json", '{"num_options": 4', "JSONDecodeError"),
+        ("option_config.json", '{"peft_type": "LORA"}', "KeyError: 'backbone'"),
         ("metrics.json", "[1, 2", "JSONDecodeError"),
     ],
 )
@@ -309,7 +309,7 @@ def test_a_name_that_no_repository_can_have_is_refused_without_asking_the_hub(
     hub: FolderHub, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names_module, "hub_answers", lambda: pytest.fail("asked"))
-    assert refused(name) == f"{name} holds no option plug-in (no adapter_config.json); train one with ollm-rl sft"
+    assert refused(name) == f"{name} holds no option plug-in (no option_config.json); train one with ollm-rl sft"
 
 
 def test_a_folder_or_a_repository_without_a_plug_in_is_refused(hub: FolderHub, tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_a_folder_or_a_repository_without_a_plug_in_is_refused(hub: FolderHub, t
     (hub.repositories / "user/other" / "model.safetensors").write_bytes(b"")
     (hub.cache / "user/other").mkdir(parents=True)
     for name in (str(tmp_path / "empty"), "user/other"):
-        assert refused(name) == f"{name} holds no option plug-in (no adapter_config.json); train one with ollm-rl sft"
+        assert refused(name) == f"{name} holds no option plug-in (no option_config.json); train one with ollm-rl sft"
 
 
 def test_an_unknown_repository_is_refused_in_one_line_that_says_why_and_what_to_do(

@@ -213,7 +213,7 @@ def test_a_saved_plug_in_decodes_the_same_after_loading(backbone: PreTrainedMode
 def test_saving_writes_the_plug_in_without_the_backbone(tmp_path: Path) -> None:
     model = OptionModel(tiny_model("llama"), CONFIG)
     model.save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"option_config.json", "adapter_model.safetensors"}
     weights = sum(parameter.numel() for parameter in model.adapter.parameters())
     size = (tmp_path / "adapter_model.safetensors").stat().st_size
     assert 4 * weights < size < 4 * weights + 4096  # float32 and a header
@@ -252,12 +252,12 @@ def remove_weights(folder: Path) -> None:
 
 
 def damage_settings(folder: Path) -> None:
-    path = folder / "adapter_config.json"
+    path = folder / "option_config.json"
     path.write_text(path.read_text()[:40])
 
 
 def remove_a_setting(folder: Path) -> None:
-    path = folder / "adapter_config.json"
+    path = folder / "option_config.json"
     settings = json.loads(path.read_text())
     del settings["num_options"]
     path.write_text(json.dumps(settings))
@@ -268,8 +268,8 @@ def remove_a_setting(folder: Path) -> None:
     [
         (damage_weights, "adapter_model.safetensors"),
         (remove_weights, "adapter_model.safetensors"),
-        (damage_settings, "adapter_config.json"),
-        (remove_a_setting, "adapter_config.json"),
+        (damage_settings, "option_config.json"),
+        (remove_a_setting, "option_config.json"),
     ],
 )
 def test_a_damaged_plug_in_is_refused_in_one_line_that_names_the_file(

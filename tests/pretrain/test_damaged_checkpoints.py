@@ -55,10 +55,13 @@ def settings(origin: Path, out: Path) -> SFTConfig:
     )
 
 
+DESCRIPTIONS = {"options": "option_config.json", "lora": "adapter_config.json"}
+
+
 def unfinished(origin: Path, tmp_path: Path, stage: str) -> SFTConfig:
     """Settings of a copy of a run that was killed after its last checkpoint."""
     shutil.copytree(origin / stage, tmp_path / stage)
-    for name in ("adapter_config.json", "config.json"):
+    for name in ("option_config.json", "adapter_config.json", "config.json"):
         (tmp_path / stage / name).unlink(missing_ok=True)
     return settings(origin, tmp_path / stage)
 
@@ -142,7 +145,7 @@ def test_a_broken_description_of_an_adapter_gets_one_line(
     origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str, content: str
 ) -> None:
     shutil.copytree(origin / stage, tmp_path / stage)
-    (tmp_path / stage / "adapter_config.json").write_text(content)
+    (tmp_path / stage / DESCRIPTIONS[stage]).write_text(content)
     message = refusal(capsys, "eval", "--model", tmp_path / stage, "--limit", "2")
     assert str(tmp_path / stage) in message and "copy it again" in message
 

@@ -7,8 +7,8 @@ import pytest
 
 from ollm_rl.agents.completions import Completion
 from ollm_rl.agents.search.choosing import by_likelihood, by_majority, by_oracle, correct_at
-from ollm_rl.agents.search.samples import pass_at_k
 from ollm_rl.answers.pool import Verdict
+from ollm_rl.metrics.samples import pass_at_k
 from tests.agents.search.test_search import PROBLEMS
 
 
