@@ -31,7 +31,8 @@ def without_extras() -> Iterator[None]:
     before = modules_of(TOPS)
     for name in before:
         del sys.modules[name]
-    sys.modules.update(dict.fromkeys(OPTIONAL))  # None: an import raises ModuleNotFoundError
+    missing: dict[str, Any] = dict.fromkeys(OPTIONAL)  # None: an import raises ModuleNotFoundError
+    sys.modules.update(missing)
     yield
     for name in modules_of(TOPS):
         del sys.modules[name]
