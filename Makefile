@@ -13,14 +13,15 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
-# The parts that other versions of transformers and peft could break, without constraints.txt: at the lowest versions
-# that pyproject.toml allows, and at the newest releases (torch is named because newer ones come with CUDA).
+# The parts that other versions of packages could break, without constraints.txt: at the lowest versions that
+# pyproject.toml allows, and at the newest releases (torch is named because newer ones come with CUDA).
 VERSION_TESTS := tests/decode/test_acceptance.py tests/backbones tests/problems/test_prompts.py \
-	tests/agents/policies/test_policies.py tests/envs/test_text_gen.py
+	tests/agents/policies/test_policies.py tests/envs/test_text_gen.py tests/envs/test_sb3.py tests/test_extras.py \
+	tests/test_readme.py
 test-lowest: VERSIONS := -c constraints-lowest.txt
 test-lowest test-newest: test-%:
 	$(PYTHON) -m venv $(VENV)-$*
-	$(VENV)-$*/bin/python -m pip install -e . torch==2.13.0 pytest pytest-timeout $(VERSIONS)
+	$(VENV)-$*/bin/python -m pip install -e '.[all]' torch==2.13.0 pytest pytest-timeout $(VERSIONS)
 	$(VENV)-$*/bin/python -m pytest $(VERSION_TESTS)
 
 lint: $(STAMP)

@@ -8,11 +8,13 @@ from typing import Any, NoReturn
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from ollm_rl.envs.vector import TextGenVectorEnv
-from ollm_rl.errors import UsageError
+from ollm_rl.errors import UsageError, extra
+
+with extra("sb3"):
+    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 
 class TextGenVecEnv(VecEnv):

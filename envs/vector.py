@@ -50,6 +50,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     """
 
     metadata = {"render_modes": ["ansi"], "autoreset_mode": AutoresetMode.NEXT_STEP}
+    closed = True  # until it is built: gymnasium 1.1 closes environments that are collected
 
     def __init__(
         self,
@@ -94,6 +95,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._streams: list[np.random.Generator] = []
         self._next = np.zeros(num_envs, dtype=np.int64)  # problem of every environment's next episode, drawn in advance
+        self.closed = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

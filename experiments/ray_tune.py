@@ -15,18 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import ray
 import torch
-from ray import tune
 from tqdm import tqdm
 
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.groups import history
 from ollm_rl.agents.training.run import train_agent
-from ollm_rl.errors import UsageError, one_line
+from ollm_rl.errors import UsageError, extra, one_line
 from ollm_rl.experiments.config import ResourceSettings
 from ollm_rl.files.records import read_object
 from ollm_rl.runs import write_atomic
+
+with extra("ray"):
+    import ray
+    from ray import tune
 
 OBJECT_STORE = 100 * 2**20  # bytes; trials share files, not objects
 ENDED_FILE = "ended.json"

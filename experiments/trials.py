@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from ray import tune
 
 from ollm_rl.agents.config import RLConfig
-from ollm_rl.errors import UsageError
+from ollm_rl.errors import UsageError, extra
 from ollm_rl.experiments.config import SweepConfig
 from ollm_rl.settings.base import checked, from_text, read_settings
 from ollm_rl.streams import Purpose, numpy_generator
+
+with extra("ray"):
+    from ray import tune
 
 DISTRIBUTIONS = ("uniform", "loguniform", "choice")
 NAME_LENGTH = 120  # most characters of the name of a trial's folder

@@ -5,6 +5,8 @@ The command line prints a ``UsageError`` as one line and exits with 2; a ``RunEr
 """
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # By number of an ``OSError`` that no bug of ours can cause: what to do.
 _REMEDIES = {
@@ -33,6 +35,19 @@ class DamagedError(UsageError):
 
 class RunError(RuntimeError):
     """A run cannot continue although its settings are valid. The message contains all known details."""
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Within this context the packages of an extra of ollm-rl are imported, which may be missing.
+
+    Raises:
+        MissingError: If one is missing; the message says what to install.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingError(f"{one_line(error)}; run: pip install 'ollm-rl[{name}]'") from error
 
 
 def machine_fault(error: BaseException) -> str | None:

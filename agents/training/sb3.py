@@ -12,11 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3 import A2C, DQN, PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnvWrapper, VecMonitor
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -31,15 +26,29 @@ from ollm_rl.envs.own_rewards import own_rewards
 from ollm_rl.envs.rewards import TERMS
 from ollm_rl.envs.sb3 import TextGenVecEnv
 from ollm_rl.envs.vector import TextGenVectorEnv
-from ollm_rl.errors import UsageError
+from ollm_rl.errors import UsageError, extra
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.problem import Problem
 from ollm_rl.runs import exclusive_run
 from ollm_rl.streams import Purpose, integer_seed
 
+with extra("sb3"):
+    from sb3_contrib import RecurrentPPO
+    from stable_baselines3 import A2C, DQN, PPO
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.vec_env import VecEnvWrapper, VecMonitor
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
 REPLAY = 100_000  # transitions in DQN's replay buffer; each holds h_t twice, and all are saved with every checkpoint
 DQN_BATCH, DQN_EVERY, DQN_SAMPLED = 256, 4, 8  # 8 samples per new transition, every 4 steps, as in SB3
 
+AGENTS: dict[str, type[BaseAlgorithm]] = {
+    "sb3-ppo": PPO,
+    "sb3-a2c": A2C,
+    "sb3-dqn": DQN,
+    "sb3-recurrent-ppo": RecurrentPPO,
+}
 # What SB3 logs under train/ -> our name and sign.
 LOSSES = {
     "policy_gradient_loss": ("policy_loss", 1),  # PPO
@@ -69,10 +78,10 @@ def train_sb3(
         The folder of the run.
 
     Raises:
-        UsageError: If a setting, the data or the folder does not fit, a file is damaged, or sb3-contrib is missing.
+        UsageError: If a setting, the data or the folder does not fit, or a file is damaged.
         MissingError: If the model is missing.
     """
-    agent_class = _agent_class(config.agent)
+    agent_class = AGENTS[config.agent]
     device = resolve_device(config.device)
     vec = _environments(config, device, functions)
     settings = agent_settings(config, vec.num_envs)
@@ -257,17 +266,6 @@ class _Iterations(BaseCallback):
             for theirs, (ours, sign) in LOSSES.items()
             if f"train/{theirs}" in logged
         }
-
-
-def _agent_class(agent: str) -> type[BaseAlgorithm]:
-    if agent == "sb3-recurrent-ppo":
-        try:
-            from sb3_contrib import RecurrentPPO
-        except ImportError as error:
-            raise UsageError(f"agent={agent!r} needs sb3-contrib: pip install 'ollm-rl[sb3]'") from error
-        return RecurrentPPO
-    classes: dict[str, type[BaseAlgorithm]] = {"sb3-ppo": PPO, "sb3-a2c": A2C, "sb3-dqn": DQN}
-    return classes[agent]
 
 
 def _completion(info: dict[str, Any], own: Sequence[str]) -> Completion:

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.save_util import load_from_zip_file
 
-from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
+from ollm_rl.errors import DamagedError, MissingError, UsageError, extra, one_line
 from ollm_rl.files.records import Entries, read_rows
 from ollm_rl.files.tensors import check_tensors, load_tensors, sealed_tensors, sealed_zip
 from ollm_rl.runs import write_atomic
+
+with extra("sb3"):
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.buffers import ReplayBuffer
+    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+    from stable_baselines3.common.save_util import load_from_zip_file
 
 METRICS_FILE, MODEL_FILE, REPLAY_FILE = "metrics.json", "model.zip", "replay_buffer.pt"
 # SB3's counters: of steps, updates and episodes, the share of training left, and those of DQN.

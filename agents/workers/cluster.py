@@ -7,9 +7,10 @@ import subprocess
 import sys
 from urllib.parse import urlsplit
 
-import ray
+from ollm_rl.errors import UsageError, extra
 
-from ollm_rl.errors import UsageError
+with extra("ray"):
+    import ray
 
 PATIENCE = 20.0  # seconds for a cluster to answer
 

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
 from ollm_rl.agents.config import RLConfig
@@ -26,8 +25,11 @@ from ollm_rl.agents.workers.cluster import check_resources, connect
 from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.decode.turns import Turns
-from ollm_rl.errors import one_line
+from ollm_rl.errors import extra, one_line
 from ollm_rl.problems.sources import Problem
+
+with extra("ray"):
+    import ray
 
 ATTEMPTS = 5  # at the same episodes, each by a new worker
 

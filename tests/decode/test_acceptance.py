@@ -154,3 +154,26 @@ def test_a_model_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceptance, "decoding_error", lambda _: pytest.fail("compared again"))
     check_decoding(backbone)
     DecodeEngine(backbone, 2, 16)
+
+
+def test_a_model_is_compared_in_three_passes_over_two_of_its_layers() -> None:
+    backbone = model_of(LlamaConfig(**{**tiny_config("llama").to_dict(), "num_hidden_layers": 4, "layer_types": None}))
+    passes: list[int] = []
+    backbone.base_model.register_forward_pre_hook(lambda *_: passes.append(0))
+    for layer in backbone.base_model.layers:
+        layer.register_forward_pre_hook(lambda *_: passes.append(1))
+    check_decoding(backbone)
+    assert passes == [0, 1, 1] * 3
+
+
+def test_a_model_that_reads_what_follows_is_refused() -> None:
+    class Peeking(type(tiny_model("llama").base_model)):  # type: ignore[misc]
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            output = super().forward(*args, **kwargs)
+            output.last_hidden_state = output.last_hidden_state + output.last_hidden_state.mean(1, keepdim=True)
+            return output
+
+    backbone = tiny_model("llama")
+    backbone.base_model.__class__ = Peeking
+    with pytest.raises(UsageError, match="LlamaForCausalLM decodes other"):
+        check_decoding(backbone)
