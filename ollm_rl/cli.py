@@ -54,12 +54,14 @@ COMMANDS = {
         "ollm_rl.pretrain.config:SFTConfig",
         "ollm_rl.pretrain.sft:run_sft",
         "the same command resumes from the last checkpoint, or starts again if there is none yet",
+        show="ollm_rl.pretrain.ending:format_run",
     ),
     "train": Command(
         "Train a policy over options or over tokens by reinforcement learning",
         "ollm_rl.agents.config:RLConfig",
         "ollm_rl.agents.training.run:train_agent",
         "the same command resumes after the last finished iteration, or starts again if there is none yet",
+        show="ollm_rl.agents.training.run:format_run",
     ),
     "sweep": Command(
         "Train over a grid of settings, random draws and seeds, and compare them",
