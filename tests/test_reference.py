@@ -77,11 +77,17 @@ def test_every_setting_of_every_command_is_described_in_the_page(reference: Modu
         for section in sections(resolve_name(command.config)):
             for field, _, description in reference.described(section):
                 assert description, f"{section.__name__}.{field.name} has no description"
-    assert "| `--options.num_options` | whole number, at least 2 and at most 10,000 | `10` |" in text
-    assert "| `--out` | path | required | Folder of the run" in text
-    assert "| `--compiled` | true or false | `false` |" in text
-    assert "| `--agent` | `ollm-rl`, `sb3-ppo`, " in text
-    assert "| `--gae_lambda` | number, at least 0 and at most 1 | `1.0` |" in text
+    assert (
+        "- **`--options.num_options`** (whole number, at least 2 and at most 10,000; default `10`) - Number of" in text
+    )
+    assert "- **`--out`** (path; required) - Folder of the run" in text
+    assert "- **`--compiled`** (true or false; default `false`) - Compile" in text
+    assert "- **`--agent`** (`ollm-rl`, `sb3-ppo`, " in text
+    assert "- **`--gae_lambda`** (number, at least 0 and at most 1; default `1.0`) - Lambda of GAE" in text
+    assert "- **`--stop_at`** (number, more than 0 and at most 1; none by default) - Stop early" in text
+    assert (
+        "- **`--thresholds`** (list of: number, at least -1,000 and at most 1,000; default `0.9` `0.95`) - Mean" in text
+    )
 
 
 def test_every_page_stands_in_the_contents(reference: ModuleType) -> None:

@@ -69,29 +69,26 @@ def settings_page() -> str:
     for name, command in COMMANDS.items():
         parts.append(f"## ollm-rl {name}\n\n{command.help}. In Python: `{command.config.replace(':', '.')}`.\n")
         for section in sections(resolve_name(command.config)):
-            parts.extend(_table(section, ""))
+            parts.extend(_list(section, ""))
     return "\n".join(parts)
 
 
-def _table(section: type[Settings], prefix: str) -> Iterator[str]:
-    """A section's table, and those of the settings nested in it."""
-    nested, rows = [], []
+def _list(section: type[Settings], prefix: str) -> Iterator[str]:
+    """A section's settings, and those of the settings nested in it."""
+    nested, lines = [], []
     for field, hint, description in described(section):
         kind = plain_type(hint)
         name = f"{prefix}{field.name}"
         if isinstance(kind, type) and issubclass(kind, Settings):
             nested.append((kind, f"{name}."))
         else:
-            cells = (f"`--{name}`", _values(hint), _default(field), description)
-            rows.append(" | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells))
-    if rows:
+            lines.append(f"- **`--{name}`** ({_values(hint)}; {_default(field)}) - {' '.join(description.split())}")
+    if lines:
         title = (inspect.getdoc(section) or "").splitlines()[0].rstrip(".")
-        yield f"### {title}\n"
-        yield "| flag | values | default | meaning |\n|---|---|---|---|"
-        yield "\n".join(f"| {row} |" for row in rows) + "\n"
+        yield "\n".join([f"### {title}\n", *lines, ""])
     for kind, deeper in nested:
         for part in sections(kind):
-            yield from _table(part, deeper)
+            yield from _list(part, deeper)
 
 
 def described(section: type[Settings]) -> Iterator[tuple[Field[Any], Any, str]]:
@@ -108,7 +105,7 @@ def _values(hint: Any) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(kind))
     if get_origin(kind) is list:
-        return "one or several: " + _values(get_args(kind)[0])
+        return "list of: " + _values(get_args(kind)[0])
     words = _KINDS[get_origin(kind) or kind]
     bounds = [
         f"{_SIGNS[key]} {bound:,}"
@@ -134,9 +131,8 @@ def _default(field: Field[Any]) -> str:
     else:
         value = field.default
     if value is None or value == {}:
-        return "none"
+        return "none by default"
     if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    if isinstance(value, list):
-        return " ".join(f"`{item}`" for item in value)
-    return f"`{value}`" if isinstance(value, str | Path) else f"`{shown(value)}`"
+        return f"default `{str(value).lower()}`"
+    items = value if isinstance(value, list) else [value]
+    return "default " + " ".join(f"`{item if isinstance(item, str | Path) else shown(item)}`" for item in items)

@@ -12,27 +12,32 @@ from ollm_rl.experiments.config import DemoConfig
 def test_every_stage_has_a_heading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def said(result: Any) -> Any:
-        return lambda config, *_: print(type(config).__name__) or result
+    def says(what: str, result: Any = None) -> Any:
+        def stage(config: Any, *_: Any) -> Any:
+            print(what)
+            return config.out if result is None else result
 
-    for name, result in {"run_sft": tmp_path, "train": tmp_path, "run_eval": [], "report_methods": []}.items():
-        monkeypatch.setattr(demo, name, said(result))
+        return stage
+
+    monkeypatch.setattr(demo, "run_sft", says("sft"))
+    monkeypatch.setattr(demo, "train", says("train"))
+    monkeypatch.setattr(demo, "run_eval", says("eval", []))
+    monkeypatch.setattr(demo, "report_methods", says("report", []))
     monkeypatch.setattr(demo, "format_table", lambda rows: "the table")
-    assert (
-        demo.run_demo(DemoConfig(out=tmp_path / "demo", episodes=64, problems=8)) == tmp_path / "demo" / "report.html"
-    )
+    out = tmp_path / "demo"
+    assert demo.run_demo(DemoConfig(out=out, episodes=64, problems=8)) == out / "report.html"
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert lines == [
         "[1 of 5] options: the plug-in learns from worked solutions",
-        "SFTConfig",
+        "sft",
         "[2 of 5] latent: reinforcement learning, 64 episodes",
-        "RLConfig",
+        "train",
         "[3 of 5] anchored: reinforcement learning, 64 episodes",
-        "RLConfig",
+        "train",
         "[4 of 5] vocabulary: reinforcement learning, 64 episodes",
-        "RLConfig",
+        "train",
         "[5 of 5] evaluation on 8 held-out problems, and the report",
-        "EvalConfig",
-        "PosixPath",
+        "eval",
+        "report",
         "the table",
     ]
