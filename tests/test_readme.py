@@ -83,7 +83,8 @@ def test_the_commands_of_all_pages_are_read(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(ROOT)
     shown = {command for text in TEXTS.values() for command in commands(text)}
     assert {command.split()[0] for command in shown} >= {"sft", "train", "eval", "report", "compare", "sweep", "search"}
-    for command in sorted(shown - {"--version"}):
+    examples = {f"{name} {command.example}" for name, command in COMMANDS.items()}
+    for command in sorted(examples | shown - {"--version"}):
         name, _ = parse(shlex.split(command))
         assert name == command.split()[0]
 
