@@ -5,10 +5,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ollm-rl-installed
 ARGS ?=
 
-.PHONY: demo test test-lowest test-newest lint types commit-checks clean
+.PHONY: demo docs test test-lowest test-newest lint types commit-checks clean
 
 demo: $(STAMP)
 	$(BIN)/ollm-rl demo $(ARGS)
+
+# Into build/docs. What only the pages need is installed here and by nothing else.
+docs: $(STAMP)
+	$(BIN)/python -m pip install -q -e '.[docs]' -c constraints.txt
+	$(BIN)/python -m mkdocs build --strict
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)

@@ -23,6 +23,7 @@ from ollm_rl.runs import exclusive_run, origin, write_atomic
 
 BACKBONE = "tiny-arith"
 METHODS = ("latent", "anchored", "vocabulary")
+STAGES = len(METHODS) + 2  # before them the options, after them evaluation and report
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -37,21 +38,31 @@ def run_demo(config: DemoConfig) -> Path:
 
 
 def _run_stages(config: DemoConfig) -> Path:
+    _head(1, "options: the plug-in learns from worked solutions")
     options = run_sft(
         SFTConfig(out=config.out / "options", backbone=BACKBONE, max_steps=config.sft_steps, seed=config.seed)
     )
-    runs = {method: train(_method(config, method, options)) for method in METHODS}
+    runs = {}
+    for stage, method in enumerate(METHODS, start=2):
+        _head(stage, f"{method}: reinforcement learning, {config.episodes:,} episodes")
+        runs[method] = train(_method(config, method, options))
     methods = {
         "option model": [str(options)],
         **{name: [str(run)] for name, run in runs.items()},
         "backbone": [BACKBONE],
     }
+    _head(STAGES, f"evaluation on {config.problems:,} held-out problems, and the report")
     results = _evaluate(config, [model for (model,) in methods.values()])
     rows = report_methods(config.out / "report.html", methods, results)
     summary = {"methods": rows, "seed": config.seed, "num_problems": config.problems, **origin()}
     write_atomic(config.out / "summary.json", json.dumps(summary, indent=1))
     print(format_table(rows))
     return config.out / "report.html"
+
+
+def _head(stage: int, title: str) -> None:
+    """Say which stage begins."""
+    print(f"\n[{stage} of {STAGES}] {title}", flush=True)
 
 
 def _method(config: DemoConfig, name: str, options: Path) -> RLConfig:

@@ -28,6 +28,7 @@ class Command(NamedTuple):
         help: What the command does.
         config: Class of its settings.
         run: Function that takes the settings.
+        example: Its words in an example, after its name.
         resumes: What the same command does after Ctrl-C.
         show: Function that formats the result of ``run`` for printing. None if ``run`` returns the path that it wrote.
         positional: Whether settings without a default are positional arguments.
@@ -36,6 +37,7 @@ class Command(NamedTuple):
     help: str
     config: str
     run: str
+    example: str
     resumes: str = "nothing was saved; the same command starts again"
     show: str | None = None
     positional: bool = False
@@ -47,36 +49,44 @@ COMMANDS = {
         "Run the whole pipeline on the embedded default and write a report",
         "ollm_rl.experiments.config:DemoConfig",
         "ollm_rl.experiments.demo:run_demo",
+        "--episodes 512",
         "the same command resumes from the last checkpoint of the stage that was running",
     ),
     "sft": Command(
         "Fine-tune options, or a backbone, on worked solutions",
         "ollm_rl.pretrain.config:SFTConfig",
         "ollm_rl.pretrain.sft:run_sft",
+        "--data jsonl:train.jsonl --out runs/options",
         "the same command resumes from the last checkpoint, or starts again if there is none yet",
+        show="ollm_rl.pretrain.ending:format_run",
     ),
     "train": Command(
         "Train a policy over options or over tokens by reinforcement learning",
         "ollm_rl.agents.config:RLConfig",
         "ollm_rl.agents.training.run:train_agent",
+        "--model runs/options --out runs/anchored",
         "the same command resumes after the last finished iteration, or starts again if there is none yet",
+        show="ollm_rl.agents.training.run:format_run",
     ),
     "sweep": Command(
         "Train over a grid of settings, random draws and seeds, and compare them",
         "ollm_rl.experiments.config:SweepConfig",
         "ollm_rl.experiments.sweep:run_sweep",
+        "--config experiments/presets/tiny_arith_sweep.yaml --out runs/sweep",
         TRIALS_RESUME,
     ),
     "compare": Command(
         "Tune several methods alike, run them on fresh seeds, and compare how fast they learn",
         "ollm_rl.experiments.config:CompareConfig",
         "ollm_rl.experiments.compare:run_compare",
+        "--config experiments/presets/tiny_arith_compare.yaml --out runs/compare",
         TRIALS_RESUME,
     ),
     "eval": Command(
         "Measure accuracy, language switching and degeneracy",
         "ollm_rl.agents.evaluation.config:EvalConfig",
         "ollm_rl.agents.evaluation.free_running:run_eval",
+        "--model runs/options runs/anchored --out runs/eval",
         "with --out the same command resumes after the problems already evaluated; without, it starts again",
         show="ollm_rl.agents.evaluation.results:format_results",
     ),
@@ -84,29 +94,34 @@ COMMANDS = {
         "Compare backbone, LoRA and options along given solutions, token by token",
         "ollm_rl.pretrain.config:TeacherForcedConfig",
         "ollm_rl.pretrain.teacher_forced.run:run_teacher_forced",
+        "--model runs/options --out forced.json",
         show="ollm_rl.pretrain.teacher_forced.token_report:format_scores",
     ),
     "search": Command(
         "Search for answers over options or tokens at a budget of generated tokens",
         "ollm_rl.agents.search.config:SearchConfig",
         "ollm_rl.agents.search.run:run_search",
+        "--model runs/options --method beam --budget_tokens 384",
         show="ollm_rl.agents.search.run:format_search",
     ),
     "report": Command(
         "Write a page that compares training runs, with an option explorer",
         "ollm_rl.agents.evaluation.config:ReportConfig",
         "ollm_rl.agents.evaluation.reporting:run_report",
+        "runs/anchored runs/vocabulary --out report.html",
         positional=True,
     ),
     "explore": Command(
         "Write a page with the options at every token of one prompt's completion",
         "ollm_rl.agents.evaluation.config:ExploreConfig",
         "ollm_rl.agents.evaluation.reporting:run_explore",
+        "--model runs/anchored --prompt 'What is 2 + 3?'",
     ),
     "audit": Command(
         "Check a run's completions again and look for signs of reward hacking",
         "ollm_rl.agents.evaluation.config:AuditConfig",
         "ollm_rl.agents.evaluation.audit:run_audit",
+        "runs/anchored --out audit.json",
         show="ollm_rl.agents.evaluation.audit:format_audit",
         positional=True,
     ),
@@ -129,7 +144,10 @@ def parse(arguments: list[str] | None = None) -> tuple[str, Any]:
     entry = COMMANDS[name]
     config = resolve_name(entry.config)
     refuse_unknown_flags(config, flags)
-    parser = settings_parser(config, f"{entry.help}.", prog=f"ollm-rl {name}", positional=entry.positional)
+    example = f"example: ollm-rl {name} {entry.example}"
+    parser = settings_parser(
+        config, f"{entry.help}.", prog=f"ollm-rl {name}", epilog=example, positional=entry.positional
+    )
     try:
         values = parser.parse_args(flags).as_dict()
     except ArgumentError as error:

@@ -1,12 +1,26 @@
-"""The end of supervised training: its last line of metrics, and a stop that is asked for."""
+"""What supervised training shows, and its end: its last line of metrics, and a stop that is asked for."""
 
 import threading
 from typing import Any
 
-from transformers import TrainerCallback, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 
 # What Trainer's last line says of the time since the last start only; a resumed run would differ in it.
 OF_THIS_START = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
+# What a line on the terminal says of a step; metrics.json and TensorBoard have the rest.
+SHOWN = ("loss", "cross_entropy", "kl", "policy_loss", "distinct_tokens", "mode_coverage_live", "learning_rate")
+
+
+class ShortLines(ProgressCallback):
+    """Trainer's progress bar, with one line of the numbers in ``SHOWN`` per logging step."""
+
+    def on_log(
+        self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        """Write the line; the summary at the end has no ``loss`` and is left to the files."""
+        if self.training_bar is not None and logs and "loss" in logs:
+            numbers = ", ".join(f"{name} {logs[name]:.3g}" for name in SHOWN if name in logs)
+            self.training_bar.write(f"step {state.global_step} of {state.max_steps}: {numbers}")
 
 
 def describe_whole_run(history: list[dict[str, float]]) -> None:

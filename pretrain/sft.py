@@ -21,6 +21,7 @@ from peft import get_peft_model
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -38,7 +39,7 @@ from ollm_rl.files.checksums import SUMS_FILE, check_folder, folder_sums
 from ollm_rl.files.intact import intact
 from ollm_rl.options.diagnostics import collapse_warning, option_diagnostics, option_usage
 from ollm_rl.options.model import CountedStates, OptionModel
-from ollm_rl.pretrain.callbacks import StopOnRequest, describe_whole_run
+from ollm_rl.pretrain.callbacks import ShortLines, StopOnRequest, describe_whole_run
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples, solved_problems
 from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
@@ -269,6 +270,8 @@ def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Pa
     code 143, once a checkpoint is saved after the next line of metrics.
     """
     with catch_sigterm() as stop_requested:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(ShortLines())
         trainer.add_callback(StopOnRequest(stop_requested))
         checkpoint = last_checkpoint(out)
         try:

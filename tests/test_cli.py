@@ -68,6 +68,17 @@ def test_every_command_explains_its_settings(command: str, flag: str, capsys: py
     assert flag in text and "--config" in text
     # Every setting is described by the string below its field.
     assert "Seed" in text
+    usage, _ = text.split("\n\n", 1)
+    assert usage.startswith(f"usage: ollm-rl {command} ") and usage.endswith("[--SETTING VALUE ...]")
+    assert f"example: ollm-rl {command} --" in text
+
+
+def test_the_usage_names_what_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, usage in {"train": "--out OUT --model MODEL", "report": "RUNS", "demo": ""}.items():
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        words = capsys.readouterr().out.split("\n\n", 1)[0].split()
+        assert words == f"usage: ollm-rl {command} {usage} [--SETTING VALUE ...]".split()
 
 
 def test_a_list_in_yaml_is_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ an error. Git, editors and mypy see the links instead.
 """
 
 import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -14,6 +15,8 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 PACKAGES: list[str] = SETUPTOOLS["packages"]
 PACKAGE_DIR: dict[str, str] = SETUPTOOLS["package-dir"]
 PACKAGE_DATA: dict[str, list[str]] = SETUPTOOLS["package-data"]
+
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 # What stays in the repository and out of the wheel.
 NOT_SHIPPED_FOLDERS = {ROOT / "experiments" / name for name in ("bench", "results", "studies")}
@@ -96,3 +99,9 @@ def test_every_data_file_is_matched_by_a_package_data_pattern() -> None:
     }
     missing = sorted(str(path.relative_to(ROOT)) for path in data_on_disk() - shipped)
     assert not missing, f"add to [tool.setuptools.package-data], or the wheel lacks them: {missing}"
+
+
+def test_the_version_is_the_newest_of_the_changelog_and_that_of_the_citation() -> None:
+    released = re.findall(r"^## \[(\d.*)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[0] == VERSION
+    assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text()

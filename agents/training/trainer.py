@@ -154,6 +154,8 @@ class Trainer:
                     raise SystemExit(128 + signal.SIGTERM)
                 if on_iteration is not None and on_iteration(row) is False:
                     break
+            if self._good_enough():
+                tqdm.write(self._stopped(), file=sys.stderr)
 
     def close(self) -> None:
         """Stop the workers."""
@@ -245,6 +247,14 @@ class Trainer:
         """Whether the last iteration's evaluation reached ``stop_at``."""
         goal = self.config.stop_at
         return goal is not None and any(row.get("eval_accuracy", -1.0) >= goal for row in self.history[-1:])
+
+    def _stopped(self) -> str:
+        """Why and where ``stop_at`` ended the run, as one line."""
+        row, config = self.history[-1], self.config
+        return (
+            f"{config.out.name}: accuracy {row['eval_accuracy']:.1%} reached stop_at={config.stop_at:g}; stopped after "
+            f"{len(self.history)} of {config.iterations} iterations, {int(row['episodes']):,} episodes"
+        )
 
     def _show(self, row: dict[str, float], writer: SummaryWriter, bar: tqdm) -> None:
         """Write an iteration's metrics to TensorBoard and to the progress bar."""

@@ -3,7 +3,8 @@
 import hashlib
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata, resources
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from ollm_rl.backbones.vocabulary import suppress_unused
 from ollm_rl.devices import resolve_device
@@ -67,7 +69,9 @@ def load_backbone(
         if name == "smollm2-135m":
             model: PreTrainedModel = _load_smollm2(dtype)
         else:
-            model = AutoModelForCausalLM.from_pretrained(**_source(name), dtype=dtype, trust_remote_code=False)
+            source = _source(name)
+            with _no_bars(Path(source["pretrained_model_name_or_path"])):
+                model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, trust_remote_code=False)
     except UNREADABLE as error:
         raise _not_loaded(name, error) from error
     tokenizer = load_tokenizer(name)
@@ -172,6 +176,19 @@ def _source(name: str) -> dict[str, str]:
     if not Path(name).exists() and not hub_answers():
         name = snapshot_download(name, local_files_only=True)
     return {"pretrained_model_name_or_path": name}
+
+
+@contextmanager
+def _no_bars(folder: Path) -> Iterator[None]:
+    """Hide transformers' bar of loading weights from a folder, which takes a moment; downloads keep theirs."""
+    hidden = folder.exists() and transformers_logging.is_progress_bar_enabled()
+    if hidden:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            transformers_logging.enable_progress_bar()
 
 
 def hub_answers() -> bool:

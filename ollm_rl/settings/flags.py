@@ -5,7 +5,7 @@ The parser only collects values, most of them as text; ``read_settings`` reads a
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING
+from dataclasses import MISSING, Field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -42,17 +42,28 @@ class SettingsFile(ActionConfigFile):
         super().__call__(parser, cfg, values, option_string)
 
 
-def settings_parser(config: type[Settings], description: str, *, prog: str, positional: bool = False) -> ArgumentParser:
+def settings_parser(
+    config: type[Settings], description: str, *, prog: str, epilog: str | None = None, positional: bool = False
+) -> ArgumentParser:
     """A parser of a command's settings, with one group of flags per section.
 
     Args:
         config: Class of the settings.
         prog: How the command is called, for its help.
         description: What the command does.
+        epilog: The last line of its help.
         positional: Whether settings without a default are positional arguments.
     """
+    required = [field.name for field in fields(config) if _is_required(field)]
+    words = [name.upper() if positional else f"--{name} {name.upper()}" for name in required]
     parser = ArgumentParser(
-        prog=prog, description=description, formatter_class=Help, exit_on_error=False, allow_abbrev=False
+        prog=prog,
+        usage=" ".join(["%(prog)s", *words, "[--SETTING VALUE ...]"]),
+        description=description,
+        epilog=epilog,
+        formatter_class=Help,
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     for section in sections(config):
         _add_flags(parser, section, "", positional=positional)
@@ -113,6 +124,10 @@ def check_file(path: Path, config: type[Settings]) -> None:
 def _descriptions(section: type) -> dict[str, str | None]:
     """The strings below a section's fields."""
     return {param.arg_name: param.description for param in parse_from_object(section).params}
+
+
+def _is_required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _flag_names(config: type[Settings], prefix: str) -> Iterator[str]:

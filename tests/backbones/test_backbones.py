@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from ollm_rl.backbones import loading as backbones
 from tests.tiny_models import tiny_model
@@ -22,3 +23,11 @@ def test_the_unpacked_smollm2_has_the_logits_of_the_packed_one_and_no_quantizati
     with torch.no_grad():
         assert torch.equal(model(ids).logits, packed(ids).logits)
     assert "quantization_config" not in model.config.to_dict()
+
+
+def test_loading_draws_no_bar_and_leaves_those_of_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert transformers_logging.is_progress_bar_enabled()
+    backbones.load_backbone("tiny-arith")
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+    assert transformers_logging.is_progress_bar_enabled()

@@ -16,6 +16,7 @@ import ollm_rl.agents.training.trainer as trainer_module
 from ollm_rl.agents.completions import read_completions
 from ollm_rl.agents.policies.loading import load_policy, trained_weights
 from ollm_rl.agents.training.checkpoints import is_best
+from ollm_rl.agents.training.run import format_run
 from ollm_rl.agents.training.trainer import Trainer, train
 from ollm_rl.agents.training.update import Updater
 from ollm_rl.errors import MissingError, UsageError
@@ -132,15 +133,23 @@ def test_without_evaluations_the_best_checkpoint_is_that_of_the_highest_reward()
 
 
 def test_a_run_stops_when_it_is_good_enough_and_stays_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     settings = config(tmp_path / "run", model_folder, data, eval_every=16, eval_data=data, stop_at=0.1)
     train(settings)
-    assert len(history(settings.out)) == 1
+    (row,) = history(settings.out)
+    accuracy = f"{100 * row['eval_accuracy']:.1f}%"
+    line = f"run: accuracy {accuracy} reached stop_at=0.1; stopped after 1 of 4 iterations, 16 episodes"
+    assert line in capsys.readouterr().err.splitlines()
     before = checkpoint(settings.out)
     train(settings)
     assert checkpoint(settings.out) == before
+    assert line in capsys.readouterr().err.splitlines()
+    assert format_run(settings.out).startswith(
+        f"reward {row['reward']:.3f} after 16 episodes; written to {settings.out}"
+    )
+    assert format_run(settings.out).endswith(f"; next: ollm-rl report {settings.out}")
 
 
 def test_a_finished_run_is_lengthened_as_if_it_had_been_that_long_from_the_start(
