@@ -22,7 +22,7 @@ class StageSettings(Settings):
     backbone: str = "tiny-arith"
     """tiny-arith, smollm2-135m, a local folder, or an id on the Hugging Face hub."""
     seed: Seed = 0
-    """Seed of the initial weights and of the order of the data."""
+    """Seed of the initial weights, of the problems (limit) and of their order."""
     save_steps: Count = 50
     """Steps between two checkpoints; a multiple of logging_steps, so that a resumed run logs the same means."""
     logging_steps: Count = 10

@@ -19,7 +19,7 @@ from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.sft import run_sft
-from ollm_rl.safekeeping.places import fingerprint_of
+from ollm_rl.safekeeping.places import fingerprint_of, located, places_of
 from tests.tiny_models import save_backbone
 from tests.training_runs import ONES, assert_equal_runs, config, history, naming
 
@@ -147,3 +147,17 @@ def test_a_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
     other.write_bytes(bytes(10**6 - 1) + b"1")
     assert fingerprint_of(large) != fingerprint_of(other)
     assert fingerprint_of(tmp_path / "nothing") == fingerprint_of(tmp_path) == ""
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_file_of_problems_is_found_beside_a_moved_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work/run").mkdir(parents=True)
+    Path("work/problems").write_text("rows")
+    name = f"{kind}:work/problems"
+    place = places_of({"data": name}, Path("work/run"))["data"]
+    assert located(name, "data", Path("work/run"), place) == name
+    shutil.move("work", "moved")
+    assert located(name, "data", Path("moved/run"), place) == f"{kind}:moved/problems"

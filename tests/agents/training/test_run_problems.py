@@ -23,8 +23,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def questions(folder: Path, **changes: Any) -> tuple[str, str]:
-    columns = {"columns": "question=task,answer=truth"}
-    config = RLConfig(out=folder / "run", model="m", **({"data": f"hf:{folder}", "eval_every": 8} | columns | changes))
+    settings: dict[str, Any] = {"data": f"hf:{folder}", "columns": "question=task,answer=truth", "eval_every": 8}
+    config = RLConfig(out=folder / "run", model="m", **(settings | changes))
     problems = training_problems(config), evaluation_problems(config)
     train, held_out = ("".join(problem.question for problem in part) for part in problems)
     return train, held_out
@@ -40,7 +40,7 @@ def test_training_and_evaluation_name_their_splits_and_columns(folder: Path) -> 
 
 
 def test_the_training_problems_are_no_evaluation(folder: Path) -> None:
-    parquet = {"data": "parquet:x.parquet"}
+    parquet: dict[str, Any] = {"data": "parquet:x.parquet"}
     for changes in ({"eval_split": "train"}, {"split": "validation"}):
         with pytest.raises(ValueError, match="eval_every=8 would evaluate on the training problems; give eval_data"):
             questions(folder, **changes)
@@ -56,7 +56,7 @@ def test_the_final_evaluation_of_a_comparison_names_its_split_and_columns(
     plan: dict[str, Any] = {"out": tmp_path, "methods": {"a": {}}, "baseline": "a"}
     run = RLConfig(out=tmp_path / "a", model="m", data="hf:d", columns="question=q,answer=a")
     compare.evaluation(CompareConfig(**plan))(run)
-    other = {"eval_data": "hf:e", "eval_split": "exam", "eval_columns": "question=x,answer=y"}
+    other: dict[str, Any] = {"eval_data": "hf:e", "eval_split": "exam", "eval_columns": "question=x,answer=y"}
     compare.evaluation(CompareConfig(**plan, **other))(run)
     found = {(each.data[0], each.split, each.columns) for each in seen}
     assert found == {("hf:d", "test", "question=q,answer=a"), ("hf:e", "exam", "question=x,answer=y")}
