@@ -50,8 +50,9 @@ def read_jsonl(path: Path, columns: Columns | None, limit: int | None, seed: int
         raise MissingError(f"no file {path}; give jsonl:PATH with the path of a JSON Lines file") from error
     except OSError as error:
         raise UsageError(f"{shown(str(path))} cannot be read ({error.strerror}); give another file") from error
-    if columns is not None and rows and not any(columns.solution in row for row in rows.values()) and columns.solution:
-        raise UsageError(f"{path}: no line has the field {columns.solution!r} that columns names; correct the name")
+    named = None if columns is None else columns.solution
+    if named is not None and rows and not any(named in row for row in rows.values()):
+        raise UsageError(f"{path}: no line has the field {named!r} that columns names; correct the name")
     fitting = {number: columns or known_columns(row) or PLAIN for number, row in rows.items()}
     problems = {number: _problem(row, fitting[number], path, number) for number, row in rows.items()}
     first: dict[str, int] = {}
