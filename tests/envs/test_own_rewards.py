@@ -139,7 +139,8 @@ def test_a_missing_file_and_a_wrong_number_of_values_are_named(tmp_path: Path) -
 def play(env: gymnasium.Env[Any, Any]) -> tuple[float, dict[str, Any]]:
     """Answer the first problem, and return the last reward and info."""
     env.reset(seed=0, options={"problem": 0})
-    reward, info = 0.0, {}
+    reward: Any = 0.0
+    info: dict[str, Any] = {}
     for token in ids_of(RIGHT):
         _, reward, terminated, truncated, info = env.step(token)
         if terminated or truncated:
