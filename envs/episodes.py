@@ -21,7 +21,7 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.prompt_store import PromptStore
 from ollm_rl.envs.option_info import InfoField, check_fields, option_info
 from ollm_rl.envs.own_rewards import Rewards, columns_of, own_rewards, score
-from ollm_rl.envs.rewards import all_weights, reward_terms, total
+from ollm_rl.envs.rewards import CORRECTNESS_ONLY, all_weights, reward_terms, total
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.prompts import encode_prompts
@@ -83,8 +83,8 @@ class Episodes:
         max_new_tokens: Number of tokens at which an episode is truncated.
         tokenizer: The backbone's tokenizer; None loads it by the backbone's name.
         reward: Functions of one's own; see `ollm_rl.envs.own_rewards`.
-        reward_weights: Weights by the names in `ollm_rl.envs.rewards.TERMS`; None is 1 for correctness, or 0 beside
-            functions of one's own.
+        reward_weights: Weights by the names in `ollm_rl.envs.rewards.TERMS`. The default is 1 for correctness, and
+            nothing beside functions of one's own.
         observation_mode: ``hidden`` observes h_t, ``hidden+text`` a dictionary of h_t and the text so far.
         info_fields: What `options_now` gives, see `ollm_rl.envs.option_info`.
         compiled: Compile the model with torch.compile.
@@ -111,7 +111,7 @@ class Episodes:
         tokenizer: PreTrainedTokenizerBase | None,
         observation_mode: ObservationMode,
         reward: Rewards = None,
-        reward_weights: Mapping[str, float] | None = None,
+        reward_weights: Mapping[str, float] = CORRECTNESS_ONLY,
         info_fields: Sequence[InfoField] = (),
         compiled: bool = False,
     ) -> None:

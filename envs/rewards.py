@@ -46,18 +46,20 @@ def repetition(completion: str) -> float:
     return len(set(sequences)) / len(sequences) - 1.0 if sequences else 0.0
 
 
-def all_weights(weights: Mapping[str, float] | None, own: Mapping[str, float] | None = None) -> dict[str, float]:
+def all_weights(weights: Mapping[str, float], own: Mapping[str, float] | None = None) -> dict[str, float]:
     """The weights of all terms of a reward, checked.
 
     Args:
-        weights: Weights of the terms in ``TERMS``; None is 1 for correctness, or none beside functions of one's own.
+        weights: Weights of the terms in ``TERMS``. ``CORRECTNESS_ONLY``, the default of environments, gives way to
+            functions of one's own.
         own: Weights of functions of one's own, by name.
 
     Raises:
         UsageError: If a term is unknown, a weight is out of range, or all are 0.
     """
     own = own or {}
-    weights = weights if weights is not None else {} if own else CORRECTNESS_ONLY
+    if own and weights is CORRECTNESS_ONLY:
+        weights = {}
     if not isinstance(weights, Mapping):
         raise UsageError(f"reward_weights={weights!r} is no mapping; give one, such as {{'correctness': 1}}")
     unknown = [name for name in weights if name not in TERMS]

@@ -19,6 +19,7 @@ from ollm_rl.envs.episodes import (
 )
 from ollm_rl.envs.option_info import InfoField
 from ollm_rl.envs.own_rewards import Rewards
+from ollm_rl.envs.rewards import CORRECTNESS_ONLY
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem
 
@@ -79,7 +80,7 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
         observation_mode: ObservationMode = "hidden",
         render_mode: str | None = None,
         reward: Rewards = None,
-        reward_weights: Mapping[str, float] | None = None,
+        reward_weights: Mapping[str, float] = CORRECTNESS_ONLY,
         info_fields: Sequence[InfoField] = (),
     ) -> None:
         check_render_mode(render_mode)

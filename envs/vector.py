@@ -24,6 +24,7 @@ from ollm_rl.envs.episodes import (
 )
 from ollm_rl.envs.option_info import InfoField
 from ollm_rl.envs.own_rewards import Rewards
+from ollm_rl.envs.rewards import CORRECTNESS_ONLY
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import Problem
@@ -65,7 +66,7 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         reward: Rewards = None,
-        reward_weights: Mapping[str, float] | None = None,
+        reward_weights: Mapping[str, float] = CORRECTNESS_ONLY,
         info_fields: Sequence[InfoField] = (),
         compiled: bool = False,
     ) -> None:

@@ -18,7 +18,7 @@ from ollm_rl.files.intact import intact
 from ollm_rl.files.records import Entries, read_object, require
 from ollm_rl.files.tensors import check_tensors
 from ollm_rl.safekeeping.outputs import TEMPORARY_SUFFIX, full_disk_named, is_temporary, lock_name, output_folder
-from ollm_rl.safekeeping.places import Place, is_there, places_of, same_place
+from ollm_rl.safekeeping.places import Place, fingerprint_of, is_there, places_of, same_place
 
 PACKAGES = (
     "ollm-rl",
@@ -121,6 +121,8 @@ def open_run(folder: Path, kind: str, config: Any) -> bool:
     if not path.exists():
         _refuse_foreign(folder)
         run = {"kind": kind, "config": settings, "places": _places(settings, folder), **origin()}
+        if settings.get("reward"):
+            run["reward_files"] = _reward_files(settings)
         write_atomic(path, json.dumps(run, indent=2))
         return False
     run = read_record(path)
@@ -143,6 +145,12 @@ def _refuse_foreign(folder: Path) -> None:
 def _refuse_different(folder: Path, kind: str, settings: Mapping[str, Any], run: Mapping[str, Any]) -> None:
     """Refuse settings other than those of the run in a folder, except those that may change."""
     requested, existing = {"kind": kind, **settings}, {"kind": run["kind"], **run["config"]}
+    if _names(requested.get("reward")) == _names(existing.get("reward")):
+        existing["reward"] = requested.get("reward")  # the files may have been moved
+        if "reward_files" in run and run["reward_files"] != _reward_files(settings):
+            raise UsageError(
+                f"reward={settings['reward']} has changed since the run in {folder} began; give another out folder"
+            )
     changeable = [*PLACEMENT_FIELDS, *LENGTH_FIELDS.get(kind, ())]
     if settings.get("lr_schedule", "constant") != "constant":
         changeable.remove("iterations")  # a longer run would have had other learning rates from the start
@@ -155,8 +163,6 @@ def _refuse_different(folder: Path, kind: str, settings: Mapping[str, Any], run:
                 raise UsageError(
                     f"{name}={value!r} has changed since the run in {folder} began; give another out folder"
                 )
-            continue
-        if name == "reward" and _names(value) == _names(existing.get(name)):
             continue
         raise UsageError(
             f"{folder} already holds a different run ({name} is {existing.get(name)!r} there, {value!r} here); give "
@@ -178,6 +184,11 @@ def _defaults(config: Any) -> dict[str, Any]:
 def _names(rewards: Any) -> list[str]:
     """Functions of a reward setting by the names of their files: these may be moved."""
     return [Path(str(name)).name for name in rewards or []]
+
+
+def _reward_files(settings: Mapping[str, Any]) -> list[str]:
+    """Fingerprints of the files with the functions of a reward setting; they are not run."""
+    return [fingerprint_of(Path(name.rpartition(":")[0])) for name in settings["reward"] if ":" in name]
 
 
 def _places(settings: Mapping[str, Any], folder: Path) -> dict[str, dict[str, str]]:

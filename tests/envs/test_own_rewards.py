@@ -139,7 +139,8 @@ def test_a_missing_file_and_a_wrong_number_of_values_are_named(tmp_path: Path) -
 def play(env: gymnasium.Env[Any, Any]) -> tuple[float, dict[str, Any]]:
     """Answer the first problem, and return the last reward and info."""
     env.reset(seed=0, options={"problem": 0})
-    reward, info = 0.0, {}
+    reward: Any = 0.0
+    info: dict[str, Any] = {}
     for token in ids_of(RIGHT):
         _, reward, terminated, truncated, info = env.step(token)
         if terminated or truncated:
@@ -150,16 +151,17 @@ def play(env: gymnasium.Env[Any, Any]) -> tuple[float, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("reward", "weights", "expected"),
     [
-        (lengths, None, 16.0),  # in place of correctness
+        (lengths, {}, 16.0),  # in place of correctness
         ([lengths], {"correctness": 2.0}, 18.0),
         (OwnReward(lengths, "size", 0.5), {"correctness": 0.0}, 8.0),
     ],
 )
 def test_an_environment_pays_rewards_of_ones_own(
-    reward: Callable[..., Any], weights: dict[str, float] | None, expected: float
+    reward: Callable[..., Any], weights: dict[str, float], expected: float
 ) -> None:
     changes = {"action_space": "tokens", "max_new_tokens": len(RIGHT), "problems": PROBLEMS[:1]}
-    env = gymnasium.make(ID, **settings(**changes, reward=reward, reward_weights=weights))
+    given = {"reward_weights": weights} if weights else {}
+    env = gymnasium.make(ID, **settings(**changes, **given, reward=reward))
     paid, info = play(env)
     assert paid == expected
     assert info["correctness"] == 1.0 and 16.0 in (info.get("lengths"), info.get("size"))

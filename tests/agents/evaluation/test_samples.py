@@ -74,7 +74,8 @@ def test_a_small_nucleus_or_a_low_temperature_is_greedy(model_folder: Path, data
     policy, tokenizer = load_policy(str(model_folder))
     problems = load_problems(data)[:2]
     greedy = [row["completion"] for row in evaluate(policy, tokenizer, problems, max_new_tokens=4)["completions"]]
-    for changes in ({"top_p": 1e-6}, {"temperature": 0.002}):
+    settings: list[dict[str, Any]] = [{"top_p": 1e-6}, {"temperature": 0.002}]
+    for changes in settings:
         generator = torch.Generator().manual_seed(0)
         result = evaluate(policy, tokenizer, problems, max_new_tokens=4, generator=generator, samples=2, **changes)
         assert [row["completion"] for row in result["completions"]] == [greedy[0]] * 2 + [greedy[1]] * 2

@@ -18,7 +18,7 @@ from tests.training_runs import config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-POLICIES = {
+POLICIES: dict[str, Any] = {
     "lora": shaken_lora,
     "latent": lambda: OptionPolicy(option_model(5)),
     **{kind: lambda kind=kind: shaken(make(kind)) for kind in ("anchored", "top tokens", "frozen head")},

@@ -35,7 +35,7 @@ WARNED = "ignore:reward fussy failed"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
-    origin = dict.fromkeys(("commit", "machine", "command"), "x") | {"versions": {}}
+    origin: dict[str, Any] = dict.fromkeys(("commit", "machine", "command"), "x") | {"versions": {}}
     monkeypatch.setattr("ollm_rl.runs.origin", lambda: origin)
 
 
@@ -155,5 +155,7 @@ def test_what_a_received_run_names_is_not_run(
     assert main([*command, *shared]) == 2
     assert "(reward is ['mine.py:ones'] there, [] here)" in capsys.readouterr().err
     assert not mark.exists()
+    assert main([*command, *shared, "--reward", "mine.py:ones"]) == 2  # the user's own command runs it
+    assert mark.exists() and "has changed since the run in run began" in capsys.readouterr().err
+    file.write_text(FILE)
     assert main([*command, *shared, "--reward", "mine.py:ones"]) == 0
-    assert mark.exists()
