@@ -149,7 +149,6 @@ def test_what_a_received_run_names_is_not_run(
     shared = ["--data", data, "--max_new_tokens", "3", "--device", "cpu"]
     assert main(["eval", "--model", "run", "--limit", "2", *shared]) == 0
     assert main(["audit", "run"]) == 0
-    assert main(["explore", "--model", "run", "--prompt", "a?", "--out", "explorer.html", *shared[2:]]) == 0
     resume = ["--iterations", "2", "--episodes", "16", "--group_size", "4", "--num_slots", "8", "--minibatches", "2"]
     command = ["train", "--out", "run", "--model", str(model_folder), *resume, "--seed", "3", "--learning_rate", "0.01"]
     assert main([*command, *shared]) == 2
