@@ -19,7 +19,7 @@ from ollm_rl.files.records import Entries, read_object, read_rows
 from ollm_rl.metrics.degenerate import FLAGS, degeneracy
 from ollm_rl.metrics.language import Switching, measure_switching
 from ollm_rl.metrics.rates import share_switched
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 from ollm_rl.runs import write_atomic
 
 COMPLETIONS_FOLDER = "completions"

@@ -111,9 +111,8 @@ class RolloutSettings(Settings):
     temperature: Temperature = 1.0
     """Sampling temperature. The policy that is trained is the one at this temperature."""
     reward: list[str] = field(default_factory=list)
-    """Functions of your own, one or several: FILE.py:FUNCTION, or FILE.py:FUNCTION=WEIGHT. The file is run. A function
-    takes prompts, completions and the problems' columns, as in TRL, and returns a number for each completion. In Python
-    also the names of functions that are given to train."""
+    """Functions of your own: FILE.py:FUNCTION, or FILE.py:FUNCTION=WEIGHT. The file is run. As in TRL, a function takes
+    prompts, completions and the problems' columns, and returns a number for each. In Python also names of functions."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """Weights of the reward's terms."""
     failure_reward: Annotated[float, Interval(ge=-1, le=1)] = 0.0
@@ -279,8 +278,7 @@ SB3_READS = {
     "sb3-dqn": ("learning_rate", "max_grad_norm", "gamma", "n_steps"),
     "sb3-a2c": ("learning_rate", "max_grad_norm", "gamma", "n_steps", "gae_lambda", "vf_coef", "ent_coef"),
 }
-SB3_READS["sb3-ppo"] = (*SB3_READS["sb3-a2c"], "minibatches", "epochs", "clip_range")
-SB3_READS["sb3-recurrent-ppo"] = SB3_READS["sb3-ppo"]
+SB3_READS["sb3-ppo"] = SB3_READS["sb3-recurrent-ppo"] = (*SB3_READS["sb3-a2c"], "minibatches", "epochs", "clip_range")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,9 @@ from ollm_rl.envs.own_rewards import Rewards, columns_of, own_rewards, score
 from ollm_rl.envs.rewards import CORRECTNESS_ONLY, all_weights, reward_terms, total
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
+from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts
-from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.problems.sources import load_problems
 from ollm_rl.settings import Count, checked, shown
 
 ActionSpace = Literal["options", "tokens"]

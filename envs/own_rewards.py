@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from ollm_rl.envs.rewards import TERMS
 from ollm_rl.errors import MissingError, UsageError, one_line
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 from ollm_rl.settings import Weight, checked, shown
 from ollm_rl.settings.base import LARGEST
 

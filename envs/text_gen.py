@@ -21,7 +21,7 @@ from ollm_rl.envs.option_info import InfoField
 from ollm_rl.envs.own_rewards import Rewards
 from ollm_rl.envs.rewards import CORRECTNESS_ONLY
 from ollm_rl.options.model import OptionModel
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 
 
 class TextGenEnv(gymnasium.Env[Observation, np.int64]):

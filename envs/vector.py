@@ -27,7 +27,7 @@ from ollm_rl.envs.own_rewards import Rewards
 from ollm_rl.envs.rewards import CORRECTNESS_ONLY
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 
 Step = tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 

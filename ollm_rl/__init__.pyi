@@ -2,7 +2,7 @@ from .backbones.loading import load_backbone as load_backbone
 from .decode.engine import DecodeEngine as DecodeEngine
 from .options.config import OptionConfig as OptionConfig
 from .options.model import OptionModel as OptionModel
-from .problems.sources import Problem as Problem
+from .problems.problem import Problem as Problem
 from .problems.sources import load_problems as load_problems
 
 __all__ = [

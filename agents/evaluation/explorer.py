@@ -22,8 +22,8 @@ from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.row_cache import Snapshot
 from ollm_rl.decode.turns import Turns
 from ollm_rl.options.decisions import same_token
+from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts
-from ollm_rl.problems.sources import Problem
 
 MAX_LIVE = 24  # the first live positions of a completion, whose alternatives are continued
 CONTINUATION = 64  # maximum tokens of an alternative

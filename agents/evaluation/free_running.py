@@ -26,8 +26,9 @@ from ollm_rl.envs.own_rewards import OwnReward, Rewards, own_rewards, source_has
 from ollm_rl.errors import UsageError
 from ollm_rl.metrics.samples import majority, pass_at_k
 from ollm_rl.metrics.statistics import bootstrap_interval
+from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts, format_prompts
-from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import origin
 from ollm_rl.safekeeping.outputs import output_folder
 from ollm_rl.settings import Count, Share, Temperature, checked

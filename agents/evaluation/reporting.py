@@ -16,8 +16,8 @@ from ollm_rl.backbones.names import ModelName, resolve
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import UsageError, one_line
 from ollm_rl.metrics.statistics import bootstrap_interval
+from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import format_prompts
-from ollm_rl.problems.sources import Problem
 from ollm_rl.report.page import write_explorer, write_report
 from ollm_rl.report.plots import t_interval
 from ollm_rl.report.tables import Table

@@ -13,7 +13,7 @@ from ollm_rl.agents.evaluation.config import EvalConfig
 from ollm_rl.backbones.names import ModelName
 from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.files.records import Entries, read_object, sealed_json
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 from ollm_rl.runs import write_atomic
 
 SUMMARY_FILE, TABLE_FILE = "results.json", "results.md"

@@ -11,7 +11,7 @@ from ollm_rl.agents.completions import Completion
 from ollm_rl.answers.pool import shared_pool
 from ollm_rl.metrics.samples import same_answers
 from ollm_rl.metrics.statistics import bootstrap_interval
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 
 Chooser = Callable[[Sequence[Completion]], Completion]
 

@@ -33,8 +33,9 @@ from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import UsageError
 from ollm_rl.files.records import sealed_json
+from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts, format_prompts
-from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import origin, write_atomic
 from ollm_rl.safekeeping.outputs import output_file
 from ollm_rl.streams import Purpose, torch_generator

@@ -11,7 +11,7 @@ from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.turns import Turns
 from ollm_rl.metrics.samples import pass_at_k
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 
 
 def shares_at_k(completions: list[list[Completion]], latest: int) -> dict[int, float]:

@@ -17,7 +17,7 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
 from ollm_rl.decode.turns import Turns
 from ollm_rl.errors import RunError
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 from ollm_rl.streams import prompt_indices, sampling_uniforms
 
 

@@ -26,7 +26,7 @@ from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.decode.turns import Turns
 from ollm_rl.errors import extra, one_line
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 
 with extra("ray"):
     import ray

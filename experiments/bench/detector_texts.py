@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 
 SPLICED = 20  # texts per kind, language and source of English
 CORRUPTED = 25  # texts per corruption and source of solutions

@@ -28,7 +28,8 @@ from ollm_rl.metrics.gibberish import letter_pairs
 from ollm_rl.metrics.language import detect_language, measure_switching, switches_language
 from ollm_rl.metrics.sentences import latin_words
 from ollm_rl.problems.arith import SolutionMix, generate
-from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.problems.problem import Problem
+from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import origin
 
 FILES = ("mgsm_dev", "mgsm_exemplars", "gsm8k_train", "math_train")

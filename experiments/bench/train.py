@@ -36,8 +36,9 @@ from ollm_rl.envs.sb3 import TextGenVecEnv
 from ollm_rl.envs.vector import TextGenVectorEnv
 from ollm_rl.experiments.bench.sft import PeakMemory
 from ollm_rl.options.model import OptionModel
+from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts
-from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import origin, write_atomic
 
 Seconds = dict[str, float]  # seconds of one iteration: generation, verification, update, total

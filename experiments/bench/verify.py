@@ -29,7 +29,8 @@ from typing import Any
 
 from ollm_rl.answers.pool import Verdict, VerifierPool, verify
 from ollm_rl.experiments.bench.poison import GOLD, mixed_checks, zombies
-from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.problems.problem import Problem
+from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import origin
 
 SEED = 0

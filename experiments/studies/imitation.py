@@ -37,8 +37,9 @@ from ollm_rl.decode.rollout import Rollout, collect
 from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
 from ollm_rl.metrics.statistics import bootstrap_interval
+from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts
-from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.problems.sources import load_problems
 from ollm_rl.report.tables import Estimate, Table
 from ollm_rl.runs import origin, write_atomic
 

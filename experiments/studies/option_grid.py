@@ -39,7 +39,8 @@ from ollm_rl.options.model import OptionModel
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.sft import run_sft
 from ollm_rl.pretrain.teacher_forced.run import teacher_forced
-from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.problems.problem import Problem
+from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import origin, write_atomic
 
 KL_TARGETS = (0.1, 0.2, 0.4, 0.8)

@@ -34,8 +34,9 @@ from ollm_rl.pretrain.teacher_forced.scores import (
 )
 from ollm_rl.pretrain.teacher_forced.summary import problem_sums, summarise
 from ollm_rl.pretrain.teacher_forced.token_report import write_token_report
+from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import format_prompts
-from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import origin, write_atomic
 from ollm_rl.safekeeping.outputs import output_file
 

@@ -21,7 +21,7 @@ from ollm_rl.decode.turns import Turns
 from ollm_rl.envs.text_gen import TextGenEnv
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 from tests.decode.test_engine import random_ids
 from tests.tiny_models import EOS, VOCAB, randomized, tiny_config, tiny_model, tiny_tokenizer
 

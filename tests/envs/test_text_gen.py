@@ -17,7 +17,7 @@ from ollm_rl.envs.vector import TextGenVectorEnv
 from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 from tests.tiny_models import (
     CONTEXT,
     EOS,

@@ -22,7 +22,7 @@ from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.sft import last_checkpoint, run_sft
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 from tests.tiny_models import EOS, save_backbone
 
 TERMS = {

@@ -10,8 +10,8 @@ from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import IGNORED, OptionModel
 from ollm_rl.pretrain.data import encode_examples
+from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts, format_prompts
-from ollm_rl.problems.sources import Problem
 from ollm_rl.settings import PromptSettings
 from tests.tiny_models import EOS, tiny_model, tiny_tokenizer
 

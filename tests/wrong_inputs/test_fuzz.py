@@ -135,7 +135,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@settings(STEADY, max_examples=15)
+@settings(STEADY, max_examples=8)
 @given(shared=SHARED, algorithm=ALGORITHMS, policy=POLICIES, rewards=REWARDS)
 def test_a_run_ends_well_only_with_finite_numbers(
     shared: dict[str, Any],

@@ -25,7 +25,8 @@ from ollm_rl.experiments.config import CompareConfig, SweepConfig
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.pretrain.config import SFTConfig
-from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.problems.problem import Problem
+from ollm_rl.problems.sources import load_problems
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 NAN, INF = float("nan"), float("inf")

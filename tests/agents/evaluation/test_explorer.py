@@ -13,7 +13,7 @@ from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.decode.acceptance import check_decoding
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 from tests.tiny_models import EOS, full_hidden_states, tiny_model, tiny_tokenizer
 
 OPTIONS, LIMIT = 5, 12

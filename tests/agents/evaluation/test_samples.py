@@ -16,7 +16,8 @@ from ollm_rl.cli import main
 from ollm_rl.decode.turns import Action
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
-from ollm_rl.problems.sources import Problem, load_problems
+from ollm_rl.problems.problem import Problem
+from ollm_rl.problems.sources import load_problems
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.training_runs import DIGITS, config, naming
 

@@ -20,8 +20,8 @@ from ollm_rl.decode.turns import Turns
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.decisions import token_log_probs
 from ollm_rl.options.model import OptionModel
+from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts
-from ollm_rl.problems.sources import Problem
 from tests.tiny_models import CONTEXT, EOS, HIDDEN, VOCAB, save_backbone, tiny_model
 
 BELOW_ONE = 1 - 2**-24  # the largest number that torch.rand returns

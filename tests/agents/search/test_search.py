@@ -22,7 +22,7 @@ from ollm_rl.backbones.names import resolve
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 from tests.tiny_models import CONTEXT, EOS, tiny_model, tiny_tokenizer
 
 PROBLEMS = [

@@ -141,11 +141,11 @@ def test_a_run_stops_when_it_is_good_enough_and_stays_stopped(
     (row,) = history(settings.out)
     accuracy = f"{100 * row['eval_accuracy']:.1f}%"
     line = f"run: accuracy {accuracy} reached stop_at=0.1; stopped after 1 of 4 iterations, 16 episodes"
-    assert line in capsys.readouterr().err.splitlines()
+    assert line in capsys.readouterr().err
     before = checkpoint(settings.out)
     train(settings)
     assert checkpoint(settings.out) == before
-    assert line in capsys.readouterr().err.splitlines()
+    assert line in capsys.readouterr().err
     assert format_run(settings.out).startswith(
         f"reward {row['reward']:.3f} after 16 episodes; written to {settings.out}"
     )

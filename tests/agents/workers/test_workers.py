@@ -23,7 +23,7 @@ from ollm_rl.agents.workers.ray_workers import Failure, RolloutActor, _Seat, bui
 from ollm_rl.cli import main
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.decode.turns import Action
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 from ollm_rl.runs import last_checkpoint
 from tests.places import ROOT
 from tests.tiny_models import tiny_tokenizer

@@ -14,7 +14,7 @@ import ollm_rl.experiments.studies.option_grid as grid
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 from tests.tiny_models import save_backbone, tiny_model, tiny_tokenizer
 
 POLICIES = "uniform", "policy", "marginal"

@@ -17,7 +17,7 @@ from ollm_rl.options.model import OptionModel
 from ollm_rl.pretrain.config import TeacherForcedConfig
 from ollm_rl.pretrain.data import encode_examples
 from ollm_rl.pretrain.teacher_forced.run import run_teacher_forced, teacher_forced
-from ollm_rl.problems.sources import Problem
+from ollm_rl.problems.problem import Problem
 from tests.tiny_models import VOCAB, save_backbone, tiny_model, tiny_tokenizer
 
 LN2 = log(2)
