@@ -36,7 +36,7 @@ grid: {{learning_rate: [0.001, 0.003]}}
 seeds: [0]
 """
 # What may differ: times, where and how it was run, and files that are made from the others or show them.
-VOLATILE = ("command", "commit", "machine", "versions", "places", "eval_seconds")
+VOLATILE = ("command", "commit", "machine", "versions", "places", "eval_seconds", "sha256")  # the last covers the others
 LEFT_OUT = ("events.out*", "*.lock", "report.html", "*.parquet", "training_args.bin", "rng_state.pth", "run.json")
 
 
