@@ -35,8 +35,8 @@ train: {{model: {options}, iterations: 6, episodes: 32, max_new_tokens: 16}}
 grid: {{learning_rate: [0.001, 0.003]}}
 seeds: [0]
 """
-# What may differ: times, where and how it was run, and files that are made from the others or show them.
-VOLATILE = ("command", "commit", "machine", "versions", "places", "eval_seconds", "sha256")  # the last covers the others
+# What may differ: times and checksums over them, where and how it was run, and files made from the others.
+VOLATILE = ("command", "commit", "machine", "versions", "places", "eval_seconds", "sha256")
 LEFT_OUT = ("events.out*", "*.lock", "report.html", "*.parquet", "training_args.bin", "rng_state.pth", "run.json")
 
 
