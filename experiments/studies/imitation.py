@@ -13,6 +13,7 @@ Letters: N completions, T tokens, M positions, H hidden.
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def right_completions(
         on_end=checks.begin,
     )
     right = torch.tensor([one.verdict.correct and one.terminated for one in checks.finish()])
+    if not right.any():
+        sys.exit(f"none of {len(right)} completions of {args.teacher} is right; give another teacher or more --samples")
     return rollout.select(right.nonzero()[:, 0].to(rollout.tokens.device))
 
 
