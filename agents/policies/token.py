@@ -1,22 +1,21 @@
 """The policy over tokens: a LoRA on the backbone.
 
-Letters: B rows, M decisions of the episodes in row order, H hidden, V vocabulary.
+Letters: M decisions of the episodes in row order, H hidden, V vocabulary.
 """
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from ollm_rl.agents.policies.base import Choices, Evaluation, draw, tempered
+from ollm_rl.agents.policies.base import Evaluation, tempered
 from ollm_rl.agents.policies.option import VALUE_WIDTH
+from ollm_rl.agents.policies.vocabulary import VocabularyPolicy
 from ollm_rl.backbones.lora import add_lora, without_lora
 from ollm_rl.backbones.output_head import OutputHead, last_hidden_states
 from ollm_rl.decode.rollout import Rollout
-from ollm_rl.decode.turns import Action
 from ollm_rl.options.adapter import mlp
 
 
-class TokenPolicy(nn.Module):
+class TokenPolicy(VocabularyPolicy):
     """The vocabulary baseline: a LoRA added in place to the backbone's linear layers, and a value head on h_t.
 
     The value head sends no gradient into the LoRA. In the option policy this holds by construction.
@@ -41,24 +40,6 @@ class TokenPolicy(nn.Module):
         self.backbone = backbone
         self.value_head = mlp(self.head.hidden_size, VALUE_WIDTH, 1).to(backbone.device)
 
-    @torch.no_grad()
-    def act(self, hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Action:
-        """Choose a token; arguments and result are as in ``OptionPolicy.act``."""
-        log_probs = self._log_probs(hidden_states)
-        tokens = log_probs.argmax(-1) if uniforms is None else draw(log_probs.exp(), uniforms)
-        return Action(
-            tokens=tokens,
-            log_probs=log_probs.gather(1, tokens[:, None])[:, 0],
-            values=self.value_head(hidden_states.float())[:, 0],
-            decisions=torch.ones_like(tokens, dtype=torch.bool),
-        )
-
-    @torch.no_grad()
-    def choices(self, hidden_states: torch.Tensor) -> Choices:
-        """The whole vocabulary at h_t, (B, H); C = V."""
-        log_probs = self._log_probs(hidden_states)
-        return Choices(torch.arange(log_probs.shape[1], device=log_probs.device).expand_as(log_probs), log_probs)
-
     def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
         """Evaluate a rollout's decisions under the current weights, by a forward pass over the sequences.
 
@@ -68,9 +49,9 @@ class TokenPolicy(nn.Module):
         reference_log_probs = None
         if reference:
             with torch.no_grad(), without_lora(self.backbone):
-                reference_log_probs = self._log_probs(self._hidden_states(rollout)).gather(1, tokens)[:, 0]
+                reference_log_probs = self.log_probs(self._hidden_states(rollout)).gather(1, tokens)[:, 0]
         hidden = self._hidden_states(rollout)
-        log_probs = self._log_probs(hidden)
+        log_probs = self.log_probs(hidden)
         entropies = -(log_probs.exp() * log_probs).sum(-1)
         values = self.value_head(hidden.detach().float())[:, 0]
         return Evaluation(log_probs.gather(1, tokens)[:, 0], entropies, values, reference_log_probs)
@@ -81,6 +62,6 @@ class TokenPolicy(nn.Module):
         hidden = last_hidden_states(self.backbone, input_ids, attention_mask)
         return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))[rollout.decisions]
 
-    def _log_probs(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def log_probs(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of all tokens: (M, H) -> (M, V)."""
         return tempered(self.head(hidden_states).float().log_softmax(-1), self.temperature)
