@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ollm-rl-installed
 ARGS ?=
 
-.PHONY: demo docs test test-lowest test-newest lint types commit-checks clean
+.PHONY: demo docs test wheel test-lowest test-newest lint types commit-checks clean
 
 demo: $(STAMP)
 	$(BIN)/ollm-rl demo $(ARGS)
@@ -24,10 +24,14 @@ VERSION_TESTS := tests/decode/test_acceptance.py tests/backbones tests/problems/
 	tests/agents/policies/test_policies.py tests/envs/test_text_gen.py tests/envs/test_sb3.py tests/test_extras.py \
 	tests/test_readme.py
 test-lowest: VERSIONS := -c constraints-lowest.txt
-test-lowest test-newest: test-%:
+test-lowest test-newest: test-%: wheel
 	$(PYTHON) -m venv $(VENV)-$*
-	$(VENV)-$*/bin/python -m pip install -e '.[all]' torch==2.13.0 pytest pytest-timeout $(VERSIONS)
+	$(VENV)-$*/bin/python -m pip install -q "$$(echo build/wheel/*.whl)[all]" torch==2.13.0 pytest pytest-timeout $(VERSIONS)
 	$(VENV)-$*/bin/python -m pytest $(VERSION_TESTS)
+
+wheel: $(STAMP)
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel -q --no-deps -w build/wheel .
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
