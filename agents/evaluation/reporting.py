@@ -1,12 +1,13 @@
 """What ``ollm-rl report`` and ``ollm-rl explore`` show, read from runs and evaluations."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from ollm_rl.agents.completions import Row, last_completions
+from ollm_rl.agents.evaluation.choosing import unchosen
 from ollm_rl.agents.evaluation.config import ExploreConfig, ReportConfig
 from ollm_rl.agents.evaluation.explorer import ExploredPolicy, explore, option_maps
 from ollm_rl.agents.evaluation.groups import group_runs, histories
@@ -24,7 +25,7 @@ from ollm_rl.report.tables import Table
 from ollm_rl.runs import origin
 from ollm_rl.safekeeping.outputs import output_file
 
-SAMPLES = 12  # completions shown for each method
+SAMPLES = 40  # completions shown for each method
 EXPLORED = 4  # completions in the explorer, for each method with options
 MAPPED = 32  # completions in its maps of usage and entropy
 RATES = ("language_switching_rate", "degeneracy_rate")
@@ -51,7 +52,8 @@ def _write_report(config: ReportConfig) -> Path:
     known = {_real_path(folder) for folders in methods.values() for folder in folders}
     for result in results:
         if _real_path(result["model"]) not in known:
-            methods.setdefault(result["model"], [result["model"]])
+            known.add(_real_path(result["model"]))
+            methods[_short_name(result["model"], methods)] = [result["model"]]
     report_methods(config.out, methods, results, device=config.device)
     return config.out
 
@@ -82,7 +84,14 @@ def _write_explorer(config: ExploreConfig) -> Path:
 
 
 def report_methods(
-    out: Path, methods: Methods, results: Sequence[Row], *, device: str = "auto", tables: Sequence[Table] = ()
+    out: Path,
+    methods: Methods,
+    results: Sequence[Row],
+    *,
+    device: str = "auto",
+    tables: Sequence[Table] = (),
+    metric: str = "reward",
+    mode: str = "max",
 ) -> list[Row]:
     """Write the report of methods.
 
@@ -93,6 +102,9 @@ def report_methods(
             table shows the last iteration of training.
         device: Device of the policies over options.
         tables: Further tables, shown first.
+        metric: By its last value the learning rate of a method is chosen, if several were tried and there is no
+            accuracy on validation problems.
+        mode: "max" or "min", whether higher or lower values of ``metric`` are better.
 
     Returns:
         The rows of the table, see ``write_report``.
@@ -108,6 +120,8 @@ def report_methods(
         if results and not own:
             left_out.append(method)
             continue
+        if 0 < (evaluated := len({_real_path(result["model"]) for result in own})) < len(models):
+            notes.append(f"{method} was evaluated on {evaluated} of its {len(models)} seeds.")
         completions = _completions(models[0], own)
         samples += [{"method": method, **row} for row in completions[:SAMPLES]]
         if completions and models[0].has_options:
@@ -127,6 +141,7 @@ def report_methods(
         "evaluated": bool(results),
         "seeds": sorted(seeds),
         "notes": notes,
+        "unchosen": unchosen(resolved, metric, mode),
         **origin(),
     }
     write_report(out, summary, curves, samples, options, tables)
@@ -191,12 +206,14 @@ def _trained(models: Sequence[ModelName]) -> dict[str, float]:
 def _completions(model: ModelName, results: Sequence[Row]) -> list[Row]:
     """Completions to show, one per question: of the first evaluation, or else of the last iteration of training."""
     if results:
-        source = f"evaluation on {results[0]['data']}"
-        return [{**row, "source": source} for row in results[0]["completions"]]
+        rows, source = results[0]["completions"], f"evaluation on {results[0]['data']}"
+    else:
+        rows = last_completions(model.folder) if model.folder else []
+        source = f"iteration {rows[0]['iteration']} of training" if rows else ""
     firsts: dict[str, Row] = {}
-    for row in last_completions(model.folder) if model.folder else []:
+    for row in rows:
         firsts.setdefault(row["question"], row)
-    return [{**row, "source": f"iteration {row['iteration']} of training"} for row in firsts.values()]
+    return [{**row, "source": source} for row in firsts.values()]
 
 
 def _explore(
@@ -221,6 +238,12 @@ def _explore(
     except UsageError as error:  # the rest of the report is worth having
         notes.append(f"{method} has no explorer here: {one_line(error)}.")
         return None
+
+
+def _short_name(model: str, taken: Container[str]) -> str:
+    """The name of a model's folder, if no other method has it; of a model of the hub, the whole name."""
+    name = Path(model).resolve().name if Path(model).is_dir() else model
+    return model if name in taken else name
 
 
 def _real_path(name: str) -> Path:

@@ -5,7 +5,9 @@ import re
 
 import pytest
 
-from ollm_rl.report.plots import SERIES, Style, curve_plot, heat_map, t_interval
+from ollm_rl.report.maps import heat_map
+from ollm_rl.report.plots import SERIES, Style, curve_plot, interval_plot, t_interval
+from tests.report.test_report import Page
 
 
 def test_the_interval_over_seeds_is_students() -> None:
@@ -35,7 +37,7 @@ def test_a_line_is_the_mean_up_to_the_last_point_that_all_seeds_reached() -> Non
 
 
 def test_a_map_shades_what_is_above_zero() -> None:
-    plot = heat_map([[0.5, 0.0, 1.0], [1.0]], x="token", y="completion", first=1, top=1.0, label="a map")
+    plot = heat_map([[0.5, 0.0, 1.0], [1.0]], x="token", y="completion", first=1, top=1.0, label="", shown=str)
     paths = re.findall(r'<path d="([^"]*)"[^>]*style="([^"]*)"', plot)
     squares = {style: path.count("M") for path, style in paths if "--series-0" in style}
     assert sorted(squares.values()) == [1, 2]  # one cell in half the shade, two in the full shade
