@@ -163,6 +163,8 @@ def _evaluated_rows(method: str, models: Sequence[ModelName], results: Sequence[
         else:
             completions = [row for result in of_data for row in result["completions"]]
             row |= _interval([result["accuracy"] for result in of_data], completions)
+        if models[0].kind == "run":
+            row["seeds"] = len(of_data)
         rows.append(row | {name: _mean(of_data, name) for name in RATES})
     return rows
 
@@ -176,6 +178,7 @@ def _trained_row(method: str, models: Sequence[ModelName]) -> Row:
         **_trained(models),
         **_interval([metrics["reward_correctness"] for metrics in last], completions),
         **{name: _mean(last, name) for name in RATES},
+        "seeds": len(last),
     }
 
 

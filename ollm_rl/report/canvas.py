@@ -104,5 +104,7 @@ def _page_tag(tag: str, used: set[str]) -> str:
     tag = tag.replace("xlink:href", "href")
     tag = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", tag)
     tag = re.sub(r"-?\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}", tag)
+    # Older releases of matplotlib write font, newer ones its parts.
     tag = re.sub(r"font: (\S+) [^;\"]*", r"font-size: \1", tag)
+    tag = re.sub(r"font-family: [^;\"]*; ?| transform=\"rotate\(-?0 [^\"]*\"", "", tag)
     return re.sub(r"#\w{6}", lambda match: PAINTS.get(match[0], match[0]), tag)

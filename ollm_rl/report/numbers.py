@@ -23,3 +23,8 @@ def count(value: Any) -> str:
     if math.isnan(known):
         return MISSING
     return f"{known:,.0f}" if known >= 10 or known == int(known) else f"{known:.1f}"
+
+
+def seeds(number_of_seeds: int) -> str:
+    """What a number is the result of."""
+    return "one seed" if number_of_seeds == 1 else f"mean of {number_of_seeds} seeds"

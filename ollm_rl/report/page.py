@@ -14,7 +14,7 @@ from markupsafe import Markup
 from ollm_rl.report import maps, training
 from ollm_rl.report.canvas import MUTED, Style
 from ollm_rl.report.completions import by_problem, counted_kinds
-from ollm_rl.report.numbers import count, number, percent
+from ollm_rl.report.numbers import count, number, percent, seeds
 from ollm_rl.report.plots import MAX_POINTS, History, Row, interval_plot
 from ollm_rl.report.tables import Table
 from ollm_rl.runs import write_atomic
@@ -37,10 +37,10 @@ def write_report(
     Args:
         path: The HTML file.
         summary: ``methods`` (rows with ``method``, ``accuracy``, ``low``, ``high``, ``episodes``, ``seconds``,
-            ``language_switching_rate`` and ``degeneracy_rate``, where rates are shares, and ``data`` if a method has
-            several problem sets), ``data`` (text that describes the problems), ``evaluated`` (false if measured in
-            training), ``seeds``, ``notes`` (sentences), the result of ``runs.origin`` and, if some methods are shown in
-            grey, ``unchosen``: why each of them was not chosen.
+            ``language_switching_rate`` and ``degeneracy_rate``, where rates are shares, ``seeds`` of training that
+            they are means over, if any, and ``data`` if a method has several problem sets), ``data`` (text that
+            describes the problems), ``evaluated`` (false if measured in training), ``seeds``, ``notes`` (sentences),
+            the result of ``runs.origin`` and, if methods are shown in grey, ``unchosen``: why each was not chosen.
         curves: By method, for every seed one row per iteration with ``iteration``, ``episodes``, ``tokens``,
             ``seconds``, ``reward`` and any of ``training.QUANTITIES``. None and NaN leave a gap.
         samples: Rows with ``method``, ``question``, ``answer``, ``completion``, ``correct``, ``switched``, ``flags``
@@ -72,7 +72,7 @@ def write_report(
         columns=COLUMNS,
         unchosen=unchosen,
         evaluations=[
-            (data, _accuracy_plot(rows, styles), [(row["method"], _cells(row, row["method"])) for row in rows])
+            (data, _accuracy_plot(rows, styles), [(row, _cells(row, row["method"])) for row in rows])
             for data, rows in _by_data(ranked).items()
         ],
         legend=training.legend(drawn, styles),
@@ -116,6 +116,7 @@ def render(template: str, origin: Row, **values: Any) -> str:
     )
     environment.filters["shown"] = _shown
     environment.filters["percent"] = percent
+    environment.filters["seeds"] = seeds
     names = [name for name in ORIGIN if origin.get(name) is not None]
     return environment.get_template(template).render(origin=origin, origin_names=names, **values)
 

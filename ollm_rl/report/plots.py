@@ -109,9 +109,7 @@ def _block_means(points: list[tuple[float, float]]) -> list[tuple[float, float]]
     for start in range(1, len(points), size):
         block = points[start : start + size]
         known = [value for _, value in block if not math.isnan(value)]
-        means.append(
-            (sum(place for place, _ in block) / len(block), sum(known) / len(known) if known else math.nan)
-        )
+        means.append((sum(place for place, _ in block) / len(block), sum(known) / len(known) if known else math.nan))
     return means
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from ollm_rl.report.canvas import DASHES, NUM_COLOURS, PAINTS, SERIES, UNCHOSEN, Style
-from ollm_rl.report.numbers import number
+from ollm_rl.report.numbers import number, seeds
 from ollm_rl.report.plots import History, Row, curve_plot
 
 # Plots of the reward, if a curve has the column: column -> title.
@@ -66,14 +66,8 @@ def styles_of(curves: Curves, unchosen: Mapping[str, str]) -> dict[str, Style]:
 
 def legend(curves: Curves, styles: Mapping[str, Style]) -> list[tuple[str, str, Markup, str]]:
     """Name, number of seeds, colour and dashes of every line."""
-    seeds = {method: len(histories) for method, histories in curves.items()}
     return [
-        (
-            method,
-            "one seed" if seeds[method] == 1 else f"mean of {seeds[method]} seeds",
-            Markup(PAINTS[style.colour]),
-            style.dashes,
-        )
+        (method, seeds(len(curves[method])), Markup(PAINTS[style.colour]), style.dashes)
         for method, style in sorted(styles.items(), key=lambda item: item[1] == UNCHOSEN)
     ]
 

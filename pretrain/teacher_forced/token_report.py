@@ -28,7 +28,8 @@ OPTIONS = (
     ("positions where options differ", "live_share", 1, " %"),
     ("what the option says about the next token", "mutual_information", 3, NATS),
     (
-        f"likely tokens (at least {100 * MODE_PROBABILITY:.0f} % under the backbone) that an option offers, where options differ",
+        f"likely tokens (at least {100 * MODE_PROBABILITY:.0f} % under the backbone) that an option offers, "
+        "where options differ",
         "mode_coverage_live",
         1,
         " %",
