@@ -25,7 +25,7 @@ def unchosen(methods: Mapping[str, Sequence[ModelName]], metric: str, mode: str)
             setting, _ = setting_of(folder)
             setting.pop("learning_rate", None)
             variants.setdefault(json.dumps(setting, sort_keys=True), []).append(method)
-    found = {}
+    found: dict[str, str] = {}
     for names in variants.values():
         rows = {name: histories(methods[name]) for name in names}
         if len(names) < 2 or not all(rows.values()):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,9 +19,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, Perce
 NUM_COLOURS = 8  # --series-0 to --series-7 in the template
 DASHES = ("none", "6 2", "2 2", "8 2 2 2")  # lengths in points; distinguish methods once the colours are used up
 # matplotlib draws in these placeholder colours, which are replaced by the style sheet's variables.
-INK, MUTED, GRID = "#010101", "#020202", "#030303"
+INK, MUTED, GRID, FAINT = "#010101", "#020202", "#030303", "#040404"
 SERIES = tuple(f"#0a0a{index:02x}" for index in range(NUM_COLOURS))
-PAINTS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"} | {
+PAINTS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", FAINT: "var(--faint)"} | {
     colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
 }
 WIDTH = 4.4  # inches; the page scales a plot and its text to the card
@@ -39,7 +40,7 @@ class Style(NamedTuple):
     dashes: str  # lengths in points as SVG writes them, or "none"
 
 
-UNCHOSEN = Style(MUTED, "none")  # of a method that was not chosen
+UNCHOSEN = Style(FAINT, "none")  # of a method that was not chosen
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -91,7 +92,7 @@ def svg(figure: Figure, label: str, spots: Sequence[Spot] = ()) -> Markup:
 def _placed(figure: Figure, spots: Sequence[Spot]) -> str:
     """The spots in the units of the SVG, from its upper left corner, as JSON. The figure has been drawn."""
     (axes,) = figure.axes
-    places = axes.transData.transform([spot[:2] for spot in spots]) if spots else []
+    places = axes.transData.transform(np.array([spot[:2] for spot in spots]).reshape(-1, 2))
     rows = [
         [round(float(x), 1), round(float(figure.bbox.height - y), 1), text]
         for (x, y), (_, _, text) in zip(places, spots, strict=True)

@@ -75,7 +75,7 @@ def write_token_report(path: Path, result: dict[str, Any]) -> None:
         sections=SECTIONS,
         headings=HEADINGS,
         table=_table(result),
-        measures=[*_gains(result), *((title, _cell(result["options"][name], *form)) for title, name, *form in OPTIONS)],
+        measures=[*_gains(result), *_option_measures(result["options"])],
         shares={name: _cell(ambiguity[name], 1, " %") for name in SHARES},
         thresholds=(DETERMINISTIC, AMBIGUOUS),
         entropy_plot=_histogram_plot(ambiguity["entropy_histogram"], "entropy (nats)", (DETERMINISTIC, AMBIGUOUS)),
@@ -108,6 +108,10 @@ def _gains(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("gain of the oracle over the backbone, share of the tokens", _cell(result["oracle_gain"], 1, " %")),
         ("gain of the oracle over the backbone, per token", _cell(result["nll_gain"], 3, NATS)),
     ]
+
+
+def _option_measures(options: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(title, _cell(options[name], decimals, unit)) for title, name, decimals, unit in OPTIONS]
 
 
 def _gain(result: dict[str, Any]) -> str:

@@ -148,7 +148,7 @@ def test_results_of_one_seed_are_used_unchanged_and_a_missing_one_is_reported(tm
 
 def test_a_page_says_of_how_many_seeds_the_results_are_and_calls_a_model_by_its_folder(tmp_path: Path) -> None:
     folders = [made_up_run(tmp_path / f"latent-seed{seed}", seed=seed) for seed in (0, 1)]
-    options = [sft_run(tmp_path / name / "options", seed=0) for name in ("one", "other")]
+    options = [save_backbone(tmp_path / name / "options") for name in ("one", "other")]
     (tmp_path / "eval").mkdir()
     for name, model in {"a": str(folders[0]), "b": options[0], "c": options[1]}.items():
         (tmp_path / "eval" / f"{name}--arith.json").write_text(
