@@ -102,50 +102,67 @@ def report_methods(
             table shows the last iteration of training.
         device: Device of the policies over options.
         tables: Further tables, shown first.
-        metric: By its last value the learning rate of a method is chosen, if several were tried and there is no
-            accuracy on validation problems.
-        mode: "max" or "min", whether higher or lower values of ``metric`` are better.
+        metric: Decides with ``mode`` between learning rates without validation accuracy, see ``unchosen``.
+        mode: "max" or "min".
 
     Returns:
         The rows of the table, see ``write_report``.
     """
-    notes: list[str] = []
-    rows, samples, options, left_out = [], [], [], []
+    rows, samples, options = [], [], []
     resolved = {method: [resolve(name) for name in names] for method, names in methods.items()}
+    results_of = {method: _results_of(models, results) for method, models in resolved.items()}
+    notes = _notes(resolved, results_of) if results else []
     for method, models in resolved.items():
-        own = [
-            result for model in models for result in results if _real_path(result["model"]) == _real_path(model.name)
-        ]
+        own = results_of[method]
         rows += _evaluated_rows(method, models, own) if results else [_trained_row(method, models)]
         if results and not own:
-            left_out.append(method)
             continue
-        if 0 < (evaluated := len({_real_path(result["model"]) for result in own})) < len(models):
-            notes.append(f"{method} was evaluated on {evaluated} of its {len(models)} seeds.")
         completions = _completions(models[0], own)
         samples += [{"method": method, **row} for row in completions[:SAMPLES]]
         if completions and models[0].has_options:
             explored = _explore(method, models[0], completions, own, device, notes)
             options += [explored] if explored else []
-    if left_out:
-        notes.append(f"There are no results for {', '.join(left_out)}: shown only in the plots of training.")
     curves = {method: histories(models) for method, models in resolved.items()}
-    runs = [model for models in resolved.values() for model in models if model.kind == "run"]
-    seeds = {model.description["seed"] for model in runs if "seed" in model.description}
-    sets = dict.fromkeys(
-        f"{result['num_problems']:,} problems of {result['data']} ({result['split']})" for result in results
-    )
     summary = {
         "methods": rows,
-        "data": ", ".join(sets) or "problems of the training set",
-        "evaluated": bool(results),
-        "seeds": sorted(seeds),
+        **_about(resolved, results),
         "notes": notes,
         "unchosen": unchosen(resolved, metric, mode),
         **origin(),
     }
     write_report(out, summary, curves, samples, options, tables)
     return rows
+
+
+def _results_of(models: Sequence[ModelName], results: Sequence[Row]) -> list[Row]:
+    """The results of a method, in the order of its seeds."""
+    places = [_real_path(model.name) for model in models]
+    return [result for place in places for result in results if _real_path(result["model"]) == place]
+
+
+def _notes(methods: Mapping[str, Sequence[ModelName]], results_of: Mapping[str, Sequence[Row]]) -> list[str]:
+    """What was not evaluated."""
+    notes = []
+    for method, models in methods.items():
+        evaluated = len({_real_path(result["model"]) for result in results_of[method]})
+        if 0 < evaluated < len(models):
+            notes.append(f"{method} was evaluated on {evaluated} of its {len(models)} seeds.")
+    if left_out := [method for method in methods if not results_of[method]]:
+        notes.append(f"There are no results for {', '.join(left_out)}: shown only in the plots of training.")
+    return notes
+
+
+def _about(methods: Mapping[str, Sequence[ModelName]], results: Sequence[Row]) -> Row:
+    """What the report is about: the problems, whether there are evaluations, and the seeds of training."""
+    runs = [model for models in methods.values() for model in models if model.kind == "run"]
+    sets = dict.fromkeys(
+        f"{result['num_problems']:,} problems of {result['data']} ({result['split']})" for result in results
+    )
+    return {
+        "data": ", ".join(sets) or "problems of the training set",
+        "evaluated": bool(results),
+        "seeds": sorted({model.description["seed"] for model in runs if "seed" in model.description}),
+    }
 
 
 def _evaluated_rows(method: str, models: Sequence[ModelName], results: Sequence[Row]) -> list[Row]:

@@ -4,7 +4,7 @@ A file is self-contained: it includes styles, script and plots (inline SVG). Tex
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ollm_rl.report import maps, training
 from ollm_rl.report.canvas import MUTED, Style
 from ollm_rl.report.completions import by_problem, counted_kinds
 from ollm_rl.report.numbers import count, number, percent, seeds
-from ollm_rl.report.plots import MAX_POINTS, History, Row, interval_plot
+from ollm_rl.report.plots import History, Row, interval_plot
 from ollm_rl.report.tables import Table
 from ollm_rl.runs import write_atomic
 
@@ -50,43 +50,39 @@ def write_report(
         tables: Further tables, shown first.
     """
     unchosen = summary.get("unchosen", {})
-    ranked = sorted(summary["methods"], key=_best_first)
     drawn = {method: known for method, seeds in curves.items() if (known := [rows for rows in seeds if rows])}
     styles = training.styles_of(drawn, unchosen)
     problems = by_problem(samples)
-    shown = {
-        "accuracy": "Accuracy" if summary["evaluated"] else "The last iteration of training",
-        "training": "Training" if drawn else "",
-        "maps": "Options along a completion" if options else "",
-        "explorer": "Option explorer" if options else "",
-        "completions": "Completions to read" if problems else "",
-        "origin": "How this was made",
-    }
     html = render(
         "report.html",
         summary,
         summary=summary,
-        sections={f"table{index}": table.title for index, table in enumerate(tables)}
-        | {name: title for name, title in shown.items() if title},
+        sections=_sections(summary, tables, training=drawn, maps=options, explorer=options, completions=problems),
         tables=tables,
         columns=COLUMNS,
         unchosen=unchosen,
-        evaluations=[
-            (data, _accuracy_plot(rows, styles), [(row, _cells(row, row["method"])) for row in rows])
-            for data, rows in _by_data(ranked).items()
-        ],
-        legend=training.legend(drawn, styles),
-        reward_plots=training.reward_plots(drawn, styles),
-        other_plots=training.other_plots(drawn, styles),
-        max_points=MAX_POINTS,
-        thinned=any(len(rows) > MAX_POINTS for seeds in drawn.values() for rows in seeds),
-        several=any(len(seeds) > 1 for seeds in drawn.values()),
+        evaluations=_evaluations(summary["methods"], styles),
+        **training.shown(drawn, styles),
         **_maps(options),
         explored=[_shaded(item, row["method"]) for row in options for item in row["explored"]],
         problems=problems,
         kinds=counted_kinds(problems),
     )
     write_atomic(path, html)
+
+
+def _sections(summary: Row, tables: Sequence[Table], **parts: Collection[Any]) -> dict[str, str]:
+    """Titles by id, in the order of the page, without the parts that are empty."""
+    titles = {
+        **{f"table{index}": table.title for index, table in enumerate(tables)},
+        "accuracy": "Accuracy" if summary["evaluated"] else "The last iteration of training",
+        "training": "Training",
+        "maps": "Options along a completion",
+        "explorer": "Option explorer",
+        "completions": "Completions to read",
+        "origin": "How this was made",
+    }
+    return {name: title for name, title in titles.items() if parts.get(name, True)}
 
 
 def write_explorer(path: Path, explored: Sequence[Row], origin: Row) -> None:
@@ -151,12 +147,17 @@ def _best_first(row: Row) -> float:
     return math.inf if math.isnan(accuracy) else -accuracy
 
 
-def _by_data(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows of the table by problem set; its name is empty if there is only one."""
+def _evaluations(
+    methods: Sequence[Row], styles: Mapping[str, Style]
+) -> list[tuple[str, Markup, list[tuple[Row, list[str]]]]]:
+    """Every problem set with its plot and table, best first; its name is empty if there is only one."""
     sets: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in sorted(methods, key=_best_first):
         sets.setdefault(row.get("data", ""), []).append(row)
-    return sets
+    return [
+        (data, _accuracy_plot(rows, styles), [(row, _cells(row, row["method"])) for row in rows])
+        for data, rows in sets.items()
+    ]
 
 
 def _accuracy_plot(methods: Sequence[Row], styles: Mapping[str, Style]) -> Markup:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from ollm_rl.report.canvas import DASHES, NUM_COLOURS, PAINTS, SERIES, UNCHOSEN, Style
 from ollm_rl.report.numbers import number, seeds
-from ollm_rl.report.plots import History, Row, curve_plot
+from ollm_rl.report.plots import MAX_POINTS, History, Row, curve_plot
 
 # Plots of the reward, if a curve has the column: column -> title.
 AXES = {
@@ -64,6 +64,18 @@ def styles_of(curves: Curves, unchosen: Mapping[str, str]) -> dict[str, Style]:
     }
 
 
+def shown(curves: Curves, styles: Mapping[str, Style]) -> dict[str, Any]:
+    """What the template needs of the curves."""
+    return {
+        "legend": legend(curves, styles),
+        "reward_plots": reward_plots(curves, styles),
+        "other_plots": other_plots(curves, styles),
+        "max_points": MAX_POINTS,
+        "thinned": any(len(rows) > MAX_POINTS for runs in curves.values() for rows in runs),
+        "several": any(len(runs) > 1 for runs in curves.values()),
+    }
+
+
 def legend(curves: Curves, styles: Mapping[str, Style]) -> list[tuple[str, str, Markup, str]]:
     """Name, number of seeds, colour and dashes of every line."""
     return [
@@ -84,7 +96,7 @@ def reward_plots(curves: Curves, styles: Mapping[str, Style]) -> list[Shown]:
 
 def other_plots(curves: Curves, styles: Mapping[str, Style]) -> list[Shown]:
     """Every quantity that any curve has, of the curves that have it."""
-    shown = []
+    plots = []
     measured = {method: [_measured(rows) for rows in histories] for method, histories in curves.items()}
     for name, (title, note, share) in QUANTITIES.items():
         having = {
@@ -93,8 +105,8 @@ def other_plots(curves: Curves, styles: Mapping[str, Style]) -> list[Shown]:
             if any(not math.isnan(number(row.get(name))) for rows in histories for row in rows)
         }
         if having:
-            shown.append(Shown(title, note, curve_plot(having, styles, x="episodes", y=name, share=share)))
-    return shown
+            plots.append(Shown(title, note, curve_plot(having, styles, x="episodes", y=name, share=share)))
+    return plots
 
 
 def _measured(rows: History) -> list[Row]:
