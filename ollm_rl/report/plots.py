@@ -7,15 +7,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from scipy import stats
 
-from ollm_rl.report.canvas import FONT_SIZE, INK, MUTED, SERIES, UNCHOSEN, WIDTH, Spot, Style, canvas, svg, unit_axis
+from ollm_rl.report.canvas import (
+    FONT_SIZE,
+    INK,
+    MUTED,
+    POINTS,
+    SERIES,
+    UNCHOSEN,
+    WIDTH,
+    Spot,
+    Style,
+    canvas,
+    svg,
+    unit_axis,
+)
 from ollm_rl.report.numbers import count, number, percent
 
 __all__ = ["SERIES", "Style", "curve_plot", "interval_plot", "t_interval"]
 
 MAX_POINTS = 50  # per line; more would be noise between two pixels of a phone
-LABEL = 22  # characters of a line of a label
+LABEL = 25  # characters of a line of a label
+LETTER, GAP = 6.2, 9  # points: width of a letter, and between a label and its interval
 
 Row = Mapping[str, Any]
 History = Sequence[Row]  # a run's metrics, one row per iteration
@@ -116,34 +131,66 @@ def _block_means(points: list[tuple[float, float]]) -> list[tuple[float, float]]
 def interval_plot(rows: Sequence[tuple[str, Sequence[float], str]], label: str) -> Markup:
     """A point and an interval for each row (name, shares [value, low, high], colour), the first at the top.
 
-    Its name and value stand beside the point, where there is more room. ``label`` is the name of the values.
+    Its name and value stand beside the interval, where there is more room, or above it, if there is too little.
+    ``label`` is the name of the values.
     """
-    labels = [textwrap.wrap(f"{name} {percent(value)}", LABEL) for name, (value, _, _), _ in rows]
-    heights = np.cumsum([0.5 + 0.5 * len(lines) for lines in labels])
-    figure, axes = canvas(WIDTH, height=0.7 + 0.36 * float(heights[-1] if rows else 1))
+    labels = [_label(name, percent(value)) for name, (value, _, _), _ in rows]
+    extents = [_extent(interval) for _, interval, _ in rows]
+    beside = [_fits(lines, *extent) for lines, extent in zip(labels, extents, strict=True)]
+    sizes = np.array([0.5 + 0.5 * len(lines) + 0.4 * (not fits) for lines, fits in zip(labels, beside, strict=True)])
+    figure, axes = canvas(WIDTH, height=0.7 + 0.36 * float(sizes.sum()))
     spots = []
-    for (name, (value, low, high), colour), lines, height in zip(rows, labels, heights, strict=True):
+    for index, (name, (value, low, high), colour) in enumerate(rows):
+        end = float(sizes[: index + 1].sum())
+        height = end - (sizes[index] / 2 if beside[index] else 0.45)
         axes.plot([low, high], [height, height], color=colour, linewidth=3, solid_capstyle="round")
         axes.plot([value], [height], "o", color=colour, markersize=8)
-        ends = [end for end in (value, low, high) if not math.isnan(end)] or [0.0]
-        right = min(ends) < 1 - max(ends)
-        text = axes.annotate(
-            "\n".join(lines),
-            (max(ends) if right else min(ends), height),
-            (9 if right else -9, 0),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="center",
-            color=INK,
-            size=FONT_SIZE,
-            parse_math=False,
-        )
-        text.set_in_layout(False)  # a long name would leave no width for the plot
+        _annotate(axes, "\n".join(labels[index]), extents[index], height, beside=beside[index])
         told = f"{name}: {percent(value)} [{percent(low, '')}, {percent(high, '')}]"
-        spots.append((number(value), float(height), told))
-    axes.set_ylim((float(heights[-1]) if rows else 1) + 0.6, 0.4)
+        spots.append((number(value), height, told))
+    axes.set_ylim(float(sizes.sum()) or 1.0, 0)
     unit_axis(axes, "x", as_percent=True)
     axes.set_yticks([])
     axes.set_xlabel(label, color=MUTED)
     known = [spot for spot in spots if not math.isnan(spot[0])]
     return svg(figure, f"{label} with 95 % intervals; the table has the numbers", known)
+
+
+def _extent(interval: Sequence[float]) -> tuple[float, float]:
+    """The ends of what is drawn of a value and its interval."""
+    known = [end for end in interval if not math.isnan(end)] or [0.0]
+    return min(known), max(known)
+
+
+def _fits(lines: Sequence[str], low: float, high: float) -> bool:
+    """Whether the lines of a label have room on one side of an interval."""
+    return max(map(len, lines)) * LETTER + GAP <= max(low, 1 - high) * POINTS * WIDTH
+
+
+def _annotate(axes: Axes, label: str, extent: tuple[float, float], height: float, *, beside: bool) -> None:
+    """Write the label of an interval beside it, or above its middle."""
+    low, high = extent
+    right = low < 1 - high
+    place, offset, side, vertical = (
+        (high if right else low, (GAP if right else -GAP, 0), "left" if right else "right", "center")
+        if beside
+        else ((low + high) / 2, (0, GAP), "center", "bottom")
+    )
+    text = axes.annotate(
+        label,
+        (place, height),
+        offset,
+        textcoords="offset points",
+        ha=side,
+        va=vertical,
+        color=INK,
+        size=FONT_SIZE,
+        parse_math=False,
+    )
+    text.set_in_layout(False)  # a long name would leave no width for the plot
+
+
+def _label(name: str, value: str) -> list[str]:
+    """Lines of at most ``LABEL`` characters, the value in the last one."""
+    lines = textwrap.wrap(name, LABEL) or [""]
+    return [*lines[:-1], f"{lines[-1]} {value}"] if len(lines[-1]) + len(value) < LABEL else [*lines, value]

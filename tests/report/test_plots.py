@@ -108,3 +108,18 @@ def test_equal_values_have_one_shade_in_all_maps_and_faint_ones_none() -> None:
 
     assert shades([[0.5]]) == shades([[0.5, 0.009]])
     assert len(shades([[0.5, 2.0]])) == 2
+
+
+def test_long_labels_do_not_overlap() -> None:
+    rows = [(name, [0.2, 0.1, 0.3], SERIES[0]) for name in ("a long name " * 8, "b", "c-long-name" * 8)]
+    heights = re.findall(r'<text[^>]* y="([\d.]+)"[^>]*>b 20', interval_plot(rows, "solved"))
+    spots = [y for _, y, _ in Page(interval_plot(rows, "solved")).spots]
+    assert len(heights) == 1 and float(heights[0]) == pytest.approx(spots[1], abs=6)
+    assert min(spots[1] - spots[0], spots[2] - spots[1]) > 2.5 * 11  # half of five lines of 11 points
+
+
+def test_a_label_is_above_an_interval_that_leaves_no_room_beside_it() -> None:
+    plot = interval_plot([("two seeds", [0.5, 0.0, 1.0], SERIES[0])], "solved")
+    ((x, y, _),) = Page(plot).spots
+    ((label_x, label_y),) = re.findall(r'<text[^>]* x="([\d.]+)" y="([\d.]+)"[^>]*>two seeds 50.0 %', plot)
+    assert float(label_x) == pytest.approx(x, abs=0.1) and 5 < y - float(label_y) < 15
