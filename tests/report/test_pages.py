@@ -51,7 +51,7 @@ def test_what_was_not_chosen_is_grey_and_explained(tmp_path: Path) -> None:
     html, page = report(
         tmp_path, summary | {"unchosen": {"lr 1": reason}}, {"lr 1": [curve()], "lr 0.1": [curve()]}, []
     )
-    assert "lr 1 (one seed, not chosen)" in page.text and f"Light grey: lr 1; {reason}." in page.text
+    assert "lr 1 (one seed, not chosen)" in page.text and f"Pale grey: lr 1; {reason}." in page.text
     assert re.findall(r'<tr class="unchosen"><td data-label="method">([^<]*)', html) == ["lr 1"]
     assert [tag["style"] for name, tag in page.tags if name == "line"] == [
         "stroke: var(--series-0)",

@@ -176,6 +176,8 @@ def test_of_several_learning_rates_the_one_of_the_best_validation_accuracy_is_ch
     by_reward = {"slow": "fast was chosen by the last reward of training"}
     assert unchosen(methods(), "reward", "max") == by_reward
     assert unchosen(methods(), "reward", "min") == {"fast": "slow was chosen by the last reward of training"}
+    run_report(ReportConfig(runs=[tmp_path / "slow", tmp_path / "fast"], out=tmp_path / "report.html"))
+    assert f"Pale grey: slow; {by_reward['slow']}." in (tmp_path / "report.html").read_text()
     assert unchosen(methods(slow=[{}, {"eval_accuracy": 0.7}]), "reward", "max") == by_reward  # not of both
     validated = methods(fast=[{"eval_accuracy": 0.9}, {"eval_accuracy": 0.6}])
     assert unchosen(validated, "reward", "max") == {"fast": "slow was chosen by validation accuracy"}
