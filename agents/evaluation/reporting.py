@@ -19,13 +19,14 @@ from ollm_rl.errors import UsageError, one_line
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import format_prompts
+from ollm_rl.report.completions import most_answered
 from ollm_rl.report.page import write_explorer, write_report
 from ollm_rl.report.plots import t_interval
 from ollm_rl.report.tables import Table
 from ollm_rl.runs import origin
 from ollm_rl.safekeeping.outputs import output_file
 
-SAMPLES = 40  # completions shown for each method
+SAMPLES = 40  # problems whose completions are shown
 EXPLORED = 4  # completions in the explorer, for each method with options
 MAPPED = 32  # completions in its maps of usage and entropy
 RATES = ("language_switching_rate", "degeneracy_rate")
@@ -130,7 +131,7 @@ def report_methods(
         "unchosen": unchosen(resolved, metric, mode),
         **origin(),
     }
-    write_report(out, summary, curves, samples, options, tables)
+    write_report(out, summary, curves, most_answered(samples, SAMPLES), options, tables)
     return rows
 
 

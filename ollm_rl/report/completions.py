@@ -1,5 +1,6 @@
 """Completions to read, grouped by problem, so that methods stand side by side."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,13 @@ def by_problem(samples: Sequence[Row]) -> list[dict[str, Any]]:
         }
         for (question, answer), rows in problems.items()
     ]
+
+
+def most_answered(samples: Sequence[Row], limit: int) -> list[Row]:
+    """The completions of at most ``limit`` problems: those that the most methods answered, and of equals the first."""
+    answers = Counter(row["question"] for row in samples)
+    kept = {question for question, _ in answers.most_common(limit)}
+    return [row for row in samples if row["question"] in kept]
 
 
 def counted_kinds(problems: Sequence[Row]) -> list[tuple[str, int]]:

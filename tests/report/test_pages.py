@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ollm_rl.report.completions import by_problem, counted_kinds
+from ollm_rl.report.completions import by_problem, counted_kinds, most_answered
 from ollm_rl.report.tables import Estimate, Table
 from ollm_rl.report.training import other_plots, styles_of
 from tests.report.test_report import Page, curve, looked_at, method_row, report, sample, summary_of
@@ -90,3 +90,8 @@ def test_methods_stand_side_by_side_and_are_filtered_by_what_is_wrong(tmp_path: 
     assert [tag["data-kinds"] for tag in groups] == ["switched", "wrong degenerate", ""]
     assert not any("open" in tag for tag in groups), "collapsed"
     assert titles("button", html) == ["all (3)", "wrong (1)", "switched (1)", "degenerate (1)"]
+
+
+def test_of_many_problems_those_are_shown_that_most_methods_answered() -> None:
+    samples = [sample(method=method, question=question) for method, question in ("a1", "a2", "a3", "b4", "b2", "b5")]
+    assert [row["method"] + row["question"] for row in most_answered(samples, 2)] == ["a1", "a2", "b2"]
