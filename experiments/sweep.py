@@ -108,5 +108,5 @@ def _report(config: SweepConfig, trials: Mapping[str, Trial], table: pd.DataFram
         for setting, rows in finished.groupby("setting", sort=False)
     }
     path = config.out / "report.html"
-    report_methods(path, methods, [])
+    report_methods(path, methods, [], metric=config.metric, mode=config.mode)
     return path

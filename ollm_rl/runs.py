@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -83,8 +84,14 @@ def origin() -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return {"commit": _commit(), "versions": versions, "machine": _machine(), "command": command}
+    return {"commit": _commit(), "versions": versions, "machine": _machine(), "command": _command()}
+
+
+def _command() -> str:
+    """The command of this process, which a shell can read again."""
+    program = Path(sys.argv[0])
+    ours = program.stem == "ollm-rl" or program.parent == Path(__file__).parent  # also python -m ollm_rl.cli
+    return shlex.join([*(["ollm-rl"] if ours else ["python", str(program)]), *sys.argv[1:]])
 
 
 @contextmanager

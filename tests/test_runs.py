@@ -2,14 +2,17 @@
 
 import json
 import os
+import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ollm_rl import runs as runs_module
 from ollm_rl.options.config import OptionConfig
-from ollm_rl.runs import exclusive_run, open_run, read_run, write_atomic
+from ollm_rl.runs import exclusive_run, open_run, origin, read_run, write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,3 +150,12 @@ def test_reading_a_folder_without_a_run_of_the_kind_is_refused(tmp_path: Path) -
     open_run(tmp_path, "sft", Settings(out=tmp_path))
     with pytest.raises(FileNotFoundError, match="holds a run of ollm-rl sft, not of ollm-rl train"):
         read_run(tmp_path, "train")
+
+
+def test_the_command_of_a_run_can_be_pasted_into_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["explore", "--prompt", "Ana's 9 books; how many has she?", "--out", "a b.html"]
+    for program in ("/usr/bin/ollm-rl", str(Path(runs_module.__file__).parent / "cli.py")):
+        monkeypatch.setattr(sys, "argv", [program, *words])
+        assert shlex.split(origin()["command"]) == ["ollm-rl", *words]
+    monkeypatch.setattr(sys, "argv", ["my scripts/train.py", "x y"])
+    assert shlex.split(origin()["command"]) == ["python", "my scripts/train.py", "x y"]

@@ -40,7 +40,7 @@ def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
     groups: dict[str, dict[str, Path]] = {}
     for run in runs:
         read_run(run, "train")
-        setting, seeds = _setting(run)
+        setting, seeds = setting_of(run)
         if not history(run):
             raise MissingError(f"{run} has no metrics yet; let ollm-rl train finish an iteration")
         group = groups.setdefault(json.dumps(setting, sort_keys=True), {})
@@ -51,8 +51,6 @@ def group_runs(runs: Sequence[Path]) -> dict[str, list[str]]:
     for group in groups.values():
         folders = list(group.values())
         name = _common_name([folder.resolve().name for folder in folders])
-        if len(folders) > 1:
-            name += f" ({len(folders)} seeds)"
         named[f"{name} ({folders[0]})" if name in named else name] = [str(folder) for folder in folders]
     return named
 
@@ -78,7 +76,7 @@ def histories(models: Sequence[ModelName]) -> list[list[Row]]:
     return [rows for run in runs if (rows := history(run))]
 
 
-def _setting(folder: Path) -> tuple[Row, list[int]]:
+def setting_of(folder: Path) -> tuple[Row, list[int]]:
     """A run's settings without seeds, and the seeds; the folder of a run it builds on is replaced by its settings."""
     path = folder / "run.json"
     run = read_record(path)
@@ -91,7 +89,7 @@ def _setting(folder: Path) -> tuple[Row, list[int]]:
         except MissingError:
             continue  # the curves need no model
         if (base / "run.json").exists():
-            setting[name], base_seeds = _setting(base)
+            setting[name], base_seeds = setting_of(base)
             seeds += base_seeds
     return setting, seeds
 

@@ -1,12 +1,13 @@
 """What ``ollm-rl report`` and ``ollm-rl explore`` show, read from runs and evaluations."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from ollm_rl.agents.completions import Row, last_completions
+from ollm_rl.agents.evaluation.choosing import unchosen
 from ollm_rl.agents.evaluation.config import ExploreConfig, ReportConfig
 from ollm_rl.agents.evaluation.explorer import ExploredPolicy, explore, option_maps
 from ollm_rl.agents.evaluation.groups import group_runs, histories
@@ -18,13 +19,14 @@ from ollm_rl.errors import UsageError, one_line
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import format_prompts
+from ollm_rl.report.completions import most_answered
 from ollm_rl.report.page import write_explorer, write_report
 from ollm_rl.report.plots import t_interval
 from ollm_rl.report.tables import Table
 from ollm_rl.runs import origin
 from ollm_rl.safekeeping.outputs import output_file
 
-SAMPLES = 12  # completions shown for each method
+SAMPLES = 40  # problems whose completions are shown
 EXPLORED = 4  # completions in the explorer, for each method with options
 MAPPED = 32  # completions in its maps of usage and entropy
 RATES = ("language_switching_rate", "degeneracy_rate")
@@ -51,7 +53,8 @@ def _write_report(config: ReportConfig) -> Path:
     known = {_real_path(folder) for folders in methods.values() for folder in folders}
     for result in results:
         if _real_path(result["model"]) not in known:
-            methods.setdefault(result["model"], [result["model"]])
+            known.add(_real_path(result["model"]))
+            methods[_short_name(result["model"], methods)] = [result["model"]]
     report_methods(config.out, methods, results, device=config.device)
     return config.out
 
@@ -82,7 +85,14 @@ def _write_explorer(config: ExploreConfig) -> Path:
 
 
 def report_methods(
-    out: Path, methods: Methods, results: Sequence[Row], *, device: str = "auto", tables: Sequence[Table] = ()
+    out: Path,
+    methods: Methods,
+    results: Sequence[Row],
+    *,
+    device: str = "auto",
+    tables: Sequence[Table] = (),
+    metric: str = "reward",
+    mode: str = "max",
 ) -> list[Row]:
     """Write the report of methods.
 
@@ -93,44 +103,67 @@ def report_methods(
             table shows the last iteration of training.
         device: Device of the policies over options.
         tables: Further tables, shown first.
+        metric: Decides with ``mode`` between learning rates without validation accuracy, see ``unchosen``.
+        mode: "max" or "min".
 
     Returns:
         The rows of the table, see ``write_report``.
     """
-    notes: list[str] = []
-    rows, samples, options, left_out = [], [], [], []
+    rows, samples, options = [], [], []
     resolved = {method: [resolve(name) for name in names] for method, names in methods.items()}
+    results_of = {method: _results_of(models, results) for method, models in resolved.items()}
+    notes = _notes(resolved, results_of) if results else []
     for method, models in resolved.items():
-        own = [
-            result for model in models for result in results if _real_path(result["model"]) == _real_path(model.name)
-        ]
+        own = results_of[method]
         rows += _evaluated_rows(method, models, own) if results else [_trained_row(method, models)]
         if results and not own:
-            left_out.append(method)
             continue
         completions = _completions(models[0], own)
         samples += [{"method": method, **row} for row in completions[:SAMPLES]]
         if completions and models[0].has_options:
             explored = _explore(method, models[0], completions, own, device, notes)
             options += [explored] if explored else []
-    if left_out:
-        notes.append(f"There are no results for {', '.join(left_out)}: shown only in the plots of training.")
     curves = {method: histories(models) for method, models in resolved.items()}
-    runs = [model for models in resolved.values() for model in models if model.kind == "run"]
-    seeds = {model.description["seed"] for model in runs if "seed" in model.description}
+    summary = {
+        "methods": rows,
+        **_about(resolved, results),
+        "notes": notes,
+        "unchosen": unchosen(resolved, metric, mode),
+        **origin(),
+    }
+    write_report(out, summary, curves, most_answered(samples, SAMPLES), options, tables)
+    return rows
+
+
+def _results_of(models: Sequence[ModelName], results: Sequence[Row]) -> list[Row]:
+    """The results of a method, in the order of its seeds."""
+    places = [_real_path(model.name) for model in models]
+    return [result for place in places for result in results if _real_path(result["model"]) == place]
+
+
+def _notes(methods: Mapping[str, Sequence[ModelName]], results_of: Mapping[str, Sequence[Row]]) -> list[str]:
+    """What was not evaluated."""
+    notes = []
+    for method, models in methods.items():
+        evaluated = len({_real_path(result["model"]) for result in results_of[method]})
+        if 0 < evaluated < len(models):
+            notes.append(f"{method} was evaluated on {evaluated} of its {len(models)} seeds.")
+    if left_out := [method for method in methods if not results_of[method]]:
+        notes.append(f"There are no results for {', '.join(left_out)}: shown only in the plots of training.")
+    return notes
+
+
+def _about(methods: Mapping[str, Sequence[ModelName]], results: Sequence[Row]) -> Row:
+    """What the report is about: the problems, whether there are evaluations, and the seeds of training."""
+    runs = [model for models in methods.values() for model in models if model.kind == "run"]
     sets = dict.fromkeys(
         f"{result['num_problems']:,} problems of {result['data']} ({result['split']})" for result in results
     )
-    summary = {
-        "methods": rows,
+    return {
         "data": ", ".join(sets) or "problems of the training set",
         "evaluated": bool(results),
-        "seeds": sorted(seeds),
-        "notes": notes,
-        **origin(),
+        "seeds": sorted({model.description["seed"] for model in runs if "seed" in model.description}),
     }
-    write_report(out, summary, curves, samples, options, tables)
-    return rows
 
 
 def _evaluated_rows(method: str, models: Sequence[ModelName], results: Sequence[Row]) -> list[Row]:
@@ -148,6 +181,8 @@ def _evaluated_rows(method: str, models: Sequence[ModelName], results: Sequence[
         else:
             completions = [row for result in of_data for row in result["completions"]]
             row |= _interval([result["accuracy"] for result in of_data], completions)
+        if models[0].kind == "run":
+            row["seeds"] = len(of_data)
         rows.append(row | {name: _mean(of_data, name) for name in RATES})
     return rows
 
@@ -161,6 +196,7 @@ def _trained_row(method: str, models: Sequence[ModelName]) -> Row:
         **_trained(models),
         **_interval([metrics["reward_correctness"] for metrics in last], completions),
         **{name: _mean(last, name) for name in RATES},
+        "seeds": len(last),
     }
 
 
@@ -191,12 +227,14 @@ def _trained(models: Sequence[ModelName]) -> dict[str, float]:
 def _completions(model: ModelName, results: Sequence[Row]) -> list[Row]:
     """Completions to show, one per question: of the first evaluation, or else of the last iteration of training."""
     if results:
-        source = f"evaluation on {results[0]['data']}"
-        return [{**row, "source": source} for row in results[0]["completions"]]
+        rows, source = results[0]["completions"], f"evaluation on {results[0]['data']}"
+    else:
+        rows = last_completions(model.folder) if model.folder else []
+        source = f"iteration {rows[0]['iteration']} of training" if rows else ""
     firsts: dict[str, Row] = {}
-    for row in last_completions(model.folder) if model.folder else []:
+    for row in rows:
         firsts.setdefault(row["question"], row)
-    return [{**row, "source": f"iteration {row['iteration']} of training"} for row in firsts.values()]
+    return [{**row, "source": source} for row in firsts.values()]
 
 
 def _explore(
@@ -221,6 +259,12 @@ def _explore(
     except UsageError as error:  # the rest of the report is worth having
         notes.append(f"{method} has no explorer here: {one_line(error)}.")
         return None
+
+
+def _short_name(model: str, taken: Container[str]) -> str:
+    """The name of a model's folder, if no other method has it; of a model of the hub, the whole name."""
+    name = Path(model).resolve().name if Path(model).is_dir() else model
+    return model if name in taken else name
 
 
 def _real_path(name: str) -> Path:

@@ -11,6 +11,7 @@ import argparse
 import multiprocessing
 import os
 import platform
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -212,7 +213,7 @@ def report(rows: list[tuple[str, str, Outcome]]) -> str:
     lines = [
         "# Causal language model classes of transformers",
         "",
-        f"`python -m ollm_rl.experiments.bench.model_classes {' '.join(sys.argv[1:])}`; transformers "
+        f"`python -m ollm_rl.experiments.bench.model_classes {shlex.join(sys.argv[1:])}`; transformers "
         f"{transformers.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{os.cpu_count()} CPU cores ({platform.machine()}), float32, commit {origin()['commit']}.",
         "",

@@ -4,54 +4,24 @@ A file is self-contained: it includes styles, script and plots (inline SVG). Tex
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from ollm_rl.report.plots import (
-    DASHES,
-    MAX_POINTS,
-    MUTED,
-    NUM_COLOURS,
-    PAINTS,
-    SERIES,
-    SMALL_WIDTH,
-    History,
-    Row,
-    Style,
-    curve_plot,
-    heat_map,
-    interval_plot,
-    number,
-)
+from ollm_rl.report import maps, training
+from ollm_rl.report.canvas import MUTED, Style
+from ollm_rl.report.completions import by_problem, counted_kinds
+from ollm_rl.report.numbers import count, number, percent, seeds
+from ollm_rl.report.plots import History, Row, interval_plot
 from ollm_rl.report.tables import Table
 from ollm_rl.runs import write_atomic
 
 COLUMNS = ("method", "accuracy [95 %]", "episodes", "seconds", "language switching", "degeneracy")
-MISSING = "–"
 ORIGIN = ("command", "model", "lora", "data", "split", "seed", "commit", "machine")
 SHADE = 8, 60  # per cent, of a live token with the least and the most entropy of its completion
-HEAD, TAIL = 1200, 800  # characters kept of a longer text
-
-# Plots of the reward, if a curve has the column: column -> title.
-AXES = {
-    "episodes": "Reward by episodes",
-    "tokens": "Reward by generated tokens",
-    "seconds": "Reward by seconds of training",
-}
-
-# Plots besides the reward, if a curve has the column: column -> (title, note).
-QUANTITIES = {
-    "completion_tokens": ("Completion length (tokens)", "Mean number of tokens in a completion."),
-    "entropy": ("Entropy (nats)", "Mean entropy of the policy at a decision."),
-    "live_share": ("Live positions (share)", "Positions where the options lead to more than one token."),
-    "mixed_groups": ("Mixed groups (share)", "Groups of one prompt whose rewards differ, so there is a signal."),
-    "language_switching_rate": ("Language switching (share)", "Completions that leave the language of their prompt."),
-    "degeneracy_rate": ("Degeneracy (share)", "Completions that loop, do not end, are empty or state no answer."),
-}
 
 
 def write_report(
@@ -67,43 +37,52 @@ def write_report(
     Args:
         path: The HTML file.
         summary: ``methods`` (rows with ``method``, ``accuracy``, ``low``, ``high``, ``episodes``, ``seconds``,
-            ``language_switching_rate`` and ``degeneracy_rate``, where rates are shares, and ``data`` if a method has
-            several problem sets), ``data`` (text that describes the problems), ``evaluated`` (false if measured in
-            training), ``seeds``, ``notes`` (sentences) and the result of ``runs.origin``.
+            ``language_switching_rate`` and ``degeneracy_rate``, where rates are shares, ``seeds`` of training that
+            they are means over, if any, and ``data`` if a method has several problem sets), ``data`` (text that
+            describes the problems), ``evaluated`` (false if measured in training), ``seeds``, ``notes`` (sentences),
+            the result of ``runs.origin`` and, if methods are shown in grey, ``unchosen``: why each was not chosen.
         curves: By method, for every seed one row per iteration with ``iteration``, ``episodes``, ``tokens``,
-            ``seconds``, ``reward`` and any of ``QUANTITIES``. None and NaN leave a gap.
+            ``seconds``, ``reward`` and any of ``training.QUANTITIES``. None and NaN leave a gap.
         samples: Rows with ``method``, ``question``, ``answer``, ``completion``, ``correct``, ``switched``, ``flags``
             and ``source`` (origin of the completion).
         options: For methods with options: ``method``, ``explored`` (rows of ``agents.evaluation.explorer.explore``),
             and ``usage`` and ``entropy`` of ``agents.evaluation.explorer.option_maps``.
         tables: Further tables, shown first.
     """
-    drawn = {method: [rows for rows in seeds if rows] for method, seeds in curves.items() if any(seeds)}
-    styles = {
-        method: Style(SERIES[index % NUM_COLOURS], DASHES[index // NUM_COLOURS % len(DASHES)])
-        for index, method in enumerate(drawn)
-    }
+    unchosen = summary.get("unchosen", {})
+    drawn = {method: known for method, seeds in curves.items() if (known := [rows for rows in seeds if rows])}
+    styles = training.styles_of(drawn, unchosen)
+    problems = by_problem(samples)
     html = render(
         "report.html",
         summary,
         summary=summary,
+        sections=_sections(summary, tables, training=drawn, maps=options, explorer=options, completions=problems),
         tables=tables,
         columns=COLUMNS,
-        table=[_cells(row) for row in summary["methods"]],
-        accuracy=_accuracy_plot(summary["methods"], styles),
-        legend=[(method, Markup(PAINTS[style.colour]), style.dashes) for method, style in styles.items()],
-        reward_plots=_reward_plots(drawn, styles),
-        other_plots=_other_plots(drawn, styles),
-        max_points=MAX_POINTS,
-        thinned=any(len(rows) > MAX_POINTS for seeds in drawn.values() for rows in seeds),
-        several=any(len(seeds) > 1 for seeds in drawn.values()),
-        maps=[plot for row in options for plot in _option_maps(row)],
-        mapped=max((len(row["entropy"]) for row in options), default=0),
+        unchosen=unchosen,
+        evaluations=_evaluations(summary["methods"], styles),
+        **training.shown(drawn, styles),
+        **_maps(options),
         explored=[_shaded(item, row["method"]) for row in options for item in row["explored"]],
-        samples=[{**row, **{name: _shorten(row[name]) for name in ("question", "completion")}} for row in samples],
-        sample_methods=list(dict.fromkeys(row["method"] for row in samples)),
+        problems=problems,
+        kinds=counted_kinds(problems),
     )
     write_atomic(path, html)
+
+
+def _sections(summary: Row, tables: Sequence[Table], **parts: Collection[Any]) -> dict[str, str]:
+    """Titles by id, in the order of the page, without the parts that are empty."""
+    titles = {
+        **{f"table{index}": table.title for index, table in enumerate(tables)},
+        "accuracy": "Accuracy" if summary["evaluated"] else "The last iteration of training",
+        "training": "Training",
+        "maps": "Options along a completion",
+        "explorer": "Option explorer",
+        "completions": "Completions to read",
+        "origin": "How this was made",
+    }
+    return {name: title for name, title in titles.items() if parts.get(name, True)}
 
 
 def write_explorer(path: Path, explored: Sequence[Row], origin: Row) -> None:
@@ -114,7 +93,7 @@ def write_explorer(path: Path, explored: Sequence[Row], origin: Row) -> None:
         explored: Rows of ``agents.evaluation.explorer.explore``.
         origin: Result of ``runs.origin``, and ``model``.
     """
-    write_atomic(path, render("explore.html", origin, explored=[_shaded(item) for item in explored]))
+    write_atomic(path, render("explore.html", origin, sections={}, explored=[_shaded(item) for item in explored]))
 
 
 def render(template: str, origin: Row, **values: Any) -> str:
@@ -122,8 +101,8 @@ def render(template: str, origin: Row, **values: Any) -> str:
 
     Args:
         template: File name of the template.
-        origin: Result of ``runs.origin``; other entries with a name in ``ORIGIN`` are shown as well.
-        values: Variables of the template.
+        origin: Result of ``runs.origin``; other entries with a name in ``ORIGIN`` are shown as well, if not None.
+        values: Variables of the template, ``sections`` among them: titles by id, in the order of the page.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ollm_rl.report"),
@@ -132,13 +111,16 @@ def render(template: str, origin: Row, **values: Any) -> str:
         trim_blocks=True,
     )
     environment.filters["shown"] = _shown
-    names = [name for name in ORIGIN if name in origin]
+    environment.filters["percent"] = percent
+    environment.filters["seeds"] = seeds
+    names = [name for name in ORIGIN if origin.get(name) is not None]
     return environment.get_template(template).render(origin=origin, origin_names=names, **values)
 
 
 def format_table(methods: Sequence[Row]) -> str:
     """Format the methods as a plain-text table with aligned columns, without a line break at the end."""
-    table = [list(COLUMNS), *(_cells(row) for row in methods)]
+    names = [f"{row['method']} on {row['data']}" if row.get("data") else row["method"] for row in methods]
+    table = [list(COLUMNS), *(_cells(row, name) for row, name in zip(methods, names, strict=True))]
     widths = [max(len(row[column]) for row in table) for column in range(len(COLUMNS))]
     table.insert(1, ["-" * width for width in widths])
     lines = []
@@ -148,63 +130,80 @@ def format_table(methods: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, name: str) -> list[str]:
     """One method as text, in the order of ``COLUMNS``."""
     return [
-        _name(row),
-        f"{_percent(row['accuracy'])} [{_percent(row['low'], '')}, {_percent(row['high'], '')}]",
-        _count(row["episodes"]),
-        _count(row["seconds"]),
-        _percent(row["language_switching_rate"]),
-        _percent(row["degeneracy_rate"]),
+        name,
+        f"{percent(row['accuracy'])} [{percent(row['low'], '')}, {percent(row['high'], '')}]",
+        count(row["episodes"]),
+        count(row["seconds"]),
+        percent(row["language_switching_rate"]),
+        percent(row["degeneracy_rate"]),
     ]
 
 
-def _name(row: Row) -> str:
-    return f"{row['method']} on {row['data']}" if row.get("data") else str(row["method"])
+def _best_first(row: Row) -> float:
+    accuracy = number(row["accuracy"])
+    return math.inf if math.isnan(accuracy) else -accuracy
 
 
-def _reward_plots(drawn: Mapping[str, Sequence[History]], styles: Mapping[str, Style]) -> list[tuple[str, Any]]:
-    """Title and plot of the reward over every quantity that the rows have."""
-    known = {name for seeds in drawn.values() for rows in seeds for row in rows for name in row}
-    return [(title, curve_plot(drawn, styles, x=name, y="reward")) for name, title in AXES.items() if name in known]
-
-
-def _other_plots(drawn: Mapping[str, Sequence[History]], styles: Mapping[str, Style]) -> list[tuple[str, str, Markup]]:
-    """Title, note and plot of every quantity that any curve has."""
-    rows = [row for seeds in drawn.values() for history in seeds for row in history]
+def _evaluations(
+    methods: Sequence[Row], styles: Mapping[str, Style]
+) -> list[tuple[str, Markup, list[tuple[Row, list[str]]]]]:
+    """Every problem set with its plot and table, best first; its name is empty if there is only one."""
+    sets: dict[str, list[Row]] = {}
+    for row in sorted(methods, key=_best_first):
+        sets.setdefault(row.get("data", ""), []).append(row)
     return [
-        (title, note, curve_plot(drawn, styles, x="episodes", y=name, width=SMALL_WIDTH))
-        for name, (title, note) in QUANTITIES.items()
-        if any(not math.isnan(number(row.get(name))) for row in rows)
+        (data, _accuracy_plot(rows, styles), [(row, _cells(row, row["method"])) for row in rows])
+        for data, rows in sets.items()
     ]
 
 
 def _accuracy_plot(methods: Sequence[Row], styles: Mapping[str, Style]) -> Markup:
     rows = []
     for row in methods:
-        interval = [100 * number(row[name]) for name in ("accuracy", "low", "high")]
+        interval = [number(row[name]) for name in ("accuracy", "low", "high")]
         colour = styles[row["method"]].colour if row["method"] in styles else MUTED
-        rows.append((f"{_name(row)}: {_percent(row['accuracy'])}", interval, colour))
-    return interval_plot(rows, "accuracy (% of the problems)")
+        rows.append((str(row["method"]), interval, colour))
+    return interval_plot(rows, "problems solved")
 
 
-def _option_maps(row: Row) -> list[tuple[str, str, Markup]]:
-    """Maps of usage and entropy of one method, each with title and note."""
-    method, x = row["method"], "token of the completion"
-    max_usage = max((share for shares in row["usage"] for share in shares if not math.isnan(share)), default=1.0)
-    max_entropy = max(map(max, row["entropy"])) or 1.0
-    equal_usage = 100 / len(row["usage"])
-    usage_map = heat_map(row["usage"], x=x, y="option", first=0, top=max_usage, label=f"{method}: option usage")
-    entropy_map = heat_map(row["entropy"], x=x, y="completion", first=1, top=max_entropy, label=f"{method}: entropy")
-    return [
-        (
-            f"{method}: usage",
-            f"Full shade {100 * max_usage:.0f} %; {equal_usage:.0f} % if all options were used equally.",
-            usage_map,
-        ),
-        (f"{method}: entropy", f"Full shade {max_entropy:.2f} nats.", entropy_map),
+def _maps(options: Sequence[Row]) -> dict[str, Any]:
+    """Maps of usage and of entropy, all in one scale: its full shade is the greatest value that there can be."""
+    most_options = max((len(row["usage"]) for row in options), default=1)
+    top = math.log(most_options) or 1.0
+    x = "token of the completion"
+    usage = [
+        maps.heat_map(
+            row["usage"], x=x, y="option", first=0, top=1.0, label=f"{row['method']}: option usage", shown=percent
+        )
+        for row in options
     ]
+    entropy = [
+        maps.heat_map(
+            row["entropy"],
+            x=x,
+            y="completion",
+            first=1,
+            top=top,
+            label=f"{row['method']}: entropy",
+            shown=lambda nats: f"{nats:.2f} nats",
+        )
+        for row in options
+    ]
+    names = [row["method"] for row in options]
+    return {
+        "maps": [
+            ("Usage of each option", list(zip(names, usage, strict=True))),
+            ("Entropy of the policy", list(zip(names, entropy, strict=True))),
+        ],
+        "mapped": max((len(row["entropy"]) for row in options), default=0),
+        "most_options": most_options,
+        "scale": [(f"{round(100 * part)} %", f"{part * top:.2f}") for part in (0, 0.25, 0.5, 0.75, 1)],
+        "faint": percent(maps.FAINT),
+        "least_shade": round(100 * maps.LEAST),
+    }
 
 
 def _shaded(item: Row, method: str | None = None) -> dict[str, Any]:
@@ -217,23 +216,4 @@ def _shaded(item: Row, method: str | None = None) -> dict[str, Any]:
 
 def _shown(token: str) -> str:
     """A token with visible white space."""
-    return token.replace(" ", "␣").replace("\n", "⏎")
-
-
-def _percent(share: Any, unit: str = " %") -> str:
-    return MISSING if math.isnan(number(share)) else f"{100 * share:.1f}{unit}"
-
-
-def _count(value: Any) -> str:
-    """A number of episodes or seconds: a whole number, or one decimal if it is below 10 and not whole."""
-    count = number(value)
-    if math.isnan(count):
-        return MISSING
-    return f"{count:,.0f}" if count >= 10 or count == int(count) else f"{count:.1f}"
-
-
-def _shorten(text: str) -> str:
-    num_left_out = len(text) - HEAD - TAIL
-    if num_left_out <= 0:
-        return text
-    return f"{text[:HEAD]}\n[… {num_left_out:,} characters left out …]\n{text[-TAIL:]}"
+    return token.replace(" ", "␣").replace("\n", "⏎") or "·"

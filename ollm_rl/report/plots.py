@@ -1,52 +1,48 @@
-"""Plots as inline SVG in the colours of their page, the same for light and dark mode.
+"""Plots of methods: curves of training, and values with intervals."""
 
-Colours are variables of the page's style sheet. Letters: R rows, C columns.
-"""
-
-import io
 import math
-import re
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
-from matplotlib.figure import Figure
-from matplotlib.patches import PathPatch
-from matplotlib.path import Path as MplPath
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy import stats
 
-NUM_COLOURS = 8  # --series-0 to --series-7 in the template
-DASHES = ("none", "6 2", "2 2", "8 2 2 2")  # lengths in points; distinguish methods once the colours are used up
-# matplotlib draws in these placeholder colours, which are replaced by the style sheet's variables.
-INK, MUTED, GRID = "#010101", "#020202", "#030303"
-SERIES = tuple(f"#0a0a{index:02x}" for index in range(NUM_COLOURS))
-PAINTS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"} | {
-    colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
-}
-WIDTH, SMALL_WIDTH = 4.4, 3.6  # inches; the page scales a plot and its text to the card
-FONT_SIZE = 11  # points; on a phone a plot is about as wide as WIDTH
-MAX_POINTS = 200  # per line
-SHADES = 16  # per heat map
+from ollm_rl.report.canvas import (
+    FONT_SIZE,
+    INK,
+    MUTED,
+    POINTS,
+    SERIES,
+    UNCHOSEN,
+    WIDTH,
+    Spot,
+    Style,
+    canvas,
+    svg,
+    unit_axis,
+)
+from ollm_rl.report.numbers import count, number, percent
+
+__all__ = ["SERIES", "Style", "curve_plot", "interval_plot", "t_interval"]
+
+MAX_POINTS = 50  # per line; more would be noise between two pixels of a phone
+LABEL = 25  # characters of a line of a label
+LETTER, GAP = 6.2, 9  # points: width of a letter, and between a label and its interval
 
 Row = Mapping[str, Any]
 History = Sequence[Row]  # a run's metrics, one row per iteration
 
 
-class Style(NamedTuple):
-    """Colour and dashes of one method, the same in every plot."""
+class Point(NamedTuple):
+    """A point of a line: the mean over the seeds and the ends of its interval, NaN for one seed."""
 
-    colour: str  # a key of PAINTS
-    dashes: str  # lengths in points as SVG writes them, or "none"
-
-
-def number(value: Any) -> float:
-    """A value as a number, None as NaN."""
-    return math.nan if value is None else float(value)
+    x: float
+    mean: float
+    low: float
+    high: float
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -60,150 +56,141 @@ def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def curve_plot(
-    curves: Mapping[str, Sequence[History]],
-    styles: Mapping[str, Style],
-    *,
-    x: str,
-    y: str,
-    width: float = WIDTH,
+    curves: Mapping[str, Sequence[History]], styles: Mapping[str, Style], *, x: str, y: str, share: bool = False
 ) -> Markup:
     """Column ``y`` of every method against its column ``x``: the mean over its seeds and the interval of the mean.
 
-    The axes cover the values of the seeds, so a wide interval of few seeds may be cut at the edge.
+    What an iteration measured is drawn at the ``x`` before it, so every line begins at 0 with the untrained policy.
+    The axis of values reaches from 0 to 1 if all are between, or else covers the seeds and 0; so a wide interval of
+    few seeds may be cut at the edge.
+
+    Args:
+        curves: By method, the rows of every seed.
+        styles: By method.
+        x: A column that counts from 0, such as ``episodes``.
+        y: The column that is drawn; None and NaN leave a gap.
+        share: Whether ``y`` is a share, written in per cent.
     """
-    figure, axes = canvas(width, height=0.6 * width)
-    bands = []
-    for method, histories in curves.items():
-        seeds = [_block_means([(number(row[x]), number(row.get(y))) for row in history]) for history in histories]
-        axes.update_datalim([point for seed in seeds for point in seed if not any(map(math.isnan, point))])
-        steps = list(zip(*seeds, strict=False))  # as many as the shortest seed has
-        x_means = [sum(x_value for x_value, _ in points) / len(points) for points in steps]
-        means, lows, highs = zip(*(t_interval([value for _, value in points]) for points in steps), strict=True)
+    figure, axes = canvas(WIDTH, height=0.6 * WIDTH)
+    shown: Callable[[float], str] = percent if share else lambda value: f"{value:.3g}"
+    largest, smallest, spots = 0.0, 0.0, list[Spot]()
+    lines = {method: _points(histories, x, y) for method, histories in curves.items()}
+    for method, points in sorted(lines.items(), key=lambda line: styles[line[0]] != UNCHOSEN):  # grey lines below
         colour, dashes = styles[method]
-        (line,) = axes.plot(x_means, means, color=colour, linewidth=1.6, solid_joinstyle="round")
+        grey = styles[method] == UNCHOSEN
+        xs, means, lows, highs = zip(*points, strict=True) if points else ((),) * 4
+        (line,) = axes.plot(xs, means, color=colour, linewidth=1 if grey else 1.8, solid_joinstyle="round")
         if dashes != "none":
             line.set_linestyle((0, tuple(float(length) / line.get_linewidth() for length in dashes.split())))
-        if sum(not math.isnan(value) for value in means) == 1:
+        known = [point for point in points if not math.isnan(point.mean)]
+        if len(known) == 1:
             line.set_marker("o")  # a line of one point is invisible
-        if len(seeds) > 1:
-            bands.append((x_means, lows, highs, colour))
-    axes.margins(x=0.02)
-    limits = axes.get_ylim()
-    for x_means, lows, highs, colour in bands:
-        axes.fill_between(x_means, lows, highs, color=colour, alpha=0.18, linewidth=0)
-    axes.set_ylim(limits)
+        if len(curves[method]) > 1 and not grey:
+            axes.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        for point in known:
+            spots.append((point.x, point.mean, f"{method}: {_told(point, shown)} after {count(point.x)} {x}"))
+            largest, smallest = max(largest, point.mean), min(smallest, point.mean)
+    if share or (largest <= 1 and smallest >= 0 and y == "reward"):
+        unit_axis(axes, "y", as_percent=share)
+    elif spots:
+        room = 0.05 * (largest - smallest) or 1.0
+        axes.set_ylim(smallest - room, largest + 2 * room)
+    axes.set_xlim(0, axes.get_xlim()[1])
     axes.set_xlabel(x, color=MUTED)
-    return svg(figure, f"{y} by {x}, one line for each of: {', '.join(curves)}")
+    return svg(figure, f"{y} by {x}, one line for each of: {', '.join(curves)}", spots)
+
+
+def _told(point: Point, shown: Callable[[float], str]) -> str:
+    interval = "" if math.isnan(point.low) else f" [{shown(point.low)}, {shown(point.high)}]"
+    return shown(point.mean) + interval
+
+
+def _points(histories: Sequence[History], x: str, y: str) -> list[Point]:
+    """The line of some seeds, up to the end of the shortest."""
+    seeds = []
+    for history in histories:
+        before = [0.0, *(number(row[x]) for row in history[:-1])]
+        seeds.append(_block_means(list(zip(before, (number(row.get(y)) for row in history), strict=True))))
+    steps = list(zip(*seeds, strict=False))
+    return [
+        Point(sum(place for place, _ in step) / len(step), *t_interval([value for _, value in step])) for step in steps
+    ]
 
 
 def _block_means(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most ``MAX_POINTS`` points, each with the end of a block of iterations and the mean of its known values."""
-    size = math.ceil(len(points) / MAX_POINTS)
-    means = []
-    for start in range(0, len(points), size):
+    """At most ``MAX_POINTS`` points: the start, then the mean place and value of each block of iterations."""
+    size = math.ceil((len(points) - 1) / (MAX_POINTS - 1)) or 1
+    means = points[:1]
+    for start in range(1, len(points), size):
         block = points[start : start + size]
         known = [value for _, value in block if not math.isnan(value)]
-        means.append((block[-1][0], sum(known) / len(known) if known else math.nan))
+        means.append((sum(place for place, _ in block) / len(block), sum(known) / len(known) if known else math.nan))
     return means
 
 
 def interval_plot(rows: Sequence[tuple[str, Sequence[float], str]], label: str) -> Markup:
-    """A point and an interval for each row (name, [value, low, high], colour), best at the top, names above the lines.
+    """A point and an interval for each row (name, shares [value, low, high], colour), the first at the top.
 
-    Values are in per cent, and ``label`` is their name.
+    Its name and value stand beside the interval, where there is more room, or above it, if there is too little.
+    ``label`` is the name of the values.
     """
-    figure, axes = canvas(WIDTH, height=0.7 + 0.55 * len(rows))
-    order = sorted(rows, key=lambda row: -math.inf if math.isnan(row[1][0]) else row[1][0])
-    for height, (name, (value, low, high), colour) in enumerate(order):
+    labels = [_label(name, percent(value)) for name, (value, _, _), _ in rows]
+    extents = [_extent(interval) for _, interval, _ in rows]
+    beside = [_fits(lines, *extent) for lines, extent in zip(labels, extents, strict=True)]
+    sizes = np.array([0.5 + 0.5 * len(lines) + 0.4 * (not fits) for lines, fits in zip(labels, beside, strict=True)])
+    figure, axes = canvas(WIDTH, height=0.7 + 0.36 * float(sizes.sum()))
+    spots = []
+    for index, (name, (value, low, high), colour) in enumerate(rows):
+        end = float(sizes[: index + 1].sum())
+        height = end - (sizes[index] / 2 if beside[index] else 0.45)
         axes.plot([low, high], [height, height], color=colour, linewidth=3, solid_capstyle="round")
         axes.plot([value], [height], "o", color=colour, markersize=8)
-        text = axes.annotate(
-            name, (0, height), (2, 9), textcoords="offset points", color=INK, size=FONT_SIZE, parse_math=False
-        )
-        text.set_in_layout(False)  # a long name would leave no width for the plot
-    axes.set_ylim(-0.5, len(rows) - 0.2)
-    axes.set_xlim(left=0)
+        _annotate(axes, "\n".join(labels[index]), extents[index], height, beside=beside[index])
+        told = f"{name}: {percent(value)} [{percent(low, '')}, {percent(high, '')}]"
+        spots.append((number(value), height, told))
+    axes.set_ylim(float(sizes.sum()) or 1.0, 0)
+    unit_axis(axes, "x", as_percent=True)
     axes.set_yticks([])
     axes.set_xlabel(label, color=MUTED)
-    return svg(figure, f"{label} with 95 % intervals; the table below has the numbers")
+    known = [spot for spot in spots if not math.isnan(spot[0])]
+    return svg(figure, f"{label} with 95 % intervals; the table has the numbers", known)
 
 
-def heat_map(values: Sequence[Sequence[float]], *, x: str, y: str, first: int, top: float, label: str) -> Markup:
-    """Values from 0 to ``top``, (R, C), as shades, the first row at the top; NaN and 0 are left empty.
-
-    Args:
-        values: Rows may differ in length.
-        x: Name of the columns, which are numbered from 1.
-        y: Name of the rows.
-        first: Number of the first row.
-        top: Value of the full shade.
-        label: Text for screen readers.
-    """
-    columns = max(map(len, values))
-    grid = np.full((len(values), columns), np.nan)
-    for row, row_values in zip(grid, values, strict=True):
-        row[: len(row_values)] = row_values
-    figure, axes = canvas(WIDTH, height=0.9 + min(2.6, 0.22 * len(values)))
-    axes.grid(False)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(8, integer=True))
-    paint = to_rgb(SERIES[0])
-    colours = LinearSegmentedColormap.from_list("shades", [(*paint, 0.0), (*paint, 1.0)], N=SHADES)
-    cell_rows, cell_columns = np.nonzero(np.nan_to_num(grid) > 0)
-    shades = colours(np.minimum(grid[cell_rows, cell_columns] / top, 1.0))
-    for shade in np.unique(shades, axis=0):
-        same = (shades == shade).all(1)
-        cells = zip(cell_rows[same], cell_columns[same], strict=True)
-        squares = [_square(row + first, column + 1) for row, column in cells]
-        # One path per shade keeps a page with several maps small.
-        axes.add_patch(PathPatch(MplPath.make_compound_path(*squares), facecolor=tuple(shade), linewidth=0))
-    axes.set_xlim(0.5, columns + 0.5)
-    axes.set_ylim(first + len(values) - 0.5, first - 0.5)
-    axes.set_xlabel(x, color=MUTED)
-    axes.set_ylabel(y, color=MUTED)
-    return svg(figure, label)
+def _extent(interval: Sequence[float]) -> tuple[float, float]:
+    """The ends of what is drawn of a value and its interval."""
+    known = [end for end in interval if not math.isnan(end)] or [0.0]
+    return min(known), max(known)
 
 
-def _square(row: int, column: int) -> MplPath:
-    """A square of side 1 around a point."""
-    left, right, top, bottom = column - 0.5, column + 0.5, row - 0.5, row + 0.5
-    return MplPath([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], closed=True)
+def _fits(lines: Sequence[str], low: float, high: float) -> bool:
+    """Whether the lines of a label have room on one side of an interval."""
+    return max(map(len, lines)) * LETTER + GAP <= max(low, 1 - high) * POINTS * WIDTH
 
 
-def canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty plot of this size in inches, in the page's colours."""
-    figure = Figure(figsize=(width, height), layout="constrained")  # not pyplot: no global state, no display
-    figure.patch.set_visible(False)
-    axes = figure.add_subplot()
-    axes.patch.set_visible(False)
-    axes.spines[:].set_visible(False)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, length=0, labelsize=FONT_SIZE)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set_fontsize(FONT_SIZE)
-        axis.set_major_locator(MaxNLocator(5))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    return figure, axes
+def _annotate(axes: Axes, label: str, extent: tuple[float, float], height: float, *, beside: bool) -> None:
+    """Write the label of an interval beside it, or above its middle."""
+    low, high = extent
+    right = low < 1 - high
+    place, offset, side, vertical = (
+        (high if right else low, (GAP if right else -GAP, 0), "left" if right else "right", "center")
+        if beside
+        else ((low + high) / 2, (0, GAP), "center", "bottom")
+    )
+    text = axes.annotate(
+        label,
+        (place, height),
+        offset,
+        textcoords="offset points",
+        ha=side,
+        va=vertical,
+        color=INK,
+        size=FONT_SIZE,
+        parse_math=False,
+    )
+    text.set_in_layout(False)  # a long name would leave no width for the plot
 
 
-def svg(figure: Figure, label: str) -> Markup:
-    """The figure as an ``<svg>`` element that can share an HTML page with others."""
-    buffer = io.StringIO()
-    # Marker and clip ids depend on the salt. Equal ids of two plots in one page would mix them up.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = buffer.getvalue()
-    text = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text[text.index("<svg") :])
-    used = set(re.findall(r"#(\w+)", text))
-    text = re.sub(r"<[^>]*>", lambda tag: _page_tag(tag[0], used), text)
-    return Markup(text.replace("<svg ", Markup('<svg aria-label="{}" ').format(label), 1))
-
-
-def _page_tag(tag: str, used: set[str]) -> str:
-    """One tag of a plot in the page's colours and font, with short numbers, and with an id only if it is used."""
-    tag = tag.replace("xlink:href", "href")
-    tag = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", tag)
-    tag = re.sub(r"-?\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}", tag)
-    tag = re.sub(r"font: (\S+) [^;\"]*", r"font-size: \1", tag)
-    return re.sub(r"#\w{6}", lambda match: PAINTS.get(match[0], match[0]), tag)
+def _label(name: str, value: str) -> list[str]:
+    """Lines of at most ``LABEL`` characters, the value in the last one."""
+    lines = textwrap.wrap(name, LABEL) or [""]
+    return [*lines[:-1], f"{lines[-1]} {value}"] if len(lines[-1]) + len(value) < LABEL else [*lines, value]

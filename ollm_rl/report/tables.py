@@ -14,11 +14,15 @@ class Estimate(NamedTuple):
     digits: int = 3
 
     def __str__(self) -> str:
+        return " ".join(self.parts())
+
+    def parts(self) -> tuple[str, str]:
+        """Value and interval as text."""
         value, low, high = (
             "never" if math.isinf(number) else f"{number:,.{self.digits}f}"
             for number in (self.value, self.low, self.high)
         )
-        return f"{value} [{low}, {high}]"
+        return value, f"[{low}, {high}]"
 
 
 Cell = str | Estimate

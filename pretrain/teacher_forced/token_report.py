@@ -8,10 +8,12 @@ from markupsafe import Markup
 
 from ollm_rl.options.diagnostics import FIRST_TOKENS, MODE_PROBABILITY
 from ollm_rl.pretrain.teacher_forced.scores import AMBIGUOUS, DETERMINISTIC
-from ollm_rl.report.page import MISSING, render
-from ollm_rl.report.plots import MUTED, SERIES, WIDTH, canvas, svg
+from ollm_rl.report.canvas import MUTED, SERIES, WIDTH, canvas, svg, unit_axis
+from ollm_rl.report.numbers import MISSING, percent
+from ollm_rl.report.page import render
 from ollm_rl.runs import write_atomic
 
+NATS = " nats"
 # Heading, measure, decimals and unit.
 MEASURES = (
     ("token accuracy", "token_accuracy", 1, " %"),
@@ -20,15 +22,29 @@ MEASURES = (
     ("revealed (nats)", "information", 3, ""),
     ("gain per nat", "gain_per_nat", 2, ""),
 )
-# Measures of the options themselves: name, decimals and unit.
+# Measures of the options themselves: title, name, decimals and unit.
 OPTIONS = (
-    ("distinct_tokens", 2, ""),
-    ("live_share", 1, " %"),
-    ("mutual_information", 3, ""),
-    ("mode_coverage_live", 1, " %"),
-    ("mode_coverage_first", 1, " %"),
-    ("whole_coverage", 1, " %"),
+    ("distinct tokens per position", "distinct_tokens", 2, ""),
+    ("positions where options differ", "live_share", 1, " %"),
+    ("what the option says about the next token", "mutual_information", 3, NATS),
+    (
+        f"likely tokens (at least {100 * MODE_PROBABILITY:.0f} % under the backbone) that an option offers, "
+        "where options differ",
+        "mode_coverage_live",
+        1,
+        " %",
+    ),
+    (f"the same, among the first {FIRST_TOKENS} tokens of a solution", "mode_coverage_first", 1, " %"),
+    ("solutions that options offer whole: a policy over them can write only these", "whole_coverage", 1, " %"),
 )
+SHARES = ("deterministic", "ambiguous", "top_two", "ambiguous_top_two")  # of the ambiguity
+SECTIONS = {
+    "tokens": "Prediction of the next token",
+    "measures": "What the options hold",
+    "ambiguity": "Ambiguity of the backbone",
+    "listed": "Tokens of each option",
+    "origin": "How this was made",
+}
 HEADINGS = ("column", *(heading for heading, *_ in MEASURES))
 
 
@@ -56,17 +72,14 @@ def write_token_report(path: Path, result: dict[str, Any]) -> None:
         "teacher_forced.html",
         result,
         result=result,
+        sections=SECTIONS,
         headings=HEADINGS,
         table=_table(result),
-        gain=_gain(result),
-        shares={name: _cell(ambiguity[name], 1, " %") for name in ("deterministic", "ambiguous")},
-        masses={name: _cell(ambiguity[name], 3) for name in ("top_two", "ambiguous_top_two")},
-        options={name: _cell(result["options"][name], decimals, unit) for name, decimals, unit in OPTIONS},
-        mode=f"{MODE_PROBABILITY:.0%}",
-        first=FIRST_TOKENS,
+        measures=[*_gains(result), *_option_measures(result["options"])],
+        shares={name: _cell(ambiguity[name], 1, " %") for name in SHARES},
         thresholds=(DETERMINISTIC, AMBIGUOUS),
         entropy_plot=_histogram_plot(ambiguity["entropy_histogram"], "entropy (nats)", (DETERMINISTIC, AMBIGUOUS)),
-        mass_plot=_histogram_plot(ambiguity["top_two_histogram"], "probability of the two most probable tokens"),
+        mass_plot=_histogram_plot(ambiguity["top_two_histogram"], "probability of the top two tokens", share=True),
         tables=[{**table, "rows": [_listed(row) for row in table["rows"]]} for table in result["option_tables"]],
     )
     write_atomic(path, html)
@@ -81,16 +94,29 @@ def _table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def _cell(interval: Sequence[float] | None, decimals: int, unit: str = "") -> str:
-    """``[value, low, high]`` as text; shares in per cent."""
+    """``[value, low, high]`` as text; shares, whose unit is " %", in per cent."""
     if interval is None:
         return MISSING
-    value, low, high = (f"{100 * number if unit else number:.{decimals}f}" for number in interval)
+    factor = 100 if unit == " %" else 1
+    value, low, high = (f"{factor * number:.{decimals}f}" for number in interval)
     return f"{value}{unit} [{low}, {high}]"
 
 
+def _gains(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the oracle gains over the backbone: what of, and how much."""
+    return [
+        ("gain of the oracle over the backbone, share of the tokens", _cell(result["oracle_gain"], 1, " %")),
+        ("gain of the oracle over the backbone, per token", _cell(result["nll_gain"], 3, NATS)),
+    ]
+
+
+def _option_measures(options: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(title, _cell(options[name], decimals, unit)) for title, name, decimals, unit in OPTIONS]
+
+
 def _gain(result: dict[str, Any]) -> str:
-    share, nats = _cell(result["oracle_gain"], 3), _cell(result["nll_gain"], 3)
-    return f"gain over the backbone: oracle {share} of the tokens, {nats} nats per token; [95 % intervals]"
+    (_, share), (_, nats) = _gains(result)
+    return f"gain over the backbone: oracle {share} of the tokens, {nats} per token; [95 % intervals]"
 
 
 def _listed(row: dict[str, Any]) -> dict[str, Any]:
@@ -105,16 +131,27 @@ def _listed(row: dict[str, Any]) -> dict[str, Any]:
     return {"token": row["token"], "answer": row["answer"], "live": len(votes) > 1, "cells": cells}
 
 
-def _histogram_plot(histogram: dict[str, list[float]], label: str, marks: Sequence[float] = ()) -> Markup:
+def _histogram_plot(
+    histogram: dict[str, list[float]], label: str, marks: Sequence[float] = (), *, share: bool = False
+) -> Markup:
     """Positions per bin, on a logarithmic scale, since most positions are in the first bin of entropies."""
+    edges, counts = histogram["edges"], histogram["counts"]
     figure, axes = canvas(WIDTH, height=0.6 * WIDTH)
-    axes.stairs(histogram["counts"], histogram["edges"], fill=True, color=SERIES[0])
+    axes.stairs(counts, edges, fill=True, color=SERIES[0])
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.tick_params(which="minor", length=0)
     axes.set_ylim(bottom=0.8)
+    if share:
+        unit_axis(axes, "x", as_percent=True)
     for mark in marks:
         axes.axvline(mark, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xlabel(label, color=MUTED)
     axes.set_ylabel("positions", color=MUTED)
-    return svg(figure, f"histogram over positions: {label}")
+    spots = []
+    for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
+        ends = (percent(low, ""), percent(high)) if share else (f"{low:.2g}", f"{high:.2g} nats")
+        if count:
+            text = f"{' to '.join(ends)}: {count:,.0f} positions ({percent(count / sum(counts))})"
+            spots.append(((low + high) / 2, float(count), text))
+    return svg(figure, f"histogram over positions: {label}", spots)

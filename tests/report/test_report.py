@@ -23,11 +23,13 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.text = ""
+        self.spots: list[tuple[float, float, str]] = []  # of all plots, in their order
         self.feed(html)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.spots += [(x, y, text) for x, y, text in json.loads(dict(attrs).get("data-spots") or "[]")]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -140,7 +142,7 @@ def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
         for name in LOADING & set(attributes):
             assert (attributes[name] or "").startswith("#"), f"<{tag} {name}={attributes[name]!r}>"
     assert not re.search(r"https?://|@import|url\((?!#)", html)
-    assert not re.search(r"#0[123]0[123]0[123]|#0a0a", html), "a stand-in colour was left in a plot"
+    assert not re.search(r"#0[1234]0[1234]0[1234]|#0a0a", html), "a stand-in colour was left in a plot"
 
 
 def test_markup_in_completions_and_names_is_shown_and_not_run(tmp_path: Path) -> None:
@@ -154,11 +156,12 @@ def test_markup_in_completions_and_names_is_shown_and_not_run(tmp_path: Path) ->
         [sample(attack, method=name, question=attack, answer=attack)],
         [looked_at(attack, attack, method=name, question=attack)],
     )
-    assert page.text.count(attack) == 5  # question, answer and completion to read; question and token of the explorer
-    assert page.count("script") == 3  # the filter, the explorer and its data
+    # Question, answer and completion to read; question and token of the explorer. Its tokens also have titles.
+    assert page.text.count(attack) == 5
+    assert page.count("script") == 4  # the plots, the filter, the explorer and its data
     assert page.count("img") == page.count("u") == 0
-    assert f"{name}: 41.2 %" in page.text  # the label in the accuracy plot
-    assert {attributes.get("data-method") for tag, attributes in page.tags if tag == "article"} == {name}
+    assert f"{name} 41.2 %" in page.text  # the label in the accuracy plot
+    assert any(text.startswith(f"{name}: 41.2 %") for _, _, text in page.spots)
 
 
 def test_plots_share_no_ids_and_find_their_own_parts(tmp_path: Path) -> None:
@@ -172,9 +175,9 @@ def test_plots_share_no_ids_and_find_their_own_parts(tmp_path: Path) -> None:
 
 def test_only_quantities_that_were_measured_are_drawn(tmp_path: Path) -> None:
     curves = once(latent_ppo=curve(entropy=0.5, live_share=None), latent_reinforce=curve(degeneracy_rate=math.nan))
-    _, page = report(tmp_path, summary_of(method_row("latent-ppo")), curves, [])
-    assert "Entropy (nats)" in page.text
-    assert "Live positions (share)" not in page.text and "Degeneracy (share)" not in page.text
+    html, page = report(tmp_path, summary_of(method_row("latent-ppo")), curves, [])
+    assert "Entropy of all positions (nats)" in page.text
+    assert not [title for title in ("Decisions", "Entropy at decisions", "Degeneracy") if f">{title}" in html]
 
 
 def test_missing_values_and_empty_parts_are_tolerated(tmp_path: Path) -> None:
@@ -217,20 +220,22 @@ def test_two_hundred_long_samples_and_long_runs_stay_below_three_megabytes(tmp_p
 def test_several_seeds_are_one_line_with_its_interval(tmp_path: Path) -> None:
     seeds = [curve(4), curve(4), curve(3)]
     html, page = report(tmp_path, summary_of(method_row("latent-ppo")), {"latent-ppo": seeds}, [])
-    bands = re.findall(r"fill: var\(--series-0\); fill-opacity: 0.18", html)
+    bands = re.findall(r"fill: var\(--series-0\); fill-opacity: 0.15", html)
     assert len(bands) == 2  # by episodes and by seconds
-    assert "95\xa0% interval of the\nmean" in page.text
+    assert "95\xa0% interval\nof the mean" in page.text and "(mean of 3 seeds)" in page.text
     assert page.count("line") == 1
     html, page = report(tmp_path, summary_of(method_row("latent-ppo")), {"latent-ppo": seeds[:1]}, [])
-    assert "fill-opacity: 0.18" not in html and "interval of the\nmean" not in page.text
+    assert "fill-opacity: 0.15" not in html and "interval\nof the mean" not in page.text
+    assert "latent-ppo (one seed)" in page.text
 
 
 def test_the_explorer_shows_every_token_as_a_button_and_live_ones_marked(tmp_path: Path) -> None:
     html, page = report(tmp_path, summary_of(method_row("latent-ppo")), {}, [], [looked_at()])
     buttons = [attributes for tag, attributes in page.tags if tag == "button"]
     assert [attributes["class"] for attributes in buttons] == ["token live", "token"]
-    assert "latent-ppo: usage" in page.text and "Full shade 0.56 nats" in page.text
-    assert "75 %; 50 % if all options were used equally" in page.text
+    assert "Usage of each option" in page.text and "2 options of equal\nprobability have 0.69 nats" in page.text
+    assert buttons[0]["title"] == "So 75.0 %, It 25.0 %"  # on hover
+    assert [attributes["tabindex"] for attributes in buttons] == ["-1", "-1"]  # one is reached by Tab, others by arrows
     (data,) = re.findall(r'<script type="application/json" id="explorer-data">(.*?)</script>', html, re.DOTALL)
     assert json.loads(data)[0][0]["choices"][1]["then"] == " is It"
 

@@ -11,10 +11,12 @@ import torch
 
 import ollm_rl.agents.evaluation.reporting as reporting_module
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.evaluation.choosing import unchosen
 from ollm_rl.agents.evaluation.config import ReportConfig
 from ollm_rl.agents.evaluation.reporting import group_runs, report_methods, run_report
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.training.trainer import train
+from ollm_rl.backbones.names import ModelName, resolve
 from ollm_rl.cli import main
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
@@ -93,7 +95,7 @@ def test_runs_that_differ_only_in_seed_are_grouped(tmp_path: Path) -> None:
         made_up_run(tmp_path / "latent-seed1", seed=1, model=options[1]),  # on options of the same settings
         made_up_run(tmp_path / "wide", seed=1, model=other),
     ]
-    assert group_runs(runs) == {"latent (2 seeds)": [str(runs[0]), str(runs[1])], "wide": [str(runs[2])]}
+    assert group_runs(runs) == {"latent": [str(runs[0]), str(runs[1])], "wide": [str(runs[2])]}
 
 
 def test_two_settings_of_one_name_are_distinguished_by_their_folders(tmp_path: Path) -> None:
@@ -142,6 +144,43 @@ def test_results_of_one_seed_are_used_unchanged_and_a_missing_one_is_reported(tm
     page = Page((tmp_path / "report.html").read_text())
     assert f"There are no results for {folders[1]}: shown only in the plots of training." in page.text
     assert "2 problems of arith (test), 1 problems of rg:x (test)" in page.text
+
+
+def test_a_page_says_of_how_many_seeds_the_results_are_and_calls_a_model_by_its_folder(tmp_path: Path) -> None:
+    folders = [made_up_run(tmp_path / f"latent-seed{seed}", seed=seed) for seed in (0, 1)]
+    options = [save_backbone(tmp_path / name / "options") for name in ("one", "other")]
+    (tmp_path / "eval").mkdir()
+    for name, model in {"a": str(folders[0]), "b": options[0], "c": options[1]}.items():
+        (tmp_path / "eval" / f"{name}--arith.json").write_text(
+            json.dumps({**result_of(model, [True, False]), "completion_tokens": 1.0})
+        )
+    run_report(ReportConfig(runs=folders, results=tmp_path / "eval", out=tmp_path / "report.html"))
+    page = Page((tmp_path / "report.html").read_text())
+    assert "latent was evaluated on 1 of its 2 seeds." in page.text
+    assert "latent (mean of 2 seeds)" in page.text and "latent one seed" in page.text  # training and evaluation
+    names = ["latent", "options", options[1]]  # the second one of that name by its whole path
+    assert [text.split(":")[0] for _, _, text in page.spots if "[" in text and "after" not in text] == names
+
+
+def test_of_several_learning_rates_the_one_of_the_best_validation_accuracy_is_chosen(tmp_path: Path) -> None:
+    def methods(**rows: list[dict[str, float]]) -> dict[str, list[ModelName]]:
+        for name, changes in rows.items():
+            path = tmp_path / name / "metrics.json"
+            merged = [{**row, **change} for row, change in zip(json.loads(path.read_text()), changes, strict=True)]
+            path.write_text(json.dumps(merged))
+        return {name: [resolve(str(tmp_path / name))] for name in ("slow", "fast", "other")}
+
+    made_up_run(tmp_path / "slow", learning_rate=1e-4, rewards=(0.1, 0.8))
+    made_up_run(tmp_path / "fast", learning_rate=1e-3, rewards=(0.1, 0.9))
+    made_up_run(tmp_path / "other", max_new_tokens=9)  # another method, not another learning rate
+    by_reward = {"slow": "fast was chosen by the last reward of training"}
+    assert unchosen(methods(), "reward", "max") == by_reward
+    assert unchosen(methods(), "reward", "min") == {"fast": "slow was chosen by the last reward of training"}
+    run_report(ReportConfig(runs=[tmp_path / "slow", tmp_path / "fast"], out=tmp_path / "report.html"))
+    assert f"Pale grey: slow; {by_reward['slow']}." in (tmp_path / "report.html").read_text()
+    assert unchosen(methods(slow=[{}, {"eval_accuracy": 0.7}]), "reward", "max") == by_reward  # not of both
+    validated = methods(fast=[{"eval_accuracy": 0.9}, {"eval_accuracy": 0.6}])
+    assert unchosen(validated, "reward", "max") == {"fast": "slow was chosen by validation accuracy"}
 
 
 def test_a_run_whose_model_is_gone_gets_a_note_in_place_of_the_explorer(tmp_path: Path) -> None:
@@ -217,11 +256,12 @@ def test_runs_of_both_action_spaces_are_reported_with_explorer_and_maps(
     assert main(["report", "latent0", "latent1", "tokens", "--results", "results", "--out", "page.html"]) == 0
     page = Page(Path("page.html").read_text())
     assert page.open == []
-    for text in ("latent (2 seeds)", "tokens", "options: usage", "Option explorer", "8 problems of jsonl:data.jsonl"):
+    for text in ("latent (mean of 2 seeds)", "tokens (one seed)", "Option explorer", "8 problems of jsonl:data.jsonl"):
         assert text in page.text
-    methods = {attributes["data-method"] for tag, attributes in page.tags if tag == "article"}
-    assert methods == {"latent (2 seeds)", "tokens", "options", "backbone"}
-    assert page.count("details") == 2 * 4  # the latent policy's and the options' own, four completions each
+    for method in ("latent", "tokens", "options", "backbone"):  # the eight problems, with what each method wrote
+        assert page.text.count(f"✓ {method}") + page.text.count(f"✗ {method}") == 8
+    # The latent policy's and the options' own, four completions each, and the eight problems.
+    assert page.count("details") == 2 * 4 + 8
     assert (
         main(["explore", "--model", "latent0", "--prompt", "3+1?", "--out", "one.html", "--max_new_tokens", "6"]) == 0
     )

@@ -74,7 +74,7 @@ def test_the_table_has_the_numbers_worked_by_hand() -> None:
         "--------  -------------------  --------------------  -------------------  --------------------  ------------",
         "backbone  77.8 % [75.0, 80.0]  0.811 [0.700, 0.900]  50.0 % [40.0, 60.0]                     –             –",
         "oracle    77.8 % [75.0, 80.0]  0.811 [0.700, 0.900]  50.0 % [40.0, 60.0]  0.600 [0.500, 0.700]             –",
-        "gain over the backbone: oracle 0.090 [0.080, 0.100] of the tokens, 0.123 [0.100, 0.150] nats per token; "
+        "gain over the backbone: oracle 9.0 % [8.0, 10.0] of the tokens, 0.123 nats [0.100, 0.150] per token; "
         "[95 % intervals]",
     ]
 
@@ -83,45 +83,49 @@ def test_every_number_and_the_origin_is_on_the_page(tmp_path: Path) -> None:
     _, page = report(tmp_path, row(" She", [" Janet", " Janet", " She"]))
     for text in (
         *("77.8 % [75.0, 80.0]", "0.811 [0.700, 0.900]", "50.0 % [40.0, 60.0]", "0.600 [0.500, 0.700]"),
-        *(
-            "oracle 0.090 [0.080, 0.100] of the tokens, 0.123",
-            "1.62 [1.50, 1.75] distinct tokens",
-            "48.1 % [40.0, 50.0]",
-        ),
-        *(
-            "0.042 [0.040, 0.050] nats about the next token",
-            "at least 10%, some option offers 70.0 % [60.0, 80.0] where",
-        ),
-        "– among the first 8 tokens",
+        *("share of the tokens\n9.0 % [8.0, 10.0]", "per token\n0.123 nats [0.100, 0.150]"),
+        *("distinct tokens per position\n1.62 [1.50, 1.75]", "48.1 % [40.0, 50.0]", "hold 90.0 % [80.0, 95.0]"),
+        "about the next token\n0.042 nats [0.040, 0.050]",
+        "(at least 10 % under the backbone) that an option offers, where options differ\n70.0 % [60.0, 80.0]",
+        "among the first 8 tokens of a solution\n–",
         *("1,500 tokens of 1,319 solutions,\n1,300 of them", "3 < 4 & more?", "ollm-rl eval <x>", "0123abcd"),
     ):
         assert text in page.text, text
     assert page.count("svg") == 2
+    assert [text for _, _, text in page.spots] == [
+        "0 to 0.1 nats: 1,500 positions (100.0 %)",
+        "0.0 to 10.0 %: 1,500 positions (100.0 %)",
+    ]
 
 
 def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     html, page = report(tmp_path, row("1", ["1", "1", "1"]))
     for tag, attributes in page.tags:
-        assert tag not in {"link", "img", "iframe", "object", "embed", "base", "script"}
+        assert tag not in {"link", "img", "iframe", "object", "embed", "base"}
         for name in LOADING & set(attributes):
             assert (attributes[name] or "").startswith("#"), f"<{tag} {name}={attributes[name]!r}>"
     assert not re.search(r"https?://|@import|url\((?!#)", html)
-    assert not re.search(r"#0[123]0[123]0[123]|#0a0a", html), "a stand-in colour was left in a plot"
+    assert not re.search(r"#0[1234]0[1234]0[1234]|#0a0a", html), "a stand-in colour was left in a plot"
 
 
 def test_options_that_differ_from_the_vote_are_coloured(tmp_path: Path) -> None:
     # Option 2 is the most probable, but " Janet" has 0.6. The true token is marked by its colour.
     html, _ = report(tmp_path, row(" She", [" Janet", " Janet", " She"]), row("\n", ["\n"] * 3, answer=True))
     first, second = re.findall(r"<tr.*?</tr>", html[html.index('<table class="options">') :])[1:3]
-    assert re.findall(r'<td class="([dt ]*)">(\S+?)<small>(.*?)</small>', first) == [
+    assert re.findall(r'<td class="([dt ]*)" data-label="option .">(\S+?)<small>(.*?)</small>', first) == [
         (" ", "␣Janet", "30 / 98"),
         (" ", "␣Janet", "30 / 1"),
         ("d t", "␣She", "40 / 1"),
     ]
-    assert second.startswith('<tr class="same"><td class="answer">⏎</td>')
+    # Where all agree there is one cell, and on a phone every cell says what it is.
+    assert second == (
+        '<tr class="same"><td data-label="true token"><span class="answer">⏎</span></td>'
+        '<td class=" t" colspan="3" data-label="all options">⏎</td></tr>'
+    )
+    assert re.findall(r'data-label="(.*?)"', first) == ["true token", "option 0", "option 1", "option 2"]
 
 
 def test_markup_in_tokens_is_shown_and_not_run(tmp_path: Path) -> None:
     attack = "<script>alert(1)</script>"
     _, page = report(tmp_path, row(attack, [attack] * 3))
-    assert page.text.count(attack) == 4 and page.count("script") == 0
+    assert page.text.count(attack) == 2 and page.count("script") == 1  # that of the plots
