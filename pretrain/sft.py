@@ -178,7 +178,6 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
         ddp_find_unused_parameters=config.stage != "options",  # such as those of a vision tower
-        ddp_broadcast_buffers=False,
         disable_tqdm=False,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # otherwise each visible GPU would get a batch of batch_size
