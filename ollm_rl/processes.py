@@ -115,6 +115,14 @@ def only_first_speaks() -> Iterator[None]:
             logging.disable(logging.NOTSET)
 
 
+def say(text: str) -> None:
+    """Print a line on stderr, beside progress bars, in the first process only."""
+    if rank() == 0:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+
+
 def from_first(action: Callable[[], T]) -> T:
     """What an action returns that only the first process takes; the others wait for it.
 
@@ -171,16 +179,39 @@ def weighted_means(values: "torch.Tensor", weight: float) -> tuple["torch.Tensor
     return (sums[:-1] / sums[-1]).to(values), weight / float(sums[-1])
 
 
+def sum_over_processes(values: "torch.Tensor") -> "torch.Tensor":
+    """The values of all processes, added up in place."""
+    if world_size() > 1:
+        from torch.distributed import all_reduce
+
+        all_reduce(values)
+    return values
+
+
+def take_from_first(tensors: Iterable["torch.Tensor"]) -> None:
+    """Overwrite tensors with those of the first process."""
+    if world_size() > 1:
+        from torch.distributed import broadcast
+
+        for tensor in tensors:
+            broadcast(tensor, src=0)
+
+
+def each_from_first(items: Iterator[T]) -> Iterator[T]:
+    """The items, none of them None, of an iterator that only the first process advances."""
+    while (item := from_first(lambda: next(items, None))) is not None:
+        yield item
+
+
 def sum_gradients(weights: Iterable["torch.Tensor"]) -> None:
     """Replace gradients by their sums over all processes; one that a process lacks counts as 0."""
     if world_size() == 1:
         return
     import torch
-    from torch.distributed import all_reduce
 
     weights = list(weights)
     flat = torch.cat([(torch.zeros_like(w) if w.grad is None else w.grad).flatten().float() for w in weights])
-    all_reduce(flat)
+    sum_over_processes(flat)
     for weight, total in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
         weight.grad = total.view_as(weight).to(weight.dtype)
 

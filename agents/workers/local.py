@@ -51,6 +51,23 @@ class Batch:
         return torch.tensor([completion.reward for completion in self.completions], device=self.rollout.tokens.device)
 
 
+def episode_shares(config: RLConfig, count: int) -> list[range]:
+    """An iteration's episodes in ``count`` shares of whole groups."""
+    groups = np.array_split(np.arange(config.episodes // config.group_size), count)
+    return [range(int(part[0]) * config.group_size, (int(part[-1]) + 1) * config.group_size) for part in groups]
+
+
+def joined(parts: Sequence[Batch], device: torch.device) -> Batch:
+    """The batch of all shares' episodes, in order."""
+    (staleness,) = {part.staleness for part in parts}
+    return Batch(
+        rollout=Rollout.join([part.rollout for part in parts]).to(device),
+        completions=[completion for part in parts for completion in part.completions],
+        seconds_verify=max(part.seconds_verify for part in parts),
+        staleness=staleness,
+    )
+
+
 class RolloutSource(Protocol):
     """Source of the trainer's rollouts: this process, or Ray workers."""
 
