@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from ollm_rl.agents.config import RLConfig
-from ollm_rl.agents.workers.local import Batch, RolloutWorker, episode_shares, joined
+from ollm_rl.agents.workers.local import Batch, RolloutWorker, episode_shares, joined, packed
 from ollm_rl.decode.turns import Turns
 from ollm_rl.errors import UsageError
 from ollm_rl.processes import gathered, rank, wait_for_all, world_size
@@ -61,8 +61,7 @@ class SharedRollouts:
         part = self.worker.collect(iteration, self.share)
         wait_for_all()
         started = time.perf_counter()
-        parts = gathered(replace(part, rollout=part.rollout.to("cpu")))
-        batch = joined(parts, self.worker.policy.backbone.device)
+        batch = joined(gathered(packed(part)), self.worker.policy.backbone.device)
         return replace(batch, seconds_communication=time.perf_counter() - started)
 
     def close(self) -> None:

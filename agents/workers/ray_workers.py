@@ -21,7 +21,7 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_weights
 from ollm_rl.agents.workers.cluster import check_resources, connect
-from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError, episode_shares, joined
+from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError, episode_shares, joined, packed
 from ollm_rl.decode.turns import Turns
 from ollm_rl.errors import extra, one_line
 from ollm_rl.problems.problem import Problem
@@ -71,8 +71,7 @@ class RolloutActor:
             if self.worker is None:
                 self.worker = self.build()
             load_weights(self.worker.policy, weights)
-            batch = self.worker.collect(iteration, episodes)
-            return replace(batch, rollout=batch.rollout.to("cpu"))
+            return packed(self.worker.collect(iteration, episodes))
         except Exception as error:
             line = one_line(traceback.format_exception_only(error)[-1])
             out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in line
