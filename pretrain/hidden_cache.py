@@ -126,7 +126,7 @@ def open_hidden_cache(
 
         mine = from_first(prepare)[rank() :: world_size()]
         positions = sum(int(counts[shards[number]].sum()) for number in mine)
-        if positions:
+        if mine:
             with tqdm(total=positions, desc="hidden states", unit=" positions", disable=rank() > 0) as bar:
                 for number in mine:
                     shard_examples = [examples[index] for index in shards[number]]
