@@ -93,6 +93,8 @@ def join(device: str) -> "torch.device":
             raise UsageError(f"{here} processes were started on a machine with {gpus} GPUs; start at most {gpus}")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before anything is put on the first GPU
         backend, chosen = "cpu:gloo,cuda:nccl", torch.device("cuda", torch.cuda.current_device())
+    else:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # not cpu:0, with which older transformers cannot load
     resolve_device(str(chosen) if device == "auto" else device)
     if not distributed.is_initialized():
         distributed.init_process_group(backend, timeout=PATIENCE)

@@ -23,8 +23,8 @@ def run_processes(folder: Path, function: Callable[..., Any], *arguments: Any) -
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     # A fork needs no second import of everything, but a process that knows CUDA must not be forked.
-    context = get_context("spawn" if torch.cuda.is_available() else "fork")
-    started: Any = [
+    context: Any = get_context("spawn" if torch.cuda.is_available() else "fork")
+    started = [
         context.Process(target=_process, args=(rank, port, folder, function, *arguments)) for rank in range(COUNT)
     ]
     for process in started:

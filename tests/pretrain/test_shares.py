@@ -123,8 +123,13 @@ def test_the_first_positions_of_a_batch_are_put_together_in_the_order_of_its_sol
 
     shares = [states([1, 2, 3], [6], [9, 10]), states([4, 5], [7, 8])]
     sent: list[Any] = []
+
+    def gathered(mine: Any) -> list[Any]:
+        sent.append(mine)
+        return [mine]
+
     monkeypatch.setattr("ollm_rl.pretrain.shares.world_size", lambda: 2)
-    monkeypatch.setattr("ollm_rl.pretrain.shares.gathered", lambda mine: sent.append(mine) or [mine])
+    monkeypatch.setattr("ollm_rl.pretrain.shares.gathered", gathered)
     for share in shares:
         first_positions(share, 8)
     monkeypatch.setattr("ollm_rl.pretrain.shares.gathered", lambda mine: sent)
