@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import ollm_rl
 from ollm_rl.errors import RunError, UsageError, machine_fault, one_line
+from ollm_rl.processes import check_launcher, lost_others, rank, speaks_for_machine
 from ollm_rl.safekeeping.signals import STOPPED, end_at_ctrl_c
 from ollm_rl.settings.base import read_settings, shown
 from ollm_rl.settings.flags import refuse_unknown_flags, settings_parser
@@ -187,21 +188,26 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with end_at_ctrl_c():
             command, settings = parse(arguments)
-        print(run(command, settings))
+        check_launcher(command)
+        text = run(command, settings)
+        if rank() == 0:
+            print(text)
     except UsageError as error:
         if os.environ.get("OLLM_RL_TRACEBACK"):
             raise
-        print(f"ollm-rl: {one_line(error)}", file=sys.stderr)
+        if speaks_for_machine():
+            print(f"ollm-rl: {one_line(error)}", file=sys.stderr)
         return 2
     except RunError as error:
         print(f"ollm-rl: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         said = f"; {COMMANDS[command].resumes}" if command else " before anything was done"
-        print(f"ollm-rl: stopped{said}", file=sys.stderr)
+        if rank() == 0:
+            print(f"ollm-rl: stopped{said}", file=sys.stderr)
         return STOPPED
     except Exception as error:
-        if (fault := machine_fault(error)) is not None:
+        if (fault := machine_fault(error) or lost_others(error)) is not None:
             print(f"ollm-rl: {fault}", file=sys.stderr)
             return 1
         print("ollm-rl: this is a bug; please report it with the lines below", file=sys.stderr)

@@ -1,14 +1,22 @@
 """What supervised training shows, and its end: its last line of metrics, and a stop that is asked for."""
 
+import math
 import threading
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainingArguments
+
+from ollm_rl.errors import RunError
+from ollm_rl.pretrain.checkpoints import last_checkpoint
+from ollm_rl.processes import from_first, gathered
 
 # What Trainer's last line says of the time since the last start only; a resumed run would differ in it.
 OF_THIS_START = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
 # What a line on the terminal says of a step; metrics.json and TensorBoard have the rest.
 SHOWN = ("loss", "cross_entropy", "kl", "policy_loss", "distinct_tokens", "mode_coverage_live", "learning_rate")
+MUST_BE_FINITE = ("loss", "grad_norm", "train_loss")
 
 
 class ShortLines(ProgressCallback):
@@ -51,5 +59,36 @@ class StopOnRequest(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Look at the event."""
-        if self.requested.is_set() and state.global_step % args.logging_steps == 0:
+        # A signal reaches the processes at different moments, and all have to stop at the same step.
+        if state.global_step % args.logging_steps == 0 and any(gathered(self.requested.is_set())):
             control.should_save = control.should_training_stop = True
+
+
+class StopAtNonFinite(TrainerCallback):
+    """Ends training, before the next checkpoint, at a loss or gradient that is not finite."""
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look at the newest line."""
+        row = state.log_history[-1]
+        refuse_not_finite({name: row[name] for name in MUST_BE_FINITE if name in row}, args, state.global_step)
+
+
+def refuse_not_finite(values: Mapping[str, float], args: TrainingArguments, step: int) -> None:
+    """End training if a value is not finite.
+
+    Raises:
+        RunError: It names the value, the step and the last checkpoint.
+    """
+    broken = next((name for name, value in values.items() if not math.isfinite(value)), None)
+    if broken is None:
+        return
+
+    def end() -> None:
+        saved = last_checkpoint(Path(str(args.output_dir)))
+        kept = f"the last good checkpoint is {saved}" if saved else "no checkpoint was saved yet"
+        raise RunError(
+            f"{broken} is not finite in step {step}; lower learning_rate={args.learning_rate:g}, in another out "
+            f"folder; {kept}"
+        )
+
+    from_first(end)

@@ -13,7 +13,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ from ollm_rl.backbones.loading import fingerprint
 from ollm_rl.errors import UsageError, one_line
 from ollm_rl.options.model import IGNORED, OptionModel
 from ollm_rl.pretrain.data import PadRight
+from ollm_rl.processes import from_first, rank, wait_for_all, world_size
 
 VERSION = 1  # of the content of a shard and its computation; raise it with any change, so that no old shard is read
 POSITIONS_PER_SHARD = 2**16  # 75 MB at H = 576, 0.5 GB at H = 4096; a kill costs at most this many
 ROWS = 32  # examples of similar length in one batch
 HEADER = 1024  # bytes reserved for the header of a shard
-UNFINISHED = "unfinished"  # folder of shards that are being written
+UNFINISHED = "unfinished"  # begin of the name of a folder with the shard that a process is writing
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def open_hidden_cache(
     """Verify the cache of these examples, compute the shards it lacks, and open it.
 
     Each cache has its own sub-folder, named by a hash of backbone, precision, examples and code version. A second
-    process that needs the same cache waits for the first.
+    run that needs the same cache waits for the first; the processes of one run share the work.
 
     Args:
         model: Its backbone's states are stored; the plug-in does not matter.
@@ -113,21 +114,27 @@ def open_hidden_cache(
     shards = split_into_shards(counts, positions_per_shard)
     key = cache_key(model, examples, positions_per_shard)
     cache_folder = folder / key[:16]
-    try:
-        cache_folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cache folder {cache_folder} cannot be made ({error.strerror}); give another folder"
-        ) from error
-    with _locked(cache_folder):
-        missing = _missing_shards(cache_folder, key, shards)
-        if missing:
-            positions = _check_room(cache_folder, [counts[shards[number]] for number in missing], model.hidden_size)
-            with tqdm(total=positions, desc="hidden states", unit=" positions") as bar:
-                for number in missing:
+    with ExitStack() as lock:
+
+        def prepare() -> list[int]:
+            _make(cache_folder)
+            lock.enter_context(_locked(cache_folder))
+            missing = _missing_shards(cache_folder, key, shards)
+            if missing:
+                _check_room(cache_folder, [counts[shards[number]] for number in missing], model.hidden_size)
+            return missing
+
+        mine = from_first(prepare)[rank() :: world_size()]
+        positions = sum(int(counts[shards[number]].sum()) for number in mine)
+        if mine:
+            with tqdm(total=positions, desc="hidden states", unit=" positions", disable=rank() > 0) as bar:
+                for number in mine:
                     shard_examples = [examples[index] for index in shards[number]]
                     tensors = _compute(model, shard_examples, counts[shards[number]], PadRight(pad_token_id), bar)
                     _write(_path(cache_folder, number), tensors, _identity(key, number, shards))
+        wait_for_all()
+    if not all(_path(cache_folder, number).exists() for number in range(len(shards))):
+        raise UsageError(f"cache folder {cache_folder} is not the same on all machines; give one that they share")
     return HiddenCache(cache_folder, shards, counts)
 
 
@@ -150,6 +157,15 @@ def cache_key(model: OptionModel, examples: Sequence[dict[str, list[int]]], posi
         ids, labels = example["input_ids"], example["labels"]
         digest.update(np.array([len(ids), len(labels), *ids, *labels], dtype=np.int64).tobytes())
     return digest.hexdigest()
+
+
+def _make(cache_folder: Path) -> None:
+    try:
+        cache_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cache folder {cache_folder} cannot be made ({error.strerror}); give another folder"
+        ) from error
 
 
 @contextmanager
@@ -184,7 +200,8 @@ def _identity(key: str, number: int, shards: Sequence[range]) -> dict[str, Any]:
 
 def _missing_shards(cache_folder: Path, key: str, shards: Sequence[range]) -> list[int]:
     """Numbers of the shards to compute. Removes faulty shards and those that a killed process left half-written."""
-    shutil.rmtree(cache_folder / UNFINISHED, ignore_errors=True)
+    for folder in cache_folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(folder, ignore_errors=True)
     missing = []
     for number in tqdm(range(len(shards)), desc="verify hidden states", unit=" shards", delay=1, leave=False):
         path = _path(cache_folder, number)
@@ -221,8 +238,8 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> str:
     return f"{value:08x}"
 
 
-def _check_room(cache_folder: Path, counts: Sequence[np.ndarray], hidden_size: int) -> int:
-    """Print the disk space that the missing shards need; returns the number of their positions.
+def _check_room(cache_folder: Path, counts: Sequence[np.ndarray], hidden_size: int) -> None:
+    """Print the disk space that the missing shards need.
 
     Raises:
         UsageError: If the disk has less free space.
@@ -238,7 +255,6 @@ def _check_room(cache_folder: Path, counts: Sequence[np.ndarray], hidden_size: i
             "give a cache folder on a larger disk, use fewer problems, or train without a cache"
         )
     print(f"hidden states of {positions} positions need {sizes[0]} in {cache_folder}; {sizes[1]} are free")
-    return positions
 
 
 def _compute(
@@ -268,7 +284,7 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], identity: dict[str, Any
     # One entry, since safetensors writes several entries in an order that changes from process to process.
     metadata = {"shard": json.dumps({**identity, "checksum": _checksum(tensors)})}
     # safetensors itself writes to a temporary file, which a kill leaves behind. A separate folder holds both files.
-    unfinished = path.parent / UNFINISHED / path.name
+    unfinished = path.parent / f"{UNFINISHED}-{rank()}" / path.name
     unfinished.parent.mkdir(exist_ok=True)
     try:
         save_file(tensors, unfinished, metadata)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from ollm_rl.pretrain.shares import SharingTrainer
 from ollm_rl.streams import Purpose, torch_generator
 
 
@@ -25,7 +25,7 @@ class LengthOrder(LengthGroupedSampler):
         self.generator = torch_generator(self.seed, Purpose.SFT_TRAINER, epoch)
 
 
-class LengthOrderTrainer(Trainer):
+class LengthOrderTrainer(SharingTrainer):
     """``Trainer`` with this order."""
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> LengthOrder:

@@ -4,13 +4,11 @@ A stage trains the backbone itself, the options on it (OLLM, Sec. 2.3), or a LoR
 """
 
 import json
-import logging
 import math
-import re
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -33,81 +31,22 @@ from ollm_rl.backbones.loading import context_length, load_backbone
 from ollm_rl.backbones.lora import lora_config
 from ollm_rl.backbones.names import CONFIG_FILE, OPTION_FILE, config_file
 from ollm_rl.decode.acceptance import check_decoding
-from ollm_rl.devices import resolve_device
-from ollm_rl.errors import RunError, UsageError
-from ollm_rl.files.checksums import SUMS_FILE, check_folder, folder_sums
-from ollm_rl.files.intact import intact
-from ollm_rl.options.diagnostics import collapse_warning, option_diagnostics, option_usage
-from ollm_rl.options.model import CountedStates, OptionModel
-from ollm_rl.pretrain.callbacks import ShortLines, StopOnRequest, describe_whole_run
+from ollm_rl.errors import UsageError
+from ollm_rl.files.checksums import SUMS_FILE, folder_sums
+from ollm_rl.options.model import OptionModel
+from ollm_rl.pretrain.callbacks import ShortLines, StopAtNonFinite, StopOnRequest, describe_whole_run
+from ollm_rl.pretrain.checkpoints import Checksums, last_checkpoint
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples, solved_problems
 from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
+from ollm_rl.pretrain.option_trainer import LossOfStates, OptionTrainer
 from ollm_rl.pretrain.order import LengthOrderTrainer
 from ollm_rl.problems.prompts import format_prompts
+from ollm_rl.processes import from_first, join, only_first_speaks, rank, world_size
 from ollm_rl.runs import exclusive_run, write_atomic
 from ollm_rl.safekeeping.outputs import full_disk_named
 from ollm_rl.safekeeping.signals import catch_sigterm
 from ollm_rl.streams import Purpose, integer_seed
-
-SETTLED = 0.2  # share of the steps after which options that still agree have collapsed and are not just untrained
-
-_NAME = re.compile(r"checkpoint-\d+$")
-MUST_BE_FINITE = ("loss", "grad_norm", "train_loss")
-logger = logging.getLogger(__name__)
-
-
-class OptionTrainer(Trainer):
-    """``Trainer`` for an ``OptionModel``: logs every term, adapts the KL weight, saves only the plug-in.
-
-    Batches hold token ids or stored hidden states.
-    """
-
-    model: OptionModel
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._pending: list[dict[str, torch.Tensor]] = []
-        self._states: CountedStates | None = None  # of the last batch
-        self._warned = False
-
-    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The option loss of one batch; a scalar with gradient."""
-        has_token_ids = "input_ids" in inputs
-        self._states = self.model.counted_states(**inputs) if has_token_ids else CountedStates(**inputs)
-        output = self.model.loss(self._states)
-        weight, kl = self.model.adapter.kl_weight, float(output.kl)
-        refuse_not_finite({"kl": kl}, self.args, self.state.global_step + 1)
-        weight.update(kl)
-        terms = {
-            "cross_entropy": output.cross_entropy,
-            "kl": output.kl,
-            "policy_loss": output.policy_loss,
-            "option_usage": option_usage(output.option_probs),
-            "kl_weight": weight.weight.clone(),
-        }
-        self._pending.append(terms)
-        return output.loss
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the means since the last logged line, and the option diagnostics of the last batch."""
-        if self._pending and self._states is not None and "loss" in logs:
-            for name in self._pending[0]:
-                logs[name] = float(torch.stack([terms[name] for terms in self._pending]).mean())
-            self._pending.clear()
-            logs |= option_diagnostics(self.model, self._states)
-            if not self._warned and self.state.global_step > SETTLED * self.args.max_steps:
-                warning = collapse_warning(logs, self.model.option_config)
-                self._warned = warning is not None
-                if warning:
-                    logger.warning("step %d: %s", self.state.global_step, warning)
-        super().log(logs, *args, **kwargs)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        self.model.save_pretrained(output_dir or self.args.output_dir)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.model.load_adapter(resume_from_checkpoint)
 
 
 class MetricsFile(TrainerCallback):
@@ -128,41 +67,8 @@ class MetricsFile(TrainerCallback):
             if state.global_step < state.max_steps:  # stopped early: the line comes when the run has ended
                 return
             describe_whole_run(state.log_history)
-        write_atomic(Path(args.output_dir) / "metrics.json", json.dumps(state.log_history, indent=1))
-
-
-class Checksums(TrainerCallback):
-    """Writes the checksums of a checkpoint's files beside them, once the checkpoint is complete."""
-
-    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write them for the newest checkpoint."""
-        checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        write_atomic(checkpoint / SUMS_FILE, folder_sums(checkpoint))
-
-
-class StopAtNonFinite(TrainerCallback):
-    """Ends training, before the next checkpoint, at a loss or gradient that is not finite."""
-
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look at the newest line."""
-        row = state.log_history[-1]
-        refuse_not_finite({name: row[name] for name in MUST_BE_FINITE if name in row}, args, state.global_step)
-
-
-def refuse_not_finite(values: Mapping[str, float], args: TrainingArguments, step: int) -> None:
-    """End training if a value is not finite.
-
-    Raises:
-        RunError: It names the value, the step and the last checkpoint.
-    """
-    for name, value in values.items():
-        if not math.isfinite(value):
-            saved = last_checkpoint(Path(str(args.output_dir)))
-            kept = f"the last good checkpoint is {saved}" if saved else "no checkpoint was saved yet"
-            raise RunError(
-                f"{name} is not finite in step {step}; lower learning_rate={args.learning_rate:g}, in another out "
-                f"folder; {kept}"
-            )
+        if state.is_world_process_zero:
+            write_atomic(Path(args.output_dir) / "metrics.json", json.dumps(state.log_history, indent=1))
 
 
 def run_sft(config: SFTConfig) -> Path:
@@ -176,7 +82,19 @@ def run_sft(config: SFTConfig) -> Path:
         UsageError: If a setting, the data or the folder does not fit; the message says what to change.
         RunError: If the loss or the gradient is no longer finite, or the disk is full.
     """
-    device = resolve_device(config.device)
+    device = join(config.device)
+    with only_first_speaks():
+        _run_sft(config, device)
+    return config.out
+
+
+def _run_sft(config: SFTConfig, device: torch.device) -> None:
+    passes = config.gradient_accumulation_steps
+    if config.batch_size // passes < world_size():
+        raise UsageError(
+            f"batch_size={config.batch_size} in {passes} passes has too few solutions for {world_size()} processes; "
+            "raise it or start fewer"
+        )
     problems = solved_problems(config)
     precision = torch.bfloat16 if config.stage != "backbone" and config.dtype == "bfloat16" else torch.float32
     backbone, tokenizer = load_backbone(config.backbone, dtype=precision, device=device)
@@ -188,12 +106,12 @@ def run_sft(config: SFTConfig) -> Path:
     set_seed(integer_seed(config.seed, Purpose.SFT_WEIGHTS))
     model = trainable(backbone, config)
     result_file = config.out / "config.json" if config.stage == "backbone" else config_file(config.out)
-    with exclusive_run(config.out, "sft", config) as exists:
-        if exists and result_file.exists():
+    with ExitStack() as lock:
+        run = exclusive_run(config.out, "sft", config)
+        if from_first(lambda: lock.enter_context(run) and result_file.exists()):
             print(f"{config.out} is finished already")
         else:
             _train(with_steps(config, len(examples)), model, tokenizer, examples, device)
-    return config.out
 
 
 def _train(
@@ -213,6 +131,8 @@ def _train(
         data_collator=collator,
         callbacks=[StopAtNonFinite(), MetricsFile(), Checksums()],
     )
+    if rank():  # Trainer seeded all alike; the noise of each is its own
+        torch.manual_seed(integer_seed(config.seed, Purpose.SFT_TRAINER, rank()))
     train_and_save(trainer, tokenizer, config.out)
 
 
@@ -231,7 +151,7 @@ def trainable(backbone: PreTrainedModel, config: SFTConfig) -> Any:
         return backbone.train()
     if config.stage == "lora":
         return get_peft_model(backbone, lora_config(backbone, config.lora_rank))
-    return OptionModel.from_backbone(backbone, config.options)
+    return LossOfStates.from_backbone(backbone, config.options)
 
 
 def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArguments:
@@ -257,6 +177,7 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
         use_cpu=device.type == "cpu",
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
+        ddp_find_unused_parameters=config.stage != "options",  # such as those of a vision tower
         disable_tqdm=False,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # otherwise each visible GPU would get a batch of batch_size
@@ -273,7 +194,7 @@ def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Pa
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ShortLines())
         trainer.add_callback(StopOnRequest(stop_requested))
-        checkpoint = last_checkpoint(out)
+        checkpoint = from_first(lambda: last_checkpoint(out))
         try:
             if checkpoint is None or not _restore_end(trainer, checkpoint):
                 trainer.train(resume_from_checkpoint=checkpoint)
@@ -281,8 +202,13 @@ def train_and_save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Pa
             reason = f"{checkpoint} holds more than tensors and plain data and is not loaded"
             raise UsageError(f"{reason}; delete it") from error
     if trainer.state.global_step < trainer.state.max_steps:
-        print(f"stopped; step {trainer.state.global_step} is saved, the same command resumes", file=sys.stderr)
+        if rank() == 0:
+            print(f"stopped; step {trainer.state.global_step} is saved, the same command resumes", file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM)
+    from_first(lambda: _save_result(trainer, tokenizer, out))
+
+
+def _save_result(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     staging = out / "unfinished"
     shutil.rmtree(staging, ignore_errors=True)  # with what a kill left in it
     trainer.save_model(str(staging))
@@ -304,26 +230,3 @@ def _restore_end(trainer: Trainer, checkpoint: str) -> bool:
     trainer._load_from_checkpoint(checkpoint)
     trainer.log({"train_loss": 0.0, "total_flos": state.total_flos})  # MetricsFile fills in the loss
     return True
-
-
-def last_checkpoint(out: Path) -> str | None:
-    """The newest intact checkpoint in a folder. Damaged ones are set aside, those that a kill cut short are removed.
-
-    Raises:
-        DamagedError: If all are damaged.
-    """
-    found = {int(path.name[len("checkpoint-") :]): path for path in out.glob("checkpoint-*") if _NAME.match(path.name)}
-    for path in list(found.values()):
-        if not (path / SUMS_FILE).exists() and not _was_completed(path):
-            shutil.rmtree(path)
-    newest_first = [path for _, path in sorted(found.items(), reverse=True) if path.exists()]
-    return next(map(str, intact(out, newest_first, check_folder)), None)
-
-
-def _was_completed(checkpoint: Path) -> bool:
-    """Whether a checkpoint has the file that Trainer writes last; only SUMS_FILE comes after it."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-        return True
-    except (FileNotFoundError, ValueError):
-        return False

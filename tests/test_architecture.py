@@ -12,7 +12,10 @@ import pytest
 from tests.imports import FOLDERS, circle, imports_of, module_graph, python_files, room_graph, room_of
 from tests.places import ROOT
 
-BASE = {f"ollm_rl.{module}" for module in ("devices", "errors", "files", "runs", "safekeeping", "settings", "streams")}
+BASE = {
+    f"ollm_rl.{module}"
+    for module in ("devices", "errors", "files", "processes", "runs", "safekeeping", "settings", "streams")
+}
 CORE = {f"ollm_rl.{room}" for room in ("answers", "backbones", "decode", "metrics", "options", "problems", "report")}
 POLICIES = {"ollm_rl.agents.config", "ollm_rl.agents.completions", "ollm_rl.agents.policies"}
 # For each room, the rooms that it may import. A module next to rooms is a separate room.
@@ -21,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "ollm_rl.streams": set(),
     "ollm_rl.devices": {"ollm_rl.errors"},
     "ollm_rl.files": {"ollm_rl.errors"},
+    "ollm_rl.processes": {"ollm_rl.devices", "ollm_rl.errors"},
     "ollm_rl.runs": {"ollm_rl.errors", "ollm_rl.files", "ollm_rl.safekeeping"},
     "ollm_rl.safekeeping": {"ollm_rl.errors", "ollm_rl.cli"},  # cli: the program starts there
     "ollm_rl.settings": {"ollm_rl.errors"},

@@ -20,6 +20,7 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.training.problems import training_problems
 from ollm_rl.agents.training.sb3_files import load_agent, save_agent, saved_history
 from ollm_rl.agents.training.tags import tag
+from ollm_rl.agents.workers.processes import check_processes
 from ollm_rl.answers.pool import Verdict
 from ollm_rl.devices import resolve_device
 from ollm_rl.envs.own_rewards import own_rewards
@@ -81,6 +82,7 @@ def train_sb3(
         UsageError: If a setting, the data or the folder does not fit, or a file is damaged.
         MissingError: If the model is missing.
     """
+    check_processes(config)
     agent_class = AGENTS[config.agent]
     device = resolve_device(config.device)
     vec = _environments(config, device, functions)

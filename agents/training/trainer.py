@@ -2,10 +2,9 @@
 
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,36 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ollm_rl.agents.completions import own_rewarded, training_metrics, write_completions
+from ollm_rl.agents.completions import Completion, own_rewarded, write_completions
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.free_running import evaluate
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_weights
 from ollm_rl.agents.training.checkpoints import complete_checkpoint, save_checkpoint
 from ollm_rl.agents.training.collapse import collapse_warning
+from ollm_rl.agents.training.metrics import episode_metrics
 from ollm_rl.agents.training.problems import evaluation_problems, training_problems
 from ollm_rl.agents.training.tags import tag
 from ollm_rl.agents.training.update import Penalties, Updater, learning_rate
-from ollm_rl.agents.workers.local import Batch, RolloutSource, RolloutWorker
+from ollm_rl.agents.workers.local import RolloutSource, RolloutWorker, episode_shares
+from ollm_rl.agents.workers.processes import SharedRollouts, check_processes
 from ollm_rl.backbones.loading import context_length, not_finite
-from ollm_rl.devices import resolve_device
 from ollm_rl.envs.own_rewards import OwnReward, own_rewards
 from ollm_rl.errors import RunError, UsageError, one_line
 from ollm_rl.files.tensors import load_tensors
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts
+from ollm_rl.processes import (
+    each_from_first,
+    from_first,
+    gathered,
+    join,
+    only_first_speaks,
+    rank,
+    say,
+    take_from_first,
+    world_size,
+)
 from ollm_rl.runs import exclusive_run, intact_checkpoints, last_checkpoint
 from ollm_rl.safekeeping.signals import catch_sigterm
 from ollm_rl.streams import Purpose, integer_seed, torch_generator
@@ -57,17 +68,28 @@ def train(
         UsageError: If a setting, the data, the folder or the model does not fit; the message says what to change.
         RunError: If a loss, gradient, reward or weight is no longer finite.
     """
-    device = resolve_device(config.device)
+    check_processes(config)
+    device = join(config.device)
+    with only_first_speaks():
+        _train(config, device, on_iteration, functions)
+    return config.out
+
+
+def _train(
+    config: RLConfig,
+    device: torch.device,
+    on_iteration: OnIteration | None,
+    functions: Sequence[Callable[..., Any]],
+) -> None:
     own = own_rewards(config.reward, functions)
     problems = training_problems(config)
     torch.manual_seed(integer_seed(config.seed, Purpose.POLICY_WEIGHTS))
     policy, tokenizer = new_policy(config, device)
-    with (
-        closing(build_trainer(config, policy, tokenizer, problems, own)) as trainer,
-        exclusive_run(config.out, "train", config),
-    ):
+    take_from_first(trained_weights(policy).values())
+    with closing(build_trainer(config, policy, tokenizer, problems, own)) as trainer, ExitStack() as lock:
+        run = exclusive_run(config.out, "train", config)
+        from_first(lambda: lock.enter_context(run))
         trainer.run(on_iteration)
-    return config.out
 
 
 def build_trainer(
@@ -93,7 +115,10 @@ def build_trainer(
         source = RayWorkers(config, policy, problems, train_prompts)
     else:
         longest = max(map(len, prompts)) + limit
-        source = RolloutWorker(config, policy, tokenizer, problems, train_prompts, config.episodes, max_length=longest)
+        episodes = max(map(len, episode_shares(config, world_size())))
+        source = RolloutWorker(config, policy, tokenizer, problems, train_prompts, episodes, max_length=longest)
+        if world_size() > 1:
+            source = SharedRollouts(source)
     return Trainer(config, policy, tokenizer, source, Updater(policy, config), held_out, own)
 
 
@@ -134,28 +159,30 @@ class Trainer:
         """
         self._resume()
         if self.history:
-            self._complete_save()
+            from_first(self._complete_save)
         done = int(self.history[-1]["episodes"]) if self.history else 0
-        bar = tqdm(total=self.config.iterations, initial=len(self.history), desc=self.config.out.name)
+        bar = tqdm(
+            total=self.config.iterations, initial=len(self.history), desc=self.config.out.name, disable=rank() > 0
+        )
         # Discards what a killed run wrote after its last checkpoint, whose own row it may not have written.
-        writer = SummaryWriter(str(self.config.out), purge_step=done)
-        with catch_sigterm() as stop_requested, bar, writer:
+        writer = SummaryWriter(str(self.config.out), purge_step=done) if rank() == 0 else None
+        with catch_sigterm() as stop_requested, bar, writer or nullcontext():
             for row in self.history[-1:]:
                 self._log(row, writer)
             while len(self.history) < self.config.iterations and not self._good_enough():
                 row = self.iterate()
                 self.history.append(row)
-                self._save()
+                from_first(self._save)
                 self._show(row, writer, bar)
                 if warning := collapse_warning(self.history):
-                    tqdm.write(f"{self.config.out.name}: {warning}", file=sys.stderr)
-                if stop_requested.is_set():
-                    print(f"stopped; iteration {len(self.history)} is saved, the same command resumes", file=sys.stderr)
+                    say(f"{self.config.out.name}: {warning}")
+                if any(gathered(stop_requested.is_set())):
+                    say(f"stopped; iteration {len(self.history)} is saved, the same command resumes")
                     raise SystemExit(128 + signal.SIGTERM)
                 if on_iteration is not None and on_iteration(row) is False:
                     break
             if self._good_enough():
-                tqdm.write(self._stopped(), file=sys.stderr)
+                say(self._stopped())
 
     def close(self) -> None:
         """Stop the workers."""
@@ -167,8 +194,8 @@ class Trainer:
         previous = self.history[-1] if self.history else {"episodes": 0.0, "seconds": 0.0}
         penalties = Penalties.of_iteration(config, previous)
         started = time.perf_counter()
-        batch = self._rewarded(self.source.collect_iteration(iteration))
-        write_completions(config.out, iteration, batch.completions)
+        batch = self.source.collect_iteration(iteration)
+        batch = replace(batch, completions=from_first(lambda: self._rewarded(iteration, batch.completions)))
         generated = time.perf_counter()
         if not batch.rollout.decisions.any():
             raise UsageError(
@@ -179,7 +206,7 @@ class Trainer:
         terms = self.updater.run(
             batch.rollout, batch.rewards, iteration=iteration, penalties=penalties, generator=generator
         )
-        self._check_finite(batch.rewards, terms)
+        from_first(lambda: self._check_finite(batch.rewards, terms))
         ended = time.perf_counter()
         row = {
             "iteration": float(iteration),
@@ -199,21 +226,22 @@ class Trainer:
         if config.replay:
             row["replay_gib"] = self.updater.replay.num_bytes() / 2**30
         if config.eval_every and row["episodes"] // config.eval_every > previous["episodes"] // config.eval_every:
-            row |= self._evaluate()
-        return row
+            row |= from_first(self._evaluate)
+        return from_first(lambda: row)  # with the first process's times
 
-    def _rewarded(self, batch: Batch) -> Batch:
-        """The batch with the rewards of one's own functions.
+    def _rewarded(self, iteration: int, completions: Sequence[Completion]) -> list[Completion]:
+        """The completions with the rewards of one's own functions; they are written to the run's folder.
 
         Raises:
             UsageError: If one fails on every completion: there is nothing to learn from.
         """
-        completions = own_rewarded(batch.completions, self.own, failure=self.config.failure_reward)
+        completions = own_rewarded(completions, self.own, failure=self.config.failure_reward)
         for one in self.own:
             faults = [completion.faults[one.name] for completion in completions if one.name in completion.faults]
             if len(faults) == len(completions):
                 raise UsageError(f"reward {one.name} failed on all {len(faults)} completions ({faults[0]}); correct it")
-        return replace(batch, completions=completions)
+        write_completions(self.config.out, iteration, completions)
+        return completions
 
     def _check_finite(self, rewards: torch.Tensor, terms: Mapping[str, float]) -> None:
         """End the run, before anything is saved, if the update left numbers that are not finite."""
@@ -256,18 +284,19 @@ class Trainer:
             f"{len(self.history)} of {config.iterations} iterations, {int(row['episodes']):,} episodes"
         )
 
-    def _show(self, row: dict[str, float], writer: SummaryWriter, bar: tqdm) -> None:
+    def _show(self, row: dict[str, float], writer: SummaryWriter | None, bar: tqdm) -> None:
         """Write an iteration's metrics to TensorBoard and to the progress bar."""
         speed = self._log(row, writer)
         shown = {"reward": "reward", "tokens": "completion_tokens", "entropy": "entropy"}
         bar.set_postfix({name: f"{row[key]:.3g}" for name, key in shown.items()} | {"episodes/s": f"{speed:.0f}"})
         bar.update()
 
-    def _log(self, row: dict[str, float], writer: SummaryWriter) -> float:
+    def _log(self, row: dict[str, float], writer: SummaryWriter | None) -> float:
         """Write an iteration's metrics to TensorBoard; returns its episodes per second."""
         speed = self.config.episodes / (row["seconds_rollout"] + row["seconds_update"])
-        for name, value in (row | {"episodes_per_second": speed}).items():
-            writer.add_scalar(tag(name), value, int(row["episodes"]))
+        if writer is not None:
+            for name, value in (row | {"episodes_per_second": speed}).items():
+                writer.add_scalar(tag(name), value, int(row["episodes"]))
         return speed
 
     def _save(self) -> None:
@@ -291,14 +320,14 @@ class Trainer:
     def _resume(self) -> None:
         """Continue from the newest intact checkpoint whose replay is intact too."""
         fault: UsageError | None = None
-        for path in intact_checkpoints(self.config.out):
+        for path in each_from_first(intact_checkpoints(self.config.out)):
             device = self.policy.backbone.device
             state = load_tensors(path, "policy", "optimizer", "history", device=device)
             if self.config.replay:
                 try:
                     self.updater.replay.load(self.config.out, len(state["history"]), device)
                 except UsageError as error:
-                    print(f"{one_line(error)}; trying the checkpoint before {path}", file=sys.stderr)
+                    say(f"{one_line(error)}; trying the checkpoint before {path}")
                     fault = fault or error
                     continue
             load_weights(self.policy, state["policy"])
@@ -307,15 +336,3 @@ class Trainer:
             return
         if fault is not None:
             raise fault
-
-
-def episode_metrics(batch: Batch, group_size: int) -> dict[str, float]:
-    """Metrics of the episodes; the ``group_size`` episodes of a prompt are adjacent."""
-    rollout, groups = batch.rollout, batch.rewards.view(-1, group_size)
-    correct = torch.tensor([completion.terms["correctness"] for completion in batch.completions]).view(-1, group_size)
-    return {
-        **training_metrics(batch.completions),
-        "live_share": float(rollout.decisions.sum() / rollout.completion_mask.sum()),
-        "mixed_groups": float((groups.std(1) > 0).float().mean()) if group_size > 1 else float("nan"),
-        "pass_at_group": float((correct.max(1).values > 0.5).float().mean()),
-    }

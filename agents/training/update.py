@@ -17,6 +17,7 @@ from ollm_rl.agents.training.batches import Part, UpdateBatch
 from ollm_rl.agents.training.replay import Replay
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.options.losses import steered_weight
+from ollm_rl.processes import rank, sum_gradients, sum_over_processes, world_size
 
 CPU_PASS_TOKENS = 16_384
 COEF_RATE, COEF_RANGE = 0.1, (1e-5, 1.0)
@@ -160,7 +161,7 @@ class Updater:
         names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "kl")
         terms = {name: torch.zeros((), device=self.device) for name in names}
         self.optimizer.zero_grad()
-        passes = [(batch, rows) for batch, selected in parts for rows in self.passes(batch, selected)]
+        passes = [(batch, rows) for batch, selected in parts for rows in self.passes(batch, _share(batch, selected))]
         for batch, rows in passes:
             width = max(batch.lengths[row] for row in rows)
             index = torch.tensor(rows, device=self.device)
@@ -173,7 +174,8 @@ class Updater:
             (share * loss).backward()
             for name, value in pass_terms.items():
                 terms[name] += share * value.detach()
-        return terms
+        sum_gradients(self.optimizer.param_groups[0]["params"])
+        return dict(zip(terms, sum_over_processes(torch.stack(list(terms.values()))), strict=True))
 
     def _loss(
         self, episodes: Rollout, advantages: torch.Tensor, returns: torch.Tensor, penalties: Penalties
@@ -202,6 +204,11 @@ class Updater:
             terms["kl"] = kl_estimate(current.reference - current.log_probs).mean()
             loss = loss + penalties.kl_coef * terms["kl"]
         return terms, loss
+
+
+def _share(batch: UpdateBatch, rows: list[int]) -> list[int]:
+    """The episodes that this process learns from: all, or, of several processes, as many tokens as each other."""
+    return sorted(rows, key=batch.size)[rank() :: world_size()] if world_size() > 1 else rows
 
 
 def _longest(parts: list[Part]) -> int:

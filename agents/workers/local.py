@@ -1,7 +1,7 @@
 """Rollouts with checked answers: the part of training that runs in this process or in Ray workers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -49,6 +49,38 @@ class Batch:
     def rewards(self) -> torch.Tensor:
         """Rewards of the episodes, (N,), on the rollout's device."""
         return torch.tensor([completion.reward for completion in self.completions], device=self.rollout.tokens.device)
+
+
+def episode_shares(config: RLConfig, count: int) -> list[range]:
+    """An iteration's episodes in ``count`` shares of whole groups."""
+    groups = np.array_split(np.arange(config.episodes // config.group_size), count)
+    return [range(int(part[0]) * config.group_size, (int(part[-1]) + 1) * config.group_size) for part in groups]
+
+
+def packed(batch: Batch) -> Batch:
+    """The batch on the CPU, to be sent to the learner, with what the policy stored at decisions only, (M, ...).
+
+    The hidden states are most of what is sent, and an update reads them only there.
+    """
+    rollout = batch.rollout
+    at_decisions = {name: tensor[rollout.decisions] for name, tensor in rollout.stored.items()}
+    return replace(batch, rollout=replace(rollout, stored=at_decisions).to("cpu"))
+
+
+def joined(parts: Sequence[Batch], device: torch.device) -> Batch:
+    """The batch of all shares' packed episodes, in order, on a device; what was not sent is 0."""
+    (staleness,) = {part.staleness for part in parts}
+    rollout = Rollout.join([replace(part.rollout, stored={}) for part in parts]).to(device)
+    for name in parts[0].rollout.stored:
+        sent = torch.cat([part.rollout.stored[name] for part in parts]).to(device)
+        rollout.stored[name] = sent.new_zeros(*rollout.decisions.shape, *sent.shape[1:])
+        rollout.stored[name][rollout.decisions] = sent
+    return Batch(
+        rollout=rollout,
+        completions=[completion for part in parts for completion in part.completions],
+        seconds_verify=max(part.seconds_verify for part in parts),
+        staleness=staleness,
+    )
 
 
 class RolloutSource(Protocol):

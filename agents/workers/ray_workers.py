@@ -15,15 +15,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_weights
 from ollm_rl.agents.workers.cluster import check_resources, connect
-from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError
-from ollm_rl.decode.rollout import Rollout
+from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError, episode_shares, joined, packed
 from ollm_rl.decode.turns import Turns
 from ollm_rl.errors import extra, one_line
 from ollm_rl.problems.problem import Problem
@@ -73,8 +71,7 @@ class RolloutActor:
             if self.worker is None:
                 self.worker = self.build()
             load_weights(self.worker.policy, weights)
-            batch = self.worker.collect(iteration, episodes)
-            return replace(batch, rollout=batch.rollout.to("cpu"))
+            return packed(self.worker.collect(iteration, episodes))
         except Exception as error:
             line = one_line(traceback.format_exception_only(error)[-1])
             out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in line
@@ -178,15 +175,12 @@ class RayWorkers:
         except ValueError:
             self.close()
             raise
-        size = config.group_size
-        groups = np.array_split(np.arange(config.episodes // size), config.workers)
-        shares = [range(int(part[0]) * size, (int(part[-1]) + 1) * size) for part in groups]
         actor: Any = ray.remote(RolloutActor)
         actor = actor.options(num_cpus=1, num_gpus=config.gpus_per_worker)
         data = ray.put((config, problems, prompts))
         self._seats = [
             _Seat(number, share, partial(actor.remote, build_worker, data, len(share), os.getcwd()))
-            for number, share in enumerate(shares)
+            for number, share in enumerate(episode_shares(config, config.workers))
         ]
 
     def collect_iteration(self, iteration: int) -> Batch:
@@ -221,7 +215,7 @@ class RayWorkers:
                 self._replace_overdue(waiting)
             seconds += time.perf_counter() - started
         started = time.perf_counter()
-        batch = _join([parts[seat.number] for seat in self._seats], self.policy.backbone.device)
+        batch = joined([parts[seat.number] for seat in self._seats], self.policy.backbone.device)
         assert 0 <= batch.staleness <= self.config.async_staleness
         seconds += time.perf_counter() - started
         restarts = sum(seat.restarts for seat in self._seats) - restarts
@@ -251,13 +245,3 @@ class RayWorkers:
             if time.monotonic() - since >= limit:
                 seat.replace(f"no answer within worker_timeout={limit:g} seconds")
                 waiting[seat] = time.monotonic()
-
-
-def _join(parts: Sequence[Batch], device: torch.device) -> Batch:
-    (staleness,) = {part.staleness for part in parts}
-    return Batch(
-        rollout=Rollout.join([part.rollout for part in parts]).to(device),
-        completions=[completion for part in parts for completion in part.completions],
-        seconds_verify=max(part.seconds_verify for part in parts),
-        staleness=staleness,
-    )

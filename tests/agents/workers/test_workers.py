@@ -18,7 +18,8 @@ from ollm_rl.agents.completions import read_completions
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.loading import new_policy
 from ollm_rl.agents.training.trainer import train
-from ollm_rl.agents.workers.local import RolloutWorker, WorkerError
+from ollm_rl.agents.workers.local import RolloutWorker, WorkerError, packed
+from ollm_rl.agents.workers.local import joined as workers_joined
 from ollm_rl.agents.workers.ray_workers import Failure, RolloutActor, _Seat, build_worker
 from ollm_rl.cli import main
 from ollm_rl.decode.rollout import Rollout
@@ -277,3 +278,11 @@ def test_the_completions_of_a_worker_depend_only_on_its_episodes(folder: Path) -
     assert torch.equal(joined.tokens[mask], whole.rollout.tokens[mask])
     torch.testing.assert_close(joined.log_probs[mask], whole.rollout.log_probs[mask])
     assert [row.text for part in parts for row in part.completions] == [row.text for row in whole.completions]
+    sent = [packed(part) for part in parts]
+    decisions = whole.rollout.decisions
+    assert 0 < sum(len(part.rollout.stored["hidden_states"]) for part in sent) == int(decisions.sum()) < mask.sum()
+    received = workers_joined(sent, torch.device("cpu")).rollout
+    assert torch.equal(received.decisions, decisions) and received.prompts == whole.rollout.prompts
+    for name, stored in whole.rollout.stored.items():
+        torch.testing.assert_close(received.stored[name][decisions], stored[decisions])
+        assert not received.stored[name][~decisions].any()
