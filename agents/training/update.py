@@ -5,7 +5,7 @@ Letters: N episodes, T tokens, M decisions.
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -14,11 +14,13 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.training.advantages import kl_estimate, ppo_loss, reinforce_loss, topr_loss
 from ollm_rl.agents.training.batches import Part, UpdateBatch
+from ollm_rl.agents.training.passes import grouped
 from ollm_rl.agents.training.replay import Replay
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.options.losses import steered_weight
 
-CPU_PASS_TOKENS = 16_384
+PASS_TOKENS = 8_192  # of policies that read sequences; what the others keep for a gradient is small
+CPU_OVERHEAD, OVERHEAD = 128, 2_048  # tokens that take as long as starting a pass, which launches many kernels
 COEF_RATE, COEF_RANGE = 0.1, (1e-5, 1.0)
 
 
@@ -65,14 +67,15 @@ class Updater:
 
     Attributes:
         optimizer: Adam.
-        pass_tokens: Maximum tokens of one pass, padding included; None for a whole minibatch.
+        pass_tokens: Maximum tokens of one pass, padding included; None for a whole minibatch, if the policy reads only
+            decisions, which have no padding.
     """
 
     def __init__(self, policy: Policy, config: RLConfig) -> None:
         self.policy, self.config, self.device = policy, config, policy.backbone.device
         weights = [weight for weight in policy.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(weights, lr=config.learning_rate)
-        self.pass_tokens = config.pass_tokens or (CPU_PASS_TOKENS if self.device.type == "cpu" else None)
+        self.pass_tokens = config.pass_tokens or (PASS_TOKENS if policy.reads_sequences else None)
         self.replay = Replay(config.replay)
 
     def run(
@@ -128,18 +131,14 @@ class Updater:
         self.optimizer.step()
         return terms | {"grad_norm": norm}
 
-    def passes(self, batch: UpdateBatch, rows: list[int]) -> Iterator[list[int]]:
-        """Group episodes of similar length into passes of at most ``pass_tokens`` tokens."""
-        part: list[int] = []
-        longest = 0
-        for row in sorted((row for row in rows if batch.num_decisions[row]), key=lambda row: batch.lengths[row]):
-            longest = max(longest, batch.size(row))
-            if part and self.pass_tokens is not None and longest * (len(part) + 1) > self.pass_tokens:
-                yield part
-                part, longest = [], batch.size(row)
-            part.append(row)
-        if part:
-            yield part
+    def passes(self, batch: UpdateBatch, rows: list[int]) -> list[list[int]]:
+        """Group the episodes that have decisions into passes of at most ``pass_tokens`` tokens."""
+        rows = sorted((row for row in rows if batch.num_decisions[row]), key=batch.size)
+        if self.pass_tokens is None:
+            return [rows] if rows else []
+        overhead = CPU_OVERHEAD if self.device.type == "cpu" else OVERHEAD
+        groups = grouped([batch.size(row) for row in rows], limit=self.pass_tokens, overhead=overhead)
+        return [[rows[index] for index in group] for group in groups]
 
     def _halve(self, parts: list[Part]) -> None:
         longest = _longest(parts)

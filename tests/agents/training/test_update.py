@@ -70,12 +70,12 @@ def test_passes_hold_episodes_of_like_length_within_their_tokens() -> None:
     updater = Updater(policy, config(pass_tokens=22))
     counts = [3, 8, 5, 1]
     batch = UpdateBatch(rollout, nothing, nothing, lengths=counts, num_decisions=counts)
-    # Lengths with prompts: 6, 9, 10 and 3. The two short ones take 2 * 6 = 12 tokens; a third would make it 3 * 10.
-    assert list(updater.passes(batch, [0, 1, 2, 3])) == [[3, 0], [2, 1]]
+    # Lengths with prompts: 6, 9, 10 and 3. The two short ones take 2 * 6 = 12 tokens; a third would make it 3 * 9.
+    assert updater.passes(batch, [0, 1, 2, 3]) == [[3, 0], [1, 2]]
     updater.pass_tokens = None
-    assert list(updater.passes(batch, [0, 1, 2, 3])) == [[3, 0, 2, 1]]
+    assert updater.passes(batch, [0, 1, 2, 3]) == [[3, 0, 1, 2]]
     idle = replace(batch, num_decisions=[3, 0, 5, 1])  # nothing to learn from the second
-    assert list(updater.passes(idle, [0, 1, 2, 3])) == [[3, 0, 2]]
+    assert updater.passes(idle, [0, 1, 2, 3]) == [[3, 0, 2]]
 
 
 @pytest.mark.parametrize("make", [options_policy, token_policy])
