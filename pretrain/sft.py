@@ -44,6 +44,7 @@ from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples, solved_problems
 from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
 from ollm_rl.pretrain.order import LengthOrderTrainer
+from ollm_rl.pretrain.token_loss import chunk_loss
 from ollm_rl.problems.prompts import format_prompts
 from ollm_rl.runs import exclusive_run, write_atomic
 from ollm_rl.safekeeping.outputs import full_disk_named
@@ -227,6 +228,8 @@ def with_steps(config: SFTConfig, num_examples: int) -> SFTConfig:
 
 def trainable(backbone: PreTrainedModel, config: SFTConfig) -> Any:
     """The model of a stage; only the weights that the stage trains have gradients."""
+    if config.stage != "options":
+        chunk_loss(backbone)
     if config.stage == "backbone":
         return backbone.train()
     if config.stage == "lora":

@@ -15,7 +15,6 @@ def in_chunks(
     function: Callable[..., tuple[torch.Tensor, ...]],
     *rows: torch.Tensor,
     vocab_size: int,
-    max_logits: int = MAX_LOGITS,
 ) -> tuple[torch.Tensor, ...]:
     """Results of a function that makes logits for rows, of which only one chunk's exist at a time.
 
@@ -26,12 +25,11 @@ def in_chunks(
         function: Takes n rows of every tensor, makes logits (n, V) of them, and returns tensors (n, ...).
         rows: Tensors (M, ...).
         vocab_size: V.
-        max_logits: Maximum n * V.
 
     Returns:
         What the function returns, each (M, ...).
     """
-    *chunks, last = zip(*(tensor.split(max(1, max_logits // vocab_size)) for tensor in rows), strict=True)
+    *chunks, last = zip(*(tensor.split(max(1, MAX_LOGITS // vocab_size)) for tensor in rows), strict=True)
     results = [checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     results.append(function(*last))
     return tuple(torch.cat(columns) for columns in zip(*results, strict=True))
