@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 from ollm_rl.agents.policies.base import Evaluation, tempered
 from ollm_rl.agents.policies.option import VALUE_WIDTH
 from ollm_rl.agents.policies.vocabulary import VocabularyPolicy, token_statistics
-from ollm_rl.backbones.lora import add_lora, without_lora
-from ollm_rl.backbones.output_head import OutputHead, last_hidden_states
+from ollm_rl.backbones.lora import add_lora, lora_hidden_states, without_lora
+from ollm_rl.backbones.output_head import OutputHead
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.options.adapter import mlp
 
@@ -58,7 +58,7 @@ class TokenPolicy(VocabularyPolicy):
         """h_t at the decisions, (M, H)."""
         input_ids, positions = rollout.sequences()
         # Without a mask attention is faster. What follows a row's end changes nothing before it.
-        hidden = last_hidden_states(self.backbone, input_ids)
+        hidden = lora_hidden_states(self.backbone, input_ids)
         return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))[rollout.decisions]
 
     def _statistics(self, hidden_states: torch.Tensor, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
