@@ -159,20 +159,39 @@ class Updater:
         names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "kl")
         terms = {name: torch.zeros((), device=self.device) for name in names}
         self.optimizer.zero_grad()
-        passes = [(batch, rows) for batch, selected in parts for rows in self.passes(batch, selected)]
-        for batch, rows in passes:
+        for batch, rows, teaches in self._passes_to_take(parts, penalties):
             width = max(batch.lengths[row] for row in rows)
             index = torch.tensor(rows, device=self.device)
             episodes = batch.rollout.select(index, width)
             advantages, returns = (
                 values[index, :width][episodes.decisions] for values in (batch.advantages, batch.returns)
             )
-            pass_terms, loss = self._loss(episodes, advantages, returns, penalties)
+            with torch.set_grad_enabled(teaches):
+                pass_terms, loss = self._loss(episodes, advantages, returns, penalties)
             share = sum(batch.num_decisions[row] for row in rows) / total
-            (share * loss).backward()
+            if teaches:
+                (share * loss).backward()
             for name, value in pass_terms.items():
                 terms[name] += share * value.detach()
         return terms
+
+    def _passes_to_take(self, parts: list[Part], penalties: Penalties) -> list[tuple[UpdateBatch, list[int], bool]]:
+        """Passes over some episodes, and whether a pass has a gradient.
+
+        In REINFORCE without penalties an episode without an advantage, as in a group of equal rewards, has none. The
+        backward pass through a backbone, which is left out, is two thirds of a pass.
+        """
+        may_teach_nothing = self.policy.reads_sequences and self.config.algorithm == "reinforce" and not any(penalties)
+        passes = []
+        for batch, rows in parts:
+            split = (
+                [(row, batch.advantaged[row]) for row in rows] if may_teach_nothing else [(row, True) for row in rows]
+            )
+            for flag in (True, False):
+                chosen = [row for row, teaches in split if teaches is flag]
+                passes += [(batch, group, flag) for group in self.passes(batch, chosen)]
+        # Without any gradient Adam would not move by its momentum either.
+        return passes if any(flag for *_, flag in passes) else [(batch, rows, True) for batch, rows, _ in passes]
 
     def _loss(
         self, episodes: Rollout, advantages: torch.Tensor, returns: torch.Tensor, penalties: Penalties
