@@ -5,8 +5,11 @@ python -m ollm_rl.experiments.bench.update --against CHECKOUT [--backbone smollm
 CHECKOUT is a folder with another commit (``git worktree add CHECKOUT COMMIT``). The parts are an update of the
 vocabulary's REINFORCE (4 optimiser steps, LoRA of rank 16), and steps of ``ollm-rl sft`` in the stages lora and
 backbone. Each runs in a process of its own, first in CHECKOUT, then here, round by round, on the same texts of random
-tokens; groups of eight episodes have one prompt. The first step of a process warms up and does not count. Memory is the
-GPU's highest, or what the process grew by. The difference is the largest relative one of losses and gradient norms.
+tokens; groups of eight episodes have one prompt. The first step of a process warms up and does not count.
+
+Memory is the GPU's highest, or what the process grew by. The difference is the largest relative one of losses and
+gradient norms. On a CPU seconds are the processor's, so that other work on the machine counts little; set
+OMP_NUM_THREADS=1, since threads that wait for each other count too.
 """
 
 import argparse
@@ -140,9 +143,10 @@ def result(
 
 
 def clock(device: str) -> float:
-    """Current time in seconds, after the device has finished its work."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+    """Current time in seconds, on a GPU after it has finished its work, else that of the processor."""
+    if device != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize()
     return time.perf_counter()
 
 
