@@ -209,15 +209,15 @@ def main() -> None:
         run = run_update(args, dtype) if args.run == "update" else run_stage(args, args.run, dtype)
         print(json.dumps(run))
         return
-    if args.against is None:
-        parser.error("--against is missing: give a folder with another commit (git worktree add FOLDER COMMIT)")
+    if args.against is None or not (args.against / "ollm_rl").is_dir():
+        parser.error(f"--against {args.against} has no ollm_rl; give a checkout (git worktree add FOLDER COMMIT)")
     here = Path(__file__).resolve().parents[2]
     measured: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     with tqdm(total=args.rounds * len(args.only)) as bar:
         for _ in range(args.rounds):
             for part in args.only:
                 bar.set_description(part)
-                pair = in_checkout(args.against, part, args), in_checkout(here, part, args)
+                pair = in_checkout(args.against.resolve(), part, args), in_checkout(here, part, args)
                 measured.setdefault(part, []).append(pair)
                 if args.json:
                     settings = {name: str(value) for name, value in vars(args).items()}
