@@ -41,6 +41,7 @@ from ollm_rl.pretrain.data import PadRight, encode_examples, solved_problems
 from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
 from ollm_rl.pretrain.option_trainer import LossOfStates, OptionTrainer
 from ollm_rl.pretrain.order import LengthOrderTrainer
+from ollm_rl.pretrain.token_loss import chunk_loss
 from ollm_rl.problems.prompts import format_prompts
 from ollm_rl.processes import from_first, join, only_first_speaks, rank, world_size
 from ollm_rl.runs import exclusive_run, write_atomic
@@ -147,6 +148,8 @@ def with_steps(config: SFTConfig, num_examples: int) -> SFTConfig:
 
 def trainable(backbone: PreTrainedModel, config: SFTConfig) -> Any:
     """The model of a stage; only the weights that the stage trains have gradients."""
+    if config.stage != "options":
+        chunk_loss(backbone)
     if config.stage == "backbone":
         return backbone.train()
     if config.stage == "lora":

@@ -7,7 +7,7 @@ import torch
 
 from ollm_rl.agents.policies.base import Evaluation, tempered
 from ollm_rl.agents.policies.shift import ShiftedPolicy
-from ollm_rl.agents.policies.vocabulary import VocabularyPolicy
+from ollm_rl.agents.policies.vocabulary import VocabularyPolicy, token_statistics
 from ollm_rl.decode.rollout import Rollout
 
 
@@ -21,15 +21,18 @@ class FrozenHeadPolicy(ShiftedPolicy, VocabularyPolicy):
     def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
         """Evaluate a rollout's decisions under the current weights; the reference is the backbone."""
         hidden = rollout.stored["hidden_states"][rollout.decisions]
-        tokens = rollout.tokens[rollout.decisions][:, None]
-        log_probs = self.log_probs(hidden)
+        log_probs, entropies = self._statistics(self.shift(hidden), rollout)
         reference_log_probs = None
         if reference:
             with torch.no_grad():
-                reference_log_probs = self._read(hidden).gather(1, tokens)[:, 0]
-        entropies = -(log_probs.exp() * log_probs).sum(-1)
+                reference_log_probs, _ = self._statistics(hidden, rollout)
         values = self.value_head(hidden.float())[:, 0]
-        return Evaluation(log_probs.gather(1, tokens)[:, 0], entropies, values, reference_log_probs)
+        return Evaluation(log_probs, entropies, values, reference_log_probs)
+
+    def _statistics(self, hidden_states: torch.Tensor, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities of the decisions' tokens at h'_t, and entropies: (M, H) -> (M,) and (M,)."""
+        tokens = rollout.tokens[rollout.decisions]
+        return token_statistics(self._read, hidden_states, tokens, vocab_size=self.head.vocab_size)
 
     def _read(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(M, H) -> (M, V)."""

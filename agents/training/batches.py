@@ -6,6 +6,7 @@ Letters: N episodes, T tokens (or decisions, for policies that do not read seque
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,6 +46,12 @@ class UpdateBatch:
             rollout = rollout.at_decisions()
         lengths, num_decisions = rollout.completion_mask.sum(1).tolist(), rollout.decisions.sum(1).tolist()
         return cls(rollout, advantages, returns, lengths, num_decisions)
+
+    @cached_property
+    def advantaged(self) -> list[bool]:
+        """Whether an episode has an advantage that is not 0 at one of its decisions."""
+        flags: list[bool] = (self.rollout.decisions & (self.advantages != 0)).any(1).tolist()
+        return flags
 
     def size(self, row: int) -> int:
         """Number of tokens of an episode's prompt and completion."""

@@ -5,7 +5,7 @@ Letters: N episodes, T tokens, M decisions.
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -14,12 +14,14 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.training.advantages import kl_estimate, ppo_loss, reinforce_loss, topr_loss
 from ollm_rl.agents.training.batches import Part, UpdateBatch
+from ollm_rl.agents.training.passes import grouped
 from ollm_rl.agents.training.replay import Replay
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.options.losses import steered_weight
 from ollm_rl.processes import rank, sum_gradients, sum_over_processes, world_size
 
-CPU_PASS_TOKENS = 16_384
+PASS_TOKENS = 8_192  # of policies that read sequences; what the others keep for a gradient is small
+CPU_OVERHEAD, OVERHEAD = 128, 2_048  # tokens that take as long as starting a pass, which launches many kernels
 COEF_RATE, COEF_RANGE = 0.1, (1e-5, 1.0)
 
 
@@ -66,14 +68,15 @@ class Updater:
 
     Attributes:
         optimizer: Adam.
-        pass_tokens: Maximum tokens of one pass, padding included; None for a whole minibatch.
+        pass_tokens: Maximum tokens of one pass, padding included; None for a whole minibatch, if the policy reads only
+            decisions, which have no padding.
     """
 
     def __init__(self, policy: Policy, config: RLConfig) -> None:
         self.policy, self.config, self.device = policy, config, policy.backbone.device
         weights = [weight for weight in policy.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(weights, lr=config.learning_rate)
-        self.pass_tokens = config.pass_tokens or (CPU_PASS_TOKENS if self.device.type == "cpu" else None)
+        self.pass_tokens = config.pass_tokens or (PASS_TOKENS if policy.reads_sequences else None)
         self.replay = Replay(config.replay)
 
     def run(
@@ -129,18 +132,14 @@ class Updater:
         self.optimizer.step()
         return terms | {"grad_norm": norm}
 
-    def passes(self, batch: UpdateBatch, rows: list[int]) -> Iterator[list[int]]:
-        """Group episodes of similar length into passes of at most ``pass_tokens`` tokens."""
-        part: list[int] = []
-        longest = 0
-        for row in sorted((row for row in rows if batch.num_decisions[row]), key=lambda row: batch.lengths[row]):
-            longest = max(longest, batch.size(row))
-            if part and self.pass_tokens is not None and longest * (len(part) + 1) > self.pass_tokens:
-                yield part
-                part, longest = [], batch.size(row)
-            part.append(row)
-        if part:
-            yield part
+    def passes(self, batch: UpdateBatch, rows: list[int]) -> list[list[int]]:
+        """Group the episodes that have decisions into passes of at most ``pass_tokens`` tokens."""
+        rows = sorted((row for row in rows if batch.num_decisions[row]), key=batch.size)
+        if self.pass_tokens is None:
+            return [rows] if rows else []
+        overhead = CPU_OVERHEAD if self.device.type == "cpu" else OVERHEAD
+        groups = grouped([batch.size(row) for row in rows], limit=self.pass_tokens, overhead=overhead)
+        return [[rows[index] for index in group] for group in groups]
 
     def _halve(self, parts: list[Part]) -> None:
         longest = _longest(parts)
@@ -161,21 +160,41 @@ class Updater:
         names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "kl")
         terms = {name: torch.zeros((), device=self.device) for name in names}
         self.optimizer.zero_grad()
-        passes = [(batch, rows) for batch, selected in parts for rows in self.passes(batch, _share(batch, selected))]
-        for batch, rows in passes:
+        for batch, rows, teaches in self._passes_to_take(parts, penalties):
             width = max(batch.lengths[row] for row in rows)
             index = torch.tensor(rows, device=self.device)
             episodes = batch.rollout.select(index, width)
             advantages, returns = (
                 values[index, :width][episodes.decisions] for values in (batch.advantages, batch.returns)
             )
-            pass_terms, loss = self._loss(episodes, advantages, returns, penalties)
+            with torch.set_grad_enabled(teaches):
+                pass_terms, loss = self._loss(episodes, advantages, returns, penalties)
             share = sum(batch.num_decisions[row] for row in rows) / total
-            (share * loss).backward()
+            if teaches:
+                (share * loss).backward()
             for name, value in pass_terms.items():
                 terms[name] += share * value.detach()
         sum_gradients(self.optimizer.param_groups[0]["params"])
         return dict(zip(terms, sum_over_processes(torch.stack(list(terms.values()))), strict=True))
+
+    def _passes_to_take(self, parts: list[Part], penalties: Penalties) -> list[tuple[UpdateBatch, list[int], bool]]:
+        """Passes over some episodes, and whether a pass has a gradient.
+
+        In REINFORCE without penalties an episode without an advantage, as in a group of equal rewards, has none. The
+        backward pass through a backbone, which is left out, is two thirds of a pass.
+        """
+        may_teach_nothing = self.policy.reads_sequences and self.config.algorithm == "reinforce" and not any(penalties)
+        passes = []
+        for batch, selected in parts:
+            rows = _share(batch, selected)
+            split = (
+                [(row, batch.advantaged[row]) for row in rows] if may_teach_nothing else [(row, True) for row in rows]
+            )
+            for flag in (True, False):
+                chosen = [row for row, teaches in split if teaches is flag]
+                passes += [(batch, group, flag) for group in self.passes(batch, chosen)]
+        # Without any gradient Adam would not move by its momentum either.
+        return passes if any(flag for *_, flag in passes) else [(batch, rows, True) for batch, rows, _ in passes]
 
     def _loss(
         self, episodes: Rollout, advantages: torch.Tensor, returns: torch.Tensor, penalties: Penalties

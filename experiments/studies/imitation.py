@@ -85,9 +85,9 @@ def positions(policy: Policy, completions: Rollout) -> tuple[Rollout, float]:
     hidden, tokens, first = [], [], []
     for rows in torch.arange(len(completions.prompts), device=completions.tokens.device).split(PASS_COMPLETIONS):
         part = completions.select(rows)
-        input_ids, attention_mask, previous = part.sequences()
-        states = last_hidden_states(policy.backbone, input_ids, attention_mask)
-        states = states.gather(1, previous[..., None].clamp(max=states.shape[1] - 1).expand(-1, -1, states.shape[-1]))
+        input_ids, previous = part.sequences()
+        states = last_hidden_states(policy.backbone, input_ids)
+        states = states.gather(1, previous[..., None].expand(-1, -1, states.shape[-1]))
         hidden.append(states[part.completion_mask])
         tokens.append(part.tokens[part.completion_mask])
         first.append(torch.zeros_like(part.tokens).index_fill_(1, rows.new_zeros(1), 1)[part.completion_mask])

@@ -53,11 +53,15 @@ class OutputHead:
         Those of tokens that are never written (padded vocabularies) have the lowest number there is. It is finite, so
         that a probability of 0 times its logarithm is 0.
         """
-        logits = self._capped(self.linear(hidden_states))
+        logits = self.logits(hidden_states)
         if len(self._suppressed):
             self._suppressed = self._suppressed.to(logits.device)
             logits.index_fill_(-1, self._suppressed, torch.finfo(logits.dtype).min)
         return logits
+
+    def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """As the model's own forward pass computes them, those of tokens that are never written too."""
+        return self._capped(self.linear(hidden_states))
 
     def at(self, hidden_states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The logits of some tokens only, in float32: (..., H), (..., C) -> (..., C).
@@ -81,7 +85,7 @@ class OutputHead:
         probe = torch.arange(1, 5, device=self._backbone.device)[None] % self.vocab_size
         try:
             expected = self._backbone(input_ids=probe, use_cache=False).logits
-            logits = self._capped(self.linear(last_hidden_states(self._backbone, probe))).to(expected.dtype)
+            logits = self.logits(last_hidden_states(self._backbone, probe)).to(expected.dtype)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever an unknown architecture raises

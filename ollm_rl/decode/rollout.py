@@ -117,25 +117,22 @@ class Rollout:
             slot_steps=sum(part.slot_steps for part in parts),
         )
 
-    def sequences(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Prompts followed by their completions, padded on the right.
+    def sequences(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts followed by their completions, padded on the right to the longest of them, of L tokens.
 
         Returns:
-            ``input_ids`` and ``attention_mask``, (N, P + T), and for every token of a completion the index of the token
-            before it, whose h_t chose it, (N, T).
+            ``input_ids``, (N, L), and for every token of a completion the index of the token before it, whose h_t chose
+            it, (N, T).
         """
         device, width = self.tokens.device, self.tokens.shape[1]
         lengths = torch.tensor([len(prompt) for prompt in self.prompts], device=device)
         previous = lengths[:, None] - 1 + torch.arange(width, device=device)
-        longest = int(lengths.max()) + width
-        input_ids = torch.zeros(len(self.prompts), longest, dtype=torch.long, device=device)
         rows = [torch.tensor(prompt) for prompt in self.prompts]
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
-        input_ids[:, : padded.shape[1]] = padded
+        prompts = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
+        input_ids = torch.nn.functional.pad(prompts, (0, width))
         input_ids.scatter_(1, previous + 1, self.tokens.where(self.completion_mask, 0))
-        ends = lengths + self.completion_mask.sum(1)
-        mask = torch.arange(longest, device=device) < ends[:, None]
-        return input_ids, mask.long(), previous
+        longest = int((lengths + self.completion_mask.sum(1)).max())
+        return input_ids[:, :longest], previous.clamp(max=longest - 1)
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ def script_of_letter(letter: str) -> str:
     return "" if name in _NO_SCRIPT else _SAME.get(name, name)
 
 
+@functools.lru_cache(maxsize=4096)
 def script_of_word(word: str) -> str:
     """The script of most of a word's letters."""
     scripts = [script_of_letter(letter) for letter in word if letter.isalpha()]

@@ -11,10 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ollm_rl.backbones.chunks import MAX_LOGITS as MAX_LOGITS
 from ollm_rl.devices import HAS_TRITON
 from ollm_rl.errors import UsageError
-
-MAX_LOGITS = 2**25  # elements in one chunk of logits: 128 MiB in float32
 
 
 def token_cross_entropy(

@@ -70,12 +70,12 @@ def test_passes_hold_episodes_of_like_length_within_their_tokens() -> None:
     updater = Updater(policy, config(pass_tokens=22))
     counts = [3, 8, 5, 1]
     batch = UpdateBatch(rollout, nothing, nothing, lengths=counts, num_decisions=counts)
-    # Lengths with prompts: 6, 9, 10 and 3. The two short ones take 2 * 6 = 12 tokens; a third would make it 3 * 10.
-    assert list(updater.passes(batch, [0, 1, 2, 3])) == [[3, 0], [2, 1]]
+    # Lengths with prompts: 6, 9, 10 and 3. The two short ones take 2 * 6 = 12 tokens; a third would make it 3 * 9.
+    assert updater.passes(batch, [0, 1, 2, 3]) == [[3, 0], [1, 2]]
     updater.pass_tokens = None
-    assert list(updater.passes(batch, [0, 1, 2, 3])) == [[3, 0, 2, 1]]
+    assert updater.passes(batch, [0, 1, 2, 3]) == [[3, 0, 1, 2]]
     idle = replace(batch, num_decisions=[3, 0, 5, 1])  # nothing to learn from the second
-    assert list(updater.passes(idle, [0, 1, 2, 3])) == [[3, 0, 2]]
+    assert updater.passes(idle, [0, 1, 2, 3]) == [[3, 0, 2]]
 
 
 @pytest.mark.parametrize("make", [options_policy, token_policy])
@@ -211,3 +211,32 @@ def test_a_replay_that_does_not_fit_is_refused_with_the_memory_it_needs(monkeypa
     monkeypatch.setattr("ollm_rl.agents.training.replay.free_memory", lambda device: 0)
     with pytest.raises(UsageError, match=r"replay=3 iterations need 0\.0 GiB more, but 0\.0 GiB are free; lower it"):
         update(options_policy(), config(ratio="topr", replay=3))
+
+
+def test_episodes_of_a_group_of_equal_rewards_are_evaluated_without_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, bool]] = []
+    whole = TokenPolicy.evaluate
+
+    def evaluate(self: TokenPolicy, rollout: Rollout, **settings: Any) -> Evaluation:
+        seen.append((len(rollout.prompts), torch.is_grad_enabled()))
+        return whole(self, rollout, **settings)
+
+    monkeypatch.setattr(TokenPolicy, "evaluate", evaluate)
+    results = []
+    for ent_coef in (0.0, 1e-30):  # a bonus too small to change a number, which gives every episode a gradient
+        policy = token_policy()
+        updater = Updater(policy, config(algorithm="reinforce", baseline="group"))
+        for rewards in ([1.0, 0, 1, 1], [1.0, 1, 0, 0]):  # in the end nothing has an advantage
+            terms = updater.run(
+                rollout_of(policy),
+                torch.tensor(rewards),
+                iteration=0,
+                penalties=Penalties(ent_coef, 0.0),
+                generator=torch.Generator().manual_seed(0),
+            )
+        results.append((weights(policy), terms))
+    assert seen == [(2, True), (2, False), (4, True), (4, True), (4, True)]
+    (found, terms), (expected, others) = results
+    assert terms == pytest.approx(others, rel=1e-4, abs=1e-6)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
