@@ -6,8 +6,8 @@ Takes the settings of ``ollm-rl compare`` and runs every method on every seed, w
 finished run is evaluated on test problems (sampled), and each completion, of training and of the test, gets its mean
 log-probability under the backbone. OUT/runs has a folder per run and, once it is done, a Parquet file; runs already
 done are skipped, and one that was interrupted resumes. Several processes may share OUT: each takes runs that no other
-works on. When all are done, OUT/drift.parquet has one row per completion, from which `drift_tables` makes table and
-figure.
+works on. OUT/drift.parquet has one row per completion of the runs that are done, from which `drift_tables` makes table
+and figure.
 """
 
 import sys
@@ -89,7 +89,7 @@ def take(path: Path, method: str, run: RLConfig, config: CompareConfig) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run what is missing, seed by seed; when all is there, write the Parquet file and print the tables."""
+    """Run what is missing, seed by seed; then write the Parquet file of what is done and print the tables."""
     config: CompareConfig = parse(["compare", *arguments])[1]
     runs = config.out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
@@ -100,9 +100,11 @@ def main(arguments: list[str]) -> None:
             take(path, method, method_config(config, method, {}, seed, runs / path.stem), config)
             paths.append(path)
     if missing := [path.stem for path in paths if not path.exists()]:
-        print(f"{len(missing)} runs are still at work in other processes: {', '.join(missing)}")
+        print(f"not in the tables: {', '.join(missing)}, at which other processes are at work")
+    done = [pd.read_parquet(path) for path in paths if path.exists()]
+    if not done:
         return
-    frame = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    frame = pd.concat(done, ignore_index=True)
     names = {"method": "category", "part": "category", "flags": "category", "seed": "int16"}
     write_atomic(config.out / DRIFT_FILE, frame.astype(names).to_parquet(index=False, compression="zstd"))
     print(drift_text(config.out / DRIFT_FILE, config.window, config.thresholds))

@@ -47,7 +47,7 @@ def trailing(run: pd.DataFrame, window: int) -> pd.DataFrame:
 
 
 def at_reward(run: pd.DataFrame, window: int, threshold: float) -> pd.Series | None:
-    """The means over the window in which a run first reaches a mean reward, with ``episodes``; None if it never does."""
+    """Means over the window in which a run first reaches a mean reward, with ``episodes``; None if it never does."""
     means = trailing(run, window)
     reached = np.flatnonzero(means["correct"] >= threshold - 1e-9)  # sums of a rolling window are not exact
     if not reached.size:
@@ -71,7 +71,9 @@ def _spread(values: Sequence[float], factor: float, digits: int) -> Estimate:
 def _row(method: str, found: Sequence[pd.Series], base: Sequence[pd.Series]) -> list[Cell]:
     """A method's means, and its switching plus degeneracy as a ratio to the baseline's."""
     cells: list[Cell] = [_spread([one[key] for one in found], *RATES[key][1:]) for key in RATES]
-    ours, theirs = (float(np.mean([one["switched"] + one["degenerate"] for one in side])) for side in (found, base))
+    ours, theirs = (
+        sum(one["switched"] + one["degenerate"] for one in side) / max(1, len(side)) for side in (found, base)
+    )
     ratio = NOTHING if method == BASELINE or not theirs > 0 else f"{ours / theirs:.2f}"
     return [method, *cells, ratio]
 
@@ -131,7 +133,11 @@ def draw(path: Path, window: int, out: Path) -> None:
         count = min(len(run) for run in runs) // window
         blocks = np.mean(
             [
-                run[list(RATES)].astype("float64").iloc[: count * window].groupby(np.arange(count * window) // window).mean()
+                run[list(RATES)]
+                .astype("float64")
+                .iloc[: count * window]
+                .groupby(np.arange(count * window) // window)
+                .mean()
                 for run in runs
             ],
             axis=0,

@@ -10,9 +10,9 @@ answer). Each solution is written in a style drawn at random; the more reliable 
 - *worked*: the human text; of word problems, whose human solution is one equation, its steps in words.
 - *spanish*: the equations in Spanish sentences, after an English question.
 
-A problem is left out if its solution has no equations, if one is not true, or if the last one is not the answer. OUT gets
-sft.jsonl (GSM8K and half of the word problems), rl.jsonl (the other half), test.jsonl (the 300 of dev and the last 300 of
-train, as in ``smollm2_words.sh``) and counts.json (what was written).
+A problem is left out if its solution has no equations, if one is not true, or if the last one is not the answer. OUT
+gets sft.jsonl (GSM8K and half of the word problems), rl.jsonl (the other half), test.jsonl (the 300 of dev and the last
+300 of train, as in ``smollm2_words.sh``) and counts.json (what was written).
 """
 
 import argparse
@@ -114,7 +114,7 @@ def steps_of(solution: str, answer: str) -> list[Step]:
 
 
 def _checked(steps: list[Step], answer: str) -> list[Step]:
-    if not steps or abs(Fraction(steps[-1][1]) - Fraction(answer.replace(",", ""))) > Fraction(1, 10**PLACES):
+    if not steps or Fraction(steps[-1][1]) != Fraction(answer.replace(",", "")):
         raise ValueError("the solution does not lead to the answer")
     return steps
 
@@ -178,7 +178,9 @@ def build(rows: Mapping[str, Sequence[Row]], seed: int) -> tuple[dict[str, list[
     draw = np.random.default_rng(seed)
     words = list(rows["word_problems_train"])
     if len(words) < HELD_OUT + 2:
-        raise UsageError(f"word_problems_train has {len(words)} problems, of which {HELD_OUT} belong to the test; give more")
+        raise UsageError(
+            f"word_problems_train has {len(words)} problems, of which {HELD_OUT} belong to the test; give more"
+        )
     words, held_out = words[:-HELD_OUT], words[-HELD_OUT:]
     half = len(words) // 2
     sft: list[Row] = []

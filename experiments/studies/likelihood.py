@@ -18,9 +18,7 @@ from ollm_rl.problems.prompts import encode_prompts
 PASS_COMPLETIONS = 64
 
 
-def log_likelihoods(
-    backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
-) -> list[float]:
+def log_likelihoods(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[float]:
     """Mean log-probability per token of each completion after its question, in nats.
 
     The completion's text is tokenized again; the token that ends it counts where it ended by itself. NaN for a

@@ -111,7 +111,9 @@ def draw(start: Mapping[str, Any], ceilings: Mapping[str, Any], runs: Runs, out:
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for colour, (name, result) in zip(COLOURS, start.items(), strict=False):
-        left.plot(list(result["pass"]), [100 * value for value in result["pass"].values()], "o-", color=colour, label=name)
+        left.plot(
+            list(result["pass"]), [100 * value for value in result["pass"].values()], "o-", color=colour, label=name
+        )
     left.set(xscale="log", xlabel="k", ylabel="pass@k before training, %")
     left.legend(frameon=False)
     places = np.arange(len(ceilings))

@@ -45,8 +45,13 @@ DISTILL_QWEN = {  # config.json of DeepSeek-R1-Distill-Qwen-1.5B
 }
 TINY = {
     **DISTILL_QWEN,
-    **{"vocab_size": 1100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
-    **{"num_attention_heads": 4, "max_position_embeddings": 256, "dtype": "float32"},
+    "vocab_size": 1100,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "dtype": "float32",
 }
 ROWS = 1280  # solutions: 20 steps of 64
 OMNI_MATH = 4428  # problems
@@ -66,7 +71,9 @@ def write_standin(folder: Path, config: dict[str, Any], lengths: tuple[int, int]
     """
     torch.manual_seed(0)
     Qwen2ForCausalLM(Qwen2Config(**config)).to(getattr(torch, config["dtype"])).save_pretrained(folder / "model")
-    vocabulary = {token: index for index, token in enumerate(["<end>", "\u0120", *string.ascii_letters, *string.digits])}
+    vocabulary = {
+        token: index for index, token in enumerate(["<end>", "\u0120", *string.ascii_letters, *string.digits])
+    }
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))  # a token per letter
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -141,7 +148,9 @@ def stages(args: argparse.Namespace) -> dict[str, Callable[[], float]]:
         """Seconds per problem."""
         count = 4 if small else 128
         dtype = "float32" if small else "bfloat16"
-        return ollm("teacher-forced", "--model", model, "--lora", lora, *omni, "--limit", count, "--dtype", dtype) / count
+        return (
+            ollm("teacher-forced", "--model", model, "--lora", lora, *omni, "--limit", count, "--dtype", dtype) / count
+        )
 
     def rl(name: str, *words: Any) -> float:
         """Median seconds of an iteration after the first."""

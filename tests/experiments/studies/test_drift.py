@@ -60,7 +60,11 @@ def test_rates_are_those_of_the_window_in_which_the_reward_is_first_reached(file
     assert str(latent[4]) == "1.000 [1.000, 1.000]"
     assert str(latent[-1]) == "0.00"
     assert [str(cell) for cell in vocabulary[1:3]] == ["1 of 2", "6 [6, 6]"]
-    assert [str(cell) for cell in vocabulary[4:7]] == ["0.000 [0.000, 0.000]", "100.0 [100.0, 100.0]", "50.0 [50.0, 50.0]"]
+    assert [str(cell) for cell in vocabulary[4:7]] == [
+        "0.000 [0.000, 0.000]",
+        "100.0 [100.0, 100.0]",
+        "50.0 [50.0, 50.0]",
+    ]
 
 
 def test_the_end_of_training_averages_seeds_and_an_unknown_language_is_not_counted(file: Path) -> None:

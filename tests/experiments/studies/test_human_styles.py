@@ -18,7 +18,11 @@ CLIPS = "Natalia sold 48/2 = 24 clips in May.\nNatalia sold 48+24 = 72 clips alt
     ("solution", "answer", "steps"),
     [
         (CLIPS, "72", [("48 / 2", "24"), ("48 + 24", "72")]),
-        ("She had $1,200 − $200 = $1,000.\nHalf is .5 x 1,000 = $500.", "500", [("1200 - 200", "1000"), (".5 * 1000", "500")]),
+        (
+            "She had $1,200 − $200 = $1,000.\nHalf is .5 x 1,000 = $500.",
+            "500",
+            [("1200 - 200", "1000"), (".5 * 1000", "500")],
+        ),
         ("( 705.0 - ( 191.0 + 457.0 ) )", "57", [("191 + 457", "648"), ("705 - 648", "57")]),
         ("X=(3.0*(10.0-5.0))", "15", [("10 - 5", "5"), ("3 * 5", "15")]),
         ("6*12=x", "72", [("6 * 12", "72")]),
@@ -73,7 +77,12 @@ def test_shares_of_styles_and_of_wrong_answers_are_those_stated() -> None:
 
 
 def word(number: int) -> dict[str, Any]:
-    return {"id": f"w{number}", "question": f"What is {number} and 1?", "solution": f"{number} + 1 = x", "answer": number + 1}
+    return {
+        "id": f"w{number}",
+        "question": f"What is {number} and 1?",
+        "solution": f"{number} + 1 = x",
+        "answer": number + 1,
+    }
 
 
 def test_no_problem_is_in_two_sets_and_equal_seeds_give_equal_sets() -> None:

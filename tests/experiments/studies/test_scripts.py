@@ -51,7 +51,9 @@ def test_the_commands_of_a_script_are_accepted(script: str, tmp_path: Path) -> N
 
 def test_a_step_ends_in_time_and_what_is_small_travels(tmp_path: Path) -> None:
     script = tmp_path / "script.sh"
-    script.write_text('set -e; mkdir -p out/runs; echo 1 >>out/runs/metrics.json; head -c 4M /dev/zero >out/best.pt; "$@"')
+    script.write_text(
+        'set -e; mkdir -p out/runs; echo 1 >>out/runs/metrics.json; head -c 4M /dev/zero >out/best.pt; "$@"'
+    )
     step = ["bash", str(STUDIES / "step.sh"), "1", "state", "out", "bash", str(script)]
     first = subprocess.run([*step, "sleep", "30"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (first.returncode, first.stdout) == (124, "exit status 124; the same command continues\n")
