@@ -27,6 +27,7 @@ from ollm_rl.backbones.loading import load_backbone
 from ollm_rl.backbones.names import resolve
 from ollm_rl.cli import parse
 from ollm_rl.devices import resolve_device
+from ollm_rl.errors import UsageError, one_line
 from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.studies.drift_tables import drift_text
 from ollm_rl.experiments.studies.likelihood import log_likelihoods
@@ -111,4 +112,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except UsageError as error:
+        sys.exit(one_line(error))

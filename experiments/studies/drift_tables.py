@@ -166,6 +166,8 @@ def main() -> None:
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.9, 0.95, 0.98], help="mean rewards")
     parser.add_argument("--figure", type=Path, help="also draw the figure to this SVG file")
     args = parser.parse_args()
+    if not args.file.is_file():
+        parser.error(f"{args.file} does not exist; give the drift.parquet of a study")
     print(drift_text(args.file, args.window, args.thresholds))
     if args.figure is not None:
         draw(args.file, args.window, args.figure)

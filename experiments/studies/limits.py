@@ -91,7 +91,9 @@ def training_table(runs: Runs) -> Table:
     for method, seeds in runs.items():
         cells = []
         for key in SIGNALS:
-            thirds = np.mean([[np.mean(part) for part in np.array_split(column(run, key), 3)] for run in seeds], axis=0)
+            thirds = np.mean(
+                [[part.mean() for part in np.array_split(column(run, key), 3) if part.size] for run in seeds], axis=0
+            )
             cells.append(", ".join(f"{third:.2f}" for third in thirds))
         rows.append([method, str(len(seeds)), *cells])
     note = (
@@ -147,7 +149,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--figure", type=Path, help="also draw the figure to this SVG file")
     args = parser.parse_args()
-    start, ceilings, runs = (read(args.folder) for read in (start_results, imitation_results, training_runs))
+    start, ceilings = start_results(args.folder), imitation_results(args.folder)
+    runs = training_runs(args.folder)
     tables = [make(found) for make, found in ((start_table, start), (imitation_table, ceilings)) if found]
     tables += [training_table(runs)] if runs else []
     if not tables:

@@ -54,7 +54,10 @@ def free_table(results: list[dict[str, Any]]) -> Table:
 
 def main(out: Path) -> None:
     """Print both tables."""
-    forced = json.loads((out / "forced.json").read_text())
+    path = out / "forced.json"
+    if not path.is_file():
+        sys.exit(f"{path} does not exist; give the OUT of paper.sh")
+    forced = json.loads(path.read_text())
     for table in (forced_table(forced), free_table(read_results(out / "eval"))):
         print(table.markdown(), end="\n\n")
 

@@ -12,6 +12,11 @@ MEASURES |= {"answer_correct": ("answers right, %", 100, 1), "information": ("na
 MEASURES |= {"gain_per_nat": ("gain per nat", 1, 2)}
 
 
+def _estimate(interval: list[float], factor: float, digits: int) -> Estimate:
+    value, low, high = (factor * number for number in interval)
+    return Estimate(value, low, high, digits)
+
+
 def forced_table(forced: dict[str, Any]) -> Table:
     """Teacher-forced scores, with what the choices reveal of the true tokens."""
     rows: list[list[Cell]] = []
@@ -19,7 +24,7 @@ def forced_table(forced: dict[str, Any]) -> Table:
         cells: list[Cell] = []
         for key, (_, factor, digits) in MEASURES.items():
             interval = scores.get(key)
-            cells.append("–" if interval is None else Estimate(*(factor * number for number in interval), digits))
+            cells.append("–" if interval is None else _estimate(interval, factor, digits))
         rows.append([name, *cells])
     note = f"{forced['num_problems']} problems, 95 % bootstrap."
     return Table("Teacher-forced", note, ["column", *(name for name, *_ in MEASURES.values())], rows)
@@ -33,7 +38,7 @@ def search_table(folder: Path, choice: str) -> Table:
     rows: list[list[Cell]] = []
     for name, result in searches.items():
         last = result["accuracy"][choice]
-        ends = Estimate(*(100 * last[key] for key in ("mean", "low", "high")), 1)
+        ends = _estimate([last[key] for key in ("mean", "low", "high")], 100, 1)
         rows.append([name, *(f"{100 * share:.1f}" for share in result["curves"][choice][:-1]), ends])
     note = f"Chosen by {choice}; % of {result['num_problems']} problems solved within so many generated tokens."
     return Table(choice.capitalize(), note, ["search", *(f"{budget}" for budget in budgets)], rows)
@@ -41,7 +46,10 @@ def search_table(folder: Path, choice: str) -> Table:
 
 def main(out: Path) -> None:
     """Print all tables."""
-    tables = [forced_table(json.loads((out / "forced.json").read_text()))]
+    path = out / "forced.json"
+    if not path.is_file():
+        sys.exit(f"{path} does not exist; give the OUT of tiny_arith_selection.sh")
+    tables = [forced_table(json.loads(path.read_text()))]
     tables += [search_table(out, choice) for choice in ("oracle", "majority", "likelihood")]
     print("\n\n".join(table.markdown() for table in tables))
 
