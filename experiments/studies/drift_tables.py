@@ -18,6 +18,8 @@ from ollm_rl.report.tables import Cell, Estimate, Table
 
 BASELINE = "vocabulary"
 NOTHING = "–"
+LAST = 512  # episodes that are the end of training
+BLOCK = 256  # episodes of a point in the figure
 COLOURS = {"latent": "#0072b2", "anchored": "#009e73", "vocabulary": "#d55e00"}
 # Quantity: name in tables, factor, digits.
 RATES = {
@@ -103,7 +105,7 @@ def end_table(frame: pd.DataFrame, part: str, window: int) -> Table:
     """Rates at the end of training: over the last episodes, or on the test problems."""
     runs = _runs(frame, part)
     last = {
-        method: [trailing(run, window if part == "train" else len(run)).iloc[-1] for run in of_method]
+        method: [trailing(run, min(window, len(run)) if part == "train" else len(run)).iloc[-1] for run in of_method]
         for method, of_method in runs.items()
     }
     rows = [_row(method, found, last.get(BASELINE, [])) for method, found in last.items()]
@@ -119,7 +121,7 @@ def drift_text(path: Path, window: int, thresholds: Sequence[float]) -> str:
     """All tables as Markdown."""
     frame = load(path)
     tables = [threshold_table(frame, window, threshold) for threshold in thresholds]
-    tables += [end_table(frame, part, window) for part in ("train", "test")]
+    tables += [end_table(frame, part, LAST) for part in ("train", "test")]
     return "\n\n".join(table.markdown() for table in tables)
 
 
@@ -162,7 +164,7 @@ def main() -> None:
     """Print the tables and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--window", type=int, default=256, help="episodes that a mean is taken over")
+    parser.add_argument("--window", type=int, default=96, help="episodes that a mean is taken over")
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.9, 0.95, 0.98], help="mean rewards")
     parser.add_argument("--figure", type=Path, help="also draw the figure to this SVG file")
     args = parser.parse_args()
@@ -170,7 +172,7 @@ def main() -> None:
         parser.error(f"{args.file} does not exist; give the drift.parquet of a study")
     print(drift_text(args.file, args.window, args.thresholds))
     if args.figure is not None:
-        draw(args.file, args.window, args.figure)
+        draw(args.file, BLOCK, args.figure)
 
 
 if __name__ == "__main__":
