@@ -1,6 +1,7 @@
 """Limits: what is shown of a setting is what its results say."""
 
 from pathlib import Path
+from typing import Any
 
 from ollm_rl.experiments.studies import limits
 
@@ -8,11 +9,11 @@ RUN = [
     {"episodes": 8.0 * (number + 1), "reward": reward, "mixed_groups": mixed, "live_share": 0.5}
     for number, (reward, mixed) in enumerate([(0.0, 0.25), (0.0, 0.75), (0.5, 1.0), (0.5, 0.5), (1.0, 0.0), (1.0, 0.5)])
 ]
-START = {
+START: dict[str, dict[str, Any]] = {
     "backbone": {"greedy": [0.25, 0.2, 0.3], "pass": {1: 0.2, 2: 0.4}},
     "options": {"pass": {1: 0.25}},
 }
-CEILINGS = {"anchored": {"whole_coverage": 0.069, "before": [0.07, 0.05, 0.09], "after": [0.17, 0.14, 0.2]}}
+CEILINGS: dict[str, dict[str, Any]] = {"anchored": {"whole_coverage": 0.069, "before": [0.07, 0.05, 0.09], "after": [0.17, 0.14, 0.2]}}
 
 
 def test_signals_are_means_of_thirds_over_seeds() -> None:
