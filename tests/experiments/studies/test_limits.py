@@ -13,7 +13,9 @@ START: dict[str, dict[str, Any]] = {
     "backbone": {"greedy": [0.25, 0.2, 0.3], "pass": {1: 0.2, 2: 0.4}},
     "options": {"pass": {1: 0.25}},
 }
-CEILINGS: dict[str, dict[str, Any]] = {"anchored": {"whole_coverage": 0.069, "before": [0.07, 0.05, 0.09], "after": [0.17, 0.14, 0.2]}}
+CEILINGS: dict[str, dict[str, Any]] = {
+    "anchored": {"whole_coverage": 0.069, "before": [0.07, 0.05, 0.09], "after": [0.17, 0.14, 0.2]}
+}
 
 
 def test_signals_are_means_of_thirds_over_seeds() -> None:
