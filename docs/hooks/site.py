@@ -29,7 +29,9 @@ ELSEWHERE = {
 ELSEWHERE |= {
     f"experiments/results/{path.name}": f"results/{path.name}"
     for path in sorted((ROOT / "experiments" / "results").iterdir())
+    if path.is_file() and path.name != "README.md"
 }
+ELSEWHERE["experiments/results/README.md"] = "results/claims.md"  # results/index.md is another page
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s:]+)(#[^)]*)?\)")
 CODE = re.compile(r"(```.*?```)", re.DOTALL)
 EQUATION = re.compile(r"```math\n(.*?)```", re.DOTALL)

@@ -1,0 +1,158 @@
+"""Hours and memory of ``paper.sh`` on this GPU, from 20 steps of each stage: no weights are needed.
+
+python -m ollm_rl.experiments.studies.paper_cost --out OUT
+
+Writes a stand-in of the backbone (the configuration of DeepSeek-R1-Distill-Qwen-1.5B with random weights) and of both
+data sets, and runs each stage with the presets of ``paper.sh``, in a process of its own. OUT has a JSON file for each
+stage; those already there are skipped. Prints the table. Random weights never end a completion, so the stages that
+generate take their longest.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ollm_rl.cli import parse, run
+from ollm_rl.experiments.studies.paper_standin import DISTILL_QWEN, TINY, write_standin
+from ollm_rl.files.records import read_rows
+from ollm_rl.report.tables import Cell, Table
+from ollm_rl.runs import origin, write_atomic
+
+PRESETS = Path(__file__).resolve().parent.parent / "presets"
+ROWS = 1280  # solutions: 20 steps of 64
+OMNI_MATH = 4428  # problems
+FULL_STEPS = {"options": 313, "lora": 313, "forced": OMNI_MATH, "latent": 100, "vocabulary": 100, "eval": 5 * OMNI_MATH}
+UNITS = {"forced": "problem", "eval": "problem and model", "latent": "iteration", "vocabulary": "iteration"}
+WARM_UP = 4  # steps that do not count
+
+
+def ollm(*words: Any) -> float:
+    """Seconds of a command."""
+    started = time.perf_counter()
+    run(*parse([str(word) for word in words]))
+    return time.perf_counter() - started
+
+
+class Stages:
+    """The stages; each method returns seconds per step, iteration or problem.
+
+    Args:
+        out: Folder of the measurement.
+        steps: Steps or iterations that count.
+        tiny: Whether the stand-in is tiny.
+    """
+
+    def __init__(self, out: Path, steps: int, *, tiny: bool) -> None:
+        self.out, self.steps, self.tiny = out, steps, tiny
+        self.standin = out / "standin"
+        self.data = f"hf:{self.standin / 'OpenMathReasoning'}"
+        self.omni = ["--data", f"hf:{self.standin / 'Omni-MATH'}", "--dtype", "float32" if tiny else "bfloat16"]
+        self.model, self.lora_folder = (out / "runs" / f"{name}-{WARM_UP + steps}" for name in ("options", "lora"))
+
+    def _sft(self, name: str, count: int, *tiny: Any) -> float:
+        """Seconds of so many steps, loading included."""
+        folder = self.out / "runs" / f"{name}-{count}"
+        shutil.rmtree(folder, ignore_errors=True)
+        config = ["--config", PRESETS / f"paper_{name}.yaml", "--epochs", "null", "--max_steps", count]
+        small = ["--batch_size", 2, "--dtype", "float32", *tiny] if self.tiny else []
+        return ollm("sft", *config, "--backbone", self.standin / "model", "--data", self.data, "--out", folder, *small)
+
+    def _sft_step(self, name: str, *tiny: Any) -> float:
+        longer = self._sft(name, WARM_UP + self.steps, *tiny)
+        return (longer - self._sft(name, WARM_UP, *tiny)) / self.steps
+
+    def _rl(self, name: str, *words: Any) -> float:
+        """Median seconds of an iteration after the first."""
+        folder = self.out / "runs" / name
+        config = ["--config", PRESETS / "paper_rl.yaml", "--iterations", 1 + self.steps]
+        tiny = ["--episodes", 8, "--num_slots", 8, "--max_new_tokens", 8, "--dtype", "float32"] if self.tiny else []
+        ollm("train", *config, "--data", self.data, "--model", self.model, "--out", folder, *words, *tiny)
+        rows = read_rows(folder / "metrics.json", {"seconds": float})
+        return statistics.median(np.diff([row["seconds"] for row in rows]).tolist())
+
+    def options(self) -> float:
+        """A step of the options."""
+        return self._sft_step("options", "--options.width", 8)
+
+    def lora(self) -> float:
+        """A step of the LoRA."""
+        return self._sft_step("lora", "--gradient_accumulation_steps", 2)
+
+    def forced(self) -> float:
+        """A problem of the teacher-forced evaluation."""
+        count = 4 if self.tiny else 128
+        model = ["--model", self.model, "--lora", self.lora_folder]
+        return ollm("teacher-forced", *model, *self.omni, "--limit", count) / count
+
+    def latent(self) -> float:
+        """An iteration over options."""
+        return self._rl("latent", "--policy", "latent")
+
+    def vocabulary(self) -> float:
+        """An iteration over tokens."""
+        return self._rl("vocabulary", "--action_space", "tokens", "--learning_rate", 1e-4)
+
+    def eval(self) -> float:
+        """A problem answered by the policy over options."""
+        count, tokens = (4, 8) if self.tiny else (192, 8192)
+        limits = ["--limit", count, "--max_new_tokens", tokens, "--num_slots", count]
+        return ollm("eval", "--model", self.model, *self.omni, *limits) / count
+
+
+def measure(name: str, args: argparse.Namespace) -> None:
+    """Measure one stage and write its file."""
+    cuda = torch.cuda.is_available()
+    seconds = getattr(Stages(args.out, args.steps, tiny=args.tiny), name)()
+    peak = torch.cuda.max_memory_allocated() / 1e9 if cuda else None
+    device = torch.cuda.get_device_name() if cuda else "CPU"
+    result = {"seconds": seconds, "peak_gb": peak, "device": device, "tiny": args.tiny, **origin()}
+    write_atomic(args.out / f"{name}.json", json.dumps(result, indent=1))
+
+
+def table(folder: Path) -> Table:
+    """Hours and memory of the stages that are measured."""
+    rows: list[list[Cell]] = []
+    total = 0.0
+    for name, count in FULL_STEPS.items():
+        with contextlib.suppress(FileNotFoundError):
+            result = json.loads((folder / f"{name}.json").read_text())
+            hours = result["seconds"] * count / 3600
+            total += hours
+            memory = "–" if result["peak_gb"] is None else f"{result['peak_gb']:.1f}"
+            unit = f"{count:,} x {UNITS.get(name, 'step')}"
+            rows.append([name, f"{result['seconds']:.2f}", unit, f"{hours:.2f}", memory, result["device"]])
+    note = f"{total:.2f} hours in all; loading comes on top. Random weights, so completions have their longest length."
+    return Table("Cost", note, ["stage", "seconds each", "times", "hours", "peak memory, GB", "device"], rows)
+
+
+def main() -> None:
+    """Measure what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=20, help="steps or iterations of a stage that count")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model and short texts, to try this script")
+    args = parser.parse_args()
+    if not (args.out / "standin/Omni-MATH").exists():
+        config, lengths = (TINY, (40, 100)) if args.tiny else (DISTILL_QWEN, (2000, 8000))
+        write_standin(args.out / "standin", config, lengths, 16 if args.tiny else ROWS)
+    for name in FULL_STEPS:
+        if not (args.out / f"{name}.json").exists():
+            stage = multiprocessing.get_context("spawn").Process(target=measure, args=(name, args))
+            stage.start()
+            stage.join()
+            if stage.exitcode:
+                raise SystemExit(f"stage {name} failed; the same command tries it again")
+    print(table(args.out).markdown())
+
+
+if __name__ == "__main__":
+    main()

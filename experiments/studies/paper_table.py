@@ -1,0 +1,66 @@
+"""The paper's table from the results of ``paper.sh``: ``python -m ollm_rl.experiments.studies.paper_table OUT``.
+
+Reads OUT/forced.json and OUT/eval.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ollm_rl.agents.evaluation.results import read_results
+from ollm_rl.report.tables import Cell, Estimate, Table
+
+# Columns of the teacher-forced evaluation: what the paper calls them, and its final-answer correctness.
+FORCED = {
+    "backbone": ("backbone", "–"),
+    "lora": ("LoRA", "51 at its peak"),
+    "oracle": ("OLLM, optimal selection", "about 70"),
+    "policy": ("OLLM, policy", "lost"),
+}
+RATES = ("language_switching_rate", "degeneracy_rate")
+
+
+def _percent(interval: list[float]) -> Estimate:
+    value, low, high = (100 * number for number in interval)
+    return Estimate(value, low, high, 1)
+
+
+def forced_table(forced: dict[str, Any]) -> Table:
+    """Per-token accuracy and answers under teacher forcing, beside the paper's figures."""
+    rows: list[list[Cell]] = []
+    for name, (shown, figure) in FORCED.items():
+        scores = forced["columns"][name]
+        rows.append([shown, _percent(scores["token_accuracy"]), figure, _percent(scores["answer_correct"])])
+    note = "Along the given solutions of Omni-MATH. The paper does not say how it takes final answers."
+    columns = ["method", "tokens right, %", "the paper's final answers, %", "final answers right, %"]
+    return Table("Teacher-forced", note, columns, rows)
+
+
+def free_table(results: list[dict[str, Any]]) -> Table:
+    """Greedy decoding on the same problems."""
+    rows: list[list[Cell]] = [
+        [
+            Path(result["model"]).name,
+            _percent([result[name] for name in ("accuracy", "low", "high")]),
+            *(f"{100 * result[rate]:.1f}" for rate in RATES),
+            f"{result['completion_tokens']:,.0f}",
+        ]
+        for result in results
+    ]
+    columns = ["model", "final answers right, %", "language switching, %", "degenerate, %", "tokens"]
+    return Table("Free-running", "Greedy, at most as many new tokens as the evaluation allows.", columns, rows)
+
+
+def main(out: Path) -> None:
+    """Print both tables."""
+    path = out / "forced.json"
+    if not path.is_file():
+        sys.exit(f"{path} does not exist; give the OUT of paper.sh")
+    forced = json.loads(path.read_text())
+    for table in (forced_table(forced), free_table(read_results(out / "eval"))):
+        print(table.markdown(), end="\n\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,58 @@
+"""Tables of ``tiny_arith_selection.sh``: ``python -m ollm_rl.experiments.studies.selection_table OUT``."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ollm_rl.report.tables import Cell, Estimate, Table
+
+MEASURES = {"token_accuracy": ("tokens right, %", 100, 1), "nll": ("NLL, nats per token", 1, 3)}
+MEASURES |= {"answer_correct": ("answers right, %", 100, 1), "information": ("nats revealed", 1, 3)}
+MEASURES |= {"gain_per_nat": ("gain per nat", 1, 2)}
+
+
+def _estimate(interval: list[float], factor: float, digits: int) -> Estimate:
+    value, low, high = (factor * number for number in interval)
+    return Estimate(value, low, high, digits)
+
+
+def forced_table(forced: dict[str, Any]) -> Table:
+    """Teacher-forced scores, with what the choices reveal of the true tokens."""
+    rows: list[list[Cell]] = []
+    for name, scores in forced["columns"].items():
+        cells: list[Cell] = []
+        for key, (_, factor, digits) in MEASURES.items():
+            interval = scores.get(key)
+            cells.append("–" if interval is None else _estimate(interval, factor, digits))
+        rows.append([name, *cells])
+    note = f"{forced['num_problems']} problems, 95 % bootstrap."
+    return Table("Teacher-forced", note, ["column", *(name for name, *_ in MEASURES.values())], rows)
+
+
+def search_table(folder: Path, choice: str) -> Table:
+    """Share of problems solved by the number of generated tokens, if completions are chosen in this way."""
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*-*.json"))}
+    searches = {name: result for name, result in results.items() if "curves" in result}
+    budgets = next(iter(searches.values()))["budgets"]
+    rows: list[list[Cell]] = []
+    for name, result in searches.items():
+        last = result["accuracy"][choice]
+        ends = _estimate([last[key] for key in ("mean", "low", "high")], 100, 1)
+        rows.append([name, *(f"{100 * share:.1f}" for share in result["curves"][choice][:-1]), ends])
+    note = f"Chosen by {choice}; % of {result['num_problems']} problems solved within so many generated tokens."
+    return Table(choice.capitalize(), note, ["search", *(f"{budget}" for budget in budgets)], rows)
+
+
+def main(out: Path) -> None:
+    """Print all tables."""
+    path = out / "forced.json"
+    if not path.is_file():
+        sys.exit(f"{path} does not exist; give the OUT of tiny_arith_selection.sh")
+    tables = [forced_table(json.loads(path.read_text()))]
+    tables += [search_table(out, choice) for choice in ("oracle", "majority", "likelihood")]
+    print("\n\n".join(table.markdown() for table in tables))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,38 @@
+"""Limits: what is shown of a setting is what its results say."""
+
+from pathlib import Path
+from typing import Any
+
+from ollm_rl.experiments.studies import limits
+
+RUN = [
+    {"episodes": 8.0 * (number + 1), "reward": reward, "mixed_groups": mixed, "live_share": 0.5}
+    for number, (reward, mixed) in enumerate([(0.0, 0.25), (0.0, 0.75), (0.5, 1.0), (0.5, 0.5), (1.0, 0.0), (1.0, 0.5)])
+]
+START: dict[str, dict[str, Any]] = {
+    "backbone": {"greedy": [0.25, 0.2, 0.3], "pass": {1: 0.2, 2: 0.4}},
+    "options": {"pass": {1: 0.25}},
+}
+CEILINGS: dict[str, dict[str, Any]] = {
+    "anchored": {"whole_coverage": 0.069, "before": [0.07, 0.05, 0.09], "after": [0.17, 0.14, 0.2]}
+}
+
+
+def test_signals_are_means_of_thirds_over_seeds() -> None:
+    silent = [{**row, "mixed_groups": 0.0} for row in RUN]
+    table = limits.training_table({"latent": [RUN, silent], "short": [RUN[:2]]})
+    assert table.rows[0] == ["latent", "2", "0.00, 0.50, 1.00", "0.25, 0.38, 0.12", "0.50, 0.50, 0.50"]
+    assert table.rows[1][3] == "0.25, 0.75"
+
+
+def test_starts_and_ceilings_are_in_per_cent_and_what_is_missing_is_left_open(tmp_path: Path) -> None:
+    start = limits.start_table(START)
+    assert start.columns[2:] == ["pass@1", "pass@2"]
+    assert [list(map(str, row)) for row in start.rows] == [
+        ["backbone", "25.0 [20.0, 30.0]", "20.0", "40.0"],
+        ["options", "–", "25.0", "–"],
+    ]
+    (row,) = limits.imitation_table(CEILINGS).rows
+    assert list(map(str, row)) == ["anchored", "6.9", "7.0 [5.0, 9.0]", "17.0 [14.0, 20.0]"]
+    limits.draw(START, CEILINGS, {"latent": [RUN]}, tmp_path / "limits.svg")
+    assert "greedy after imitation" in (tmp_path / "limits.svg").read_text()

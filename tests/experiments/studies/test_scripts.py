@@ -1,0 +1,65 @@
+"""Every command in the scripts of studies is one that `ollm-rl` accepts, and every module in them exists."""
+
+import importlib.util
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ollm_rl.cli import parse
+from tests.places import ROOT
+
+STUDIES = ROOT / "experiments/studies"
+SCRIPTS = sorted(path.name for path in STUDIES.glob("*.sh") if path.name != "step.sh")
+RECORD = '#!/usr/bin/env bash\n{ printf "%q " "$@"; echo; } >>"$RECORDED"\n'
+
+
+def recorded_by(script: str, folder: Path) -> list[list[str]]:
+    """The words of every call of Python in a script, which does nothing."""
+    for name in ("data", "out/data"):
+        (folder / name).mkdir(parents=True)
+    files = ("gsm8k_train", "gsm8k_dev", "word_problems_train", "word_problems_dev", "mgsm_exemplars", "mgsm_dev")
+    for name in (*(f"data/{name}" for name in files), "out/data/rl"):
+        (folder / f"{name}.jsonl").write_text('{"lang": "en"}\n' * 301)
+    (folder / "bin").mkdir()
+    (folder / "bin/python3").write_text(RECORD)
+    (folder / "bin/python3").chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}/bin:{os.environ['PATH']}",
+        "RECORDED": str(folder / "recorded"),
+        "CUDA_VISIBLE_DEVICES": "0",
+    }
+    arguments = {"paper.sh": ["model", "data", "out"], "smollm2_styles.sh": ["out"]}.get(script, ["data", "out"])
+    command = [str(STUDIES / script), *arguments]
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    return [shlex.split(line) for line in (folder / "recorded").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_commands_of_a_script_are_accepted(script: str, tmp_path: Path) -> None:
+    calls = recorded_by(script, tmp_path)
+    assert all(call[0] == "-m" for call in calls)
+    for _, module, *words in calls:
+        if module == "ollm_rl.cli":
+            assert parse(words)[0] == words[0]
+        else:
+            assert importlib.util.find_spec(module) is not None, module
+
+
+def test_a_step_ends_in_time_and_what_is_small_travels(tmp_path: Path) -> None:
+    script = tmp_path / "script.sh"
+    script.write_text(
+        'set -e; mkdir -p out/runs; echo 1 >>out/runs/metrics.json; head -c 4M /dev/zero >out/best.pt; "$@"'
+    )
+    step = ["bash", str(STUDIES / "step.sh"), "1", "state", "out", "bash", str(script)]
+    first = subprocess.run([*step, "sleep", "30"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (first.returncode, first.stdout) == (124, "exit status 124; the same command continues\n")
+    (tmp_path / "out").rename(tmp_path / "gone")  # another machine
+    second = subprocess.run([*step, "true"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (second.returncode, second.stdout) == (0, "the study has ended\n")
+    assert (tmp_path / "out/runs/metrics.json").read_text() == "1\n1\n"
+    pieces = b"".join(path.read_bytes() for path in sorted((tmp_path / "state").iterdir()))
+    assert len(pieces) < 1000
