@@ -6,21 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.training.trainer import OnIteration, train
 from ollm_rl.files import read_rows
 
 
 def train_agent(
     config: RLConfig,
-    on_iteration: Callable[[dict[str, float]], None] | None = None,
+    on_iteration: OnIteration | None = None,
     *,
     functions: Sequence[Callable[..., Any]] = (),
 ) -> Path:
     """Train the agent that ``config.agent`` names, or resume its training; see `train` and `train_sb3`."""
     if config.agent == "ollm-rl":
-        from ollm_rl.agents.training.trainer import train
-
         return train(config, on_iteration, functions=functions)
-    from ollm_rl.agents.training.sb3 import train_sb3
+    from ollm_rl.agents.training.sb3 import train_sb3  # an extra
 
     return train_sb3(config, on_iteration, functions=functions)
 
