@@ -29,7 +29,7 @@ from transformers import (
 )
 from transformers.trainer_callback import TrainerState
 
-from ollm_rl.backbones.loading import context_length, load_backbone
+from ollm_rl.backbones.loading import context_length, load_backbone, no_bars
 from ollm_rl.backbones.lora import lora_config
 from ollm_rl.backbones.names import CONFIG_FILE, OPTION_FILE, config_file
 from ollm_rl.decode.acceptance import check_decoding
@@ -39,6 +39,7 @@ from ollm_rl.files.checksums import SUMS_FILE, check_folder, folder_sums
 from ollm_rl.files.intact import intact
 from ollm_rl.options.diagnostics import collapse_warning, option_diagnostics, option_usage
 from ollm_rl.options.model import CountedStates, OptionModel
+from ollm_rl.pretrain.board import SFTBoard
 from ollm_rl.pretrain.callbacks import ShortLines, StopOnRequest, describe_whole_run
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples, solved_problems
@@ -192,7 +193,8 @@ def run_sft(config: SFTConfig) -> Path:
         if exists and result_file.exists():
             print(f"{config.out} is finished already")
         else:
-            _train(with_steps(config, len(examples)), model, tokenizer, examples, device)
+            with no_bars():
+                _train(with_steps(config, len(examples)), model, tokenizer, examples, device)
     return config.out
 
 
@@ -211,7 +213,7 @@ def _train(
         args=training_arguments(config, device),
         train_dataset=examples,
         data_collator=collator,
-        callbacks=[StopAtNonFinite(), MetricsFile(), Checksums()],
+        callbacks=[StopAtNonFinite(), MetricsFile(), SFTBoard(config), Checksums()],
     )
     train_and_save(trainer, tokenizer, config.out)
 
@@ -252,7 +254,7 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
         logging_nan_inf_filter=False,
         save_steps=config.save_steps,
         save_total_limit=2,
-        report_to=["tensorboard"],
+        report_to="none",  # SFTBoard writes
         seed=integer_seed(config.seed, Purpose.SFT_TRAINER),
         use_cpu=device.type == "cpu",
         remove_unused_columns=False,

@@ -16,6 +16,7 @@ from ollm_rl.agents.training.advantages import kl_estimate, ppo_loss, reinforce_
 from ollm_rl.agents.training.batches import Part, UpdateBatch
 from ollm_rl.agents.training.replay import Replay
 from ollm_rl.decode.rollout import Rollout
+from ollm_rl.errors import RunWarning
 from ollm_rl.options.losses import steered_weight
 
 CPU_PASS_TOKENS = 16_384
@@ -147,7 +148,7 @@ class Updater:
         self.pass_tokens = max(longest, int(before) // 2)
         warnings.warn(
             f"out of memory in a pass of {int(before)} tokens; continuing with pass_tokens={self.pass_tokens}",
-            RuntimeWarning,
+            RunWarning,
             stacklevel=3,
         )
         self.optimizer.zero_grad()

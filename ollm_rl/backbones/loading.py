@@ -70,7 +70,7 @@ def load_backbone(
             model: PreTrainedModel = _load_smollm2(dtype)
         else:
             source = _source(name)
-            with _no_bars(Path(source["pretrained_model_name_or_path"])):
+            with no_bars(of=Path(source["pretrained_model_name_or_path"])):
                 model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, trust_remote_code=False)
     except UNREADABLE as error:
         raise _not_loaded(name, error) from error
@@ -179,9 +179,13 @@ def _source(name: str) -> dict[str, str]:
 
 
 @contextmanager
-def _no_bars(folder: Path) -> Iterator[None]:
-    """Hide transformers' bar of loading weights from a folder, which takes a moment; downloads keep theirs."""
-    hidden = folder.exists() and transformers_logging.is_progress_bar_enabled()
+def no_bars(of: Path | None = None) -> Iterator[None]:
+    """Hide transformers' bars of reading and writing weights, which take a moment.
+
+    Args:
+        of: What is loaded. If there is no such path it is downloaded, which keeps its bar.
+    """
+    hidden = (of is None or of.exists()) and transformers_logging.is_progress_bar_enabled()
     if hidden:
         transformers_logging.disable_progress_bar()
     try:
