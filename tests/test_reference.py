@@ -104,5 +104,5 @@ def test_every_page_stands_in_the_contents(reference: ModuleType) -> None:
     visit(yaml.safe_load(text)["nav"])
     native = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     results = {f"results/{path.name}" for path in (ROOT / "experiments" / "results").glob("*.md")}
-    elsewhere = {"index.md", "settings.md", "changelog.md", "contributing.md", "security.md"}
+    elsewhere = {"index.md", "notebook.md", "settings.md", "changelog.md", "contributing.md", "security.md"}
     assert listed == native | results | elsewhere | set(reference.api_pages())
