@@ -84,6 +84,16 @@ def test_the_usage_names_what_must_be_given(capsys: pytest.CaptureFixture[str]) 
         assert words == f"usage: ollm-rl {command} {usage} [--SETTING VALUE ...]".split()
 
 
+def test_help_names_defaults_in_the_words_of_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Optimiser steps per pass over an iteration's episodes. (default: 4)" in text
+    assert "speeds up rollouts on CUDA. (default: false)" in text
+    assert "train if left out. --columns" in text
+    assert not [word for word in ("null", "[]", "{}", "(type:", "Literal") if f" {word}" in text]
+
+
 def test_a_list_in_yaml_is_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text("model: [a, b]\n")

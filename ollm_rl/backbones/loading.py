@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -211,6 +212,8 @@ def _not_loaded(name: str, error: Exception) -> Exception:
     if isinstance(error, UsageError):
         return error
     reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)  # the other lines are advice
+    if isinstance(error, LocalEntryNotFoundError):
+        reason = "no such folder, not in the hub's cache, and the hub cannot be reached"
     return UsageError(
         f"backbone {name!r} cannot be loaded ({reason}); give tiny-arith, smollm2-135m, a folder with a causal "
         "language model, or an id on the Hugging Face hub"
