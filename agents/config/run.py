@@ -24,7 +24,7 @@ class RunSettings(Settings):
     algorithm: Literal["ppo", "reinforce"] = "reinforce"
     """PPO: clipped ratio, GAE with a value head. REINFORCE: the whole reward minus a baseline."""
     iterations: Count = 12
-    """Number of iterations, each with a rollout and an update. A finished run given more goes on."""
+    """Number of iterations, each with a rollout and an update. A finished run with more of them resumes."""
     keep_checkpoints: Count = 2
     """Number of latest checkpoints to keep. The best one is kept too: that with the highest evaluated accuracy, or with
     the highest reward if nothing is evaluated."""
