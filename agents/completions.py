@@ -231,7 +231,7 @@ def training_metrics(completions: Sequence[Completion]) -> dict[str, float]:
     rewards = [one.reward or 0.0 for one in completions]
     return {
         "reward": sum(rewards) / len(rewards),
-        "reward_std": float(np.std(rewards)),
+        "reward_spread": float(np.std(rewards)),
         **mean_terms(completions),
         **{name: measured[name] for name in logged},
     }

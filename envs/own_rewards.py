@@ -56,7 +56,7 @@ class OwnReward:
         if not callable(self.function):
             raise UsageError(f"reward={shown(self.function)} is no function; give one, or {FORM}")
         name = self.name or getattr(self.function, "__name__", "")
-        if not name.isidentifier() or name in (*TERMS, "failures", "std"):
+        if not name.isidentifier() or name in (*TERMS, "failures", "spread"):
             raise UsageError(f"reward {name or shown(self.function)!r} cannot have this name; give OwnReward(name=...)")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "weight", checked(f"the weight of {name}", self.weight, Weight))

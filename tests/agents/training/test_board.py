@@ -19,9 +19,13 @@ def test_a_run_shows_its_settings_gradients_spread_and_completions_and_nothing_c
     out = train(config(tmp_path / "run", model_folder, data))
     events = EventAccumulator(str(out)).Reload()
     tags = events.Tags()
-    assert {"rollout/reward", "rollout/reward_std", "train/grad_norm", "train/learning_rate", "train/entropy"} <= set(
-        tags["scalars"]
-    )
+    assert {
+        "rollout/reward",
+        "rollout/reward_spread",
+        "train/grad_norm",
+        "train/learning_rate",
+        "train/entropy",
+    } <= set(tags["scalars"])
     assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
     flat = {name for name in tags["scalars"] if len({point.value for point in events.Scalars(name)}) == 1}
     assert flat <= {"train/learning_rate"}
@@ -29,7 +33,7 @@ def test_a_run_shows_its_settings_gradients_spread_and_completions_and_nothing_c
     rewards = [row["reward"] for row in rows]
     mean = sum(rewards) / 16
     spread = (sum((reward - mean) ** 2 for reward in rewards) / 16) ** 0.5
-    assert events.Scalars("rollout/reward_std")[1].value == pytest.approx(spread)
+    assert events.Scalars("rollout/reward_spread")[1].value == pytest.approx(spread)
     (_, second, *_) = events.Tensors("completions/2/text_summary")
     text = second.tensor_proto.string_val[0].decode()
     assert second.step == 32
@@ -40,12 +44,12 @@ def test_a_run_shows_its_settings_gradients_spread_and_completions_and_nothing_c
 
 
 def test_metrics_are_grouped_as_in_stable_baselines3() -> None:
-    names = ("eval_accuracy", "seconds_rollout", "kl_coef", "grad_norm", "reward_std", "staleness")
+    names = ("eval_accuracy", "seconds_rollout", "kl_coef", "grad_norm", "reward_spread", "staleness")
     assert [tag(name) for name in names] == [
         "eval/accuracy",
         "time/seconds_rollout",
         "train/kl_coef",
         "train/grad_norm",
-        "rollout/reward_std",
+        "rollout/reward_spread",
         "time/staleness",
     ]
