@@ -1,5 +1,5 @@
-from .config import RewardConfig as RewardConfig
-from .config import RLConfig as RLConfig
+from .config.rl import RLConfig as RLConfig
+from .config.rollout import RewardConfig as RewardConfig
 from .evaluation.config import (
     AuditConfig as AuditConfig,
 )

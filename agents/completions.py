@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.answers.pool import Verdict, VerifierPool
@@ -224,11 +225,13 @@ def rates(completions: Sequence[Completion]) -> dict[str, float]:
 
 
 def training_metrics(completions: Sequence[Completion]) -> dict[str, float]:
-    """Means over an iteration's completions: reward and its terms, and the rates that every iteration logs."""
-    count, measured = len(completions), rates(completions)
+    """Over an iteration's completions: mean and spread of the reward, means of its terms, and the rates."""
+    measured = rates(completions)
     logged = ("verifier_failures", "completion_tokens", "language_switching_rate", "degeneracy_rate")
+    rewards = [one.reward or 0.0 for one in completions]
     return {
-        "reward": sum(one.reward or 0.0 for one in completions) / count,
+        "reward": sum(rewards) / len(rewards),
+        "reward_spread": float(np.std(rewards)),
         **mean_terms(completions),
         **{name: measured[name] for name in logged},
     }
@@ -236,9 +239,8 @@ def training_metrics(completions: Sequence[Completion]) -> dict[str, float]:
 
 def write_completions(run: Path, iteration: int, completions: Sequence[Completion]) -> None:
     """Save an iteration's completions, one file per iteration: a resumed run overwrites what a kill undid."""
-    path = run / COMPLETIONS_FOLDER / f"{iteration:06d}.jsonl"
     rows = ({"iteration": iteration, **completion.row()} for completion in completions)
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_atomic(iteration_file(run, iteration), "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_completions(path: Path) -> list[Row]:
@@ -266,6 +268,21 @@ def last_completions(run: Path) -> list[Row]:
     """
     files = sorted((run / COMPLETIONS_FOLDER).glob("*.jsonl"))
     return _read_iteration(files[-1]) if files else []
+
+
+def iteration_completions(run: Path, iteration: int) -> list[Row]:
+    """Rows of one iteration of a training run; empty if it did not keep them.
+
+    Raises:
+        DamagedError: If the file is broken.
+    """
+    path = iteration_file(run, iteration)
+    return _read_iteration(path) if path.exists() else []
+
+
+def iteration_file(run: Path, iteration: int) -> Path:
+    """The file of an iteration's completions."""
+    return run / COMPLETIONS_FOLDER / f"{iteration:06d}.jsonl"
 
 
 def _read_iteration(file: Path) -> list[Row]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ollm_rl.envs.rewards import TERMS
-from ollm_rl.errors import MissingError, UsageError, one_line
+from ollm_rl.errors import MissingError, RunWarning, UsageError, one_line
 from ollm_rl.problems.problem import Problem
 from ollm_rl.settings import Weight, checked, shown
 from ollm_rl.settings.base import LARGEST
@@ -56,7 +56,7 @@ class OwnReward:
         if not callable(self.function):
             raise UsageError(f"reward={shown(self.function)} is no function; give one, or {FORM}")
         name = self.name or getattr(self.function, "__name__", "")
-        if not name.isidentifier() or name in (*TERMS, "failures"):
+        if not name.isidentifier() or name in (*TERMS, "failures", "spread"):
             raise UsageError(f"reward {name or shown(self.function)!r} cannot have this name; give OwnReward(name=...)")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "weight", checked(f"the weight of {name}", self.weight, Weight))
@@ -256,6 +256,6 @@ def _warn(
             f"reward {reward.name} failed on {len(failed)} of {len(scores)} completions, first on that of problem "
             f"{columns[first].get('id')!r} ({scores[first].faults[reward.name]}): ...{end!r}; each counts as "
             f"{failure:g}",
-            RuntimeWarning,
+            RunWarning,
             stacklevel=3,
         )

@@ -9,6 +9,7 @@ import numpy as np
 
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.groups import history
+from ollm_rl.metrics.statistics import time_to_threshold
 
 
 class Curve:
@@ -42,8 +43,8 @@ class Curve:
 
     def first_reached(self, threshold: float) -> int | None:
         """The first iteration at which the mean reward of the window is at least a threshold; None if it never is."""
-        reached = np.flatnonzero(self.reward >= threshold)
-        return int(reached[0]) if reached.size else None
+        iteration = time_to_threshold(range(len(self.rows)), self.reward.tolist(), threshold)
+        return None if iteration is None else int(iteration)
 
     def time_to(self, threshold: float, axis: str, *, censored: bool = True) -> float:
         """Episodes, tokens or seconds until then; infinite if the run ends before, or its end without ``censored``."""

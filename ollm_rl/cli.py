@@ -5,15 +5,18 @@ Flags and YAML settings are generated from the dataclasses. The code of a comman
 
 import argparse
 import difflib
+import logging
 import os
 import sys
+import warnings
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pkgutil import resolve_name
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 import ollm_rl
-from ollm_rl.errors import RunError, UsageError, machine_fault, one_line
+from ollm_rl.errors import RunError, RunWarning, UsageError, machine_fault, one_line
 from ollm_rl.processes import check_launcher, lost_others, rank, speaks_for_machine
 from ollm_rl.safekeeping.signals import STOPPED, end_at_ctrl_c
 from ollm_rl.settings.base import read_settings, shown
@@ -23,21 +26,23 @@ DESCRIPTION = "Latent-space reinforcement learning for language models."
 
 
 class Command(NamedTuple):
-    """One command; ``config``, ``run`` and ``show`` are names of the form ``module:object``.
+    """One command; ``config``, ``run``, ``ending`` and ``show`` are names of the form ``module:object``.
 
     Attributes:
         help: What the command does.
         config: Class of its settings.
         run: Function that takes the settings.
+        ending: Function that takes the result of ``run`` and the settings and returns the last line to print.
         example: Its words in an example, after its name.
         resumes: What the same command does after Ctrl-C.
-        show: Function that formats the result of ``run`` for printing. None if ``run`` returns the path that it wrote.
+        show: Function that formats the result of ``run`` for printing before that line. None if there is no table.
         positional: Whether settings without a default are positional arguments.
     """
 
     help: str
     config: str
     run: str
+    ending: str
     example: str
     resumes: str = "nothing was saved; the same command starts again"
     show: str | None = None
@@ -50,6 +55,7 @@ COMMANDS = {
         "Run the whole pipeline on the embedded default and write a report",
         "ollm_rl.experiments.config:DemoConfig",
         "ollm_rl.experiments.demo:run_demo",
+        "ollm_rl.experiments.ending:demo_ending",
         "--episodes 512",
         "the same command resumes from the last checkpoint of the stage that was running",
     ),
@@ -57,22 +63,23 @@ COMMANDS = {
         "Fine-tune options, or a backbone, on worked solutions",
         "ollm_rl.pretrain.config:SFTConfig",
         "ollm_rl.pretrain.sft:run_sft",
+        "ollm_rl.pretrain.ending:sft_ending",
         "--data jsonl:train.jsonl --out runs/options",
         "the same command resumes from the last checkpoint, or starts again if there is none yet",
-        show="ollm_rl.pretrain.ending:format_run",
     ),
     "train": Command(
         "Train a policy over options or over tokens by reinforcement learning",
         "ollm_rl.agents.config:RLConfig",
         "ollm_rl.agents.training.run:train_agent",
+        "ollm_rl.agents.training.run:train_ending",
         "--model runs/options --out runs/anchored",
         "the same command resumes after the last finished iteration, or starts again if there is none yet",
-        show="ollm_rl.agents.training.run:format_run",
     ),
     "sweep": Command(
         "Train over a grid of settings, random draws and seeds, and compare them",
         "ollm_rl.experiments.config:SweepConfig",
         "ollm_rl.experiments.sweep:run_sweep",
+        "ollm_rl.experiments.ending:sweep_ending",
         "--config experiments/presets/tiny_arith_sweep.yaml --out runs/sweep",
         TRIALS_RESUME,
     ),
@@ -80,6 +87,7 @@ COMMANDS = {
         "Tune several methods alike, run them on fresh seeds, and compare how fast they learn",
         "ollm_rl.experiments.config:CompareConfig",
         "ollm_rl.experiments.compare:run_compare",
+        "ollm_rl.experiments.ending:compare_ending",
         "--config experiments/presets/tiny_arith_compare.yaml --out runs/compare",
         TRIALS_RESUME,
     ),
@@ -87,6 +95,7 @@ COMMANDS = {
         "Measure accuracy, language switching and degeneracy",
         "ollm_rl.agents.evaluation.config:EvalConfig",
         "ollm_rl.agents.evaluation.free_running:run_eval",
+        "ollm_rl.agents.evaluation.ending:eval_ending",
         "--model runs/options runs/anchored --out runs/eval",
         "with --out the same command resumes after the problems already evaluated; without, it starts again",
         show="ollm_rl.agents.evaluation.results:format_results",
@@ -95,6 +104,7 @@ COMMANDS = {
         "Compare backbone, LoRA and options along given solutions, token by token",
         "ollm_rl.pretrain.config:TeacherForcedConfig",
         "ollm_rl.pretrain.teacher_forced.run:run_teacher_forced",
+        "ollm_rl.pretrain.ending:teacher_forced_ending",
         "--model runs/options --out forced.json",
         show="ollm_rl.pretrain.teacher_forced.token_report:format_scores",
     ),
@@ -102,6 +112,7 @@ COMMANDS = {
         "Search for answers over options or tokens at a budget of generated tokens",
         "ollm_rl.agents.search.config:SearchConfig",
         "ollm_rl.agents.search.run:run_search",
+        "ollm_rl.agents.search.run:search_ending",
         "--model runs/options --method beam --budget_tokens 384",
         show="ollm_rl.agents.search.run:format_search",
     ),
@@ -109,6 +120,7 @@ COMMANDS = {
         "Write a page that compares training runs, with an option explorer",
         "ollm_rl.agents.evaluation.config:ReportConfig",
         "ollm_rl.agents.evaluation.reporting:run_report",
+        "ollm_rl.agents.evaluation.ending:report_ending",
         "runs/anchored runs/vocabulary --out report.html",
         positional=True,
     ),
@@ -116,12 +128,14 @@ COMMANDS = {
         "Write a page with the options at every token of one prompt's completion",
         "ollm_rl.agents.evaluation.config:ExploreConfig",
         "ollm_rl.agents.evaluation.reporting:run_explore",
+        "ollm_rl.agents.evaluation.ending:explore_ending",
         "--model runs/anchored --prompt 'What is 2 + 3?'",
     ),
     "audit": Command(
         "Check a run's completions again and look for signs of reward hacking",
         "ollm_rl.agents.evaluation.config:AuditConfig",
         "ollm_rl.agents.evaluation.audit:run_audit",
+        "ollm_rl.agents.evaluation.ending:audit_ending",
         "runs/anchored --out audit.json",
         show="ollm_rl.agents.evaluation.audit:format_audit",
         positional=True,
@@ -173,8 +187,51 @@ def run(command: str, settings: Any) -> str:
     entry = COMMANDS[command]
     with end_at_ctrl_c():
         function = resolve_name(entry.run)
-        show: Callable[[Any], str] = resolve_name(entry.show) if entry.show else "written to {}".format
-    return show(function(settings))
+        ending: Callable[[Any, Any], str] = resolve_name(entry.ending)
+        show: Callable[[Any], str] | None = resolve_name(entry.show) if entry.show else None
+    result = function(settings)
+    return "\n".join([*([show(result)] if show else []), ending(result, settings)])
+
+
+class _Lines(logging.Handler):
+    """Prints messages as lines above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(one_line(record.getMessage()), file=sys.stderr)
+
+
+@contextmanager
+def own_words() -> Iterator[None]:
+    """Within this context our warnings are printed as single lines, and those of other packages are not.
+
+    Somebody who sets PYTHONWARNINGS, or a package's variable of verbosity, sees what it says.
+    """
+    for package in ("TRANSFORMERS", "HF_HUB", "DATASETS"):
+        os.environ.setdefault(f"{package}_VERBOSITY", "error")
+    logger, lines = logging.getLogger("ollm_rl"), _Lines()
+    logger.addHandler(lines)
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, RunWarning):
+            logger.warning("%s", message)
+        elif sys.warnoptions:
+            foreign(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        foreign, warnings.showwarning = warnings.showwarning, show
+        try:
+            yield
+        finally:
+            logger.removeHandler(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -189,9 +246,10 @@ def main(arguments: list[str] | None = None) -> int:
         with end_at_ctrl_c():
             command, settings = parse(arguments)
         check_launcher(command)
-        text = run(command, settings)
-        if rank() == 0:
-            print(text)
+        with own_words():
+            text = run(command, settings)
+            if rank() == 0:
+                print(text)
     except UsageError as error:
         if os.environ.get("OLLM_RL_TRACEBACK"):
             raise

@@ -37,6 +37,10 @@ class RunError(RuntimeError):
     """A run cannot continue although its settings are valid. The message contains all known details."""
 
 
+class RunWarning(RuntimeWarning):
+    """A run continues otherwise than it was set to. The command line prints the message as one line."""
+
+
 @contextmanager
 def extra(name: str) -> Iterator[None]:
     """Within this context the packages of an extra of ollm-rl are imported, which may be missing.

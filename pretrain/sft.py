@@ -27,13 +27,14 @@ from transformers import (
 )
 from transformers.trainer_callback import TrainerState
 
-from ollm_rl.backbones.loading import context_length, load_backbone
+from ollm_rl.backbones.loading import context_length, load_backbone, no_bars
 from ollm_rl.backbones.lora import lora_config
 from ollm_rl.backbones.names import CONFIG_FILE, OPTION_FILE, config_file
 from ollm_rl.decode.acceptance import check_decoding
 from ollm_rl.errors import UsageError
 from ollm_rl.files.checksums import SUMS_FILE, folder_sums
 from ollm_rl.options.model import OptionModel
+from ollm_rl.pretrain.board import SFTBoard
 from ollm_rl.pretrain.callbacks import ShortLines, StopAtNonFinite, StopOnRequest, describe_whole_run
 from ollm_rl.pretrain.checkpoints import Checksums, last_checkpoint
 from ollm_rl.pretrain.config import SFTConfig
@@ -112,7 +113,8 @@ def _run_sft(config: SFTConfig, device: torch.device) -> None:
         if from_first(lambda: lock.enter_context(run) and result_file.exists()):
             print(f"{config.out} is finished already")
         else:
-            _train(with_steps(config, len(examples)), model, tokenizer, examples, device)
+            with no_bars():
+                _train(with_steps(config, len(examples)), model, tokenizer, examples, device)
 
 
 def _train(
@@ -130,7 +132,7 @@ def _train(
         args=training_arguments(config, device),
         train_dataset=examples,
         data_collator=collator,
-        callbacks=[StopAtNonFinite(), MetricsFile(), Checksums()],
+        callbacks=[StopAtNonFinite(), MetricsFile(), SFTBoard(config), Checksums()],
     )
     if rank():  # Trainer seeded all alike; the noise of each is its own
         torch.manual_seed(integer_seed(config.seed, Purpose.SFT_TRAINER, rank()))
@@ -175,7 +177,7 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
         logging_nan_inf_filter=False,
         save_steps=config.save_steps,
         save_total_limit=2,
-        report_to=["tensorboard"],
+        report_to="none",  # SFTBoard writes
         seed=integer_seed(config.seed, Purpose.SFT_TRAINER),
         use_cpu=device.type == "cpu",
         remove_unused_columns=False,

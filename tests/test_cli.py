@@ -1,8 +1,10 @@
 """The command line: settings from YAML and flags, and one line with exit code 2 for every mistake."""
 
 import json
+import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from ollm_rl.cli import main, parse
+from ollm_rl.errors import RunWarning
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from tests.places import ROOT
@@ -79,6 +82,16 @@ def test_the_usage_names_what_must_be_given(capsys: pytest.CaptureFixture[str]) 
             main([command, "--help"])
         words = capsys.readouterr().out.split("\n\n", 1)[0].split()
         assert words == f"usage: ollm-rl {command} {usage} [--SETTING VALUE ...]".split()
+
+
+def test_help_names_defaults_in_the_words_of_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Optimiser steps per pass over an iteration's episodes. (default: 4)" in text
+    assert "speeds up rollouts on CUDA. (default: false)" in text
+    assert "train if left out. --columns" in text
+    assert not [word for word in ("null", "[]", "{}", "(type:", "Literal") if f" {word}" in text]
 
 
 def test_a_list_in_yaml_is_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,16 +268,31 @@ def test_the_four_stages_run_one_after_the_other(
     rl = ["--iterations", "1", "--episodes", "16", "--max_new_tokens", "8"]
     assert main(["train", "--out", str(run), "--model", str(options), *rl, *common]) == 0
     assert main(["eval", "--model", str(run), "--out", str(result), "--max_new_tokens", "8", *common]) == 0
-    assert "| 8 of jsonl:" in capsys.readouterr().out.splitlines()[-1]
-    assert json.loads((result / "results.json").read_text())[0]["num_problems"] == 8
+    *_, row, last = capsys.readouterr().out.splitlines()
+    assert "| 8 of jsonl:" in row
+    (measured,) = json.loads((result / "results.json").read_text())
+    assert measured["num_problems"] == 8
+    found = f"accuracy {100 * measured['accuracy']:.1f}% ({run} on {data})"
+    assert last == f"{found}; written to {result}/results.md; next: ollm-rl report {run} --results {result}"
     assert main(["teacher-forced", "--model", str(options), *common]) == 0
-    assert "oracle 0." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "oracle 0." in printed
+    *_, last = printed.splitlines()
+    assert last.startswith("the oracle over the options names ")
+    unwritten = "not written to a file (give --out)"
+    assert last.endswith(
+        f"% more of the tokens than the backbone; {unwritten}; "
+        f"next: ollm-rl train --model {options} --out runs/policy --data {data}"
+    )
     budget = ["--budget_tokens", "12", "--max_new_tokens", "6"]
-    found = tmp_path / "search.json"
-    assert main(["search", "--model", str(options), "--out", str(found), *budget, *common]) == 0
+    saved = tmp_path / "search.json"
+    assert main(["search", "--model", str(options), "--out", str(saved), *budget, *common]) == 0
     printed = capsys.readouterr().out
     assert "oracle (knows the answer)" in printed and "96 tokens generated, 0 of prefixes run again" in printed
-    assert len(json.loads(found.read_text())["problems"]) == 8
+    assert len(json.loads(saved.read_text())["problems"]) == 8
+    *_, last = printed.splitlines()
+    assert last.startswith("accuracy: by majority 0.0%, by ")
+    assert last.endswith(f"; written to {saved}; next: ollm-rl eval --model {options} --data {data}")
     search = ("search", "--model", options, "--out", result, *budget, *common)
     assert "results is a folder; give a file" in refusal(capsys, *search)
 
@@ -276,3 +304,20 @@ def test_ctrl_c_says_how_to_resume(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr("ollm_rl.cli.run", stop)
     assert main(["demo"]) == 130
     assert "the same command resumes from the last checkpoint" in capsys.readouterr().err
+
+
+def test_our_warnings_are_lines_and_those_of_other_packages_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def speak(*arguments: object) -> str:
+        warnings.warn("is deprecated", FutureWarning, stacklevel=1)
+        warnings.warn("worker 1 was lost;\nanother takes its place", RunWarning, stacklevel=1)
+        logging.getLogger("ollm_rl.problems").warning("%d rows are not used", 2)
+        return "done"
+
+    monkeypatch.setattr("ollm_rl.cli.run", speak)
+    for _ in range(2):  # nothing is left over that would say it twice
+        assert main(["demo"]) == 0
+        said = capsys.readouterr()
+        assert said.out == "done\n"
+        assert said.err == "worker 1 was lost; another takes its place\n2 rows are not used\n"

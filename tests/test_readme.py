@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ollm_rl.cli import COMMANDS, main, parse
-from ollm_rl.pretrain.ending import format_run
+from ollm_rl.pretrain.config import SFTConfig
+from ollm_rl.pretrain.ending import sft_ending
 from ollm_rl.settings import refuse_unknown_flags
 from tests.places import ROOT
 
@@ -74,8 +75,10 @@ def test_the_python_of_a_page_runs(page: str, followed: Path, monkeypatch: pytes
 
 def test_a_finished_stage_says_a_next_command_that_works(followed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(followed)
-    line = format_run(Path("runs/options"))
-    assert line == "written to runs/options; next: ollm-rl train --model runs/options --out runs/policy"
+    line = sft_ending(Path("runs/options"), SFTConfig(out=Path("runs/options")))
+    result, _, rest = line.partition("; ")
+    assert re.fullmatch(r"loss \d+\.\d{3} after \d+ steps", result)
+    assert rest == "written to runs/options; next: ollm-rl train --model runs/options --out runs/policy"
     assert parse(line.partition("next: ollm-rl ")[2].split())[0] == "train"
 
 

@@ -21,6 +21,7 @@ from ollm_rl.agents.evaluation.config import AuditConfig
 from ollm_rl.answers.extraction import boxes, extract_answer
 from ollm_rl.answers.pool import FAILURES, Verdict, VerifierPool
 from ollm_rl.envs.own_rewards import own_rewards
+from ollm_rl.report.ending import counted
 from ollm_rl.runs import write_atomic
 from ollm_rl.safekeeping.outputs import output_file
 
@@ -163,7 +164,7 @@ def format_audit(result: dict[str, Any]) -> str:
     lines = [
         f"{total} completions; decided by exact numbers: {compared.get('numeric', 0)}, by math-verify: "
         f"{compared.get('sympy', 0)}; checks that had broken: {result['failures']}",
-        f"{len(result['disagreements'])} disagreements",
+        counted(len(result["disagreements"]), "disagreement"),
         f"answers that are only the last expression: {result['last_number_share']:.1%} of the completions, "
         f"{rewarded or 0:.1%} of the right ones",
     ]

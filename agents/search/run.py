@@ -36,6 +36,7 @@ from ollm_rl.files.records import sealed_json
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts, format_prompts
 from ollm_rl.problems.sources import load_problems
+from ollm_rl.report.ending import ending
 from ollm_rl.runs import origin, write_atomic
 from ollm_rl.safekeeping.outputs import output_file
 from ollm_rl.streams import Purpose, torch_generator
@@ -242,9 +243,9 @@ def _search_factory(
 def format_search(result: dict[str, Any]) -> str:
     """Table of accuracy by choice and tokens; the text says which choice knew the reference answer."""
     labels = {name: f"{name} (knows the answer)" if name == "oracle" else name for name in result["curves"]}
-    lines = [f"{'tokens per problem':24}" + "".join(f"{budget:>8}" for budget in result["budgets"])]
+    lines = [f"{'tokens per problem':26}" + "".join(f"{budget:>8}" for budget in result["budgets"])]
     for name, curve in result["curves"].items():
-        lines.append(f"{labels[name]:24}" + "".join(f"{share:8.3f}" for share in curve))
+        lines.append(f"{labels[name]:26}" + "".join(f"{share:8.3f}" for share in curve))
     if result["pass_at_k"]:
         lines.append(", ".join(f"pass@{k} {share:.3f}" for k, share in result["pass_at_k"].items()))
     accuracies = [
@@ -255,6 +256,16 @@ def format_search(result: dict[str, Any]) -> str:
         f"{result['generated_tokens']} tokens generated, {result['recomputed_tokens']} of prefixes run again"
     )
     return "\n".join(lines)
+
+
+def search_ending(result: dict[str, Any], config: SearchConfig) -> str:
+    """Accuracy of the choices that do not know the answer, where the result lies, and the command that comes next."""
+    known = {name: share["mean"] for name, share in result["accuracy"].items() if name != "oracle"}
+    return ending(
+        "accuracy: " + ", ".join(f"by {name} {share:.1%}" for name, share in known.items()),
+        config.out,
+        ["ollm-rl", "eval", "--model", config.model, *(["--data", config.data] if config.data != "arith" else [])],
+    )
 
 
 def check_value_head(model: ModelName) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from ollm_rl.agents.completions import Completion, training_metrics, write_completions
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.training.board import RunBoard
 from ollm_rl.agents.training.problems import training_problems
 from ollm_rl.agents.training.sb3_files import load_agent, save_agent, saved_history
-from ollm_rl.agents.training.tags import tag
+from ollm_rl.agents.training.trainer import OnIteration
 from ollm_rl.agents.workers.processes import check_processes
 from ollm_rl.answers.pool import Verdict
 from ollm_rl.devices import resolve_device
@@ -59,12 +59,13 @@ LOSSES = {
     "approx_kl": ("approx_kl", 1),
     "clip_fraction": ("clip_fraction", 1),
     "loss": ("loss", 1),
+    "learning_rate": ("learning_rate", 1),
 }
 
 
 def train_sb3(
     config: RLConfig,
-    on_iteration: Callable[[dict[str, float]], None] | None = None,
+    on_iteration: OnIteration | None = None,
     *,
     functions: Sequence[Callable[..., Any]] = (),
 ) -> Path:
@@ -72,7 +73,8 @@ def train_sb3(
 
     Args:
         config: Settings of the run; it refuses those that the agent does not use.
-        on_iteration: Called with the metrics of every ``episodes`` episodes once they are saved.
+        on_iteration: Called with the metrics of every ``episodes`` episodes once they are saved; the run stops if it
+            returns False.
         functions: Reward functions of one's own that ``config.reward`` names.
 
     Returns:
@@ -99,7 +101,7 @@ def _learn(
     vec: VecMonitor,
     settings: dict[str, Any],
     device: torch.device,
-    on_iteration: Callable[[dict[str, float]], None] | None,
+    on_iteration: OnIteration | None,
 ) -> None:
     """Create or load the agent and run the remaining iterations."""
     history = saved_history(config.out)
@@ -213,28 +215,33 @@ class _Iterations(BaseCallback):
         self,
         config: RLConfig,
         history: list[dict[str, float]],
-        on_iteration: Callable[[dict[str, float]], None] | None,
+        on_iteration: OnIteration | None,
     ) -> None:
         super().__init__()
         self.config, self.history, self.on_iteration = config, history, on_iteration
         self.own = [name.rpartition(":")[2].partition("=")[0] for name in config.reward]  # functions of one's own
+        self.stopped = False  # by on_iteration
         self.ended: list[dict[str, Any]] = []  # infos of the episodes since the last row
 
     def _on_training_start(self) -> None:
-        done = int(self.history[-1]["episodes"]) if self.history else 0
-        self.writer = SummaryWriter(str(self.config.out), purge_step=done + 1)
+        self.board = RunBoard(self.config, self.history)
+        for row in self.history[-1:]:
+            self.board.add_iteration(row)
         self.bar = tqdm(total=self.config.iterations, initial=len(self.history), desc=self.config.out.name)
         self.started = time.perf_counter()
 
     def _on_step(self) -> bool:
         self.ended += [info for end, info in zip(self.locals["dones"], self.locals["infos"], strict=True) if end]
-        while len(self.ended) >= self.config.episodes and len(self.history) < self.config.iterations:
+        while len(self.ended) >= self.config.episodes and self._continues():
             infos, self.ended = self.ended[: self.config.episodes], self.ended[self.config.episodes :]
             self._finish_iteration(infos)
-        return len(self.history) < self.config.iterations
+        return self._continues()
+
+    def _continues(self) -> bool:
+        return len(self.history) < self.config.iterations and not self.stopped
 
     def _on_training_end(self) -> None:
-        self.writer.close()
+        self.board.close()
         self.bar.close()
 
     def _finish_iteration(self, infos: list[dict[str, Any]]) -> None:
@@ -253,12 +260,10 @@ class _Iterations(BaseCallback):
         self.started = now
         self.history.append(row)
         save_agent(self.model, self.config.out, self.history)
-        for name, value in row.items():
-            self.writer.add_scalar(tag(name), value, int(row["episodes"]))
+        self.board.add_iteration(row)
         self.bar.set_postfix(reward=f"{row['reward']:.3f}", tokens=f"{row['completion_tokens']:.0f}")
         self.bar.update()
-        if self.on_iteration is not None:
-            self.on_iteration(row)
+        self.stopped = self.on_iteration is not None and self.on_iteration(row) is False
 
     def _losses(self) -> dict[str, float]:
         """What SB3 logged at its last update, under our names."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -19,11 +18,11 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.free_running import evaluate
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_weights
+from ollm_rl.agents.training.board import RunBoard
 from ollm_rl.agents.training.checkpoints import complete_checkpoint, save_checkpoint
 from ollm_rl.agents.training.collapse import collapse_warning
 from ollm_rl.agents.training.metrics import episode_metrics
 from ollm_rl.agents.training.problems import evaluation_problems, training_problems
-from ollm_rl.agents.training.tags import tag
 from ollm_rl.agents.training.update import Penalties, Updater, learning_rate
 from ollm_rl.agents.workers.local import RolloutSource, RolloutWorker, episode_shares
 from ollm_rl.agents.workers.processes import SharedRollouts, check_processes
@@ -160,20 +159,18 @@ class Trainer:
         self._resume()
         if self.history:
             from_first(self._complete_save)
-        done = int(self.history[-1]["episodes"]) if self.history else 0
         bar = tqdm(
             total=self.config.iterations, initial=len(self.history), desc=self.config.out.name, disable=rank() > 0
         )
-        # Discards what a killed run wrote after its last checkpoint, whose own row it may not have written.
-        writer = SummaryWriter(str(self.config.out), purge_step=done) if rank() == 0 else None
-        with catch_sigterm() as stop_requested, bar, writer or nullcontext():
+        board = RunBoard(self.config, self.history) if rank() == 0 else None
+        with catch_sigterm() as stop_requested, bar, closing(board) if board else nullcontext():
             for row in self.history[-1:]:
-                self._log(row, writer)
+                self._log(row, board)
             while len(self.history) < self.config.iterations and not self._good_enough():
                 row = self.iterate()
                 self.history.append(row)
                 from_first(self._save)
-                self._show(row, writer, bar)
+                self._show(row, board, bar)
                 if warning := collapse_warning(self.history):
                     say(f"{self.config.out.name}: {warning}")
                 if any(gathered(stop_requested.is_set())):
@@ -284,19 +281,18 @@ class Trainer:
             f"{len(self.history)} of {config.iterations} iterations, {int(row['episodes']):,} episodes"
         )
 
-    def _show(self, row: dict[str, float], writer: SummaryWriter | None, bar: tqdm) -> None:
+    def _show(self, row: dict[str, float], board: RunBoard | None, bar: tqdm) -> None:
         """Write an iteration's metrics to TensorBoard and to the progress bar."""
-        speed = self._log(row, writer)
+        speed = self._log(row, board)
         shown = {"reward": "reward", "tokens": "completion_tokens", "entropy": "entropy"}
         bar.set_postfix({name: f"{row[key]:.3g}" for name, key in shown.items()} | {"episodes/s": f"{speed:.0f}"})
         bar.update()
 
-    def _log(self, row: dict[str, float], writer: SummaryWriter | None) -> float:
+    def _log(self, row: dict[str, float], board: RunBoard | None) -> float:
         """Write an iteration's metrics to TensorBoard; returns its episodes per second."""
         speed = self.config.episodes / (row["seconds_rollout"] + row["seconds_update"])
-        if writer is not None:
-            for name, value in (row | {"episodes_per_second": speed}).items():
-                writer.add_scalar(tag(name), value, int(row["episodes"]))
+        if board is not None:
+            board.add_iteration(row | {"episodes_per_second": speed})
         return speed
 
     def _save(self) -> None:

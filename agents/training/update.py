@@ -17,6 +17,7 @@ from ollm_rl.agents.training.batches import Part, UpdateBatch
 from ollm_rl.agents.training.passes import grouped
 from ollm_rl.agents.training.replay import Replay
 from ollm_rl.decode.rollout import Rollout
+from ollm_rl.errors import RunWarning
 from ollm_rl.options.losses import steered_weight
 from ollm_rl.processes import rank, sum_gradients, sum_over_processes, world_size
 
@@ -147,7 +148,7 @@ class Updater:
         self.pass_tokens = max(longest, int(before) // 2)
         warnings.warn(
             f"out of memory in a pass of {int(before)} tokens; continuing with pass_tokens={self.pass_tokens}",
-            RuntimeWarning,
+            RunWarning,
             stacklevel=3,
         )
         self.optimizer.zero_grad()

@@ -23,7 +23,7 @@ from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_we
 from ollm_rl.agents.workers.cluster import check_resources, connect
 from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError, episode_shares, joined, packed
 from ollm_rl.decode.turns import Turns
-from ollm_rl.errors import extra, one_line
+from ollm_rl.errors import RunWarning, extra, one_line
 from ollm_rl.problems.problem import Problem
 
 with extra("ray"):
@@ -138,9 +138,7 @@ class _Seat:
                 f"worker {self.number} was lost {ATTEMPTS} times in a row over episodes {self.episodes.start} to "
                 f"{self.episodes.stop - 1} of iteration {self.tasks[0].iteration}; the last time: {reason}"
             )
-        warnings.warn(
-            f"worker {self.number} was lost ({reason}); another takes its place", RuntimeWarning, stacklevel=3
-        )
+        warnings.warn(f"worker {self.number} was lost ({reason}); another takes its place", RunWarning, stacklevel=3)
         self.actor = self._start()
         missing = list(self.tasks)
         self.tasks.clear()

@@ -1,9 +1,10 @@
-"""Pages that are made from the code: the settings of every command and the public names of every room.
+"""Pages that are made: the settings of every command, the public names of every room, and the notebook.
 
 It imports no mkdocs, so that tests read the same pages.
 """
 
 import inspect
+import json
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, asdict
 from importlib import import_module
@@ -71,6 +72,13 @@ def settings_page() -> str:
         for section in sections(resolve_name(command.config)):
             parts.extend(_list(section, ""))
     return "\n".join(parts)
+
+
+def notebook_page(notebook: Path) -> str:
+    """Markdown of a notebook without outputs: its texts, and its code as code."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    texts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    return "\n\n".join(f"```python\n{text}\n```" if kind == "code" else text for kind, text in texts) + "\n"
 
 
 def _list(section: type[Settings], prefix: str) -> Iterator[str]:

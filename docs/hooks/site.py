@@ -32,6 +32,7 @@ ELSEWHERE |= {
     if path.is_file() and path.name != "README.md"
 }
 ELSEWHERE["experiments/results/README.md"] = "results/claims.md"  # results/index.md is another page
+NOTEBOOKS = {"docs/quickstart.ipynb": "notebook.md"}
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s:]+)(#[^)]*)?\)")
 CODE = re.compile(r"(```.*?```)", re.DOTALL)
 EQUATION = re.compile(r"```math\n(.*?)```", re.DOTALL)
@@ -42,6 +43,7 @@ def on_files(files: Any, config: Any) -> Any:
     for source, place in ELSEWHERE.items():
         files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
     pages = {"settings.md": reference.settings_page(), **reference.api_pages()}
+    pages |= {place: reference.notebook_page(ROOT / source) for source, place in NOTEBOOKS.items()}
     for place, text in pages.items():
         files.append(File.generated(config, place, content=text))
     return files
@@ -60,7 +62,7 @@ def link(match: re.Match[str], source: str) -> str:
     """A link as the site needs it; what the site does not hold keeps its text only."""
     text, target, anchor = match[1], match[2], match[3] or ""
     wanted = os.path.normpath(os.path.join(os.path.dirname(source), target))
-    place = ELSEWHERE.get(wanted) or wanted.removeprefix("docs/")
+    place = (ELSEWHERE | NOTEBOOKS).get(wanted) or wanted.removeprefix("docs/")
     if wanted not in ELSEWHERE and not wanted.startswith("docs/"):
         return text
     here = ELSEWHERE.get(source) or source.removeprefix("docs/")

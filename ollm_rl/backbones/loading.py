@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -70,7 +71,7 @@ def load_backbone(
             model: PreTrainedModel = _load_smollm2(dtype)
         else:
             source = _source(name)
-            with _no_bars(Path(source["pretrained_model_name_or_path"])):
+            with no_bars(of=Path(source["pretrained_model_name_or_path"])):
                 model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, trust_remote_code=False)
     except UNREADABLE as error:
         raise _not_loaded(name, error) from error
@@ -179,9 +180,13 @@ def _source(name: str) -> dict[str, str]:
 
 
 @contextmanager
-def _no_bars(folder: Path) -> Iterator[None]:
-    """Hide transformers' bar of loading weights from a folder, which takes a moment; downloads keep theirs."""
-    hidden = folder.exists() and transformers_logging.is_progress_bar_enabled()
+def no_bars(of: Path | None = None) -> Iterator[None]:
+    """Hide transformers' bars of reading and writing weights, which take a moment.
+
+    Args:
+        of: What is loaded. If there is no such path it is downloaded, which keeps its bar.
+    """
+    hidden = (of is None or of.exists()) and transformers_logging.is_progress_bar_enabled()
     if hidden:
         transformers_logging.disable_progress_bar()
     try:
@@ -207,6 +212,8 @@ def _not_loaded(name: str, error: Exception) -> Exception:
     if isinstance(error, UsageError):
         return error
     reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)  # the other lines are advice
+    if isinstance(error, LocalEntryNotFoundError):
+        reason = "no such folder, not in the hub's cache, and the hub cannot be reached"
     return UsageError(
         f"backbone {name!r} cannot be loaded ({reason}); give tiny-arith, smollm2-135m, a folder with a causal "
         "language model, or an id on the Hugging Face hub"

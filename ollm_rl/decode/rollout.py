@@ -15,6 +15,7 @@ import torch
 
 from ollm_rl.decode.prompt_store import PromptStore
 from ollm_rl.decode.turns import Tensors, Trajectories, Turns
+from ollm_rl.errors import RunWarning
 
 OnEnd = Callable[[list[int], list[list[int]]], None]  # indices of episodes that have ended, and their tokens
 
@@ -256,7 +257,7 @@ class _Run:
         self.engine.free(num_slots // 2)
         self.engine.pass_tokens = max(1, self.engine.pass_tokens // 2)
         message = f"out of memory with {num_slots} slots; continuing with {num_slots // 2}"
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        warnings.warn(message, RunWarning, stacklevel=3)
 
     def rollout(self) -> Rollout:
         """The written episodes, cut to the longest completion."""

@@ -152,14 +152,14 @@ def time_to_threshold(times: Sequence[float], rewards: Sequence[float], threshol
     by chance earlier than its mean does, so average the seeds first, or smooth.
 
     Args:
-        times: Episodes or seconds, increasing; at least two.
-        rewards: Reward, or accuracy, at each time.
+        times: Episodes or seconds, increasing; at least one.
+        rewards: Reward, or accuracy, at each time; NaN reaches nothing.
         threshold: The reward to reach.
 
     Raises:
         ValueError: If the lengths differ or times do not increase.
     """
-    moments, heights = _curve(times, rewards)
+    moments, heights = _curve(times, rewards, at_least=1)
     reached = np.flatnonzero(heights >= threshold)
     return float(moments[reached[0]]) if reached.size else None
 
@@ -219,11 +219,16 @@ def _means_over_seeds_and_problems(data: np.ndarray, count: int, generator: np.r
     return np.concatenate(means)
 
 
-def _curve(times: Sequence[float], rewards: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _curve(times: Sequence[float], rewards: Sequence[float], *, at_least: int = 2) -> tuple[np.ndarray, np.ndarray]:
     moments, heights = np.asarray(times, dtype=np.float64), np.asarray(rewards, dtype=np.float64)
-    if moments.shape != heights.shape or moments.ndim != 1 or len(moments) < 2 or not (np.diff(moments) > 0).all():
+    if (
+        moments.shape != heights.shape
+        or moments.ndim != 1
+        or len(moments) < at_least
+        or not (np.diff(moments) > 0).all()
+    ):
         raise ValueError(
-            f"times ({len(moments)}) and rewards ({len(heights)}) must have one length, two values at least, and times "
-            "must grow"
+            f"times ({len(moments)}) and rewards ({len(heights)}) must have one length, "
+            f"{'one value' if at_least == 1 else 'two values'} at least, and times must grow"
         )
     return moments, heights

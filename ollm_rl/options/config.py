@@ -19,7 +19,7 @@ class OptionConfig(Settings):
     num_options: Annotated[int, Interval(ge=2, le=10**4)] = 10
     """Number of options K; at least 2. The paper uses 10."""
     width: Width | None = None
-    """Hidden width of encoder, decoder and policy. None is the largest width with which the plug-in has at most 2 % of
+    """Hidden width of encoder, decoder and policy. If left out: the largest with which the plug-in has at most 2 % of
     the backbone's parameters."""
     identity_option: bool = False
     """Option 0 adds no bias, so it is the backbone's own prediction."""
@@ -32,10 +32,10 @@ class OptionConfig(Settings):
     the options a calibrated language model."""
     policy_objective: Literal["imitation", "marginal"] | None = None
     """The policy learns from the encoder's choice (imitation, eq. 6 of the paper), or from the likelihood of the
-    mixture (marginal, needs the exact estimator). None: marginal if the estimator is exact and the prior uniform, else
-    imitation."""
+    mixture (marginal, needs the exact estimator). If left out: marginal if the estimator is exact and the prior
+    uniform, else imitation."""
     kl_target: Nats | None = 0.2
-    """Target of the adaptive weight for KL(q || prior), in nats; the paper uses 0.2. None keeps kl_weight_init. With
+    """Target of the adaptive weight for KL(q || prior), in nats; the paper uses 0.2. null keeps kl_weight_init. With
     prior=policy the weight is at most 1, the evidence lower bound, so the KL may stay above its target."""
     kl_weight_init: Annotated[float, Interval(gt=0, le=1000)] = 0.1
     """Weight of the KL term at the first step; starting at 1 collapses the options."""

@@ -4,6 +4,7 @@ The parser only collects values, most of them as text; ``read_settings`` reads a
 """
 
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from functools import cache
@@ -17,14 +18,18 @@ from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.settings.base import Settings, checked, from_text, own_fields, plain_type, refuse_unknown, sections, shown
 
+_NO_DEFAULT = re.compile(r" \(default: (null|\[\]|\{\})\)$")
 NOT_SETTINGS = ("help", "config", "print_config")  # flags of every command
 
 
 class Help(DefaultHelpFormatter):
-    """Help text without Python types."""
+    """Help text without Python types, and without defaults that only say that there is none."""
 
     def _get_type_str(self, action: Any) -> None:
         return None
+
+    def _expand_help(self, action: Any) -> str:
+        return _NO_DEFAULT.sub("", super()._expand_help(action)).replace("(default: False)", "(default: false)")
 
 
 class SettingsFile(ActionConfigFile):

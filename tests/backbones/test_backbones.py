@@ -8,6 +8,7 @@ from transformers import LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from ollm_rl.backbones import loading as backbones
+from ollm_rl.errors import UsageError
 from tests.tiny_models import tiny_model
 
 
@@ -31,3 +32,12 @@ def test_loading_draws_no_bar_and_leaves_those_of_others(capsys: pytest.CaptureF
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
     assert transformers_logging.is_progress_bar_enabled()
+
+
+def test_a_name_that_is_neither_here_nor_on_a_hub_out_of_reach_is_told_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backbones, "hub_answers", lambda: False)
+    reason = "no such folder, not in the hub's cache, and the hub cannot be reached"
+    with pytest.raises(UsageError, match=rf"backbone 'runs/mistyped' cannot be loaded \({reason}\); give tiny-arith"):
+        backbones.load_tokenizer("runs/mistyped")

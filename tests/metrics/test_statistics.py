@@ -1,5 +1,7 @@
 """Intervals, paired comparisons, learning curves and rankings, by hand and against scipy."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -117,6 +119,9 @@ def test_the_time_to_a_threshold_is_that_of_the_first_measurement_that_reaches_i
     assert time_to_threshold(times, rewards, 0.51) == 1024
     assert time_to_threshold(times, rewards, 0.1) == 256
     assert time_to_threshold(times, rewards, 0.95) is None
+    assert time_to_threshold([8], [0.5], 0.5) == 8 and time_to_threshold([8, 16], [math.nan, 0.5], 0.5) == 16
+    with pytest.raises(ValueError, match="one value at least"):
+        time_to_threshold([], [], 0.5)
 
 
 @pytest.mark.parametrize(

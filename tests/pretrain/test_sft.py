@@ -88,6 +88,10 @@ def test_a_run_leaves_plug_in_tokenizer_origin_metrics_and_tensorboard(
     written = EventAccumulator(str(folder)).Reload()
     assert [event.step for event in written.Scalars("train/distinct_tokens")] == [2, 4, 6, 8]
     assert written.Scalars("train/kl")[1].value == pytest.approx(lines[1]["kl"])
+    tags = written.Tags()["scalars"]
+    assert {"train/loss", "train/grad_norm", "train/learning_rate"} <= set(tags)
+    assert not [tag for tag in tags if len({point.value for point in written.Scalars(tag)}) == 1]
+    assert "_hparams_/session_start_info" in written.PluginTagToContent("hparams")
 
 
 def test_the_loss_falls(tmp_path: Path, backbone: str, data: str) -> None:

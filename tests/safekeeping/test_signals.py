@@ -70,6 +70,7 @@ def test_handlers_are_restored_after_the_imports(monkeypatch: pytest.MonkeyPatch
     audit = import_module("ollm_rl.agents.evaluation.audit")
     monkeypatch.setattr(audit, "run_audit", lambda config: seen.append(signal.getsignal(signal.SIGINT)))
     monkeypatch.setattr(audit, "format_audit", str)
+    monkeypatch.setattr("ollm_rl.agents.evaluation.ending.audit_ending", lambda result, config: "checked")
     assert main(["audit", "x"]) == 0
     assert seen == [before] and signal.getsignal(signal.SIGINT) is before
 

@@ -168,6 +168,12 @@ def test_a_stopped_run_resumes_with_its_weights_and_replay_memory(
     assert rows(settings.out) == after and len(begun) == 1
 
 
+def test_a_callback_may_stop_the_run(folder: Path) -> None:
+    settings = config(folder, "run", "sb3-a2c", iterations=5)
+    train_agent(settings, lambda row: row["episodes"] < 128)
+    assert [row["episodes"] for row in rows(settings.out)] == [64, 128]
+
+
 def their_ppo(settings: RLConfig, vec: TextGenVecEnv, policy: OptionPolicy) -> PPO:
     """SB3's PPO with our settings and networks, and with torch's default Adam."""
     same = ("learning_rate", "gamma", "gae_lambda", "clip_range", "vf_coef", "ent_coef", "max_grad_norm")

@@ -16,7 +16,7 @@ import ollm_rl.agents.training.trainer as trainer_module
 from ollm_rl.agents.completions import read_completions
 from ollm_rl.agents.policies.loading import load_policy, trained_weights
 from ollm_rl.agents.training.checkpoints import is_best
-from ollm_rl.agents.training.run import format_run
+from ollm_rl.agents.training.run import train_ending
 from ollm_rl.agents.training.trainer import Trainer, train
 from ollm_rl.agents.training.update import Updater
 from ollm_rl.errors import MissingError, UsageError
@@ -146,10 +146,10 @@ def test_a_run_stops_when_it_is_good_enough_and_stays_stopped(
     train(settings)
     assert checkpoint(settings.out) == before
     assert line in capsys.readouterr().err
-    assert format_run(settings.out).startswith(
-        f"reward {row['reward']:.3f} after 16 episodes; written to {settings.out}"
+    assert train_ending(settings.out, settings) == (
+        f"reward {row['reward']:.3f}, accuracy {accuracy} after 16 episodes; written to {settings.out}; "
+        f"next: ollm-rl report {settings.out}"
     )
-    assert format_run(settings.out).endswith(f"; next: ollm-rl report {settings.out}")
 
 
 def test_a_finished_run_is_lengthened_as_if_it_had_been_that_long_from_the_start(

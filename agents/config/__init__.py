@@ -1,0 +1,5 @@
+"""Settings of reinforcement learning. Nothing heavy is imported, so that ``ollm-rl --help`` is fast."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,7 @@
+from .rl import RLConfig as RLConfig
+from .rollout import RewardConfig as RewardConfig
+
+__all__ = [
+    "RewardConfig",
+    "RLConfig",
+]
