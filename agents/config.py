@@ -15,6 +15,7 @@ from ollm_rl.settings import (
     Nats,
     Positive,
     PromptSettings,
+    ReportSettings,
     Seed,
     Settings,
     Share,
@@ -74,8 +75,7 @@ class RunSettings(Settings):
     iterations: Count = 12
     """Number of iterations, each with a rollout and an update. A finished run given more goes on."""
     keep_checkpoints: Count = 2
-    """Number of latest checkpoints to keep. The best one is kept too: that with the highest evaluated accuracy, or with
-    the highest reward if nothing is evaluated."""
+    """Latest checkpoints to keep, beside the best by evaluated accuracy, or by reward if nothing is evaluated."""
     seed: Seed = 0
     """Seed of all random streams. Runs with equal seeds see the same prompts in the same order."""
 
@@ -145,8 +145,7 @@ class UpdateSettings(Settings):
     learning_rate: Positive = 1e-3
     """Learning rate of Adam, the highest of a schedule."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Course of the learning rate after the warm-up. Linear and cosine fall to 0 at the end of the run, whose number of
-    iterations is then fixed."""
+    """Course after the warm-up. Linear and cosine fall to 0 at the end, so the number of iterations is then fixed."""
     warmup_iterations: CountOrZero = 0
     """The learning rate rises linearly to its highest value over this many iterations."""
     minibatches: Count = 4
@@ -294,6 +293,7 @@ class RLConfig(
     EvaluationSettings,
     RaySettings,
     SB3Settings,
+    ReportSettings,
     Machine,
 ):
     """Reinforcement learning from answer correctness, over options or over tokens."""

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -39,7 +39,7 @@ from ollm_rl.files.checksums import SUMS_FILE, check_folder, folder_sums
 from ollm_rl.files.intact import intact
 from ollm_rl.options.diagnostics import collapse_warning, option_diagnostics, option_usage
 from ollm_rl.options.model import CountedStates, OptionModel
-from ollm_rl.pretrain.callbacks import ShortLines, StopOnRequest, describe_whole_run
+from ollm_rl.pretrain.callbacks import Reported, ShortLines, StopOnRequest, describe_whole_run
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples, solved_problems
 from ollm_rl.pretrain.hidden_cache import collate_states, open_hidden_cache
@@ -48,6 +48,7 @@ from ollm_rl.problems.prompts import format_prompts
 from ollm_rl.runs import exclusive_run, write_atomic
 from ollm_rl.safekeeping.outputs import full_disk_named
 from ollm_rl.safekeeping.signals import catch_sigterm
+from ollm_rl.services.trackers import Trackers, require_packages
 from ollm_rl.streams import Purpose, integer_seed
 
 SETTLED = 0.2  # share of the steps after which options that still agree have collapsed and are not just untrained
@@ -176,6 +177,7 @@ def run_sft(config: SFTConfig) -> Path:
         UsageError: If a setting, the data or the folder does not fit; the message says what to change.
         RunError: If the loss or the gradient is no longer finite, or the disk is full.
     """
+    require_packages(config.report_to)
     device = resolve_device(config.device)
     problems = solved_problems(config)
     precision = torch.bfloat16 if config.stage != "backbone" and config.dtype == "bfloat16" else torch.float32
@@ -206,14 +208,15 @@ def _train(
             examples = open_hidden_cache(model, examples, config.cache, pad_token_id=collator.pad_token_id)
         collator = collate_states
     trainer_class = OptionTrainer if config.stage == "options" else LengthOrderTrainer
-    trainer = trainer_class(
-        model=model,
-        args=training_arguments(config, device),
-        train_dataset=examples,
-        data_collator=collator,
-        callbacks=[StopAtNonFinite(), MetricsFile(), Checksums()],
-    )
-    train_and_save(trainer, tokenizer, config.out)
+    with Trackers(config.report_to, config.out, asdict(config)) as trackers:
+        trainer = trainer_class(
+            model=model,
+            args=training_arguments(config, device),
+            train_dataset=examples,
+            data_collator=collator,
+            callbacks=[StopAtNonFinite(), MetricsFile(), Checksums(), Reported(trackers)],
+        )
+        train_and_save(trainer, tokenizer, config.out)
 
 
 def with_steps(config: SFTConfig, num_examples: int) -> SFTConfig:
@@ -252,7 +255,7 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
         logging_nan_inf_filter=False,
         save_steps=config.save_steps,
         save_total_limit=2,
-        report_to=["tensorboard"],
+        report_to=["tensorboard"] if "tensorboard" in config.report_to else [],
         seed=integer_seed(config.seed, Purpose.SFT_TRAINER),
         use_cpu=device.type == "cpu",
         remove_unused_columns=False,

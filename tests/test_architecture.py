@@ -12,7 +12,7 @@ import pytest
 from tests.imports import FOLDERS, circle, imports_of, module_graph, python_files, room_graph, room_of
 from tests.places import ROOT
 
-BASE_MODULES = ("devices", "errors", "files", "network", "runs", "safekeeping", "settings", "streams")
+BASE_MODULES = ("devices", "errors", "files", "runs", "safekeeping", "services", "settings", "streams")
 BASE = {f"ollm_rl.{module}" for module in BASE_MODULES}
 CORE = {f"ollm_rl.{room}" for room in ("answers", "backbones", "decode", "metrics", "options", "problems", "report")}
 POLICIES = {"ollm_rl.agents.config", "ollm_rl.agents.completions", "ollm_rl.agents.policies"}
@@ -20,12 +20,12 @@ POLICIES = {"ollm_rl.agents.config", "ollm_rl.agents.completions", "ollm_rl.agen
 ALLOWED: dict[str, set[str]] = {
     "ollm_rl.errors": set(),
     "ollm_rl.streams": set(),
-    "ollm_rl.network": set(),
     "ollm_rl.devices": {"ollm_rl.errors"},
     "ollm_rl.files": {"ollm_rl.errors"},
     "ollm_rl.runs": {"ollm_rl.errors", "ollm_rl.files", "ollm_rl.safekeeping"},
     "ollm_rl.safekeeping": {"ollm_rl.errors", "ollm_rl.cli"},  # cli: the program starts there
     "ollm_rl.settings": {"ollm_rl.errors"},
+    "ollm_rl.services": {"ollm_rl.errors", "ollm_rl.files", "ollm_rl.runs"},
     "ollm_rl.answers": BASE,
     "ollm_rl.backbones": BASE,
     "ollm_rl.options": BASE | {"ollm_rl.backbones"},

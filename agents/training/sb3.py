@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from ollm_rl.agents.completions import Completion, training_metrics, write_completions
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.training.problems import training_problems
 from ollm_rl.agents.training.sb3_files import load_agent, save_agent, saved_history
-from ollm_rl.agents.training.tags import tag
+from ollm_rl.agents.training.writers import Writers
 from ollm_rl.answers.pool import Verdict
 from ollm_rl.devices import resolve_device
 from ollm_rl.envs.own_rewards import own_rewards
@@ -30,6 +29,7 @@ from ollm_rl.errors import UsageError, extra
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.problem import Problem
 from ollm_rl.runs import exclusive_run
+from ollm_rl.services.trackers import require_packages
 from ollm_rl.streams import Purpose, integer_seed
 
 with extra("sb3"):
@@ -81,6 +81,7 @@ def train_sb3(
         UsageError: If a setting, the data or the folder does not fit, or a file is damaged.
         MissingError: If the model is missing.
     """
+    require_packages(config.report_to)
     agent_class = AGENTS[config.agent]
     device = resolve_device(config.device)
     vec = _environments(config, device, functions)
@@ -220,7 +221,7 @@ class _Iterations(BaseCallback):
 
     def _on_training_start(self) -> None:
         done = int(self.history[-1]["episodes"]) if self.history else 0
-        self.writer = SummaryWriter(str(self.config.out), purge_step=done + 1)
+        self.writers = Writers(self.config, done + 1)
         self.bar = tqdm(total=self.config.iterations, initial=len(self.history), desc=self.config.out.name)
         self.started = time.perf_counter()
 
@@ -232,7 +233,7 @@ class _Iterations(BaseCallback):
         return len(self.history) < self.config.iterations
 
     def _on_training_end(self) -> None:
-        self.writer.close()
+        self.writers.close()
         self.bar.close()
 
     def _finish_iteration(self, infos: list[dict[str, Any]]) -> None:
@@ -251,8 +252,7 @@ class _Iterations(BaseCallback):
         self.started = now
         self.history.append(row)
         save_agent(self.model, self.config.out, self.history)
-        for name, value in row.items():
-            self.writer.add_scalar(tag(name), value, int(row["episodes"]))
+        self.writers.log(row)
         self.bar.set_postfix(reward=f"{row['reward']:.3f}", tokens=f"{row['completion_tokens']:.0f}")
         self.bar.update()
         if self.on_iteration is not None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -23,8 +22,8 @@ from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_we
 from ollm_rl.agents.training.checkpoints import complete_checkpoint, save_checkpoint
 from ollm_rl.agents.training.collapse import collapse_warning
 from ollm_rl.agents.training.problems import evaluation_problems, training_problems
-from ollm_rl.agents.training.tags import tag
 from ollm_rl.agents.training.update import Penalties, Updater, learning_rate
+from ollm_rl.agents.training.writers import Writers
 from ollm_rl.agents.workers.local import Batch, RolloutSource, RolloutWorker
 from ollm_rl.backbones.loading import context_length, not_finite
 from ollm_rl.devices import resolve_device
@@ -35,6 +34,7 @@ from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.runs import exclusive_run, intact_checkpoints, last_checkpoint
 from ollm_rl.safekeeping.signals import catch_sigterm
+from ollm_rl.services.trackers import require_packages
 from ollm_rl.streams import Purpose, integer_seed, torch_generator
 
 OnIteration = Callable[[dict[str, float]], bool | None]  # gets an iteration's metrics; False stops the run
@@ -57,6 +57,7 @@ def train(
         UsageError: If a setting, the data, the folder or the model does not fit; the message says what to change.
         RunError: If a loss, gradient, reward or weight is no longer finite.
     """
+    require_packages(config.report_to)
     device = resolve_device(config.device)
     own = own_rewards(config.reward, functions)
     problems = training_problems(config)
@@ -138,15 +139,14 @@ class Trainer:
         done = int(self.history[-1]["episodes"]) if self.history else 0
         bar = tqdm(total=self.config.iterations, initial=len(self.history), desc=self.config.out.name)
         # Discards what a killed run wrote after its last checkpoint, whose own row it may not have written.
-        writer = SummaryWriter(str(self.config.out), purge_step=done)
-        with catch_sigterm() as stop_requested, bar, writer:
+        with catch_sigterm() as stop_requested, bar, closing(Writers(self.config, done)) as writers:
             for row in self.history[-1:]:
-                self._log(row, writer)
+                self._log(row, writers)
             while len(self.history) < self.config.iterations and not self._good_enough():
                 row = self.iterate()
                 self.history.append(row)
                 self._save()
-                self._show(row, writer, bar)
+                self._show(row, writers, bar)
                 if warning := collapse_warning(self.history):
                     tqdm.write(f"{self.config.out.name}: {warning}", file=sys.stderr)
                 if stop_requested.is_set():
@@ -256,18 +256,17 @@ class Trainer:
             f"{len(self.history)} of {config.iterations} iterations, {int(row['episodes']):,} episodes"
         )
 
-    def _show(self, row: dict[str, float], writer: SummaryWriter, bar: tqdm) -> None:
-        """Write an iteration's metrics to TensorBoard and to the progress bar."""
-        speed = self._log(row, writer)
+    def _show(self, row: dict[str, float], writers: Writers, bar: tqdm) -> None:
+        """Write an iteration's metrics to TensorBoard or services, and to the progress bar."""
+        speed = self._log(row, writers)
         shown = {"reward": "reward", "tokens": "completion_tokens", "entropy": "entropy"}
         bar.set_postfix({name: f"{row[key]:.3g}" for name, key in shown.items()} | {"episodes/s": f"{speed:.0f}"})
         bar.update()
 
-    def _log(self, row: dict[str, float], writer: SummaryWriter) -> float:
-        """Write an iteration's metrics to TensorBoard; returns its episodes per second."""
+    def _log(self, row: dict[str, float], writers: Writers) -> float:
+        """Write an iteration's metrics; returns its episodes per second."""
         speed = self.config.episodes / (row["seconds_rollout"] + row["seconds_update"])
-        for name, value in (row | {"episodes_per_second": speed}).items():
-            writer.add_scalar(tag(name), value, int(row["episodes"]))
+        writers.log(row | {"episodes_per_second": speed})
         return speed
 
     def _save(self) -> None:

