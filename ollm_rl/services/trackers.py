@@ -69,7 +69,8 @@ def require_packages(report_to: Sequence[str]) -> None:
         MissingError: It says what to install.
     """
     for name in report_to:
-        if name in SERVICES and importlib.util.find_spec(name) is None:
+        # A folder ``wandb``, into which that service writes, is found too, but has no origin.
+        if name in SERVICES and getattr(importlib.util.find_spec(name), "origin", None) is None:
             raise MissingError(f"report_to={name!r} needs the package {name}; run: pip install {name}")
 
 

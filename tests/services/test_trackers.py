@@ -3,6 +3,7 @@
 import json
 import sys
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -25,7 +26,7 @@ class Wandb(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("wandb")
-        self.__spec__ = ModuleSpec("wandb", None)
+        self.__spec__ = ModuleSpec("wandb", None, origin="a stand-in")
         self.begun: list[dict[str, Any]] = []
         self.rows: list[dict[str, float]] = []
         self.finished = 0
@@ -122,4 +123,10 @@ def test_a_service_whose_package_is_missing_is_refused_in_one_line(
         assert main([*command.split(), "--report_to", "mlflow", "--out", str(tmp_path / "run")]) == 2
         line = capsys.readouterr().err.splitlines()[-1]
         assert line == "ollm-rl: report_to='mlflow' needs the package mlflow; run: pip install mlflow"
+    monkeypatch.undo()
+    (tmp_path / "wandb").mkdir()  # as the service itself leaves it
+    monkeypatch.syspath_prepend(tmp_path)
+    if "site-packages" not in str(getattr(find_spec("wandb"), "origin", "")):
+        assert main(["sft", "--report_to", "wandb", "--out", str(tmp_path / "run")]) == 2
+        assert "needs the package wandb" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
