@@ -22,7 +22,7 @@ test: $(STAMP)
 # pyproject.toml allows, and at the newest releases (torch is named because newer ones come with CUDA).
 VERSION_TESTS := tests/decode/test_acceptance.py tests/backbones tests/problems/test_prompts.py \
 	tests/agents/policies/test_policies.py tests/envs/test_text_gen.py tests/envs/test_sb3.py tests/test_extras.py \
-	tests/test_readme.py
+	tests/test_readme.py tests/test_users.py
 test-lowest: VERSIONS := -c constraints-lowest.txt
 test-lowest test-newest: test-%: wheel
 	$(PYTHON) -m venv $(VENV)-$*

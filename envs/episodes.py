@@ -22,6 +22,7 @@ from ollm_rl.decode.prompt_store import PromptStore
 from ollm_rl.envs.option_info import InfoField, check_fields, option_info
 from ollm_rl.envs.own_rewards import Rewards, columns_of, own_rewards, score
 from ollm_rl.envs.rewards import CORRECTNESS_ONLY, all_weights, reward_terms, total
+from ollm_rl.envs.shared_models import shared_model
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.problem import Problem
@@ -126,7 +127,7 @@ class Episodes:
         num_slots = checked("num_envs", num_slots, Count)
         max_new_tokens = checked("max_new_tokens", max_new_tokens, Count)
         if not isinstance(model, OptionModel):
-            model = OptionModel.from_pretrained(checked("model", model, Path))
+            model = shared_model(checked("model", model, Path))
         self.model = model
         if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
             raise UsageError(f"tokenizer={shown(tokenizer)} is no tokenizer of transformers; give one, or leave it out")

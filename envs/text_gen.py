@@ -60,11 +60,11 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
     the log-probabilities of the start policy pi(z | h_t) that supervised training left, in nats.
 
     ## Arguments
-    ``model`` (an ``OptionModel`` or the folder of one), ``problems`` (a list, or a source such as ``"arith"``),
-    ``action_space``, ``max_new_tokens``, ``tokenizer`` (loaded by the backbone's name where left out),
-    ``observation_mode``, ``render_mode`` (``"ansi"``: prompt and completion so far), ``reward`` (functions, or
-    ``"FILE.py:FUNCTION"``), ``reward_weights`` (by term; only correctness where both are left out),
-    ``info_fields`` (some of ``"option_tokens"``, ``"live"``, ``"start_log_probs"``).
+    ``model`` (an ``OptionModel``, or the folder of one, which the environments of a process share), ``problems`` (a
+    list, or a source such as ``"arith"``), ``action_space``, ``max_new_tokens``, ``tokenizer`` (loaded by the
+    backbone's name where left out), ``observation_mode``, ``render_mode`` (``"ansi"``: prompt and completion so far),
+    ``reward`` (functions, or ``"FILE.py:FUNCTION"``), ``reward_weights`` (by term; only correctness where both are
+    left out), ``info_fields`` (some of ``"option_tokens"``, ``"live"``, ``"start_log_probs"``).
     """
 
     metadata = {"render_modes": ["ansi"]}

@@ -11,6 +11,7 @@ from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 from ollm_rl.errors import RunError
 from ollm_rl.pretrain.checkpoints import last_checkpoint
 from ollm_rl.processes import from_first, gathered
+from ollm_rl.services.trackers import Trackers
 
 # What Trainer's last line says of the time since the last start only; a resumed run would differ in it.
 OF_THIS_START = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
@@ -29,6 +30,19 @@ class ShortLines(ProgressCallback):
         if self.training_bar is not None and logs and "loss" in logs:
             numbers = ", ".join(f"{name} {logs[name]:.3g}" for name in SHOWN if name in logs)
             self.training_bar.write(f"step {state.global_step} of {state.max_steps}: {numbers}")
+
+
+class Reported(TrainerCallback):
+    """Sends every line of metrics to the services, under the names that Trainer has in TensorBoard."""
+
+    def __init__(self, trackers: Trackers) -> None:
+        self.trackers = trackers
+
+    def on_log(
+        self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        """Send the line."""
+        self.trackers.log({f"train/{name}": value for name, value in (logs or {}).items()}, state.global_step)
 
 
 def describe_whole_run(history: list[dict[str, float]]) -> None:

@@ -8,7 +8,17 @@ from annotated_types import Interval
 
 from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
-from ollm_rl.settings import Count, Machine, Positive, PromptSettings, Seed, Settings, Width, refuse_changed
+from ollm_rl.settings import (
+    Count,
+    Machine,
+    Positive,
+    PromptSettings,
+    ReportSettings,
+    Seed,
+    Settings,
+    Width,
+    refuse_changed,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +113,9 @@ class AdapterSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig(StageSettings, SolutionSettings, PromptSettings, OptimiserSettings, AdapterSettings, Machine):
+class SFTConfig(
+    StageSettings, SolutionSettings, PromptSettings, OptimiserSettings, AdapterSettings, ReportSettings, Machine
+):
     """Supervised fine-tuning of the options, the backbone itself or a LoRA on it, on worked solutions.
 
     ``dtype`` is the precision of the frozen backbone (stages options and lora) or of its matrix products (stage

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -35,7 +35,7 @@ from ollm_rl.errors import UsageError
 from ollm_rl.files.checksums import SUMS_FILE, folder_sums
 from ollm_rl.options.model import OptionModel
 from ollm_rl.pretrain.board import SFTBoard
-from ollm_rl.pretrain.callbacks import ShortLines, StopAtNonFinite, StopOnRequest, describe_whole_run
+from ollm_rl.pretrain.callbacks import Reported, ShortLines, StopAtNonFinite, StopOnRequest, describe_whole_run
 from ollm_rl.pretrain.checkpoints import Checksums, last_checkpoint
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight, encode_examples, solved_problems
@@ -48,6 +48,7 @@ from ollm_rl.processes import from_first, join, only_first_speaks, rank, world_s
 from ollm_rl.runs import exclusive_run, write_atomic
 from ollm_rl.safekeeping.outputs import full_disk_named
 from ollm_rl.safekeeping.signals import catch_sigterm
+from ollm_rl.services.trackers import Trackers, require_packages
 from ollm_rl.streams import Purpose, integer_seed
 
 
@@ -84,6 +85,7 @@ def run_sft(config: SFTConfig) -> Path:
         UsageError: If a setting, the data or the folder does not fit; the message says what to change.
         RunError: If the loss or the gradient is no longer finite, or the disk is full.
     """
+    require_packages(config.report_to)
     device = join(config.device)
     with only_first_speaks():
         _run_sft(config, device)
@@ -127,16 +129,21 @@ def _train(
             examples = open_hidden_cache(model, examples, config.cache, pad_token_id=collator.pad_token_id)
         collator = collate_states
     trainer_class = OptionTrainer if config.stage == "options" else LengthOrderTrainer
-    trainer = trainer_class(
-        model=model,
-        args=training_arguments(config, device),
-        train_dataset=examples,
-        data_collator=collator,
-        callbacks=[StopAtNonFinite(), MetricsFile(), SFTBoard(config), Checksums()],
-    )
-    if rank():  # Trainer seeded all alike; the noise of each is its own
-        torch.manual_seed(integer_seed(config.seed, Purpose.SFT_TRAINER, rank()))
-    train_and_save(trainer, tokenizer, config.out)
+    with Trackers(config.report_to, config.out, asdict(config)) as trackers:
+        trainer = trainer_class(
+            model=model,
+            args=training_arguments(config, device),
+            train_dataset=examples,
+            data_collator=collator,
+            callbacks=[StopAtNonFinite(), MetricsFile(), *_boards(config), Checksums(), Reported(trackers)],
+        )
+        if rank():  # Trainer seeded all alike; the noise of each is its own
+            torch.manual_seed(integer_seed(config.seed, Purpose.SFT_TRAINER, rank()))
+        train_and_save(trainer, tokenizer, config.out)
+
+
+def _boards(config: SFTConfig) -> list[TrainerCallback]:
+    return [SFTBoard(config)] if "tensorboard" in config.report_to else []
 
 
 def with_steps(config: SFTConfig, num_examples: int) -> SFTConfig:
@@ -177,7 +184,7 @@ def training_arguments(config: SFTConfig, device: torch.device) -> TrainingArgum
         logging_nan_inf_filter=False,
         save_steps=config.save_steps,
         save_total_limit=2,
-        report_to="none",  # SFTBoard writes
+        report_to="none",  # SFTBoard and Reported write
         seed=integer_seed(config.seed, Purpose.SFT_TRAINER),
         use_cpu=device.type == "cpu",
         remove_unused_columns=False,

@@ -12,10 +12,8 @@ import pytest
 from tests.imports import FOLDERS, circle, imports_of, module_graph, python_files, room_graph, room_of
 from tests.places import ROOT
 
-BASE = {
-    f"ollm_rl.{module}"
-    for module in ("devices", "errors", "files", "processes", "runs", "safekeeping", "settings", "streams")
-}
+BASE_MODULES = ("devices", "errors", "files", "processes", "runs", "safekeeping", "services", "settings", "streams")
+BASE = {f"ollm_rl.{module}" for module in BASE_MODULES}
 CORE = {f"ollm_rl.{room}" for room in ("answers", "backbones", "decode", "metrics", "options", "problems", "report")}
 POLICIES = {"ollm_rl.agents.config", "ollm_rl.agents.completions", "ollm_rl.agents.policies"}
 # For each room, the rooms that it may import. A module next to rooms is a separate room.
@@ -28,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "ollm_rl.runs": {"ollm_rl.errors", "ollm_rl.files", "ollm_rl.safekeeping"},
     "ollm_rl.safekeeping": {"ollm_rl.errors", "ollm_rl.cli"},  # cli: the program starts there
     "ollm_rl.settings": {"ollm_rl.errors"},
+    "ollm_rl.services": {"ollm_rl.errors", "ollm_rl.files", "ollm_rl.runs"},
     "ollm_rl.answers": BASE,
     "ollm_rl.backbones": BASE,
     "ollm_rl.options": BASE | {"ollm_rl.backbones"},

@@ -18,6 +18,7 @@ from tests.places import ROOT
 
 README, QUICKSTART = (ROOT / name for name in ("README.md", "docs/quickstart.md"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+TESTED_APART = {"docs/guides/agent.md"}  # by tests/test_users.py
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 SMALLER = {
     "sft": "--max_steps 4 --batch_size 8 --limit 64",
@@ -37,6 +38,9 @@ def commands(text: str) -> list[str]:
     """What follows ``ollm-rl`` in code blocks, without the comments."""
     lines = "\n".join(fenced(text, "")).splitlines()
     return [line.removeprefix("ollm-rl ").partition(" #")[0] for line in lines if line.startswith("ollm-rl ")]
+
+
+WITH_PYTHON = {page for page, text in TEXTS.items() if fenced(text, "python")}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,7 +69,7 @@ def followed(single_thread: None, tmp_path_factory: pytest.TempPathFactory) -> I
     yield folder
 
 
-@pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if fenced(text, "python")])
+@pytest.mark.parametrize("page", sorted(WITH_PYTHON - TESTED_APART))
 def test_the_python_of_a_page_runs(page: str, followed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(followed)
     names: dict[str, object] = {}

@@ -67,7 +67,8 @@ def test_what_lacks_a_docstring_is_found() -> None:
 
 def test_doors_without_a_page_are_those_that_users_do_not_open(reference: ModuleType) -> None:
     doors = {name for name, path in python_files().items() if path.name == "__init__.pyi"}
-    rooms = ("agents.config", "files", "safekeeping", "settings")  # the names of the first are in the door of agents
+    # The names of the first are in the door of agents.
+    rooms = ("agents.config", "files", "safekeeping", "services", "settings")
     assert doors - set(reference.ROOMS) == {f"ollm_rl.{room}" for room in rooms}
 
 

@@ -13,7 +13,7 @@ from ollm_rl.agents.config.learning import (
 from ollm_rl.agents.config.rollout import RolloutSettings
 from ollm_rl.agents.config.run import DataSettings, EvaluationSettings, RaySettings, RunSettings
 from ollm_rl.errors import UsageError
-from ollm_rl.settings import Machine, PromptSettings, own_fields, refuse_changed
+from ollm_rl.settings import Machine, PromptSettings, ReportSettings, own_fields, refuse_changed
 
 # Settings that each SB3 agent uses, besides those of the run, its problems and its episodes.
 SB3_READS = {
@@ -36,6 +36,7 @@ class RLConfig(
     EvaluationSettings,
     RaySettings,
     SB3Settings,
+    ReportSettings,
     Machine,
 ):
     """Reinforcement learning from answer correctness, over options or over tokens."""

@@ -1,5 +1,7 @@
 """Load policies by name: of a training run, an option plug-in, a LoRA or a backbone."""
 
+from pathlib import Path
+
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -9,31 +11,41 @@ from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.frozen_head import FrozenHeadPolicy
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
-from ollm_rl.backbones.loading import load_backbone, load_tokenizer, not_finite
+from ollm_rl.backbones.loading import fingerprint, load_backbone, load_tokenizer, not_finite
 from ollm_rl.backbones.lora import load_lora
-from ollm_rl.backbones.names import ModelName, resolve
+from ollm_rl.backbones.names import POLICY_WEIGHTS, ModelName, resolve
 from ollm_rl.errors import MissingError, UsageError, one_line
-from ollm_rl.files.tensors import load_tensors
+from ollm_rl.files.tensors import load_sealed_weights, load_tensors
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.prompts import format_prompts
 
 TOP_TOKENS = 10  # as many as options by default
 
 
-def new_policy(config: RLConfig, device: torch.device) -> tuple[Policy, PreTrainedTokenizerBase]:
+def new_policy(
+    config: RLConfig, device: torch.device, *, backbone_fingerprint: str | None = None
+) -> tuple[Policy, PreTrainedTokenizerBase]:
     """Create the untrained policy of a run; returns it and its backbone's tokenizer.
+
+    Args:
+        config: Settings of the run.
+        device: Device of the policy.
+        backbone_fingerprint: Of the only backbone that is accepted; None accepts any. A plug-in has its own.
 
     Raises:
         MissingError: If ``config.model`` holds no option plug-in (over options), or is a LoRA or a training run (over
             tokens).
+        UsageError: If the backbone is another one.
     """
-    policy, tokenizer = _new_policy(config, getattr(torch, config.dtype), device)
+    policy, tokenizer = _new_policy(config, getattr(torch, config.dtype), device, backbone_fingerprint)
     policy.temperature = config.temperature
     format_prompts(tokenizer, config)
     return policy, tokenizer
 
 
-def _new_policy(config: RLConfig, dtype: torch.dtype, device: torch.device) -> tuple[Policy, PreTrainedTokenizerBase]:
+def _new_policy(
+    config: RLConfig, dtype: torch.dtype, device: torch.device, backbone_fingerprint: str | None
+) -> tuple[Policy, PreTrainedTokenizerBase]:
     model = resolve(config.model)
     if config.action_space == "options":
         options, tokenizer = _load_options(model.require("options", role="model"), dtype, device)
@@ -42,6 +54,11 @@ def _new_policy(config: RLConfig, dtype: torch.dtype, device: torch.device) -> t
         return AnchoredPolicy(options), tokenizer
     model.require("backbone", "options", role="model")  # training over tokens starts its own LoRA
     backbone, tokenizer = load_backbone(model.backbone, dtype=dtype, device=device)
+    if backbone_fingerprint not in (None, actual := fingerprint(backbone)):
+        raise UsageError(
+            f"the policy was trained on backbone {model.backbone!r} with fingerprint {backbone_fingerprint}, but this "
+            f"one has {actual}; put the backbone it was trained on there"
+        )
     if config.policy == "frozen-head":
         return FrozenHeadPolicy(backbone), tokenizer
     if config.policy == "top-tokens":
@@ -54,7 +71,8 @@ def load_policy(
 ) -> tuple[Policy, PreTrainedTokenizerBase]:
     """Load the policy of a training run (as last saved), a checkpoint, an option plug-in, a LoRA or a backbone.
 
-    Its temperature is 1, whatever that of its training was.
+    Each by folder or hub id; what `ollm_rl.agents.policies.hub` saved or uploaded is a training run's policy too. Its
+    temperature is 1, whatever that of its training was.
 
     Raises:
         MissingError: If the training run has saved no checkpoint yet.
@@ -104,12 +122,8 @@ def _load_options(
 def _trained_policy(
     model: ModelName, dtype: torch.dtype, device: torch.device | str
 ) -> tuple[Policy, PreTrainedTokenizerBase]:
+    refuse_sb3(model)
     settings, run = model.description, model.folder
-    if (agent := settings.get("agent", "ollm-rl")) != "ollm-rl":
-        raise UsageError(
-            f"{model.name} holds an agent of stable-baselines3 ({agent}); evaluate it there: "
-            f"PPO.load('{run}/model.zip') and so on"
-        )
     changes = {"out": run, "model": model.trained_on, "dtype": str(dtype).removeprefix("torch.")}
     if settings.get("policy") is None and model.has_options:  # older runs do not say so
         changes["policy"] = "latent"
@@ -117,13 +131,30 @@ def _trained_policy(
         config = RLConfig(**settings | changes)
     except TypeError as error:
         reason = one_line(error)
-        raise UsageError(f"{run}/run.json does not fit ({reason}); copy it again, or train again") from error
+        raise UsageError(f"{model.described_in} does not fit ({reason}); copy it again, or train again") from error
     try:
-        policy, tokenizer = new_policy(config, torch.device(device))
+        policy, tokenizer = new_policy(config, torch.device(device), backbone_fingerprint=model.backbone_fingerprint)
     except MissingError as error:
         raise MissingError(f"{error}; {model.name} was trained on that model") from error
     if model.checkpoint is None:
         raise MissingError(f"{model.name} has saved no checkpoint yet; let ollm-rl train finish an iteration")
-    load_weights(policy, load_tensors(model.checkpoint, "policy", device=device)["policy"])
+    load_weights(policy, _saved_weights(model.checkpoint, device))
     policy.temperature = 1.0
     return policy, tokenizer
+
+
+def refuse_sb3(model: ModelName) -> None:
+    """Refuse a training run of an agent of stable-baselines3, whose policy is not one of ours."""
+    if (agent := model.description.get("agent", "ollm-rl")) != "ollm-rl":
+        raise UsageError(
+            f"{model.name} holds an agent of stable-baselines3 ({agent}); evaluate it there: "
+            f"PPO.load('{model.folder}/model.zip') and so on"
+        )
+
+
+def _saved_weights(path: Path, device: torch.device | str) -> dict[str, torch.Tensor]:
+    """The trained weights in a checkpoint, or in the file of a shared policy."""
+    if path.name != POLICY_WEIGHTS:
+        weights: dict[str, torch.Tensor] = load_tensors(path, "policy", device=device)["policy"]
+        return weights
+    return load_sealed_weights(path, device=device)

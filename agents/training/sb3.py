@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from ollm_rl.agents.completions import Completion, training_metrics, write_completions
 from ollm_rl.agents.config import RLConfig
-from ollm_rl.agents.training.board import RunBoard
 from ollm_rl.agents.training.problems import training_problems
 from ollm_rl.agents.training.sb3_files import load_agent, save_agent, saved_history
 from ollm_rl.agents.training.trainer import OnIteration
+from ollm_rl.agents.training.writers import Writers
 from ollm_rl.agents.workers.processes import check_processes
 from ollm_rl.answers.pool import Verdict
 from ollm_rl.devices import resolve_device
@@ -31,6 +31,7 @@ from ollm_rl.errors import UsageError, extra
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.problem import Problem
 from ollm_rl.runs import exclusive_run
+from ollm_rl.services.trackers import require_packages
 from ollm_rl.streams import Purpose, integer_seed
 
 with extra("sb3"):
@@ -85,6 +86,7 @@ def train_sb3(
         MissingError: If the model is missing.
     """
     check_processes(config)
+    require_packages(config.report_to)
     agent_class = AGENTS[config.agent]
     device = resolve_device(config.device)
     vec = _environments(config, device, functions)
@@ -224,9 +226,9 @@ class _Iterations(BaseCallback):
         self.ended: list[dict[str, Any]] = []  # infos of the episodes since the last row
 
     def _on_training_start(self) -> None:
-        self.board = RunBoard(self.config, self.history)
+        self.writers = Writers(self.config, self.history)
         for row in self.history[-1:]:
-            self.board.add_iteration(row)
+            self.writers.log(row)
         self.bar = tqdm(total=self.config.iterations, initial=len(self.history), desc=self.config.out.name)
         self.started = time.perf_counter()
 
@@ -241,7 +243,7 @@ class _Iterations(BaseCallback):
         return len(self.history) < self.config.iterations and not self.stopped
 
     def _on_training_end(self) -> None:
-        self.board.close()
+        self.writers.close()
         self.bar.close()
 
     def _finish_iteration(self, infos: list[dict[str, Any]]) -> None:
@@ -260,7 +262,7 @@ class _Iterations(BaseCallback):
         self.started = now
         self.history.append(row)
         save_agent(self.model, self.config.out, self.history)
-        self.board.add_iteration(row)
+        self.writers.log(row)
         self.bar.set_postfix(reward=f"{row['reward']:.3f}", tokens=f"{row['completion_tokens']:.0f}")
         self.bar.update()
         self.stopped = self.on_iteration is not None and self.on_iteration(row) is False

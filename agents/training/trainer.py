@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.free_running import evaluate
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_weights
-from ollm_rl.agents.training.board import RunBoard
 from ollm_rl.agents.training.checkpoints import complete_checkpoint, save_checkpoint
 from ollm_rl.agents.training.collapse import collapse_warning
 from ollm_rl.agents.training.metrics import episode_metrics
 from ollm_rl.agents.training.problems import evaluation_problems, training_problems
 from ollm_rl.agents.training.update import Penalties, Updater, learning_rate
+from ollm_rl.agents.training.writers import Writers
 from ollm_rl.agents.workers.local import RolloutSource, RolloutWorker, episode_shares
 from ollm_rl.agents.workers.processes import SharedRollouts, check_processes
 from ollm_rl.backbones.loading import context_length, not_finite
@@ -45,6 +45,7 @@ from ollm_rl.processes import (
 )
 from ollm_rl.runs import exclusive_run, intact_checkpoints, last_checkpoint
 from ollm_rl.safekeeping.signals import catch_sigterm
+from ollm_rl.services.trackers import require_packages
 from ollm_rl.streams import Purpose, integer_seed, torch_generator
 
 OnIteration = Callable[[dict[str, float]], bool | None]  # gets an iteration's metrics; False stops the run
@@ -68,6 +69,7 @@ def train(
         RunError: If a loss, gradient, reward or weight is no longer finite.
     """
     check_processes(config)
+    require_packages(config.report_to)
     device = join(config.device)
     with only_first_speaks():
         _train(config, device, on_iteration, functions)
@@ -162,15 +164,14 @@ class Trainer:
         bar = tqdm(
             total=self.config.iterations, initial=len(self.history), desc=self.config.out.name, disable=rank() > 0
         )
-        board = RunBoard(self.config, self.history) if rank() == 0 else None
-        with catch_sigterm() as stop_requested, bar, closing(board) if board else nullcontext():
+        with catch_sigterm() as stop_requested, bar, closing(Writers(self.config, self.history)) as writers:
             for row in self.history[-1:]:
-                self._log(row, board)
+                self._log(row, writers)
             while len(self.history) < self.config.iterations and not self._good_enough():
                 row = self.iterate()
                 self.history.append(row)
                 from_first(self._save)
-                self._show(row, board, bar)
+                self._show(row, writers, bar)
                 if warning := collapse_warning(self.history):
                     say(f"{self.config.out.name}: {warning}")
                 if any(gathered(stop_requested.is_set())):
@@ -281,18 +282,17 @@ class Trainer:
             f"{len(self.history)} of {config.iterations} iterations, {int(row['episodes']):,} episodes"
         )
 
-    def _show(self, row: dict[str, float], board: RunBoard | None, bar: tqdm) -> None:
-        """Write an iteration's metrics to TensorBoard and to the progress bar."""
-        speed = self._log(row, board)
+    def _show(self, row: dict[str, float], writers: Writers, bar: tqdm) -> None:
+        """Write an iteration's metrics to TensorBoard or services, and to the progress bar."""
+        speed = self._log(row, writers)
         shown = {"reward": "reward", "tokens": "completion_tokens", "entropy": "entropy"}
         bar.set_postfix({name: f"{row[key]:.3g}" for name, key in shown.items()} | {"episodes/s": f"{speed:.0f}"})
         bar.update()
 
-    def _log(self, row: dict[str, float], board: RunBoard | None) -> float:
-        """Write an iteration's metrics to TensorBoard; returns its episodes per second."""
+    def _log(self, row: dict[str, float], writers: Writers) -> float:
+        """Write an iteration's metrics; returns its episodes per second."""
         speed = self.config.episodes / (row["seconds_rollout"] + row["seconds_update"])
-        if board is not None:
-            board.add_iteration(row | {"episodes_per_second": speed})
+        writers.log(row | {"episodes_per_second": speed})
         return speed
 
     def _save(self) -> None:

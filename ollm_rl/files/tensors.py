@@ -30,6 +30,24 @@ def sealed_weights(weights: "dict[str, torch.Tensor]") -> bytes:
     return seal(save(weights, {KEY: ZEROS}))
 
 
+def load_sealed_weights(path: Path, *, device: "str | torch.device" = "cpu") -> "dict[str, torch.Tensor]":
+    """Read a checked safetensors file.
+
+    Raises:
+        DamagedError: If the file is damaged.
+        UsageError: If it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        check_file(path)
+        weights: dict[str, torch.Tensor] = load_file(path, device=str(device))
+    except (DamagedError, SafetensorError) as error:
+        raise DamagedError(f"{path} cannot be read ({one_line(error)}); copy or download it again") from error
+    return weights
+
+
 def sealed_zip(data: bytes) -> bytes:
     """A zip file without a comment, with its checksum as the comment."""
     comment = b"{" + MARK + ZEROS.encode() + b'"}'

@@ -45,19 +45,28 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, toke
     _require_config(folder, str(folder))
     if not (folder / WEIGHTS_FILE).exists():
         raise MissingError(f"{folder} holds no option plug-in (no {WEIGHTS_FILE}); train one with ollm-rl sft")
+    uploaded = [config_file(folder).name, WEIGHTS_FILE, METRICS_FILE, RUN_FILE]
+    return upload(folder, repo_id, uploaded, _card_of(folder, repo_id), private=private, token=token)
+
+
+def upload(folder: Path, repo_id: str, files: list[str], card: str, *, private: bool, token: str | None) -> str:
+    """Upload files of a folder and a card, which is written into it if it has none; returns the repository's URL.
+
+    Raises:
+        UsageError: As `push_to_hub`.
+    """
     if not has_owner(repo_id):
         raise UsageError(f"repo_id={repo_id!r} is not a name on the hub; give user/name")
     if not (token or get_token()):
         raise UsageError(f"there is no token to push {repo_id} with; run hf auth login, or give token")
-    card = _card_of(folder, repo_id)
     api = HfApi(token=token)
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         if not (folder / CARD_FILE).exists():  # after create_repo, which rejects a mistyped repo_id
             write_atomic(folder / CARD_FILE, card)
-        uploaded = [config_file(folder).name, WEIGHTS_FILE, CARD_FILE, METRICS_FILE, RUN_FILE]
+        patterns = [*files, CARD_FILE]
         api.upload_folder(
-            repo_id=repo_id, folder_path=folder, allow_patterns=uploaded, commit_message="Upload option plug-in"
+            repo_id=repo_id, folder_path=folder, allow_patterns=patterns, commit_message="Upload with ollm-rl"
         )
     except (HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: hf_xet, which uploads large files
         raise UsageError(
@@ -85,14 +94,17 @@ def model_card(
     run: dict[str, Any] | None = None,
     *,
     repo_id: str,
+    policy: str | None = None,
 ) -> str:
-    """The README.md of a plug-in, with the hub's metadata at the top. All its numbers come from the arguments.
+    """The README.md of a plug-in or policy, with the hub's metadata at the top. All numbers come from the arguments.
 
     Args:
-        description: Contents of ``option_config.json`` as ``OptionModel.save_pretrained`` writes it.
+        description: Contents of ``option_config.json`` as ``OptionModel.save_pretrained`` writes it; for a policy its
+            settings, and the same two entries of its backbone.
         metrics: A line of a run's ``metrics.json``.
         run: The run's ``run.json``.
         repo_id: Repository of the card.
+        policy: What a policy chooses among; None for a plug-in.
     """
     backbone, fingerprint = description["backbone"], description["backbone_fingerprint"]
     on_hub = backbone not in OWN_BACKBONES and not Path(backbone).exists() and is_hub_id(backbone)
@@ -106,7 +118,8 @@ def model_card(
         data,
         template_str=(files("ollm_rl") / "options" / "model_card.md").read_text(encoding="utf-8"),
         repo_id=repo_id,
-        num_options=description["num_options"],
+        num_options=description.get("num_options"),
+        policy=policy,
         backbone=backbone,
         fingerprint=fingerprint,
         backbone_is_public=on_hub or backbone in OWN_BACKBONES,

@@ -6,6 +6,7 @@ Users cannot fix a public data set, so rows that are no problem are left out and
 import glob
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.problems.columns import EXAMPLE, Columns, has_system_message, known_columns, said, solution_and_answer
 from ollm_rl.problems.problem import Problem, is_text
 from ollm_rl.problems.sampling import seeded_sample
+from ollm_rl.services.network import hub_answers
 from ollm_rl.streams import Purpose, integer_seed
 
 BUFFER = 10_000  # rows of a hub's stream that are shuffled at a time
@@ -156,14 +158,32 @@ def _rows(
 
     # An empty file makes datasets leak StopIteration. Errors of a stream are raised while it is read.
     errors = (ValueError, OSError, RuntimeError, StopIteration, datasets.exceptions.DatasetsError)
+    unreachable = data_files is None and not Path(path).exists() and not hub_answers()
     try:
-        rows = datasets.load_dataset(path, config or None, split=split, streaming=stream, data_files=data_files)
+        with _cache_only() if unreachable else nullcontext():
+            rows = datasets.load_dataset(path, config or None, split=split, streaming=stream, data_files=data_files)
         if seed is not None:
             rows = rows.shuffle(seed=integer_seed(seed, Purpose.PROBLEM_SAMPLE), buffer_size=BUFFER)
         yield from rows
     except errors as error:
         named, remedy = ("", "the file") if data_files else (f" with split={split!r}", "the id, config and split")
-        raise UsageError(f"{spec}{named} cannot be loaded: {one_line(error)}; check {remedy}") from error
+        reason = one_line(error)
+        if unreachable:
+            reason, remedy = "the hub is out of reach and it is not in the cache", "the network, or give a local folder"
+        raise UsageError(f"{spec}{named} cannot be loaded: {reason}; check {remedy}") from error
+
+
+@contextmanager
+def _cache_only() -> Iterator[None]:
+    """Let ``datasets`` look into its cache at once; without a network it would first retry for half a minute."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
 
 
 def _saved_rows(folder: str, split: str) -> Iterator[dict[str, Any]]:

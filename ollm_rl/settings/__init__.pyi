@@ -1,5 +1,6 @@
 from .base import Machine as Machine
 from .base import PromptSettings as PromptSettings
+from .base import ReportSettings as ReportSettings
 from .base import Settings as Settings
 from .base import checked as checked
 from .base import own_fields as own_fields
@@ -34,6 +35,7 @@ __all__ = [
     "refuse_changed",
     "refuse_unknown_flags",
     "sections",
+    "ReportSettings",
     "Seed",
     "Settings",
     "settings_parser",

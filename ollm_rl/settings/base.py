@@ -65,6 +65,22 @@ class Machine(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportSettings(Settings):
+    """Live metrics."""
+
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow", "none"]] = dataclasses.field(
+        default_factory=lambda: ["tensorboard"]
+    )
+    """Where metrics can be watched: tensorboard, wandb, trackio or mlflow, one or several, or none. Each service needs
+    its own package. metrics.json is always written."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "none" in self.report_to and len(self.report_to) > 1:
+            raise UsageError(f"report_to={self.report_to} names none and others; give one or the other")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PromptSettings(Settings):
     """The prompt."""
 

@@ -1,17 +1,20 @@
 """Many environments on one engine: batched spaces, copies like single ones, episodes that begin again."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordVectorStatistics
 
 from ollm_rl.envs.text_gen import TextGenEnv
 from ollm_rl.envs.vector import TextGenVectorEnv
+from ollm_rl.options.config import OptionConfig
+from ollm_rl.options.model import OptionModel
 from tests.envs.test_text_gen import ID, OPTIONS, PROBLEMS, RIGHT, ids_of, random_actions, settings
 from tests.tiny_models import (
     EOS,
@@ -152,3 +155,16 @@ def test_gymnasiums_statistics_count_returns_and_lengths() -> None:
         # The neighbour ends after every token: 9 episodes in 17 steps. The steps between belong to no episode.
         assert envs.length_queue[0] == 1 and envs.episode_count in (10, 20)
         envs.step(np.array([30, 30]))
+
+
+def test_single_environments_of_a_folder_share_one_backbone(model_folder: Path) -> None:
+    named = settings(model=str(model_folder), tokenizer=None, max_new_tokens=2)
+    envs = gymnasium.make_vec(ID, num_envs=3, vectorization_mode="sync", **named)
+    assert isinstance(envs, SyncVectorEnv)
+    models = [env.get_wrapper_attr("episodes").model for env in envs.envs]
+    assert models[0] is models[1] is models[2]
+    envs.reset(seed=0)
+    observations, *_ = envs.step(np.zeros(3, dtype=np.int64))
+    assert envs.observation_space.contains(observations)
+    OptionModel.from_backbone(models[0].backbone, OptionConfig(num_options=2, width=8)).save_pretrained(model_folder)
+    assert TextGenEnv(**named).action_space == Discrete(2)  # what was trained there since is another model

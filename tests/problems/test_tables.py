@@ -3,13 +3,16 @@
 import json
 import math
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
+import huggingface_hub
 import pytest
 
-from ollm_rl.problems import load_problems
+from ollm_rl.errors import UsageError
+from ollm_rl.problems import load_problems, tables
 from ollm_rl.problems.sampling import seeded_sample
 
 
@@ -120,3 +123,26 @@ def test_a_limit_streams_a_data_set_of_the_hub_in_random_order(monkeypatch: pyte
     assert len(read) == 5 and first == [row["question"] for row in read]
     assert first == questions("hf:someone/sums:main", split="cot", limit=5, seed=3)
     assert first != questions("hf:someone/sums:main", split="cot", limit=5, seed=4)
+
+
+def test_without_a_network_the_cache_is_read_and_all_else_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "hub_answers", lambda: False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(huggingface_hub.HfApi, "hf_hub_download", lambda *_, **__: pytest.fail("asked the hub"))
+    version = tmp_path / "cache/owner___cached/default/0.0.0/0123abcd"  # where datasets keeps what it has downloaded
+    datasets.Dataset.from_list(rows(3)).to_parquet(tmp_path / "source/cached.parquet")
+    datasets.load_dataset(str(tmp_path / "source"), cache_dir=tmp_path / "first")
+    (info,) = (tmp_path / "first").rglob("dataset_info.json")
+    shutil.copytree(info.parent, version)
+    (version / "source-train.arrow").rename(version / "cached-train.arrow")
+    assert questions("hf:owner/cached", split="train") == ["q0", "q1", "q2"]
+    for limit in (None, 2):
+        with pytest.raises(UsageError) as raised:
+            load_problems("hf:owner/other", split="train", limit=limit)
+        assert str(raised.value) == (
+            "hf:owner/other with split='train' cannot be loaded: the hub is out of reach and it is not in the cache; "
+            "check the network, or give a local folder"
+        )
+    assert not datasets.config.HF_HUB_OFFLINE

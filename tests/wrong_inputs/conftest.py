@@ -27,4 +27,5 @@ def world(made_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ray.init", refuse)
     monkeypatch.setattr("ollm_rl.backbones.loading.hub_answers", lambda: False)
     monkeypatch.setattr("ollm_rl.backbones.names.hub_answers", lambda: False)
+    monkeypatch.setattr("ollm_rl.problems.tables.hub_answers", lambda: False)
     return made_world
