@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "ollm_rl.runs": {"ollm_rl.errors", "ollm_rl.files", "ollm_rl.safekeeping"},
     "ollm_rl.safekeeping": {"ollm_rl.errors", "ollm_rl.cli"},  # cli: the program starts there
     "ollm_rl.settings": {"ollm_rl.errors"},
-    "ollm_rl.services": {"ollm_rl.errors", "ollm_rl.files", "ollm_rl.runs"},
+    "ollm_rl.services": {"ollm_rl.errors", "ollm_rl.files", "ollm_rl.processes", "ollm_rl.runs"},
     "ollm_rl.answers": BASE,
     "ollm_rl.backbones": BASE,
     "ollm_rl.options": BASE | {"ollm_rl.backbones"},

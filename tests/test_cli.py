@@ -142,7 +142,8 @@ def test_a_list_takes_several_values_or_one() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "presets").glob("*.yaml")))
 def test_every_preset_is_understood(path: Path) -> None:
     purpose = path.stem.rpartition("_")[2]
-    command = purpose if purpose in ("sweep", "compare") else "sft" if purpose in ("backbone", "options") else "train"
+    commands = {"sweep": "sweep", "compare": "compare", "drift": "compare"}  # the study reads settings of a comparison
+    command = commands.get(purpose, "sft" if purpose in ("backbone", "options", "lora") else "train")
     found = settings(command, "--config", str(path), "--out", "x", *(["--model", "y"] if command == "train" else []))
     assert str(found.out) == "x"
 
@@ -276,7 +277,7 @@ def test_the_four_stages_run_one_after_the_other(
     assert last == f"{found}; written to {result}/results.md; next: ollm-rl report {run} --results {result}"
     assert main(["teacher-forced", "--model", str(options), *common]) == 0
     printed = capsys.readouterr().out
-    assert "oracle 0." in printed
+    assert "\noracle " in printed
     *_, last = printed.splitlines()
     assert last.startswith("the oracle over the options names ")
     unwritten = "not written to a file (give --out)"

@@ -1,23 +1,19 @@
 """A comparison end to end: trials, fresh seeds, evaluations, tables and report; a killed one resumes."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from ollm_rl.agents.config import RLConfig
 from ollm_rl.cli import main
-from ollm_rl.experiments.ray_tune import ray_running
+from ollm_rl.experiments.ray_tune import ray_running, run_trials
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
-from tests.places import ROOT
 from tests.tiny_models import save_backbone
 
 
@@ -93,17 +89,23 @@ def test_it_tunes_runs_fresh_seeds_and_writes_tables_and_report(undisturbed: Pat
     assert "Until reward 0.5" in page and "P(fewer episodes)" in page
 
 
-def test_a_killed_comparison_resumes_to_the_same_runs(preset: Path, undisturbed: Path, tmp_path: Path) -> None:
+class Interrupted(BaseException):
+    """Ends a comparison wherever it is."""
+
+
+def test_a_comparison_that_ends_between_two_runs_resumes_to_the_same_runs(
+    preset: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is on disk is what a kill leaves there: kills within a run are tested with sweeps and training.
+    def first_of_the_chosen(state: Path, configs: dict[str, RLConfig], *arguments: Any, **settings: Any) -> None:
+        run_trials(state, dict(list(configs.items())[:1]), *arguments, **settings)
+        raise Interrupted
+
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "ollm_rl.cli", "compare", "--config", str(preset), "--out", str(out)]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 200
-        while not list((out / "runs").glob("*/metrics.json")) and time.monotonic() < deadline:
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with monkeypatch.context() as interrupting, pytest.raises(Interrupted):
+        interrupting.setattr("ollm_rl.experiments.compare.run_trials", first_of_the_chosen)
+        compare(preset, out)
+    assert list(rewards(out)) == ["anchored-seed0"] and not (out / "comparison.json").exists()
     assert compare(preset, out) == 0
     assert rewards(out) == rewards(undisturbed)
     chosen = [json.loads((folder / "chosen.json").read_text()) for folder in (out, undisturbed)]

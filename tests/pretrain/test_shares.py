@@ -64,7 +64,7 @@ def train(config: SFTConfig) -> None:
 
 def files(folder: Path) -> set[str]:
     found = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-    return {path.as_posix() for path in found if path.parts[0] != "runs"}
+    return {path.as_posix() for path in found if not path.name.startswith("events.out")}
 
 
 @pytest.mark.parametrize("stage", ["options", "backbone", "lora"])
