@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One step of a study on a machine that is lent for minutes only: unpacks what earlier steps left, runs the study's script
+# One step of a study on a machine that can be had for minutes only: unpacks what earlier steps left, runs the study's script
 # until it ends or the time is up, and packs what the next step needs.
 #
 #   experiments/studies/step.sh SECONDS STATE OUT SCRIPT ARGUMENTS...
