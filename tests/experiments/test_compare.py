@@ -1,17 +1,16 @@
 """A comparison end to end: trials, fresh seeds, evaluations, tables and report; a killed one resumes."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from ollm_rl.agents.config import RLConfig
 from ollm_rl.cli import main
-from ollm_rl.experiments.ray_tune import ray_running, run_trials
+from ollm_rl.experiments.ray_tune import ENDED_FILE, ray_running
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from tests.tiny_models import save_backbone
@@ -89,27 +88,22 @@ def test_it_tunes_runs_fresh_seeds_and_writes_tables_and_report(undisturbed: Pat
     assert "Until reward 0.5" in page and "P(fewer episodes)" in page
 
 
-class Interrupted(BaseException):
-    """Ends a comparison wherever it is."""
-
-
-def test_a_comparison_that_ends_between_two_runs_resumes_to_the_same_runs(
-    preset: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_comparison_that_ended_between_two_runs_resumes_to_the_same_runs(
+    preset: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    # What is on disk is what a kill leaves there: kills within a run are tested with sweeps and training.
-    def first_of_the_chosen(state: Path, configs: dict[str, RLConfig], *arguments: Any, **settings: Any) -> None:
-        run_trials(state, dict(list(configs.items())[:1]), *arguments, **settings)
-        raise Interrupted
-
+    # As a kill leaves it after the first of the chosen runs; kills within a run are tested with sweeps and training.
     out = tmp_path / "out"
-    with monkeypatch.context() as interrupting, pytest.raises(Interrupted):
-        interrupting.setattr("ollm_rl.experiments.compare.run_trials", first_of_the_chosen)
-        compare(preset, out)
-    assert list(rewards(out)) == ["anchored-seed0"] and not (out / "comparison.json").exists()
+    shutil.copytree(undisturbed, out)
+    for name in list(rewards(out))[1:]:
+        shutil.rmtree(out / "runs" / name)
+    (out / "tune" / ENDED_FILE).write_text(json.dumps({"ended": ["anchored-seed0"]}))
+    for path in out.glob("comparison.*"):
+        path.unlink()
+    before = (out / "runs" / "anchored-seed0" / "metrics.json").stat().st_mtime_ns
+    assert list(rewards(out)) == ["anchored-seed0"]
     assert compare(preset, out) == 0
-    assert rewards(out) == rewards(undisturbed)
-    chosen = [json.loads((folder / "chosen.json").read_text()) for folder in (out, undisturbed)]
-    assert chosen[0] == chosen[1]
+    assert rewards(out) == rewards(undisturbed) and (out / "comparison.json").exists()
+    assert (out / "runs" / "anchored-seed0" / "metrics.json").stat().st_mtime_ns == before
 
 
 def test_a_setting_that_a_run_would_refuse_is_refused_before_anything_runs(
