@@ -13,7 +13,8 @@ from tests.places import ROOT
 
 STUDIES = ROOT / "experiments/studies"
 SCRIPTS = sorted(path.name for path in STUDIES.glob("*.sh") if path.name != "step.sh")
-RECORD = '#!/usr/bin/env bash\n{ printf "%q " "$@"; echo; } >>"$RECORDED"\n'
+# One write per call, since scripts make calls side by side.
+RECORD = '#!/usr/bin/env bash\nprintf "%s\\n" "$(printf "%q " "$@")" >>"$RECORDED"\n'
 
 
 def recorded_by(script: str, folder: Path) -> list[list[str]]:
