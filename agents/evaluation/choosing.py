@@ -4,17 +4,20 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ollm_rl.agents.completions import Row
-from ollm_rl.agents.evaluation.groups import histories, setting_of
+from ollm_rl.agents.evaluation.groups import setting_of
 from ollm_rl.backbones.names import ModelName
 
 VALIDATION = "eval_accuracy"  # logged with eval_every, of the split validation unless a run names another
 
 
-def unchosen(methods: Mapping[str, Sequence[ModelName]], metric: str, mode: str) -> dict[str, str]:
+def unchosen(
+    methods: Mapping[str, Sequence[ModelName]], curves: Mapping[str, Sequence[Sequence[Row]]], metric: str, mode: str
+) -> dict[str, str]:
     """Methods that differ from a better one only in their learning rate, each with what was chosen and how.
 
     Args:
         methods: By name, the models of its seeds; only training runs can be chosen.
+        curves: By method, ``histories`` of its models.
         metric: One of ``METRICS`` that decides, by its last value, where a run has no validation accuracy.
         mode: "max" or "min", whether higher or lower values of ``metric`` are better.
     """
@@ -27,7 +30,7 @@ def unchosen(methods: Mapping[str, Sequence[ModelName]], metric: str, mode: str)
             variants.setdefault(json.dumps(setting, sort_keys=True), []).append(method)
     found: dict[str, str] = {}
     for names in variants.values():
-        rows = {name: histories(methods[name]) for name in names}
+        rows = {name: curves[name] for name in names}
         if len(names) < 2 or not all(rows.values()):
             continue
         validated = all(any(VALIDATION in row for row in run) for runs in rows.values() for run in runs)

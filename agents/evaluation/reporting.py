@@ -128,7 +128,7 @@ def report_methods(
         "methods": rows,
         **_about(resolved, results),
         "notes": notes,
-        "unchosen": unchosen(resolved, metric, mode),
+        "unchosen": unchosen(resolved, curves, metric, mode),
         **origin(),
     }
     write_report(out, summary, curves, most_answered(samples, SAMPLES), options, tables)

@@ -13,10 +13,11 @@ import ollm_rl.agents.evaluation.reporting as reporting_module
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.choosing import unchosen
 from ollm_rl.agents.evaluation.config import ReportConfig
+from ollm_rl.agents.evaluation.groups import histories
 from ollm_rl.agents.evaluation.reporting import group_runs, report_methods, run_report
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.training.trainer import train
-from ollm_rl.backbones.names import ModelName, resolve
+from ollm_rl.backbones.names import resolve
 from ollm_rl.cli import main
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
@@ -163,24 +164,26 @@ def test_a_page_says_of_how_many_seeds_the_results_are_and_calls_a_model_by_its_
 
 
 def test_of_several_learning_rates_the_one_of_the_best_validation_accuracy_is_chosen(tmp_path: Path) -> None:
-    def methods(**rows: list[dict[str, float]]) -> dict[str, list[ModelName]]:
+    def left_out(mode: str, **rows: list[dict[str, float]]) -> dict[str, str]:
         for name, changes in rows.items():
             path = tmp_path / name / "metrics.json"
             merged = [{**row, **change} for row, change in zip(json.loads(path.read_text()), changes, strict=True)]
             path.write_text(json.dumps(merged))
-        return {name: [resolve(str(tmp_path / name))] for name in ("slow", "fast", "other")}
+        methods = {name: [resolve(str(tmp_path / name))] for name in ("slow", "fast", "other")}
+        curves = {name: histories(models) for name, models in methods.items()}
+        return unchosen(methods, curves, "reward", mode)
 
     made_up_run(tmp_path / "slow", learning_rate=1e-4, rewards=(0.1, 0.8))
     made_up_run(tmp_path / "fast", learning_rate=1e-3, rewards=(0.1, 0.9))
     made_up_run(tmp_path / "other", max_new_tokens=9)  # another method, not another learning rate
     by_reward = {"slow": "fast was chosen by the last reward of training"}
-    assert unchosen(methods(), "reward", "max") == by_reward
-    assert unchosen(methods(), "reward", "min") == {"fast": "slow was chosen by the last reward of training"}
+    assert left_out("max") == by_reward
+    assert left_out("min") == {"fast": "slow was chosen by the last reward of training"}
     run_report(ReportConfig(runs=[tmp_path / "slow", tmp_path / "fast"], out=tmp_path / "report.html"))
     assert f"Pale grey: slow; {by_reward['slow']}." in (tmp_path / "report.html").read_text()
-    assert unchosen(methods(slow=[{}, {"eval_accuracy": 0.7}]), "reward", "max") == by_reward  # not of both
-    validated = methods(fast=[{"eval_accuracy": 0.9}, {"eval_accuracy": 0.6}])
-    assert unchosen(validated, "reward", "max") == {"fast": "slow was chosen by validation accuracy"}
+    assert left_out("max", slow=[{}, {"eval_accuracy": 0.7}]) == by_reward  # not of both
+    validated = left_out("max", fast=[{"eval_accuracy": 0.9}, {"eval_accuracy": 0.6}])
+    assert validated == {"fast": "slow was chosen by validation accuracy"}
 
 
 def test_a_run_whose_model_is_gone_gets_a_note_in_place_of_the_explorer(tmp_path: Path) -> None:
