@@ -15,7 +15,6 @@ from ollm_rl.report.canvas import (
     INK,
     MUTED,
     POINTS,
-    SERIES,
     UNCHOSEN,
     WIDTH,
     Spot,
@@ -25,8 +24,6 @@ from ollm_rl.report.canvas import (
     unit_axis,
 )
 from ollm_rl.report.numbers import count, number, percent
-
-__all__ = ["SERIES", "Style", "curve_plot", "interval_plot", "t_interval"]
 
 MAX_POINTS = 50  # per line; more would be noise between two pixels of a phone
 LABEL = 25  # characters of a line of a label
@@ -61,11 +58,11 @@ def curve_plot(
     """Column ``y`` of every method against its column ``x``: the mean over its seeds and the interval of the mean.
 
     What an iteration measured is drawn at the ``x`` before it, so every line begins at 0 with the untrained policy.
-    The axis of values reaches from 0 to 1 if all are between, or else covers the seeds and 0; so a wide interval of
-    few seeds may be cut at the edge.
+    The axis of shares, and of rewards whose means are between 0 and 1, reaches from 0 to 1. Another covers the means
+    and 0, so a wide interval of few seeds may be cut at the edge.
 
     Args:
-        curves: By method, the rows of every seed.
+        curves: By method, the rows of every seed, at least one of each.
         styles: By method.
         x: A column that counts from 0, such as ``episodes``.
         y: The column that is drawn; None and NaN leave a gap.
@@ -78,7 +75,7 @@ def curve_plot(
     for method, points in sorted(lines.items(), key=lambda line: styles[line[0]] != UNCHOSEN):  # grey lines below
         colour, dashes = styles[method]
         grey = styles[method] == UNCHOSEN
-        xs, means, lows, highs = zip(*points, strict=True) if points else ((),) * 4
+        xs, means, lows, highs = zip(*points, strict=True)
         (line,) = axes.plot(xs, means, color=colour, linewidth=1 if grey else 1.8, solid_joinstyle="round")
         if dashes != "none":
             line.set_linestyle((0, tuple(float(length) / line.get_linewidth() for length in dashes.split())))

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
+from ollm_rl.report.canvas import SERIES, Style
 from ollm_rl.report.maps import heat_map
-from ollm_rl.report.plots import SERIES, Style, curve_plot, interval_plot, t_interval
+from ollm_rl.report.plots import curve_plot, interval_plot, t_interval
 from tests.report.test_report import Page
 
 
