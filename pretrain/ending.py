@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ollm_rl.pretrain.config import SFTConfig, TeacherForcedConfig
-from ollm_rl.report.ending import ending, opening
+from ollm_rl.report.ending import ending, opening, problems_of
 
 NEXT = {
     "options": ["train", "--model", "{}", "--out", "runs/policy"],
@@ -18,21 +18,16 @@ def sft_ending(folder: Path, config: SFTConfig) -> str:
     """The last loss of a run, where the run lies, and the command that comes next."""
     rows = json.loads((folder / "metrics.json").read_text())
     last = next(row for row in reversed(rows) if "loss" in row)
-    words = ["ollm-rl", *(word.format(folder) for word in NEXT[config.stage]), *_source(config.data)]
+    words = ["ollm-rl", *(word.format(folder) for word in NEXT[config.stage]), *problems_of(config.data)]
     return ending(f"loss {last['loss']:.3f} after {last['step']:,} steps", folder, words)
 
 
 def teacher_forced_ending(result: dict[str, Any], config: TeacherForcedConfig) -> str:
     """By how much the oracle over the options beats the backbone, where that lies, and the command that comes next."""
     gain, *_ = result["oracle_gain"]
-    following = ["ollm-rl", "train", "--model", config.model, "--out", "runs/policy", *_source(config.data)]
+    following = ["ollm-rl", "train", "--model", config.model, "--out", "runs/policy", *problems_of(config.data)]
     return ending(
         f"the oracle over the options names {100 * gain:.1f}% more of the tokens than the backbone",
         config.out,
         following if config.out is None else opening(config.out.with_suffix(".html")),
     )
-
-
-def _source(data: str) -> list[str]:
-    """The words that name the problems, unless they are the default of all commands."""
-    return [] if data == "arith" else ["--data", data]

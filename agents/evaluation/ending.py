@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ollm_rl.agents.evaluation.config import AuditConfig, EvalConfig, ExploreConfig, ReportConfig
+from ollm_rl.agents.evaluation.results import TABLE_FILE
 from ollm_rl.backbones.names import resolve
-from ollm_rl.report.ending import counted, ending, opening
+from ollm_rl.report.ending import counted, ending, opening, problems_of
 
 
 def eval_ending(results: Sequence[dict[str, Any]], config: EvalConfig) -> str:
@@ -14,7 +15,7 @@ def eval_ending(results: Sequence[dict[str, Any]], config: EvalConfig) -> str:
     best = max(results, key=lambda result: result["accuracy"])
     highest = "highest accuracy" if len(results) > 1 else "accuracy"
     models = [resolve(name) for name in config.model]
-    source = [] if config.data == ["arith"] else ["--data", config.data[0]]
+    source = problems_of(config.data[0])
     if runs := [model.name for model in models if model.kind == "run"]:
         following = ["report", *runs, *(["--results", config.out] if config.out else [])]
     elif plug_ins := [model.name for model in models if model.has_options]:
@@ -23,7 +24,7 @@ def eval_ending(results: Sequence[dict[str, Any]], config: EvalConfig) -> str:
         following = ["sft", "--backbone", config.model[0], "--out", "runs/options", *source]
     return ending(
         f"{highest} {best['accuracy']:.1%} ({best['model']} on {best['data']})",
-        config.out and config.out / "results.md",
+        config.out and config.out / TABLE_FILE,
         ["ollm-rl", *following],
     )
 

@@ -24,6 +24,11 @@ def opening(page: Path) -> list[str]:
     return ["python", "-m", "webbrowser", page.resolve().as_uri()]
 
 
+def problems_of(data: str) -> list[str]:
+    """Words that name the problems, unless they are the default of all commands."""
+    return [] if data == "arith" else ["--data", data]
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun, such as 1 run or 2 runs."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
