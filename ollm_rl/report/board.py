@@ -28,6 +28,7 @@ class Board:
 
     def __init__(self, folder: Path, settings: Settings, metrics: Sequence[str], *, start: int = 0) -> None:
         self.writer = SummaryWriter(str(folder), purge_step=start)
+        # Not add_hparams, which writes them as another run, in a folder below this one.
         for summary in hparams(flat(settings), dict.fromkeys(metrics, 0.0)):
             self.writer._get_file_writer().add_summary(summary)
         self._held: dict[str, list[tuple[int, float]]] = {}  # points of numbers that have had one value only
