@@ -111,11 +111,13 @@ def report_methods(
     """
     rows, samples, options = [], [], []
     resolved = {method: [resolve(name) for name in names] for method, names in methods.items()}
+    curves = {method: histories(models) for method, models in resolved.items()}
     results_of = {method: _results_of(models, results) for method, models in resolved.items()}
     notes = _notes(resolved, results_of) if results else []
     for method, models in resolved.items():
         own = results_of[method]
-        rows += _evaluated_rows(method, models, own) if results else [_trained_row(method, models)]
+        table = _evaluated_rows(models, own) if results else [_trained_row(models, curves[method])]
+        rows += [{"method": method, **_spent(curves[method]), **row} for row in table]
         if results and not own:
             continue
         completions = _completions(models[0], own)
@@ -123,7 +125,6 @@ def report_methods(
         if completions and models[0].has_options:
             explored = _explore(method, models[0], completions, own, device, notes)
             options += [explored] if explored else []
-    curves = {method: histories(models) for method, models in resolved.items()}
     summary = {
         "methods": rows,
         **_about(resolved, results),
@@ -166,20 +167,20 @@ def _about(methods: Mapping[str, Sequence[ModelName]], results: Sequence[Row]) -
     }
 
 
-def _evaluated_rows(method: str, models: Sequence[ModelName], results: Sequence[Row]) -> list[Row]:
-    """A row of the table for every problem set."""
+def _evaluated_rows(models: Sequence[ModelName], results: Sequence[Row]) -> list[Row]:
+    """Rates and accuracy of every problem set."""
     by_data: dict[str, list[Row]] = {}
     for result in results:
         by_data.setdefault(result["data"], []).append(result)
     rows = []
     for data, of_data in by_data.items():
-        row = {"method": method, **_trained(models)}
+        row: Row = {}
         if len(by_data) > 1:
             row["data"] = data
         if len(of_data) == 1:
             row |= {name: of_data[0][name] for name in ("accuracy", "low", "high")}
         else:
-            completions = [row for result in of_data for row in result["completions"]]
+            completions = [completion for result in of_data for completion in result["completions"]]
             row |= _interval([result["accuracy"] for result in of_data], completions)
         if models[0].kind == "run":
             row["seeds"] = len(of_data)
@@ -187,13 +188,11 @@ def _evaluated_rows(method: str, models: Sequence[ModelName], results: Sequence[
     return rows
 
 
-def _trained_row(method: str, models: Sequence[ModelName]) -> Row:
-    """A row of the table from the last iteration of training."""
-    last = [rows[-1] for rows in histories(models)]
+def _trained_row(models: Sequence[ModelName], runs: Sequence[Sequence[Row]]) -> Row:
+    """Rates and accuracy of the last iteration of training."""
+    last = [rows[-1] for rows in runs]
     completions = [row for model in models if model.folder for row in last_completions(model.folder)]
     return {
-        "method": method,
-        **_trained(models),
         **_interval([metrics["reward_correctness"] for metrics in last], completions),
         **{name: _mean(last, name) for name in RATES},
         "seeds": len(last),
@@ -218,9 +217,9 @@ def _mean(rows: Sequence[Row], name: str) -> float:
     return sum(row[name] for row in rows) / len(rows)
 
 
-def _trained(models: Sequence[ModelName]) -> dict[str, float]:
+def _spent(runs: Sequence[Sequence[Row]]) -> dict[str, float]:
     """Episodes and seconds of reinforcement learning, averaged over the seeds."""
-    last = [rows[-1] for rows in histories(models)]
+    last = [rows[-1] for rows in runs]
     return {name: _mean(last, name) if last else 0.0 for name in ("episodes", "seconds")}
 
 
