@@ -107,7 +107,7 @@ def table(measured: Measured, gpus: int) -> str:
     for case, by_gpus in measured.items():
         for figure in by_gpus["one"][0]:
             one, several = ([each[figure] for each in by_gpus[name]] for name in ("one", "several"))
-            ratios = [b / a if a else float("nan") for a, b in zip(one, several, strict=False)]
+            ratios = [b / a if a else float("nan") for a, b in zip(one, several, strict=True)]
             numbers = f"{statistics.median(one):,.4g} | {statistics.median(several):,.4g}"
             spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}, {max(ratios):.3f})"
             lines.append(f"| {case} | {figure} | {numbers} | {spread} |")

@@ -43,7 +43,8 @@ def after_training(run: RLConfig, config: CompareConfig, device: torch.device) -
     """Sampled completions of the trained policy on the test problems, the same for all runs."""
     source = config.eval_data or run.data
     split = config.eval_split or "test"
-    problems = load_problems(source, split=split, columns=config.eval_columns, limit=config.eval_limit)
+    columns = run.columns if config.eval_data is None else config.eval_columns
+    problems = load_problems(source, split=split, columns=columns, limit=config.eval_limit)
     policy, tokenizer = load_policy(str(run.out), dtype=getattr(torch, run.dtype), device=device)
     rows: list[Row] = evaluate(
         policy,

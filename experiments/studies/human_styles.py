@@ -145,7 +145,7 @@ def write(style: str, steps: Sequence[Step], human: str | None, *, skip: bool = 
     return "\n".join([f"First, {first}.", *(f"Then, {each}." for each in later), f"#### {answer}"])
 
 
-def restyled(row: Row, copies: int, draw: np.random.Generator, shares: Mapping[str, float]) -> Iterator[Row]:
+def restyled(row: Row, copies: int, draw: np.random.Generator) -> Iterator[Row]:
     """Rows of one problem in styles of their own.
 
     Raises:
@@ -153,7 +153,7 @@ def restyled(row: Row, copies: int, draw: np.random.Generator, shares: Mapping[s
     """
     steps = steps_of(row["solution"], str(row["answer"]))
     human = row["solution"] if "\n" in row["solution"].strip() or re.search(r"[a-z]{3}", row["solution"]) else None
-    for copy, style in enumerate(draw.choice(list(shares), size=copies, p=list(shares.values())).tolist()):
+    for copy, style in enumerate(draw.choice(list(SHARES), size=copies, p=list(SHARES.values())).tolist()):
         wrong = len(steps) > 1 and bool(draw.random() < WRONG[style]) and steps[-2][1] != steps[-1][1]
         yield {
             "id": f"{row['id']}-{copy}",
@@ -188,7 +188,7 @@ def build(rows: Mapping[str, Sequence[Row]], seed: int) -> tuple[dict[str, list[
     for name, part in (("gsm8k_train", rows["gsm8k_train"]), ("word_problems_train", words[:half])):
         for row in part:
             try:
-                sft += restyled(row, COPIES[name], draw, SHARES)
+                sft += restyled(row, COPIES[name], draw)
             except ValueError:
                 left_out[name] += 1
     written_rows = Counter(row["style"] for row in sft)

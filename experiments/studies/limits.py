@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 
 from ollm_rl.agents.evaluation.groups import METRICS_FILE, history
 from ollm_rl.agents.evaluation.results import read_results
-from ollm_rl.report.tables import Cell, Estimate, Table
+from ollm_rl.experiments.studies.intervals import scaled
+from ollm_rl.report.tables import Cell, Table
 
 SIGNALS = {"reward": "reward", "mixed_groups": "mixed groups", "live_share": "share of decisions"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
@@ -55,18 +56,13 @@ def imitation_results(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in sorted((folder / "imitation").glob("*.json"))}
 
 
-def _percent(interval: Sequence[float]) -> Estimate:
-    value, low, high = (100 * number for number in interval)
-    return Estimate(value, low, high, 1)
-
-
 def start_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """Greedy accuracy and pass@k before training."""
     ks = sorted({k for result in results.values() for k in result["pass"]})
     rows: list[list[Cell]] = [
         [
             name,
-            _percent(result["greedy"]) if "greedy" in result else "–",
+            scaled(result["greedy"]) if "greedy" in result else "–",
             *(f"{100 * result['pass'][k]:.1f}" if k in result["pass"] else "–" for k in ks),
         ]
         for name, result in results.items()
@@ -78,7 +74,7 @@ def start_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
 def imitation_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """What policies on the frozen hidden state reach by imitation."""
     rows: list[list[Cell]] = [
-        [name, f"{100 * found['whole_coverage']:.1f}", _percent(found["before"]), _percent(found["after"])]
+        [name, f"{100 * found['whole_coverage']:.1f}", scaled(found["before"]), scaled(found["after"])]
         for name, found in results.items()
     ]
     note = "Right completions of a trained vocabulary policy, imitated on frozen hidden states; greedy, in per cent."

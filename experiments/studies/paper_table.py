@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ollm_rl.agents.evaluation.results import read_results
-from ollm_rl.report.tables import Cell, Estimate, Table
+from ollm_rl.experiments.studies.intervals import scaled
+from ollm_rl.report.tables import Cell, Table
 
 # Columns of the teacher-forced evaluation: what the paper calls them, and its final-answer correctness.
 FORCED = {
@@ -21,17 +22,12 @@ FORCED = {
 RATES = ("language_switching_rate", "degeneracy_rate")
 
 
-def _percent(interval: list[float]) -> Estimate:
-    value, low, high = (100 * number for number in interval)
-    return Estimate(value, low, high, 1)
-
-
 def forced_table(forced: dict[str, Any]) -> Table:
     """Per-token accuracy and answers under teacher forcing, beside the paper's figures."""
     rows: list[list[Cell]] = []
     for name, (shown, figure) in FORCED.items():
         scores = forced["columns"][name]
-        rows.append([shown, _percent(scores["token_accuracy"]), figure, _percent(scores["answer_correct"])])
+        rows.append([shown, scaled(scores["token_accuracy"]), figure, scaled(scores["answer_correct"])])
     note = "Along the given solutions of Omni-MATH. The paper does not say how it takes final answers."
     columns = ["method", "tokens right, %", "the paper's final answers, %", "final answers right, %"]
     return Table("Teacher-forced", note, columns, rows)
@@ -42,7 +38,7 @@ def free_table(results: list[dict[str, Any]]) -> Table:
     rows: list[list[Cell]] = [
         [
             Path(result["model"]).name,
-            _percent([result[name] for name in ("accuracy", "low", "high")]),
+            scaled([result[name] for name in ("accuracy", "low", "high")]),
             *(f"{100 * result[rate]:.1f}" for rate in RATES),
             f"{result['completion_tokens']:,.0f}",
         ]

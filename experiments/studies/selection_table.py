@@ -5,16 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ollm_rl.report.tables import Cell, Estimate, Table
+from ollm_rl.experiments.studies.intervals import scaled
+from ollm_rl.report.tables import Cell, Table
 
 MEASURES = {"token_accuracy": ("tokens right, %", 100, 1), "nll": ("NLL, nats per token", 1, 3)}
 MEASURES |= {"answer_correct": ("answers right, %", 100, 1), "information": ("nats revealed", 1, 3)}
 MEASURES |= {"gain_per_nat": ("gain per nat", 1, 2)}
-
-
-def _estimate(interval: list[float], factor: float, digits: int) -> Estimate:
-    value, low, high = (factor * number for number in interval)
-    return Estimate(value, low, high, digits)
 
 
 def forced_table(forced: dict[str, Any]) -> Table:
@@ -24,7 +20,7 @@ def forced_table(forced: dict[str, Any]) -> Table:
         cells: list[Cell] = []
         for key, (_, factor, digits) in MEASURES.items():
             interval = scores.get(key)
-            cells.append("–" if interval is None else _estimate(interval, factor, digits))
+            cells.append("–" if interval is None else scaled(interval, factor, digits))
         rows.append([name, *cells])
     note = f"{forced['num_problems']} problems, 95 % bootstrap."
     return Table("Teacher-forced", note, ["column", *(name for name, *_ in MEASURES.values())], rows)
@@ -32,13 +28,12 @@ def forced_table(forced: dict[str, Any]) -> Table:
 
 def search_table(folder: Path, choice: str) -> Table:
     """Share of problems solved by the number of generated tokens, if completions are chosen in this way."""
-    results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*-*.json"))}
-    searches = {name: result for name, result in results.items() if "curves" in result}
+    searches = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*-*.json"))}
     budgets = next(iter(searches.values()))["budgets"]
     rows: list[list[Cell]] = []
     for name, result in searches.items():
         last = result["accuracy"][choice]
-        ends = _estimate([last[key] for key in ("mean", "low", "high")], 100, 1)
+        ends = scaled([last[key] for key in ("mean", "low", "high")])
         rows.append([name, *(f"{100 * share:.1f}" for share in result["curves"][choice][:-1]), ends])
     note = f"Chosen by {choice}; % of {result['num_problems']} problems solved within so many generated tokens."
     return Table(choice.capitalize(), note, ["search", *(f"{budget}" for budget in budgets)], rows)

@@ -1,12 +1,15 @@
 """Drift: the likelihood is the backbone's own, and tables count what the rows say."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
-from ollm_rl.experiments.studies import drift_tables
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.experiments.config import CompareConfig
+from ollm_rl.experiments.studies import drift, drift_tables
 from ollm_rl.experiments.studies.likelihood import log_likelihoods
 from tests.tiny_models import EOS, tiny_model, tiny_tokenizer
 
@@ -25,6 +28,21 @@ def test_likelihoods_are_those_of_one_pass_per_text() -> None:
         assert mean == pytest.approx(sum(chosen) / len(chosen), abs=1e-5)
     assert found[3] != found[3]  # nothing was written
     assert found[4] == found[0]
+
+
+@pytest.mark.parametrize(("eval_data", "columns"), [(None, "question=q"), ("jsonl:test.jsonl", "question=frage")])
+def test_test_problems_of_the_training_source_have_its_columns(
+    eval_data: str | None, columns: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read: dict[str, Any] = {}
+    monkeypatch.setattr(drift, "load_problems", lambda source, **settings: read.update(settings, source=source) or [])
+    monkeypatch.setattr(drift, "load_policy", lambda *_, **__: (None, None))
+    monkeypatch.setattr(drift, "evaluate", lambda *_, **__: {"completions": []})
+    run = RLConfig(model="options", out=tmp_path, data="jsonl:train.jsonl", columns="question=q")
+    given: dict[str, Any] = {"eval_data": eval_data, "eval_columns": "question=frage"} if eval_data else {}
+    config = CompareConfig(out=tmp_path, methods={"latent": {}, "other": {}}, baseline="latent", **given)
+    drift.after_training(run, config, torch.device("cpu"))
+    assert (read["source"], read["columns"]) == (eval_data or "jsonl:train.jsonl", columns)
 
 
 def rows_of(method: str, seed: int, correct: str, switched: str, loops: str) -> pd.DataFrame:

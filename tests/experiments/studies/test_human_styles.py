@@ -67,7 +67,7 @@ def test_every_style_states_the_answer_and_a_skipped_step_makes_it_wrong() -> No
 
 def test_shares_of_styles_and_of_wrong_answers_are_those_stated() -> None:
     row = {"id": "clips", "question": "How many?", "solution": CLIPS, "answer": "72"}
-    rows = list(restyled(row, 4000, np.random.default_rng(0), human_styles.SHARES))
+    rows = list(restyled(row, 4000, np.random.default_rng(0)))
     for style, share in human_styles.SHARES.items():
         of_style = [each for each in rows if each["style"] == style]
         assert len(of_style) / 4000 == pytest.approx(share, abs=0.03)

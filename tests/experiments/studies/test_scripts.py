@@ -33,7 +33,8 @@ def recorded_by(script: str, folder: Path) -> list[list[str]]:
         "RECORDED": str(folder / "recorded"),
         "CUDA_VISIBLE_DEVICES": "0",
     }
-    arguments = {"paper.sh": ["model", "data", "out"], "smollm2_styles.sh": ["out"]}.get(script, ["data", "out"])
+    only_out = dict.fromkeys(("smollm2_styles.sh", "tiny_arith_selection.sh"), ["out"])
+    arguments = {"paper.sh": ["model", "data", "out"], **only_out}.get(script, ["data", "out"])
     command = [str(STUDIES / script), *arguments]
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
     return [shlex.split(line) for line in (folder / "recorded").read_text().splitlines()]

@@ -1,0 +1,27 @@
+"""Tables of optimal selection: per cent where shares are meant, and the whole budget with its interval."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ollm_rl.experiments.studies.selection_table import forced_table, search_table
+
+
+def test_what_a_column_does_not_have_is_left_open() -> None:
+    scores: dict[str, Any] = {"token_accuracy": [0.5, 0.4, 0.6], "nll": [1, 0.5, 2], "answer_correct": [0.25, 0.2, 0.3]}
+    (row,) = forced_table({"columns": {"lora": scores}, "num_problems": 3}).rows
+    assert list(map(str, row)) == ["lora", "50.0 [40.0, 60.0]", "1.000 [0.500, 2.000]", "25.0 [20.0, 30.0]", "–", "–"]
+
+
+def test_the_last_budget_has_the_interval_of_the_whole_search(tmp_path: Path) -> None:
+    result = {
+        "budgets": [6, 12],
+        "curves": {"oracle": [0.125, 0.5]},
+        "accuracy": {"oracle": {"mean": 0.5, "low": 0.25, "high": 0.75}},
+        "num_problems": 8,
+    }
+    (tmp_path / "best-of-n-lora.json").write_text(json.dumps(result))
+    (tmp_path / "forced.json").write_text("{}")  # no search
+    table = search_table(tmp_path, "oracle")
+    assert table.columns == ["search", "6", "12"]
+    assert [list(map(str, row)) for row in table.rows] == [["best-of-n-lora", "12.5", "50.0 [25.0, 75.0]"]]
