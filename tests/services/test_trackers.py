@@ -93,8 +93,11 @@ def test_supervised_training_reports_its_lines(wandb: Wandb, tmp_path: Path, mod
             report_to=["wandb"],
         )
     )
-    losses = [row["loss"] for row in json.loads((out / "metrics.json").read_text()) if "loss" in row]
+    metrics = json.loads((out / "metrics.json").read_text())
+    losses = [row["loss"] for row in metrics if "loss" in row]
     assert [row["train/loss"] for row in wandb.rows if "train/loss" in row] == losses and len(losses) == 2
+    last = {name: metrics[-1][name] for name in ("train_loss", "total_flos")}  # of all steps, without this start's times
+    assert wandb.rows[-1] == {"step": 2} | {f"train/{name}": value for name, value in last.items()}
     assert wandb.finished == 1 and not list(out.rglob("events.*"))
 
 
