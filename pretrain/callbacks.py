@@ -9,6 +9,7 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 
 from ollm_rl.errors import RunError
+from ollm_rl.pretrain.board import tagged
 from ollm_rl.pretrain.checkpoints import last_checkpoint
 from ollm_rl.processes import from_first, gathered
 from ollm_rl.services.trackers import Trackers
@@ -33,16 +34,14 @@ class ShortLines(ProgressCallback):
 
 
 class Reported(TrainerCallback):
-    """Sends every line of metrics to the services, under the names that Trainer has in TensorBoard."""
+    """Sends every line of metrics to the services, under the names that it has in TensorBoard."""
 
     def __init__(self, trackers: Trackers) -> None:
         self.trackers = trackers
 
-    def on_log(
-        self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
-    ) -> None:
-        """Send the line."""
-        self.trackers.log({f"train/{name}": value for name, value in (logs or {}).items()}, state.global_step)
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Send the newest line, as `MetricsFile` left it."""
+        self.trackers.log(tagged(state.log_history[-1]), state.global_step)
 
 
 def describe_whole_run(history: list[dict[str, float]]) -> None:

@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from ollm_rl.files.checksums import SUMS_FILE, check_folder, folder_sums
 from ollm_rl.files.intact import intact
+from ollm_rl.processes import rank
 from ollm_rl.runs import write_atomic
 
 _NAME = re.compile(r"checkpoint-\d+$")
@@ -21,7 +22,7 @@ class Checksums(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Write them for the newest checkpoint."""
         checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero:
+        if rank() == 0:
             write_atomic(checkpoint / SUMS_FILE, folder_sums(checkpoint))
 
 

@@ -70,7 +70,7 @@ class MetricsFile(TrainerCallback):
             if state.global_step < state.max_steps:  # stopped early: the line comes when the run has ended
                 return
             describe_whole_run(state.log_history)
-        if state.is_world_process_zero:
+        if rank() == 0:
             write_atomic(Path(args.output_dir) / "metrics.json", json.dumps(state.log_history, indent=1))
 
 

@@ -68,7 +68,7 @@ class SharingTrainer(Trainer):
 def first_positions(states: CountedStates, limit: int) -> CountedStates:
     """The first ``limit`` positions of the whole batch, on every process, from its share of them."""
     if world_size() == 1:
-        return states
+        return CountedStates(*(part[:limit] for part in states))
     device = states.targets.device
     begins = (states.offsets[1:limit] == 0).nonzero()[:, 0].add(1).tolist()
     solutions = list(zip(*(part[:limit].cpu().tensor_split(begins) for part in states), strict=True))

@@ -115,8 +115,12 @@ def _backbone_below(model: ModelName) -> dict[str, str]:
 
 def _card(folder: Path, repo_id: str) -> str:
     saved = read_object(folder / POLICY_FILE, SAVED, remedy=COPY)
-    defaults = {field.name: field.default for field in dataclasses.fields(RLConfig)}
-    settings = {name: value for name, value in saved["config"].items() if value and value != defaults.get(name)}
+    defaults = dataclasses.asdict(RLConfig(out=Path(), model=""))
+    settings = {
+        name: value
+        for name, value in saved["config"].items()
+        if name not in ("out", "model") and value is not None and value != defaults.get(name)
+    }
     described = {name: saved[name] for name in ("backbone", "backbone_fingerprint")} | settings
     over = "the vocabulary"
     if saved["config"]["action_space"] == "options":

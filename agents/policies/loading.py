@@ -54,7 +54,7 @@ def _new_policy(
         return AnchoredPolicy(options), tokenizer
     model.require("backbone", "options", role="model")  # training over tokens starts its own LoRA
     backbone, tokenizer = load_backbone(model.backbone, dtype=dtype, device=device)
-    if backbone_fingerprint not in (None, actual := fingerprint(backbone)):
+    if backbone_fingerprint is not None and (actual := fingerprint(backbone)) != backbone_fingerprint:
         raise UsageError(
             f"the policy was trained on backbone {model.backbone!r} with fingerprint {backbone_fingerprint}, but this "
             f"one has {actual}; put the backbone it was trained on there"

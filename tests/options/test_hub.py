@@ -16,9 +16,9 @@ import ollm_rl.options.hub as hub_module
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.hub import local_folder, model_card, push_to_hub
 from ollm_rl.options.model import OptionModel
-from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.sft import run_sft
 from tests.folder_hub import FolderHub, reachable
+from tests.pretrain.test_sft import config
 from tests.tiny_models import save_backbone, tiny_model
 
 PLUG_IN = {"option_config.json", "adapter_model.safetensors"}
@@ -91,18 +91,8 @@ def test_a_pushed_plug_in_comes_back_with_the_same_logits_bit_for_bit(
 def test_only_plug_in_card_metrics_and_origin_of_a_run_folder_are_uploaded(hub: FolderHub, tmp_path: Path) -> None:
     data = tmp_path / "solved.jsonl"
     data.write_text(json.dumps({"question": "1+1?", "solution": "#### 2", "answer": 2}))
-    out = run_sft(
-        SFTConfig(
-            out=tmp_path / "run",
-            backbone=save_backbone(tmp_path / "backbone"),
-            data=f"jsonl:{data}",
-            max_steps=2,
-            save_steps=1,
-            logging_steps=1,
-            device="cpu",
-            options=OptionConfig(num_options=4, width=8),
-        )
-    )
+    backbone = save_backbone(tmp_path / "backbone")
+    out = run_sft(config(tmp_path / "run", backbone, f"jsonl:{data}", max_steps=2, save_steps=1, logging_steps=1))
     assert names(out) > {"checkpoint-1/option_config.json", "tokenizer.json"}
     push_to_hub(out, "user/options")
     uploaded = hub.repositories / "user/options"

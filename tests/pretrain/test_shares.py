@@ -122,6 +122,7 @@ def test_the_first_positions_of_a_batch_are_put_together_in_the_order_of_its_sol
         return CountedStates(targets[:, None].float(), targets, offsets)
 
     shares = [states([1, 2, 3], [6], [9, 10]), states([4, 5], [7, 8])]
+    assert first_positions(shares[0], 4).targets.tolist() == [1, 2, 3, 6], "in one process"
     sent: list[Any] = []
 
     def gathered(mine: Any) -> list[Any]:

@@ -13,9 +13,8 @@ import pytest
 from ollm_rl.agents import train_agent
 from ollm_rl.cli import main
 from ollm_rl.errors import UsageError
-from ollm_rl.options.config import OptionConfig
-from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.sft import run_sft
+from tests.pretrain.test_sft import config as sft_config
 from tests.training_runs import config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -80,21 +79,15 @@ def test_a_run_reports_every_iteration_and_goes_on_where_it_was(
 
 def test_supervised_training_reports_its_lines(wandb: Wandb, tmp_path: Path, model_folder: Path) -> None:
     (tmp_path / "solved.jsonl").write_text(json.dumps({"question": "1+1?", "solution": "#### 2", "answer": 2}))
-    out = run_sft(
-        SFTConfig(
-            out=tmp_path / "sft",
-            backbone=str(model_folder.parent / "backbone"),
-            data=f"jsonl:{tmp_path}/solved.jsonl",
-            max_steps=2,
-            save_steps=2,
-            logging_steps=1,
-            device="cpu",
-            options=OptionConfig(num_options=4, width=8),
-            report_to=["wandb"],
-        )
-    )
-    losses = [row["loss"] for row in json.loads((out / "metrics.json").read_text()) if "loss" in row]
+    backbone, data = str(model_folder.parent / "backbone"), f"jsonl:{tmp_path}/solved.jsonl"
+    short = {"max_steps": 2, "save_steps": 2, "logging_steps": 1}
+    out = run_sft(sft_config(tmp_path / "sft", backbone, data, **short, report_to=["wandb"]))
+    metrics = json.loads((out / "metrics.json").read_text())
+    losses = [row["loss"] for row in metrics if "loss" in row]
     assert [row["train/loss"] for row in wandb.rows if "train/loss" in row] == losses and len(losses) == 2
+    # Of all steps, and without the times of this start.
+    last = {name: metrics[-1][name] for name in ("train_loss", "total_flos")}
+    assert wandb.rows[-1] == {"step": 2} | {f"train/{name}": value for name, value in last.items()}
     assert wandb.finished == 1 and not list(out.rglob("events.*"))
 
 

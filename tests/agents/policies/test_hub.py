@@ -50,7 +50,8 @@ def run(world: Path) -> Path:
 
 
 def settings(world: Path, out: str, **changes: Any) -> RLConfig:
-    return config(world / out, world / "options", f"jsonl:{world}/problems.jsonl", iterations=1, **changes)
+    changes = {"iterations": 1, "algorithm": "ppo", "gae_lambda": 0.0} | changes
+    return config(world / out, world / "options", f"jsonl:{world}/problems.jsonl", **changes)
 
 
 def names(folder: Path) -> set[str]:
@@ -108,7 +109,8 @@ def test_a_pushed_policy_is_evaluated_by_its_id_as_the_run_is_by_its_folder(
     assert "ollm-rl eval --model user/policy" in card and 'load_policy("user/policy")' in card
     (row,) = json.loads((run / "metrics.json").read_text())
     assert f"| `reward` | {row['reward']:.4g} |" in card and "| `temperature` | 0.5 |" in card
-    assert "None" not in card and "kl_target" not in card
+    assert "| `gae_lambda` | 0.0 |" in card, "a zero that is no default"
+    assert not any(word in card for word in ("None", "kl_target", "`report_to`", "`rewards`", "`out`"))
 
 
 def test_a_cached_policy_is_found_without_a_network(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
