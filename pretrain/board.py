@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainingArguments
 
 from ollm_rl.pretrain.config import SFTConfig
+from ollm_rl.processes import rank
 from ollm_rl.report.board import Board
 
 AXIS = ("step", "epoch")  # over which the others are drawn
@@ -25,7 +26,7 @@ class SFTBoard(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the file; one process writes it."""
-        if not state.is_world_process_zero:
+        if rank():
             return
         self.board = Board(Path(str(args.output_dir)), self.config, ["train/loss"], start=state.global_step + 1)
         for row in state.log_history:

@@ -1,5 +1,6 @@
 """The model and the problems of training runs, and a single thread."""
 
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,13 @@ import torch
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from tests.tiny_models import save_backbone
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_collections() -> None:
+    """Garbage collection leaves out what is there already: Trainer asks for it in every run, half a second each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from ollm_rl.files.records import sealed_json
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts, format_prompts
 from ollm_rl.problems.sources import load_problems
-from ollm_rl.report.ending import ending
+from ollm_rl.report.ending import ending, problems_of
 from ollm_rl.runs import origin, write_atomic
 from ollm_rl.safekeeping.outputs import output_file
 from ollm_rl.streams import Purpose, torch_generator
@@ -264,7 +264,7 @@ def search_ending(result: dict[str, Any], config: SearchConfig) -> str:
     return ending(
         "accuracy: " + ", ".join(f"by {name} {share:.1%}" for name, share in known.items()),
         config.out,
-        ["ollm-rl", "eval", "--model", config.model, *(["--data", config.data] if config.data != "arith" else [])],
+        ["ollm-rl", "eval", "--model", config.model, *problems_of(config.data)],
     )
 
 

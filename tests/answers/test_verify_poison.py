@@ -46,7 +46,7 @@ def test_no_poison_is_taken_for_an_answer_and_good_checks_beside_it_are_right() 
 
 @pytest.mark.slow
 def test_mixed_checks_from_eight_threads_leave_the_pool_whole() -> None:
-    cases = mixed_checks(240, 0.05, seed=0)
+    cases = mixed_checks(400, 0.05, seed=0)
     with VerifierPool(2, time_limit=2.0) as pool, ThreadPoolExecutor(8) as threads:
         for done in [threads.submit(assert_verdicts, pool, cases[start::8]) for start in range(8)]:
             done.result()

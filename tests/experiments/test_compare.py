@@ -1,7 +1,11 @@
 """A comparison end to end: trials, fresh seeds, evaluations, tables and report; a killed one resumes."""
 
 import json
-import shutil
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +14,10 @@ import torch
 import yaml
 
 from ollm_rl.cli import main
-from ollm_rl.experiments.ray_tune import ENDED_FILE, ray_running
+from ollm_rl.experiments.ray_tune import ray_running
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
+from tests.places import ROOT
 from tests.tiny_models import save_backbone
 
 
@@ -88,22 +93,21 @@ def test_it_tunes_runs_fresh_seeds_and_writes_tables_and_report(undisturbed: Pat
     assert "Until reward 0.5" in page and "P(fewer episodes)" in page
 
 
-def test_a_comparison_that_ended_between_two_runs_resumes_to_the_same_runs(
-    preset: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    # As a kill leaves it after the first of the chosen runs; kills within a run are tested with sweeps and training.
+def test_a_killed_comparison_resumes_to_the_same_runs(preset: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    shutil.copytree(undisturbed, out)
-    for name in list(rewards(out))[1:]:
-        shutil.rmtree(out / "runs" / name)
-    (out / "tune" / ENDED_FILE).write_text(json.dumps({"ended": ["anchored-seed0"]}))
-    for path in out.glob("comparison.*"):
-        path.unlink()
-    before = (out / "runs" / "anchored-seed0" / "metrics.json").stat().st_mtime_ns
-    assert list(rewards(out)) == ["anchored-seed0"]
+    command = [sys.executable, "-m", "ollm_rl.cli", "compare", "--config", str(preset), "--out", str(out)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 200
+        while not list((out / "runs").glob("*/metrics.json")) and time.monotonic() < deadline:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     assert compare(preset, out) == 0
-    assert rewards(out) == rewards(undisturbed) and (out / "comparison.json").exists()
-    assert (out / "runs" / "anchored-seed0" / "metrics.json").stat().st_mtime_ns == before
+    assert rewards(out) == rewards(undisturbed)
+    chosen = [json.loads((folder / "chosen.json").read_text()) for folder in (out, undisturbed)]
+    assert chosen[0] == chosen[1]
 
 
 def test_a_setting_that_a_run_would_refuse_is_refused_before_anything_runs(

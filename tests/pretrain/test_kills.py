@@ -45,7 +45,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) ->
     loaded = load_backbone(save_backbone(tmp_path / "backbone"))
     monkeypatch.setattr(sft_module, "load_backbone", lambda *arguments, **settings: loaded)  # frozen: it never changes
     monkeypatch.setattr("os.fsync", lambda handle: None)
-    monkeypatch.setattr("gc.collect", lambda *arguments: 0)  # Trainer's, half a second each
     rows = [{"question": f"{a}+1?", "solution": f"#### {a + 1}", "answer": a + 1} for a in range(4)]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return tmp_path

@@ -26,7 +26,6 @@ STOPPED = 128 + signal.SIGTERM
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Path:
     """A backbone and nine problems: of two batches of eight, the second leaves the second process nothing."""
-    monkeypatch.setattr("gc.collect", lambda *arguments: 0)  # Trainer's, half a second each
     monkeypatch.setattr("os.fsync", lambda handle: None)
     save_backbone(tmp_path / "backbone")
     rows = [{"question": f"{a}+1?", "solution": f"{'so ' * (a % 4)}#### {a + 1}", "answer": a + 1} for a in range(9)]
