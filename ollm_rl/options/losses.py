@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ollm_rl.backbones.chunks import MAX_LOGITS as MAX_LOGITS
+from ollm_rl.backbones.chunks import MAX_LOGITS
 from ollm_rl.devices import HAS_TRITON
 from ollm_rl.errors import UsageError
 

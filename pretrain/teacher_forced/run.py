@@ -16,11 +16,11 @@ from peft import PeftModel
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ollm_rl.backbones import chunks
 from ollm_rl.backbones.loading import context_length, load_tokenizer
 from ollm_rl.backbones.lora import load_lora
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import UsageError
-from ollm_rl.options import losses
 from ollm_rl.options.model import IGNORED, CountedStates, OptionModel
 from ollm_rl.pretrain.config import TeacherForcedConfig
 from ollm_rl.pretrain.data import PadRight, completion_text, encode_examples
@@ -134,7 +134,7 @@ def _score_batch(
     input_ids, labels, attention_mask = (
         batch[name].to(model.backbone.device) for name in ("input_ids", "labels", "attention_mask")
     )
-    size = max(1, losses.MAX_LOGITS // (model.option_config.num_options * model.vocab_size))
+    size = max(1, chunks.MAX_LOGITS // (model.option_config.num_options * model.vocab_size))
 
     def in_chunks(score: Callable[[CountedStates], Scores]) -> Scores:
         states = model.counted_states(input_ids, labels, attention_mask)

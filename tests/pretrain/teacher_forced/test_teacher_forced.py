@@ -9,9 +9,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from ollm_rl.backbones import chunks
 from ollm_rl.backbones.loading import load_backbone
 from ollm_rl.backbones.lora import load_lora
-from ollm_rl.options import losses
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.pretrain.config import TeacherForcedConfig
@@ -160,7 +160,7 @@ def test_chunks_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     model = OptionModel(tiny_model("llama"), OptionConfig(num_options=4, width=8))
     problems = [solved("#### 1"), solved("Two words. #### 12"), solved("A third.")]
     together = teacher_forced(model, tiny_tokenizer(), problems)["columns"]
-    monkeypatch.setattr(losses, "MAX_LOGITS", 3 * 4 * VOCAB)  # three positions
+    monkeypatch.setattr(chunks, "MAX_LOGITS", 3 * 4 * VOCAB)  # three positions
     apart = teacher_forced(model, tiny_tokenizer(), problems, batch_size=1)["columns"]
     for column, scores in together.items():
         for name, interval in scores.items():
