@@ -1,7 +1,8 @@
 """Compare methods: each is tuned by the same number of random trials, then run on fresh seeds.
 
 Below ``out``: ``tuning-0`` and so on (the trials), ``runs`` (fresh seeds, each with its evaluations), ``chosen.json``,
-``comparison.json`` and ``comparison.md`` (the tables) and ``report.html``.
+``comparison.json`` and ``comparison.md`` (the tables), ``comparison.parquet`` (what they are made from) and
+``report.html``.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.config import EvalConfig
 from ollm_rl.agents.evaluation.free_running import run_eval
+from ollm_rl.agents.evaluation.groups import history
 from ollm_rl.agents.evaluation.reporting import report_methods
 from ollm_rl.agents.evaluation.results import read_results
 from ollm_rl.errors import UsageError
@@ -18,6 +20,7 @@ from ollm_rl.experiments.comparison import comparison_tables
 from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.curves import Curve
 from ollm_rl.experiments.inputs import check_inputs
+from ollm_rl.experiments.raw import pack
 from ollm_rl.experiments.ray_tune import check_resources, run_trials
 from ollm_rl.experiments.trials import domain
 from ollm_rl.experiments.tuning import Tuned, method_config, tune_methods
@@ -113,12 +116,16 @@ def evaluation(config: CompareConfig) -> Callable[[RLConfig], None]:
 
 def _write_results(config: CompareConfig, tuned: Mapping[str, Tuned], runs: Mapping[str, Sequence[RLConfig]]) -> Path:
     """Write tables and report, print the tables, and return the report's path."""
-    curves = {method: [Curve(run, config.window) for run in of_method] for method, of_method in runs.items()}
+    curves = {
+        method: {run.seed: Curve(history(run.out), config.window) for run in of_method}
+        for method, of_method in runs.items()
+    }
     results = {
         method: {name: [read_results(run.out / name)[0] for run in of_method] for name in EVALUATIONS}
         for method, of_method in runs.items()
     }
-    tables = comparison_tables(config, tuned, curves, results)
+    write_atomic(config.out / "comparison.parquet", pack(config, tuned, curves, results, origin()))
+    tables = comparison_tables(config, tuned, {method: [*of.values()] for method, of in curves.items()}, results)
     data = {"tables": [table._asdict() for table in tables], "seeds": config.seeds, **origin()}
     write_atomic(config.out / "comparison.json", json.dumps(data, indent=1))
     text = "\n\n".join(table.markdown() for table in tables)

@@ -4,11 +4,11 @@ Letters: I iterations.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from ollm_rl.agents.config import RLConfig
-from ollm_rl.agents.evaluation.groups import history
 from ollm_rl.metrics.statistics import time_to_threshold
 
 
@@ -16,18 +16,17 @@ class Curve:
     """The metrics of one run as arrays of I values.
 
     Args:
-        config: Settings of the run.
+        rows: The run's metrics, at least one iteration, with the ``episodes`` and ``tokens`` so far.
         window: Number of last episodes that a mean is taken over.
 
     Attributes:
-        rows: The run's metrics, with ``tokens`` generated so far.
+        rows: As given.
         reward: Mean reward of the last ``window`` episodes, NaN before there are so many, (I,).
     """
 
-    def __init__(self, config: RLConfig, window: int) -> None:
-        self.config = config
-        self.rows = history(config.out)
-        self._length = max(1, round(window / config.episodes))  # iterations of a window
+    def __init__(self, rows: Sequence[Mapping[str, Any]], window: int) -> None:
+        self.rows = rows
+        self._length = max(1, round(window / rows[0]["episodes"]))  # iterations of a window
         self.reward = self.trailing_mean("reward")
 
     def column(self, name: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.evaluation.groups import history
 from ollm_rl.errors import UsageError
 from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.curves import Curve
@@ -172,7 +173,10 @@ def _round(
                 print(f"failed: {failed[0]} ({setting_text(settings)}): {errors[failed[0]]}")
                 continue
             results[method].append(
-                (settings, float(np.mean([Curve(configs[name], config.window).mean_reward for name in names])))
+                (
+                    settings,
+                    float(np.mean([Curve(history(configs[name].out), config.window).mean_reward for name in names])),
+                )
             )
         if not results[method]:
             raise UsageError(f"all trials of method {method!r} failed; {next(iter(errors.values()))}")

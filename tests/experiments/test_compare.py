@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from ollm_rl.cli import main
+from ollm_rl.experiments.raw import tables_of
 from ollm_rl.experiments.ray_tune import ray_running
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
@@ -89,6 +90,8 @@ def test_it_tunes_runs_fresh_seeds_and_writes_tables_and_report(undisturbed: Pat
     assert [table["title"] for table in tables["tables"]] == titles
     assert tables["seeds"] == [0, 1] and {"command", "commit", "machine"} <= tables.keys()
     assert "### Until reward 0.5" in (undisturbed / "comparison.md").read_text()
+    again = "\n\n".join(table.markdown() for table in tables_of(undisturbed / "comparison.parquet"))
+    assert again + "\n" == (undisturbed / "comparison.md").read_text(), "the raw file gives the same tables"
     page = (undisturbed / "report.html").read_text()
     assert "Until reward 0.5" in page and "P(fewer episodes)" in page
 

@@ -5,13 +5,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.evaluation.groups import history
 from ollm_rl.errors import UsageError
 from ollm_rl.experiments.comparison import comparison_tables
 from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.curves import Curve
+from ollm_rl.experiments.raw import tables_of
 from ollm_rl.experiments.tuning import Tuned
 from ollm_rl.report.tables import Estimate, Table
 
@@ -34,7 +36,7 @@ def run(folder: Path, rewards: list[float], **columns: list[float]) -> Curve:
         for index, reward in enumerate(rewards)
     ]
     (folder / "metrics.json").write_text(json.dumps(rows))
-    return Curve(RLConfig(out=folder, model="m", episodes=10, group_size=5), window=20)
+    return Curve(history(folder), window=20)
 
 
 def test_a_threshold_is_reached_by_the_mean_over_the_window(tmp_path: Path) -> None:
@@ -120,3 +122,12 @@ def test_evaluations_while_training_have_a_table(tmp_path: Path) -> None:
     found = {t.title: t for t in comparison_tables(config, {"a": Tuned({}, 0.5, [])}, {"a": [one, other]}, results)}
     cells = row(found["Greedy accuracy while training, %"], "a")
     assert [cells[episodes].value for episodes in ("10", "20", "30")] == pytest.approx([20, 30, 40])
+
+
+def test_a_file_without_a_comparison_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other.parquet"
+    pd.DataFrame({"reward": [1.0]}).to_parquet(other)
+    (tmp_path / "text.parquet").write_text("no table")
+    for path in (other, tmp_path / "text.parquet", tmp_path / "missing.parquet"):
+        with pytest.raises(UsageError, match=rf"{path.name} holds no comparison .*give the comparison.parquet"):
+            tables_of(path)

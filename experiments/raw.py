@@ -1,0 +1,95 @@
+"""A comparison in one Parquet file, from which its tables can be made again.
+
+A row is an iteration of a run: its metrics, ``method`` and ``seed``. The file's metadata holds the rest under
+``comparison``: the settings of the comparison, those that tuning chose, and the evaluations after training.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ollm_rl.errors import UsageError
+from ollm_rl.experiments.comparison import comparison_tables
+from ollm_rl.experiments.config import CompareConfig
+from ollm_rl.experiments.curves import Curve
+from ollm_rl.experiments.tuning import Tuned
+from ollm_rl.report.tables import Table
+
+KEY = b"comparison"
+
+
+def pack(
+    config: CompareConfig,
+    tuned: Mapping[str, Tuned],
+    curves: Mapping[str, Mapping[int, Curve]],
+    results: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+    origin: Mapping[str, Any],
+) -> bytes:
+    """The contents of the file.
+
+    Args:
+        config: Settings of the comparison.
+        tuned: What tuning found, by method.
+        curves: Curves by method and seed.
+        results: Results by method and evaluation, seeds in order; their numbers are kept.
+        origin: Commit, versions and machine.
+    """
+    rows = [
+        {"method": method, "seed": seed, **row}
+        for method, of_method in curves.items()
+        for seed, curve in of_method.items()
+        for row in curve.rows
+    ]
+    table = pa.Table.from_pylist(_all_columns(rows))
+    data = {
+        "config": {name: value for name, value in dataclasses.asdict(config).items() if name != "out"},
+        "tuned": {method: found._asdict() for method, found in tuned.items()},
+        "results": {
+            method: {name: [_numbers(result) for result in of_name] for name, of_name in by_name.items()}
+            for method, by_name in results.items()
+        },
+        **origin,
+    }
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({KEY: json.dumps(data).encode()}), sink, compression="zstd")
+    contents: bytes = sink.getvalue().to_pybytes()
+    return contents
+
+
+def tables_of(path: Path) -> list[Table]:
+    """The tables of a comparison from its file.
+
+    Raises:
+        UsageError: If it is no such file.
+    """
+    try:
+        table = pq.read_table(path)
+        data = json.loads((table.schema.metadata or {})[KEY])
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        raise UsageError(
+            f"{path} holds no comparison ({error}); give the comparison.parquet of ollm-rl compare"
+        ) from error
+    config = CompareConfig(**data["config"], out=path.parent)
+    runs: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    for row in table.to_pylist():
+        method, seed = row.pop("method"), row.pop("seed")
+        values = {name: value for name, value in row.items() if value is not None}
+        runs.setdefault(method, {}).setdefault(seed, []).append(values)
+    curves = {method: [Curve(rows, config.window) for rows in by_seed.values()] for method, by_seed in runs.items()}
+    tuned = {method: Tuned(**found) for method, found in data["tuned"].items()}
+    return comparison_tables(config, tuned, curves, data["results"])
+
+
+def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in result.items() if type(value) in (int, float)}
+
+
+def _all_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that all have the same names; Arrow takes the names of the first."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [{name: row.get(name) for name in names} for row in rows]
