@@ -5,6 +5,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ollm_rl.report.canvas import save_svg
+
 
 def ratios(cases: list[dict[str, Any]]) -> dict[str, float]:
     """Lowest ratio over all cases of the engine's speed to each other's; for ``generate`` the faster cache counts."""
@@ -62,5 +64,4 @@ def plot(cases: list[dict[str, Any]], path: Path) -> None:
         axis.set_ylim(bottom=0)
         axis.legend(frameon=False, fontsize="small")
         axis.set_ylabel("ms per step; dashed: memory traffic")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    save_svg(figure, path)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ollm_rl.report.canvas import save_svg
 from ollm_rl.report.tables import Cell, Estimate, Table
 
 BASELINE = "vocabulary"
@@ -156,8 +157,7 @@ def draw(path: Path, window: int, out: Path) -> None:
         axis.set_ylabel(RATES[key][0])
         axis.grid(alpha=0.3)
     axes.flat[0].legend(frameon=False, fontsize=8)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, metadata={"Date": None})
+    save_svg(figure, out)
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ollm_rl.report.canvas import save_svg
+
 COLOURS = {"latent": "#0072b2", "anchored": "#009e73", "vocabulary": "#d55e00"}
 WINDOW = 96  # episodes that a shown reward is the mean of
 
@@ -40,8 +42,7 @@ def main(out: Path, runs: list[Path]) -> None:
             axis.grid(alpha=0.3)
     axes[0].set_ylabel("reward (share of right answers)")
     axes[0].legend(frameon=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, metadata={"Date": None})
+    save_svg(figure, out)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from ollm_rl.agents.evaluation.groups import METRICS_FILE, history
 from ollm_rl.agents.evaluation.results import read_results
 from ollm_rl.experiments.studies.intervals import scaled
+from ollm_rl.report.canvas import save_svg
 from ollm_rl.report.tables import Cell, Table
 
 SIGNALS = {"reward": "reward", "mixed_groups": "mixed groups", "live_share": "share of decisions"}
@@ -135,8 +136,7 @@ def draw(start: Mapping[str, Any], ceilings: Mapping[str, Any], runs: Runs, out:
         right.legend(frameon=False, fontsize=8)
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, metadata={"Date": None})
+    save_svg(figure, out)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
@@ -15,6 +16,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, PercentFormatter
+
+from ollm_rl.runs import write_atomic
 
 NUM_COLOURS = 8  # --series-0 to --series-7 in the template
 DASHES = ("none", "6 2", "2 2", "8 2 2 2")  # lengths in points; distinguish methods once the colours are used up
@@ -87,6 +90,14 @@ def svg(figure: Figure, label: str, spots: Sequence[Spot] = ()) -> Markup:
     text = re.sub(r"<[^>]*>", lambda tag: _page_tag(tag[0], used), text)
     plot = Markup(text.replace("<svg ", Markup('<svg aria-label="{}" ').format(label), 1))
     return Markup('<div class="plot" data-spots="{}">{}</div>').format(_placed(figure, spots), plot)
+
+
+def save_svg(figure: Figure, path: Path) -> None:
+    """Write a figure as an SVG file, the same bytes each time; its folder is made."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": path.name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    write_atomic(path, buffer.getvalue())
 
 
 def _placed(figure: Figure, spots: Sequence[Spot]) -> str:

@@ -35,4 +35,7 @@ def test_starts_and_ceilings_are_in_per_cent_and_what_is_missing_is_left_open(tm
     (row,) = limits.imitation_table(CEILINGS).rows
     assert list(map(str, row)) == ["anchored", "6.9", "7.0 [5.0, 9.0]", "17.0 [14.0, 20.0]"]
     limits.draw(START, CEILINGS, {"latent": [RUN]}, tmp_path / "limits.svg")
-    assert "greedy after imitation" in (tmp_path / "limits.svg").read_text()
+    text = (tmp_path / "limits.svg").read_text()
+    assert "greedy after imitation" in text
+    limits.draw(START, CEILINGS, {"latent": [RUN]}, tmp_path / "limits.svg")
+    assert (tmp_path / "limits.svg").read_text() == text, "the same figure has the same ids"
