@@ -3,7 +3,6 @@
 import gc
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,15 +23,6 @@ def short_collections() -> None:
     """Garbage collection leaves out what is there already: Trainer asks for it in every run, half a second each."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """One torch thread, so that all builds sum in the same order and do not wait for a busy core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
