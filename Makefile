@@ -15,8 +15,10 @@ docs: $(STAMP)
 	$(BIN)/python -m pip install -q -e '.[docs]' -c constraints.txt
 	$(BIN)/python -m mkdocs build --strict
 
+# Two processes, and a file's tests in one of them, since they share models and Ray. In the order of the folders, because
+# the last files are short ones: both processes end together.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The parts that other versions of packages could break, without constraints.txt: at the lowest versions that
 # pyproject.toml allows, and at the newest releases (torch is named because newer ones come with CUDA).

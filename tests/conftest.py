@@ -2,7 +2,7 @@
 
 import gc
 import json
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import pytest
@@ -12,21 +12,17 @@ from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from tests.tiny_models import save_backbone
 
+# One torch thread, here and in child processes: several would mostly wait for each other on models this small, and sums
+# would depend on how many there are.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def short_collections() -> None:
     """Garbage collection leaves out what is there already: Trainer asks for it in every run, half a second each."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """One torch thread, so that all builds sum in the same order and do not wait for a busy core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

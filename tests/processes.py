@@ -38,7 +38,6 @@ def run_processes(folder: Path, function: Callable[..., Any], *arguments: Any) -
 def _process(rank: int, port: int, folder: Path, function: Callable[..., Any], *arguments: Any) -> None:
     sys.stdout, sys.stderr = ((folder / f"{rank}.{name}").open("w", buffering=1) for name in ("out", "err"))
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(COUNT), "LOCAL_RANK": str(rank), "TQDM_DISABLE": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    torch.set_num_threads(1)
     raise SystemExit(function(*arguments))

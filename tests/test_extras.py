@@ -64,7 +64,7 @@ def test_only_sweeps_and_comparisons_cannot_be_imported_without_ray_and_sb3(with
 
 
 def test_training_needs_extras_only_for_workers_and_agents_of_sb3(
-    one_thread: None, without_extras: None, refusal: Callable[..., str], model_folder: Path, data: str, tmp_path: Path
+    without_extras: None, refusal: Callable[..., str], model_folder: Path, data: str, tmp_path: Path
 ) -> None:
     sizes = ["--iterations", 1, "--episodes", 16, "--max_new_tokens", 3, "--num_slots", 8, "--device", "cpu"]
     train = ["train", "--model", model_folder, "--data", data, *sizes, "--out", tmp_path / "run"]

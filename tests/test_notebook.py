@@ -13,7 +13,7 @@ NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 
 
 def test_the_notebook_runs_from_top_to_bottom(
-    one_thread: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}

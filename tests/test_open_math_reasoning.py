@@ -63,7 +63,6 @@ def download(folder: Path) -> None:
     (folder / "Omni-MATH/test.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_documented_commands_lead_to_the_papers_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
-import torch
 
 from ollm_rl.cli import COMMANDS, main, parse
 from ollm_rl.pretrain.config import SFTConfig
@@ -43,17 +42,8 @@ def commands(text: str) -> list[str]:
 WITH_PYTHON = {page for page, text in TEXTS.items() if fenced(text, "python")}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def single_thread() -> Iterator[None]:
-    """One torch thread: several would mostly wait for each other on models this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def followed(single_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of somebody who ran the commands of README and quickstart, in smaller numbers."""
     folder = tmp_path_factory.mktemp("followed")
     with pytest.MonkeyPatch.context() as patch:

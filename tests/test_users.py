@@ -3,12 +3,10 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from ollm_rl.cli import main
 from tests.places import ROOT
@@ -36,7 +34,6 @@ def library_of(code: str) -> str | None:
     return next((name for name in LIBRARIES if re.search(rf"^from {name}\b", code, re.MULTILINE)), None)
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_a_reward_and_data_of_ones_own_lead_to_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,17 +60,14 @@ def test_a_reward_and_data_of_ones_own_lead_to_a_table(
 
 
 @pytest.fixture(scope="module")
-def with_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def with_options(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of somebody who followed the commands of the guide to agents."""
     folder = tmp_path_factory.mktemp("agent")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         (command,) = commands(AGENT)
         follow(f"{command} --limit 4")
-    yield folder
-    torch.set_num_threads(threads)
+    return folder
 
 
 def test_an_agent_of_ones_own_is_trained_and_measured(with_options: Path, monkeypatch: pytest.MonkeyPatch) -> None:

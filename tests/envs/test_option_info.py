@@ -11,8 +11,6 @@ from tests.envs.test_text_gen import ID, OPTIONS, option_model, settings
 
 FIELDS = ("option_tokens", "live", "start_log_probs")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_the_fields_say_what_every_action_writes_where_it_matters_and_what_the_start_policy_prefers() -> None:
     model = option_model()

@@ -13,8 +13,6 @@ from ollm_rl.envs.own_rewards import OwnReward, own_rewards, score
 from ollm_rl.errors import MissingError, UsageError
 from tests.envs.test_text_gen import ID, PROBLEMS, RIGHT, ids_of, settings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 FILE = """
 from __future__ import annotations
 from dataclasses import dataclass

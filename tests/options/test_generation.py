@@ -13,8 +13,6 @@ from ollm_rl.options.generation import chosen_logits
 from ollm_rl.options.model import OptionModel
 from tests.tiny_models import greedy_generate, tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 PROMPT = torch.tensor([[5, 6, 7, 8], [30, 31, 32, 33]])
 
 

@@ -12,8 +12,6 @@ from ollm_rl.pretrain import hidden_cache
 from tests.pretrain.test_hidden_cache import POSITIONS, Examples, build, option_model, some_examples
 from tests.tiny_models import EOS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def other_token(examples: Examples) -> None:
     examples[3]["input_ids"][0] = EOS

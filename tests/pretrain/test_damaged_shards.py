@@ -10,8 +10,6 @@ from safetensors.torch import load_file
 from ollm_rl.pretrain import hidden_cache
 from tests.pretrain.test_hidden_cache import build, contents, identities, option_model, shards
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def truncate(paths: list[Path]) -> None:
     paths[1].write_bytes(paths[1].read_bytes()[:-3])

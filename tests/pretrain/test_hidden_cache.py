@@ -23,8 +23,6 @@ from ollm_rl.pretrain.hidden_cache import HiddenCache, collate_states, open_hidd
 from tests.places import ROOT
 from tests.tiny_models import EOS, HIDDEN, VOCAB, full_hidden_states, tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 POSITIONS = 60  # of a shard
 
 Examples = list[dict[str, list[int]]]
@@ -190,8 +188,7 @@ def test_a_build_killed_while_it_writes_resumes_and_ends_byte_for_byte_like_one_
     total = len(passes)
     passes.clear()
     code = (
-        "import sys, torch; torch.set_num_threads(1); "
-        "from tests.pretrain.test_hidden_cache import build_until_killed; build_until_killed(sys.argv[1])"
+        "import sys; from tests.pretrain.test_hidden_cache import build_until_killed; build_until_killed(sys.argv[1])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "killed")], cwd=ROOT, capture_output=True, text=True

@@ -40,7 +40,7 @@ def metrics(out: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A backbone and problems; what takes time and has nothing to do with files is left out of the runs."""
     loaded = load_backbone(save_backbone(tmp_path / "backbone"))
     monkeypatch.setattr(sft_module, "load_backbone", lambda *arguments, **settings: loaded)  # frozen: it never changes

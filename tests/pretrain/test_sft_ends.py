@@ -17,7 +17,7 @@ from tests.tiny_models import save_backbone
 
 
 @pytest.fixture
-def source(tmp_path: Path, one_thread: None) -> tuple[str, str]:
+def source(tmp_path: Path) -> tuple[str, str]:
     """A backbone, and problems for five batches an epoch."""
     rows = [{"question": f"{a}+{b}?", "solution": f"#### {a + b}", "answer": a + b} for a in range(6) for b in range(6)]
     (tmp_path / "solved.jsonl").write_text("\n".join(map(json.dumps, rows)))

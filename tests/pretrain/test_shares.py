@@ -24,7 +24,7 @@ STOPPED = 128 + signal.SIGTERM
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A backbone and nine problems: of two batches of eight, the second leaves the second process nothing."""
     monkeypatch.setattr("os.fsync", lambda handle: None)
     save_backbone(tmp_path / "backbone")

@@ -40,7 +40,7 @@ def other_options(backbone: str, out: str) -> None:
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Path:
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a backbone, a plug-in ``models/options`` and problems, in which the test begins."""
     monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     folder = tmp_path / "work"

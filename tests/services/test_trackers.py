@@ -17,8 +17,6 @@ from ollm_rl.pretrain.sft import run_sft
 from tests.pretrain.test_sft import config as sft_config
 from tests.training_runs import config
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Wandb(ModuleType):
     """Stands in for the package: remembers how runs were begun, and what they got."""

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -125,16 +124,6 @@ POLICIES = extremes(policy=["anchored"]) | extremes(option_gradient=["option"]) 
 REWARDS = extremes(**{f"rewards.{term}": [-1000.0, 1e-30, 1000.0] for term in ("format", "length", "repetition")})
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """On a busy machine the threads of tiny runs mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread")
 @settings(STEADY, max_examples=8)
 @given(shared=SHARED, algorithm=ALGORITHMS, policy=POLICIES, rewards=REWARDS)
 def test_a_run_ends_well_only_with_finite_numbers(

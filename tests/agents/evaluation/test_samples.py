@@ -21,8 +21,6 @@ from ollm_rl.problems.sources import load_problems
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.training_runs import DIGITS, config, naming
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 PROBLEMS = [
     Problem(id=str(n), question=f"Give {n}?", solution="", answer=answer, language="en")
     for n, answer in enumerate(("1", "2", "3"))

@@ -22,8 +22,6 @@ from tests.folder_hub import FolderHub, reachable
 from tests.tiny_models import save_backbone
 from tests.training_runs import config, weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 FILES = {"policy.safetensors", "policy_config.json"}
 OPTIONS = {"options/option_config.json", "options/adapter_model.safetensors"}
 

@@ -16,8 +16,6 @@ from tests.agents.policies.test_policies import fixed_policy, option_model, samp
 from tests.tiny_models import HIDDEN
 from tests.training_runs import config
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 POLICIES: dict[str, Any] = {
     "lora": shaken_lora,
     "latent": lambda: OptionPolicy(option_model(5)),

@@ -23,7 +23,7 @@ from tests.training_runs import ONES, assert_equal_runs, config, naming
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes time and has nothing to do with files."""
     monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     monkeypatch.setattr("os.fsync", lambda handle: None)

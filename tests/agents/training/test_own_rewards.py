@@ -33,7 +33,7 @@ WARNED = "ignore:reward fussy failed"
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
     origin: dict[str, Any] = dict.fromkeys(("commit", "machine", "command"), "x") | {"versions": {}}
     monkeypatch.setattr("ollm_rl.runs.origin", lambda: origin)

@@ -37,7 +37,7 @@ def joined_gradients(out: Path) -> None:
     gradients(out)
 
 
-def test_the_gradient_of_two_processes_is_that_of_one(tmp_path: Path, one_thread: None) -> None:
+def test_the_gradient_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
     gradients(tmp_path)
     assert run_processes(tmp_path / "said", joined_gradients, tmp_path) == [0, 0]
     one, *others = (torch.load(tmp_path / f"{rank}.pt") for rank in (2, 0, 1))
@@ -53,7 +53,7 @@ def run(iterations: int, settings: dict[str, Any]) -> None:
     train(config(**settings, iterations=iterations))
 
 
-def test_two_processes_train_and_resume_as_one(model_folder: Path, data: str, tmp_path: Path, one_thread: None) -> None:
+def test_two_processes_train_and_resume_as_one(model_folder: Path, data: str, tmp_path: Path) -> None:
     (tmp_path / "letters.py").write_text(
         "def share(completions, **_): return [sum(map(str.isalpha, c)) / 3 for c in completions]"
     )

@@ -30,7 +30,7 @@ def test_learning_rates_are_those_worked_by_hand(changes: dict[str, Any], expect
 
 
 def test_a_run_follows_its_schedule_after_a_stop_too_and_its_length_is_fixed(
-    tmp_path: Path, model_folder: Path, data: str, monkeypatch: pytest.MonkeyPatch, one_thread: None
+    tmp_path: Path, model_folder: Path, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     monkeypatch.setattr("ollm_rl.runs.origin", dict)
