@@ -111,6 +111,8 @@ class Turns:
         self.engine = engine
         self.chunk = chunk or (CHUNK if engine.device.type == "cuda" else 1)
         self._choose = torch.compile(choose) if engine.compiled else choose
+        # Some twenty kernels of a few numbers each, or two.
+        self._note_action = torch.compile(self._note) if engine.compiled else self._note
         slots, device = engine.num_slots, engine.device
         # For every slot: its episode, the number of tokens written for it, and its token limit.
         self._episodes, self._times, self._limits = torch.zeros(3, slots, dtype=torch.long, device=device)
@@ -171,16 +173,20 @@ class Turns:
 
     def _take(self, hidden: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
         """Choose a token for each h_t, (B, H), record it, and return the tokens, (B,)."""
-        count = len(hidden)
         action: Action = self._choose(hidden, uniforms)
+        self._note_action(action)
+        return action.tokens
+
+    def _note(self, action: Action) -> None:
+        """Record an action of the first slots, and advance their episodes."""
+        count = len(action.tokens)
         live, times = self._live[:count], self._times[:count]
         ended = live & self._is_end[action.tokens]
         for mine, new in self.record.pairs(_record(action, live, ended)):
             mine[:, :count].index_copy_(0, self._turn, new)
-        times += 1
-        live &= ~ended & (times < self._limits[:count])
-        self._turn += 1
-        return action.tokens
+        times.add_(1)
+        live.logical_and_(~ended & (times < self._limits[:count]))
+        self._turn.add_(1)
 
 
 def _record(action: Action, live: torch.Tensor, ended: torch.Tensor) -> Record:
