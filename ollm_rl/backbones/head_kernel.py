@@ -21,8 +21,8 @@ class Blocks(NamedTuple):
     inner: int = 64  # numbers of a hidden state per iteration of the loop
     warps: int = 4
     stages: int = 3  # iterations in flight
-    flatten: bool = False  # whether the loops over parts and over inner numbers are pipelined as one
     resident: int = 2  # programs that a multiprocessor runs at a time: one multiplies while the other compares
+    flatten: bool = False  # whether the loops over blocks and over inner numbers are pipelined as one
 
 
 BLOCKS = Blocks()

@@ -244,8 +244,8 @@ def test_the_turn_that_warms_a_recording_up_does_not_count(monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("kind", ["options", "tokens"])
-def test_recorded_turns_give_the_same_results_as_those_of_a_cpu(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "compiled"), [("options", False), ("tokens", False), ("options", True)])
+def test_recorded_turns_give_the_same_results_as_those_of_a_cpu(kind: str, compiled: bool) -> None:
     policy = policy_over(kind)
     end = frequent_token(completions(sampled(policy, PROMPTS)))
     expected = sampled(policy, PROMPTS, [end])
@@ -253,7 +253,7 @@ def test_recorded_turns_give_the_same_results_as_those_of_a_cpu(kind: str) -> No
     if kind == "options":
         getattr(policy, "_model")[0].cuda()  # noqa: B009  # mypy takes a module's attribute for a module
     policy.cuda()
-    turns = Turns(DecodeEngine(policy.backbone, 3, CONTEXT), policy.act)
+    turns = Turns(DecodeEngine(policy.backbone, 3, CONTEXT, compiled=compiled), policy.act)
     for _ in range(2):  # the second time with the existing graphs
         generator = torch.Generator().manual_seed(5)
         found = collect(turns, PROMPTS, max_new_tokens=LIMIT, end_tokens=[end], generator=generator)
