@@ -9,7 +9,7 @@ Letters: S slots, B slots in use by a call, H hidden, V vocabulary.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -238,6 +238,7 @@ class DecodeEngine:
         active: torch.Tensor,
         turns: int,
         mutated: Sequence[torch.Tensor] = (),
+        after: Callable[[], None] = lambda: None,
     ) -> list[bool]:
         """Several turns on the device: choose a token in every slot, then run the model on it.
 
@@ -250,6 +251,7 @@ class DecodeEngine:
                 released after the turns.
             turns: Number of turns.
             mutated: Tensors that ``choose`` both reads and writes.
+            after: Called when the turns are under way, for more work on the device before the host waits for it.
 
         Returns:
             Which slots continue, B of them.
@@ -257,6 +259,7 @@ class DecodeEngine:
         in_use = active[: len(self.lengths)]
         self._note_prompts()
         self._step.turns(choose, in_use, max(self.lengths), turns, mutated)
+        after()
         continues: list[bool] = in_use.tolist()
         self.lengths = [n + turns if runs else 0 for n, runs in zip(self.lengths, continues, strict=True)]
         return continues

@@ -160,10 +160,12 @@ class Turns:
             self._uniforms[:, :count] = uniforms[episodes, times]
         self._turn.zero_()
         choose = self._greedy if uniforms is None else self._sampled
-        active = self.engine.run(choose, self._live, self.chunk, mutated=(self._times, self._turn))
-        written = self.record.columns["written"][:, :count]
-        trajectories.add(episodes.where(written, no_episode), times, self.record, count)
-        return active
+
+        def add() -> None:
+            written = self.record.columns["written"][:, :count]
+            trajectories.add(episodes.where(written, no_episode), times, self.record, count)
+
+        return self.engine.run(choose, self._live, self.chunk, mutated=(self._times, self._turn), after=add)
 
     def _greedy(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._take(hidden, None)
