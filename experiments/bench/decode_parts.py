@@ -5,7 +5,7 @@ python -m ollm_rl.experiments.bench.decode_parts [--parts tokens prompts step tu
 ``tokens``: the most probable token of every option by the product and its argmax (old), and by the kernel in blocks of
 several sizes (new). ``prompts``: compiled passes over prompts with transformers' mask (old) and without (new).
 ``step``: turns of 512 slots as inductor compiles them by default (old), and with settings that may help small kernels
-(new). ``tuned``: the same with products that inductor chooses by measurement, which may take minutes. Models have the
+(new). ``tuned``: the same with kernels that inductor chooses by measurement, which may take minutes. Models have the
 widths of SmolLM2-135M and Qwen2.5-1.5B, random weights and few layers. A failure is one line.
 """
 
@@ -59,10 +59,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "pdl": {"triton.enable_pdl": True},
     "combo": {"combo_kernels": True},
-    "coordinate descent": {"coordinate_descent_tuning": True},
     "pdl and combo": {"triton.enable_pdl": True, "combo_kernels": True},
 }
-TUNED: dict[str, dict[str, Any]] = {"default": {}, "tuned products": {"max_autotune_gemm": True}}
+TUNED: dict[str, dict[str, Any]] = {
+    "default": {},
+    "coordinate descent": {"coordinate_descent_tuning": True},
+    "tuned products": {"max_autotune_gemm": True},
+}
 Parts = dict[str, Callable[[], object]]
 
 
@@ -120,7 +123,7 @@ def _read(step: ModelStep, ids: torch.Tensor) -> None:
     step.read(ids, past_key_values=DynamicCache(), use_cache=True)
 
 
-def step(all_settings: dict[str, dict[str, Any]], device: torch.device, *, layers: int = 6, slots: int = 512) -> Parts:
+def step(all_settings: dict[str, dict[str, Any]], device: torch.device, *, layers: int = 4, slots: int = 512) -> Parts:
     """A chunk of turns under each of inductor's settings. Groups of eight slots have one prompt."""
     model = OptionModel(model_of("SmolLM2", layers, device), OptionConfig())
     ids = torch.randint(10, 40_000, (slots // 8, 63)).tolist()
@@ -185,7 +188,7 @@ def main() -> None:
     if "prompts" in args.parts:
         cases |= {f"prompts, {case}": partial(prompts, *case, device) for case in PROMPTS}
     if "step" in args.parts:
-        cases["step: a chunk of 8 turns, SmolLM2 with 6 layers, 512 slots"] = partial(step, SETTINGS, device)
+        cases["step: a chunk of 8 turns, SmolLM2 with 4 layers, 512 slots"] = partial(step, SETTINGS, device)
     if "tuned" in args.parts:
         cases["tuned: the same"] = partial(step, TUNED, device)
     result: dict[str, dict[str, float]] = {}

@@ -90,7 +90,7 @@ def most_probable(states: torch.Tensor, weight: torch.Tensor, offsets: torch.Ten
 
 @most_probable.register_fake
 def _(states: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor | None) -> torch.Tensor:
-    return states.new_empty(len(states), dtype=torch.long)
+    return states.new_empty(states.shape[0], dtype=torch.long)  # not len(), which would make it a constant
 
 
 def highest_with(
