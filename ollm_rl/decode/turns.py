@@ -144,12 +144,14 @@ class Turns:
         for tensor in (self._episodes, self._times, self._limits, self._live):
             tensor[: len(slots)] = tensor[index]
 
-    def run(self, uniforms: torch.Tensor | None, trajectories: Trajectories) -> list[bool]:
+    def run(self, uniforms: torch.Tensor | None, trajectories: Trajectories, *, waiting: bool = False) -> list[bool]:
         """Run a chunk of turns and return which slots still run an episode.
 
         Args:
             uniforms: Numbers in [0, 1) for sampling, (N + 1, T); None decodes greedily.
             trajectories: The output is added to them.
+            waiting: Whether episodes wait for slots. Then the last turn of several hides the time in which the host
+                fills slots; a slot that ends in this turn is reported after the next chunk.
         """
         count, columns = len(self.engine.lengths), trajectories.record.columns
         no_episode, last_time = (size - 1 for size in columns["written"].shape)
@@ -165,7 +167,9 @@ class Turns:
             written = self.record.columns["written"][:, :count]
             trajectories.add(episodes.where(written, no_episode), times, self.record, count)
 
-        return self.engine.run(choose, self._live, self.chunk, mutated=(self._times, self._turn), after=add)
+        mutated = self._times, self._turn
+        ahead = int(waiting and self.chunk > 1)
+        return self.engine.run(choose, self._live, self.chunk, mutated, after=add, ahead=ahead)
 
     def _greedy(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._take(hidden, None)

@@ -65,6 +65,25 @@ def test_the_share_of_wasted_slot_steps_counts_slots_that_wait_for_the_next_chec
     assert rollout.wasted_share == 1 - (length + 8) / 16
 
 
+@pytest.mark.parametrize(("first", "steps"), [(3, 4 + 4), (4, 4 + 4 + 4)])
+def test_while_episodes_wait_the_host_does_not_wait_for_a_chunks_last_turn(first: int, steps: int) -> None:
+    policy = TokenPolicy(tiny_model("llama"), rank=0)
+    ended: list[int] = []
+    rollout = collect(
+        Turns(DecodeEngine(policy.backbone, 1, CONTEXT), policy.act, chunk=4),
+        PROMPTS[:2],
+        max_new_tokens=[first, 4],
+        end_tokens=[],
+        on_end=lambda episodes, tokens: ended.extend(episodes),
+    )
+    # An episode that ends in the fourth turn is seen after the next chunk, one that ends in the third at once.
+    assert rollout.slot_steps == steps
+    assert completions(rollout) == [
+        greedy_generate(policy.backbone, PROMPTS[0], first), greedy_generate(policy.backbone, PROMPTS[1], 4)
+    ]  # fmt: skip
+    assert ended == [0, 1]
+
+
 def test_the_model_reads_a_groups_prompt_once_however_late_its_episodes_begin() -> None:
     policy = policy_over("options")
     engine = DecodeEngine(policy.backbone, 2, CONTEXT)
