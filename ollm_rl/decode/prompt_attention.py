@@ -1,6 +1,6 @@
 """Attention of compiled passes over whole prompts, without a mask.
 
-While it is compiled, older releases of transformers (5.17; no longer 5.23) make a causal mask even where none is needed.
+While it is compiled, older releases of transformers (5.17; no longer 5.23) make a causal mask where none is needed.
 With it attention has only kernels that compute the hidden half too, and heads that share keys get copies of them.
 
 Letters: T tokens, H hidden.
