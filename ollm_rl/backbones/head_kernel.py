@@ -17,15 +17,17 @@ class Blocks(NamedTuple):
     """Sizes of the blocks that one program multiplies, and how it is run."""
 
     states: int = 128
-    tokens: int = 128
+    tokens: int = 256
     inner: int = 64  # numbers of a hidden state per iteration of the loop
-    warps: int = 4
+    warps: int = 8
     stages: int = 3  # iterations in flight
-    resident: int = 2  # programs that a multiprocessor runs at a time: one multiplies while the other compares
-    flatten: bool = False  # whether the loops over blocks and over inner numbers are pipelined as one
+    resident: int = 1  # programs that a multiprocessor runs at a time
+    flatten: bool = True  # whether the loops over blocks and over inner numbers are pipelined as one
 
 
-BLOCKS = Blocks()
+# Large blocks read less from the device's cache. With two resident programs one multiplies while the other compares.
+BLOCKS, SMALL_BLOCKS = Blocks(), Blocks(tokens=128, warps=4, resident=2, flatten=False)
+SHARED_MEMORY = 3 * (128 + 256) * 64 * 2  # bytes that BLOCKS need; GPUs other than A100, H100 and B200 have less
 TOKEN_BITS = 0x7FFFFFFF  # the lower half of a result; counted down from here, so that of equal logits the first wins
 
 
@@ -85,7 +87,7 @@ def most_probable(states: torch.Tensor, weight: torch.Tensor, offsets: torch.Ten
     Returns:
         (N,).
     """
-    return highest_with(BLOCKS, states, weight, offsets)
+    return highest_with(_blocks(states.device), states, weight, offsets)
 
 
 @most_probable.register_fake
@@ -122,6 +124,14 @@ def num_parts(state_blocks: int, token_blocks: int, places: int) -> int:
         return rounds * (blocks_per_part + 1)
 
     return min(range(1, token_blocks + 1), key=time)
+
+
+def _blocks(device: torch.device) -> Blocks:
+    """The blocks that fit the shared memory of a device."""
+    if device.type != "cuda":
+        return BLOCKS
+    fits = torch.cuda.get_device_properties(device).shared_memory_per_multiprocessor > SHARED_MEMORY
+    return BLOCKS if fits else SMALL_BLOCKS
 
 
 def _multiprocessors(device: torch.device) -> int:

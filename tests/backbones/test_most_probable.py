@@ -15,7 +15,7 @@ from ollm_rl.options.model import OptionModel
 from tests.tiny_models import HIDDEN, VOCAB, tiny_model
 
 if HAS_TRITON:
-    from ollm_rl.backbones.head_kernel import BLOCKS, highest_with, most_probable, num_parts
+    from ollm_rl.backbones.head_kernel import BLOCKS, SMALL_BLOCKS, highest_with, most_probable, num_parts
 
 needs_cuda = pytest.mark.skipif(not (HAS_TRITON and torch.cuda.is_available()), reason="needs a CUDA device and Triton")
 
@@ -79,7 +79,7 @@ def test_the_kernel_finds_the_highest_logit_and_the_first_of_equal_ones(
         offsets[[0, half]] = -torch.inf
     logits = states.double() @ weight.double().T + (0 if offsets is None else offsets.double())
     arguments = states.cuda(), weight.cuda(), None if offsets is None else offsets.cuda()
-    for blocks in (BLOCKS, BLOCKS._replace(tokens=64, flatten=True, stages=2)):
+    for blocks in (BLOCKS, SMALL_BLOCKS):
         found = highest_with(blocks, *arguments).cpu()
         # Sums in another order differ in the last bits.
         torch.testing.assert_close(logits.gather(1, found[:, None])[:, 0], logits.max(1).values, rtol=1e-5, atol=1e-3)
