@@ -3,7 +3,8 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -23,6 +24,24 @@ def to_device(numbers: Sequence[int] | Sequence[Sequence[int]], device: torch.de
     """Integers as a tensor on a device. The host does not wait for the device's pending work."""
     cuda = device.type == "cuda"  # a copy from pageable memory would block the host
     return torch.tensor(numbers, dtype=torch.long, pin_memory=cuda).to(device, non_blocking=cuda)
+
+
+def fetch(tensor: torch.Tensor) -> Callable[[], Any]:
+    """Begin to copy a tensor to the host after the device's pending work; the result gives it as a list.
+
+    Only the result waits, and not for work that is begun after this.
+    """
+    if tensor.device.type != "cuda":
+        numbers = tensor.tolist()
+        return lambda: numbers
+    copy = tensor.to("cpu", non_blocking=True)
+    copied = torch.cuda.current_stream(tensor.device).record_event()
+
+    def result() -> Any:
+        copied.synchronize()
+        return copy.tolist()
+
+    return result
 
 
 def resolve_device(name: str) -> torch.device:

@@ -3,13 +3,22 @@
 Letters: B batch, T tokens, H hidden, V vocabulary, C some tokens of it; ``...`` any leading dimensions.
 """
 
+import warnings
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.vocabulary import suppressed_tokens
-from ollm_rl.errors import UsageError, one_line
+from ollm_rl.devices import HAS_TRITON
+from ollm_rl.errors import RunWarning, UsageError, one_line
+
+if HAS_TRITON:
+    from ollm_rl.backbones.head_kernel import most_probable
+
+# Up to this H one kernel for product and maximum is used: on an H100 a first one was faster at 576 and slower at 1,536.
+KERNEL_HIDDEN_SIZE = 1024
 
 
 class OutputHead:
@@ -41,6 +50,7 @@ class OutputHead:
         self.soft_cap: float | None = getattr(text_config, "final_logit_softcapping", None)
         self._suppressed = torch.tensor(suppressed_tokens(backbone), dtype=torch.long, device=self.linear.weight.device)
         self._check()
+        self._kernel = self._kernel_works()
 
     @property
     def linear(self) -> Any:
@@ -72,6 +82,51 @@ class OutputHead:
         if self.linear.bias is not None:
             logits = logits + self.linear.bias[tokens].float()
         return self._capped(logits)
+
+    def most_probable(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The token with the highest logit, the first of several: (..., H) -> (...).
+
+        Where it is faster, one kernel compares the logits before they are rounded to bfloat16. So it finds the higher
+        of two that round to the same number. A soft cap changes no order, and is left out there.
+        """
+        if self._kernel and self._kernel_applies(hidden_states):
+            rows = hidden_states.reshape(-1, self.hidden_size)
+            return most_probable(rows, self.linear.weight, self._offsets()).view(hidden_states.shape[:-1])
+        return self(hidden_states).argmax(-1)
+
+    def _kernel_applies(self, hidden_states: torch.Tensor) -> bool:
+        linear = self.linear
+        plain = type(linear) is nn.Linear and linear.weight.dtype == hidden_states.dtype == torch.bfloat16
+        return HAS_TRITON and plain and hidden_states.is_cuda and self.hidden_size <= KERNEL_HIDDEN_SIZE
+
+    def _offsets(self) -> torch.Tensor | None:
+        """What is added to the product, (V,), with minus infinity for tokens that are never written."""
+        bias = self.linear.bias
+        if bias is None and not len(self._suppressed):
+            return None
+        offsets = torch.zeros_like(self.linear.weight[:, 0], dtype=torch.float32) if bias is None else bias.float()
+        return offsets.index_fill(0, self._suppressed.to(offsets.device), -torch.inf)
+
+    @torch.no_grad()
+    def _kernel_works(self) -> bool:
+        """Whether the kernel finds the highest logits of a few hidden states, up to rounding."""
+        rows = self.linear.weight[:: max(1, self.vocab_size // 64)]
+        if not self._kernel_applies(rows):
+            return False
+        try:
+            tokens = most_probable(rows, self.linear.weight, self._offsets())
+            logits = self(rows).float()
+            highest, found = logits.max(-1).values, logits.gather(-1, tokens[:, None])[:, 0]
+            if bool((highest - found <= 0.02 * highest.abs() + 1e-3).all()):
+                return True
+            problem = "it finds other tokens than the product"
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a compiler of kernels raises
+            problem = f"{type(error).__name__}: {one_line(error)}"
+        message = f"the kernel for the most probable token does not work here ({problem}); decoding is slower"
+        warnings.warn(message, RunWarning, stacklevel=2)
+        return False
 
     def _capped(self, logits: torch.Tensor) -> torch.Tensor:
         if self.soft_cap is not None:

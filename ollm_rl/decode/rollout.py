@@ -15,6 +15,7 @@ import torch
 
 from ollm_rl.decode.prompt_store import PromptStore
 from ollm_rl.decode.turns import Tensors, Trajectories, Turns
+from ollm_rl.devices import fetch, to_device
 from ollm_rl.errors import RunWarning
 
 OnEnd = Callable[[list[int], list[list[int]]], None]  # indices of episodes that have ended, and their tokens
@@ -220,6 +221,7 @@ class _Run:
         self.running: list[int | None] = []  # episode of every slot
         self.trajectories = Trajectories(turns.record, len(prompts), max(limits))
         self.slot_steps = 0
+        self.ended: tuple[list[int], Callable[[], Any], Callable[[], Any]] | None = None  # not yet reported
 
     def run_waiting(self, uniforms: torch.Tensor | None) -> None:
         """Run all waiting episodes to their ends."""
@@ -231,21 +233,30 @@ class _Run:
         self._fill(store)
         while any(episode is not None for episode in self.running):
             self.slot_steps += turns.chunk * len(self.running)
-            active = turns.run(uniforms, self.trajectories)
-            self._report_ended(active)
+            active = turns.run(uniforms, self.trajectories, waiting=bool(self.waiting))
+            self._report_ended()
+            self._fetch_ended(active)
             self.running = [episode if runs else None for episode, runs in zip(self.running, active, strict=True)]
             self._fill(store)
             if not self.waiting:
                 self._shrink()
+        self._report_ended()
 
-    def _report_ended(self, active: Sequence[bool]) -> None:
-        """Call ``on_end`` with the episodes that have just ended."""
+    def _fetch_ended(self, active: Sequence[bool]) -> None:
+        """Begin to copy the episodes that have just ended to the host, which is not to wait for them."""
         pairs = zip(self.running, active, strict=True)
         ended = [episode for episode, runs in pairs if episode is not None and not runs]
-        if self.on_end is None or not ended:
+        if self.on_end is not None and ended:
+            columns, index = self.trajectories.record.columns, to_device(ended, self.engine.device)
+            self.ended = ended, fetch(columns["tokens"][index]), fetch(columns["written"][index])
+
+    def _report_ended(self) -> None:
+        """Call ``on_end`` with the episodes that ended in the chunk before."""
+        if self.on_end is None or self.ended is None:
             return
-        tokens, written = (self.trajectories.record.columns[name][ended].tolist() for name in ("tokens", "written"))
-        self.on_end(ended, [row[: sum(mask)] for row, mask in zip(tokens, written, strict=True)])
+        ended, tokens, written = self.ended
+        self.ended = None
+        self.on_end(ended, [row[: sum(mask)] for row, mask in zip(tokens(), written(), strict=True)])
 
     def halve(self) -> None:
         """After running out of memory, halve the slots and the passes over prompts; interrupted episodes wait again."""

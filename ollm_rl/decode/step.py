@@ -6,15 +6,17 @@ Letters: S slots, B slots in use by a call, H hidden, L length of the cache that
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ollm_rl.decode.graphs import Graphs
 from ollm_rl.decode.joint_products import joined, joint_products
+from ollm_rl.decode.prompt_attention import is_causal, use_causal_attention
 from ollm_rl.decode.row_attention import reads_live_part, use_row_attention
 from ollm_rl.decode.row_cache import (
     EncodedPrompt,
@@ -70,6 +72,7 @@ class ModelStep:
         self._shapes = seen.shapes
         self._backbone, self._max_length, self._compiled = backbone, max_length, compiled
         self._model: Any = torch.compile(backbone.base_model) if compiled else backbone.base_model
+        self._is_causal = compiled and is_causal(backbone, self._window, self._layer_types, max_length)
         self._reads_live_part = reads_live_part(backbone)
         self._bucket = max_length if self._reads_live_part else BUCKET
         # On a CPU one large matrix product is not faster.
@@ -96,12 +99,16 @@ class ModelStep:
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def read(self, input_ids: torch.Tensor, **inputs: Any) -> BaseModelOutputWithPast:
+    def read(self, input_ids: torch.Tensor, past_key_values: Cache, **inputs: Any) -> BaseModelOutputWithPast:
         """A pass over prompts; arguments and result are those of the model without its head."""
         if self._compiled:
             _compile_for_any((0, 1), input_ids)
-        with joined(self._products):
-            output: BaseModelOutputWithPast = self._model(input_ids=input_ids, **inputs)
+        begins = self._is_causal and not past_key_values.get_seq_length()
+        attention = use_causal_attention(self._config) if begins else nullcontext()
+        with attention, joined(self._products):
+            output: BaseModelOutputWithPast = self._model(
+                input_ids=input_ids, past_key_values=past_key_values, **inputs
+            )
         return output
 
     def step(self, count: int, longest: int) -> None:

@@ -111,6 +111,8 @@ class Turns:
         self.engine = engine
         self.chunk = chunk or (CHUNK if engine.device.type == "cuda" else 1)
         self._choose = torch.compile(choose) if engine.compiled else choose
+        # Some twenty kernels of a few numbers each, or two.
+        self._note_action = torch.compile(self._note) if engine.compiled else self._note
         slots, device = engine.num_slots, engine.device
         # For every slot: its episode, the number of tokens written for it, and its token limit.
         self._episodes, self._times, self._limits = torch.zeros(3, slots, dtype=torch.long, device=device)
@@ -142,12 +144,14 @@ class Turns:
         for tensor in (self._episodes, self._times, self._limits, self._live):
             tensor[: len(slots)] = tensor[index]
 
-    def run(self, uniforms: torch.Tensor | None, trajectories: Trajectories) -> list[bool]:
+    def run(self, uniforms: torch.Tensor | None, trajectories: Trajectories, *, waiting: bool = False) -> list[bool]:
         """Run a chunk of turns and return which slots still run an episode.
 
         Args:
             uniforms: Numbers in [0, 1) for sampling, (N + 1, T); None decodes greedily.
             trajectories: The output is added to them.
+            waiting: Whether episodes wait for slots. Then the last turn of several hides the time in which the host
+                fills slots; a slot that ends in this turn is reported after the next chunk.
         """
         count, columns = len(self.engine.lengths), trajectories.record.columns
         no_episode, last_time = (size - 1 for size in columns["written"].shape)
@@ -158,10 +162,14 @@ class Turns:
             self._uniforms[:, :count] = uniforms[episodes, times]
         self._turn.zero_()
         choose = self._greedy if uniforms is None else self._sampled
-        active = self.engine.run(choose, self._live, self.chunk, mutated=(self._times, self._turn))
-        written = self.record.columns["written"][:, :count]
-        trajectories.add(episodes.where(written, no_episode), times, self.record, count)
-        return active
+
+        def add() -> None:
+            written = self.record.columns["written"][:, :count]
+            trajectories.add(episodes.where(written, no_episode), times, self.record, count)
+
+        mutated = self._times, self._turn
+        ahead = int(waiting and self.chunk > 1)
+        return self.engine.run(choose, self._live, self.chunk, mutated, after=add, ahead=ahead)
 
     def _greedy(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._take(hidden, None)
@@ -171,16 +179,20 @@ class Turns:
 
     def _take(self, hidden: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
         """Choose a token for each h_t, (B, H), record it, and return the tokens, (B,)."""
-        count = len(hidden)
         action: Action = self._choose(hidden, uniforms)
+        self._note_action(action)
+        return action.tokens
+
+    def _note(self, action: Action) -> None:
+        """Record an action of the first slots, and advance their episodes."""
+        count = len(action.tokens)
         live, times = self._live[:count], self._times[:count]
         ended = live & self._is_end[action.tokens]
         for mine, new in self.record.pairs(_record(action, live, ended)):
             mine[:, :count].index_copy_(0, self._turn, new)
-        times += 1
-        live &= ~ended & (times < self._limits[:count])
-        self._turn += 1
-        return action.tokens
+        times.add_(1)
+        live.logical_and_(~ended & (times < self._limits[:count]))
+        self._turn.add_(1)
 
 
 def _record(action: Action, live: torch.Tensor, ended: torch.Tensor) -> Record:

@@ -54,6 +54,16 @@ class OptionAdapter(nn.Module):
         biases = self.decoder_out(F.gelu(preactivations))
         return F.pad(biases, (0, 0, 1, 0)) if self.identity_option else biases
 
+    def biased(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """h_t + b_t of every option: (..., H) -> (..., K, H).
+
+        The biases are computed in the precision of the hidden states. Training computes them in float32.
+        """
+        dtype = hidden_states.dtype
+        with torch.autocast(hidden_states.device.type, dtype, enabled=dtype != torch.float32):
+            biases = self.biases(hidden_states).to(dtype)
+        return hidden_states[..., None, :] + biases
+
     def mixed_bias(self, hidden_states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """The weighted sum of the options' biases: (..., H), (..., K) -> (..., H)."""
         if self.identity_option:

@@ -141,20 +141,13 @@ class OptionModel(nn.Module):
         return self.adapter.option_logits(hidden_states)
 
     def decode_options(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Logits of the next token under every option (OLLM, eq. 2-3): (..., H) -> (..., K, V).
-
-        The biases are computed in the precision of the hidden states, to which they are added. Training computes them
-        in float32.
-        """
-        dtype = hidden_states.dtype
-        with torch.autocast(hidden_states.device.type, dtype, enabled=dtype != torch.float32):
-            biases = self.adapter.biases(hidden_states).to(dtype)
-        return self.lm_logits(hidden_states[..., None, :] + biases)
+        """Logits of the next token under every option (OLLM, eq. 2-3): (..., H) -> (..., K, V)."""
+        return self.lm_logits(self.adapter.biased(hidden_states))
 
     @torch.no_grad()
     def option_tokens(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Most probable token under every option: (..., H) -> (..., K)."""
-        return self.decode_options(hidden_states).argmax(-1)
+        return self.head.most_probable(self.adapter.biased(hidden_states))
 
     def generate(self, input_ids: torch.Tensor, *, option: Option = "policy", **arguments: Any) -> Any:
         """Write completions with transformers' ``generate``, which takes ``arguments`` and gives the result.

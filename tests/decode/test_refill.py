@@ -65,6 +65,25 @@ def test_the_share_of_wasted_slot_steps_counts_slots_that_wait_for_the_next_chec
     assert rollout.wasted_share == 1 - (length + 8) / 16
 
 
+@pytest.mark.parametrize(("first", "steps"), [(3, 4 + 4), (4, 4 + 4 + 4)])
+def test_while_episodes_wait_the_host_does_not_wait_for_a_chunks_last_turn(first: int, steps: int) -> None:
+    policy = TokenPolicy(tiny_model("llama"), rank=0)
+    ended: list[int] = []
+    rollout = collect(
+        Turns(DecodeEngine(policy.backbone, 1, CONTEXT), policy.act, chunk=4),
+        PROMPTS[:2],
+        max_new_tokens=[first, 4],
+        end_tokens=[],
+        on_end=lambda episodes, tokens: ended.extend(episodes),
+    )
+    # An episode that ends in the fourth turn is seen after the next chunk, one that ends in the third at once.
+    assert rollout.slot_steps == steps
+    assert completions(rollout) == [
+        greedy_generate(policy.backbone, PROMPTS[0], first), greedy_generate(policy.backbone, PROMPTS[1], 4)
+    ]  # fmt: skip
+    assert ended == [0, 1]
+
+
 def test_the_model_reads_a_groups_prompt_once_however_late_its_episodes_begin() -> None:
     policy = policy_over("options")
     engine = DecodeEngine(policy.backbone, 2, CONTEXT)
@@ -244,8 +263,8 @@ def test_the_turn_that_warms_a_recording_up_does_not_count(monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("kind", ["options", "tokens"])
-def test_recorded_turns_give_the_same_results_as_those_of_a_cpu(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "compiled"), [("options", False), ("tokens", False), ("options", True)])
+def test_recorded_turns_give_the_same_results_as_those_of_a_cpu(kind: str, compiled: bool) -> None:
     policy = policy_over(kind)
     end = frequent_token(completions(sampled(policy, PROMPTS)))
     expected = sampled(policy, PROMPTS, [end])
@@ -253,7 +272,7 @@ def test_recorded_turns_give_the_same_results_as_those_of_a_cpu(kind: str) -> No
     if kind == "options":
         getattr(policy, "_model")[0].cuda()  # noqa: B009  # mypy takes a module's attribute for a module
     policy.cuda()
-    turns = Turns(DecodeEngine(policy.backbone, 3, CONTEXT), policy.act)
+    turns = Turns(DecodeEngine(policy.backbone, 3, CONTEXT, compiled=compiled), policy.act)
     for _ in range(2):  # the second time with the existing graphs
         generator = torch.Generator().manual_seed(5)
         found = collect(turns, PROMPTS, max_new_tokens=LIMIT, end_tokens=[end], generator=generator)
