@@ -17,8 +17,8 @@ from ollm_rl.errors import RunWarning, UsageError, one_line
 if HAS_TRITON:
     from ollm_rl.backbones.head_kernel import most_probable
 
-# Up to this H one kernel for product and maximum is used. On an H100 it takes 0.75 of the product's time at 576 and 0.91 at
-# 1,536; wider heads were not measured.
+# Up to this H one kernel for product and maximum is used. On an H100 it takes 0.75 of the product's time at 576 and
+# 0.91 at 1,536; wider heads were not measured.
 KERNEL_HIDDEN_SIZE = 1536
 
 
