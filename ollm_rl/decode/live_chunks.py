@@ -1,8 +1,8 @@
 """Attention of one new token per row on a CPU, in which each row reads only its own live part of the cache.
 
-Both products of attention are sums of rows of a table with a weight per row, and ``embedding_bag`` computes sums of
-different numbers of rows in one call. A head's output sums its tokens' values, weighted by their probabilities. A head's
-scores of C tokens sum one row of C numbers per feature, weighted by the query. So keys are stored by feature.
+Both products of attention are weighted sums of rows of a table, and ``embedding_bag`` computes sums of different
+numbers of rows in one call. A head's output sums its tokens' values, weighted by their probabilities. A head's scores
+of C tokens sum one row of C numbers per feature, weighted by the query. So keys are stored by feature.
 
 Letters: B rows, D head size, C tokens of a chunk, L length of the cache that a step reads, N live chunks of all heads.
 """

@@ -29,7 +29,6 @@ from ollm_rl.decode.row_cache import (
 )
 from ollm_rl.decode.shared_prompts import SharedPrompts
 
-
 Choose = Callable[[torch.Tensor], torch.Tensor]  # h_t of slots, (B, H) -> their next tokens, (B,)
 
 
