@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
 from ollm_rl.decode.live_chunks import LiveChunks
+from ollm_rl.decode.memory import zeros
 from ollm_rl.devices import to_device
 from ollm_rl.errors import UsageError
 
@@ -134,8 +135,8 @@ class RowCache(Cache):
             shape = len(group), num_slots, heads, max_length, size
             # Keys have even indices.
             order = (0, 1, 2, 4, 3) if by_feature and group[0] % 2 == 0 else (0, 1, 2, 3, 4)
-            zeros = torch.zeros([shape[dimension] for dimension in order], dtype=dtype, device=device)
-            self.stacks.append(zeros.permute(order))
+            stored = zeros([shape[dimension] for dimension in order], dtype, device)
+            self.stacks.append(stored.permute(order))
             tensors |= {index: self.stacks[-1][row] for row, index in enumerate(group)}
         key_indices = range(0, len(tensors), 2)
         super().__init__(layers=[RowLayer(tensors[index], tensors[index + 1], self) for index in key_indices])

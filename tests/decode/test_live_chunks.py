@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from ollm_rl.decode import row_attention
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.live_chunks import CHUNK, LiveChunks
+from ollm_rl.decode.memory import zeros
 from tests.decode.test_engine import random_ids
 from tests.tiny_models import full_hidden_states, tiny_model
 
@@ -90,3 +91,10 @@ def test_prompts_are_encoded_in_passes_that_fit_the_cache_of_a_processor() -> No
     list(engine.encode(random_ids(*[50] * 60)))
     hook.remove()
     assert sum(seen) == 3000 and max(seen) == 1000
+
+
+def test_memory_in_huge_pages_is_zero_and_belongs_to_one_tensor() -> None:
+    first, second = (zeros([2, 3, 5], torch.float32, torch.device("cpu")) for _ in range(2))
+    first += 1
+    assert first.shape == (2, 3, 5) and first.dtype == torch.float32 and first.sum() == 30
+    assert second.sum() == 0
