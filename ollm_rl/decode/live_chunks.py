@@ -47,15 +47,19 @@ class LiveChunks:
     def __init__(self, positions: torch.Tensor, length: int, width: int) -> None:
         self._counts = positions // CHUNK + 1
         self._length, self._width = length, width
-        self._bags: dict[tuple[int, int, int], Bags] = {}
+        self._bags: dict[tuple[int, int], Bags] = {}
 
-    def hold(self, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> bool:
-        """Whether these are the cache's own keys and values; some models change them before attention."""
-        rows, heads, length, size = key.shape
+    def hold(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> bool:
+        """Whether these are the cache's own keys and values, of which each head has some of its own.
+
+        Some models change them before attention.
+        """
+        _, heads, _, size = key.shape
         key_strides = (heads * size * self._width, size * self._width, 1, self._width)
         value_size = value.shape[3]
         value_strides = (heads * value_size * self._width, value_size * self._width, value_size, 1)
-        shapes = value.shape[:3] == key.shape[:3] and (rows, length) == (len(self._counts), self._length)
+        expected = (len(self._counts), query.shape[1], self._length)
+        shapes = key.shape[:3] == expected and value.shape[:3] == expected and query.shape[3] == size
         strides = key.stride() == key_strides and value.stride() == value_strides
         return shapes and strides and mask.dtype == key.dtype
 
@@ -64,30 +68,29 @@ class LiveChunks:
     ) -> torch.Tensor:
         """Scaled dot-product attention; arguments and result as for ``row_attention``."""
         rows, heads, _, size = query.shape
-        key_heads, value_size = key.shape[1], value.shape[3]
-        bags = self._of(heads, heads // key_heads, size)
-        keys = key.as_strided((rows * key_heads * size * self._width // CHUNK, CHUNK), (CHUNK, 1))
-        values = value.as_strided((rows * key_heads * self._width, value_size), (value_size, 1))
+        value_size, bags = value.shape[3], self._of(heads, size)
+        keys = key.as_strided((rows * heads * size * self._width // CHUNK, CHUNK), (CHUNK, 1))
+        values = value.as_strided((rows * heads * self._width, value_size), (value_size, 1))
         weights = (query * scale).view(-1, size).index_select(0, bags.heads)
         scores = _sums(keys, bags.key_rows, bags.key_offsets, weights)
-        scores = scores.view(rows, key_heads, -1, self._length).add_(mask)
+        scores = scores.view(rows, heads, 1, self._length).add_(mask)
         weights = scores.softmax(-1).view(-1, CHUNK).index_select(0, bags.chunks)
         return _sums(values, bags.value_rows, bags.value_offsets, weights).view(rows, 1, heads, value_size)
 
-    def _of(self, heads: int, group: int, size: int) -> Bags:
-        """The bags for layers with this number of heads, of which ``group`` share keys of this size."""
-        if (heads, group, size) not in self._bags:
-            self._bags[heads, group, size] = self._make(heads, group, size)
-        return self._bags[heads, group, size]
+    def _of(self, heads: int, size: int) -> Bags:
+        """The bags for layers with this number of heads and size of keys."""
+        if (heads, size) not in self._bags:
+            self._bags[heads, size] = self._make(heads, size)
+        return self._bags[heads, size]
 
-    def _make(self, heads: int, group: int, size: int) -> Bags:
+    def _make(self, heads: int, size: int) -> Bags:
         used, room = self._length // CHUNK, self._width // CHUNK  # chunks of a head that the step reads, and has
         live = torch.arange(used) < self._counts[:, None, None].expand(-1, heads, 1)
         chunks = live.view(-1).nonzero()[:, 0]
         of_head = chunks // used
-        number, key_head = chunks - of_head * used, of_head // group
-        key_rows = (key_head * (size * room) + number)[:, None] + torch.arange(0, size * room, room)
-        value_rows = (key_head * self._width + number * CHUNK)[:, None] + torch.arange(CHUNK)
+        number = chunks - of_head * used
+        key_rows = (of_head * (size * room) + number)[:, None] + torch.arange(0, size * room, room)
+        value_rows = (of_head * self._width + number * CHUNK)[:, None] + torch.arange(CHUNK)
         key_offsets = _ends(live.view(-1) * size)
         value_offsets = _ends((self._counts * CHUNK)[:, None].expand(-1, heads).reshape(-1))
         return Bags(chunks, of_head, key_rows.view(-1), key_offsets, value_rows.view(-1), value_offsets)

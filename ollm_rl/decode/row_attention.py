@@ -50,7 +50,7 @@ def row_attention(
     scale = size**-0.5 if scaling is None else scaling
     chunks = _step.get("chunks")
     if chunks is not None:
-        if chunks.hold(key, value, attention_mask):
+        if chunks.hold(query, key, value, attention_mask):
             return chunks.attend(query, key, value, attention_mask, scale), None
     elif query.is_cuda and HAS_TRITON:
         return attend_live(query, key, value, attention_mask, **_step, scale=scale), None

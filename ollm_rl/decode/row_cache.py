@@ -180,10 +180,15 @@ def stack_groups(shapes: Sequence[tuple[int, int]], device: torch.device) -> lis
     return list(groups.values())
 
 
-def keys_by_feature(backbone: PreTrainedModel) -> bool:
-    """Whether the cache stores the model's keys by feature, because attention reads ``LiveChunks`` of it."""
+def keys_by_feature(backbone: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> bool:
+    """Whether the cache stores the model's keys by feature, because attention reads ``LiveChunks`` of it.
+
+    Sums of rows read keys that heads share once for every head, so these stay with torch's attention.
+    """
     plain = backbone.device.type == "cpu" and "cpu" not in STACKED and backbone.dtype == torch.float32
-    return plain and backbone.config._attn_implementation == "sdpa"
+    heads = getattr(backbone.config.get_text_config(), "num_attention_heads", None)
+    unshared = all(key_heads == heads for key_heads, _ in shapes)
+    return plain and unshared and backbone.config._attn_implementation == "sdpa"
 
 
 def stacked(cache: DynamicCache) -> list[torch.Tensor]:

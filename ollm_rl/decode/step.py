@@ -71,7 +71,7 @@ class ModelStep:
         self._backbone, self._max_length, self._compiled = backbone, max_length, compiled
         self._model: Any = torch.compile(backbone.base_model) if compiled else backbone.base_model
         self._reads_live_part = reads_live_part(backbone)
-        self._by_feature = keys_by_feature(backbone) and not compiled
+        self._by_feature = keys_by_feature(backbone, self._shapes) and not compiled
         self._width = -(-max_length // CHUNK) * CHUNK if self._by_feature else max_length
         # Without the row kernel a step reads the cache up to the longest slot, rounded up to a multiple.
         self._bucket = self._width if self._reads_live_part else CHUNK
