@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.decode.acceptance import check_decoding
 from ollm_rl.decode.memory import check_capacity, worthwhile_slots
-from ollm_rl.decode.prefill import PASS_TOKENS, check_prompts, encode
+from ollm_rl.decode.prefill import CPU_PASS_TOKENS, PASS_TOKENS, check_prompts, encode
 from ollm_rl.decode.row_cache import EncodedPrompt, RowCache, Snapshot
 from ollm_rl.decode.step import Choose, ModelStep
 from ollm_rl.devices import fetch, to_device
@@ -33,6 +33,7 @@ class DecodeEngine:
         num_slots: S, the maximum; ``restart`` and ``keep`` continue with fewer.
         max_length: Maximum number of tokens in a slot, prompt and completion together.
         pass_tokens: Maximum number of tokens in one pass over prompts. It bounds memory and does not change the result.
+            None is 1,024 on a CPU, else 16,384.
         compiled: Whether to compile steps, passes over prompts, and the chooser of ``Turns``; takes a minute or two.
 
     Attributes:
@@ -50,7 +51,7 @@ class DecodeEngine:
         num_slots: int,
         max_length: int,
         *,
-        pass_tokens: int = PASS_TOKENS,
+        pass_tokens: int | None = None,
         compiled: bool = False,
     ) -> None:
         num_slots, max_length = checked("num_slots", num_slots, Count), checked("max_length", max_length, Count)
@@ -62,7 +63,8 @@ class DecodeEngine:
         check_decoding(backbone)
         self.backbone, self.device, self.compiled = backbone, backbone.device, compiled
         self.vocab_size: int = backbone.get_input_embeddings().weight.shape[0]
-        self.num_slots, self.max_length, self.pass_tokens = num_slots, max_length, pass_tokens
+        self.num_slots, self.max_length = num_slots, max_length
+        self.pass_tokens = pass_tokens or (CPU_PASS_TOKENS if self.device.type == "cpu" else PASS_TOKENS)
         self._step = ModelStep(backbone, num_slots, max_length, compiled=compiled)
         check_capacity(num_slots, self._step.slot_bytes, max_length, self.device)
         self.lengths = [0] * num_slots

@@ -13,6 +13,8 @@ from ollm_rl.decode.row_cache import EncodedPrompt, Snapshot, stacked
 from ollm_rl.devices import to_device
 
 PASS_TOKENS = 16384  # per pass, padding included; bounds the memory of its activations
+# On a CPU larger passes are slower: activations leave its cache, and prompts differ more in length.
+CPU_PASS_TOKENS = 1024
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], *, max_length: int, vocab_size: int) -> None:
@@ -36,7 +38,7 @@ def encode(
     model: Callable[..., BaseModelOutputWithPast],
     prompts: Sequence[tuple[int, ...]],
     device: torch.device,
-    pass_tokens: int = PASS_TOKENS,
+    pass_tokens: int,
 ) -> Iterator[tuple[tuple[int, ...], Snapshot, int]]:
     """Run a model without its head over prompts, equal ones once.
 

@@ -6,6 +6,7 @@ too). A decoding step consists mainly of memory traffic, and this makes it three
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -18,8 +19,8 @@ if HAS_TRITON:
     from ollm_rl.decode.row_kernel import attend_live
 
 NAME = "ollm_rl_rows"
-# Tensors of the ``StepLayout``, each (B,). A global, because torch.compile does not support context variables.
-_step: dict[str, torch.Tensor] = {}
+# What attention needs of the ``StepLayout``. A global, because torch.compile does not support context variables.
+_step: dict[str, Any] = {}
 
 
 def row_attention(
@@ -46,8 +47,12 @@ def row_attention(
         (B, 1, heads, head size), and None instead of attention weights.
     """
     rows, heads, _, size = query.shape
-    if query.is_cuda and HAS_TRITON:
-        scale = size**-0.5 if scaling is None else scaling
+    scale = size**-0.5 if scaling is None else scaling
+    chunks = _step.get("chunks")
+    if chunks is not None:
+        if chunks.hold(query, key, value, attention_mask):
+            return chunks.attend(query, key, value, attention_mask, scale), None
+    elif query.is_cuda and HAS_TRITON:
         return attend_live(query, key, value, attention_mask, **_step, scale=scale), None
     grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
     output = F.scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
@@ -73,7 +78,10 @@ def use_row_attention(config: PreTrainedConfig, layout: StepLayout) -> Iterator[
         yield
         return
     config._attn_implementation = NAME
-    _step.update(positions=layout.positions, sources=layout.sources, shared=layout.shared)
+    if layout.chunks is None:
+        _step.update(positions=layout.positions, sources=layout.sources, shared=layout.shared)
+    else:
+        _step["chunks"] = layout.chunks
     try:
         yield
     finally:

@@ -18,6 +18,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
+from ollm_rl.decode.live_chunks import LiveChunks
+from ollm_rl.decode.memory import zeros
 from ollm_rl.devices import to_device
 from ollm_rl.errors import UsageError
 
@@ -68,6 +70,7 @@ class StepLayout:
         length: L.
         sources: Row with the same prompt from which each row may read its beginning, (B,).
         shared: Number of tokens of that beginning, (B,).
+        chunks: What the rows hold, if keys are stored by feature.
     """
 
     rows: torch.Tensor
@@ -75,6 +78,7 @@ class StepLayout:
     length: int
     sources: torch.Tensor
     shared: torch.Tensor
+    chunks: LiveChunks | None = None
 
 
 class RowLayer(StaticLayer):
@@ -108,6 +112,7 @@ class RowCache(Cache):
         shapes: Number of heads and head size of every model layer's keys and values, alternately.
         num_slots: S.
         max_length: Maximum number of tokens in a slot.
+        by_feature: Whether a head's keys are stored by feature, as ``LiveChunks`` reads them, in place of by token.
 
     Attributes:
         stacks: Each (G, S, heads, max_length, head size); the layers' keys and values are views of them.
@@ -121,13 +126,17 @@ class RowCache(Cache):
         *,
         dtype: torch.dtype,
         device: torch.device,
+        by_feature: bool = False,
     ) -> None:
         self.stacks: list[torch.Tensor] = []
         tensors: dict[int, torch.Tensor] = {}
         for group in stack_groups(shapes, device):
             heads, size = shapes[group[0]]
             shape = len(group), num_slots, heads, max_length, size
-            self.stacks.append(torch.zeros(shape, dtype=dtype, device=device))
+            # Keys have even indices.
+            order = (0, 1, 2, 4, 3) if by_feature and group[0] % 2 == 0 else (0, 1, 2, 3, 4)
+            stored = zeros([shape[dimension] for dimension in order], dtype, device)
+            self.stacks.append(stored.permute(order))
             tensors |= {index: self.stacks[-1][row] for row, index in enumerate(group)}
         key_indices = range(0, len(tensors), 2)
         super().__init__(layers=[RowLayer(tensors[index], tensors[index + 1], self) for index in key_indices])
@@ -169,6 +178,17 @@ def stack_groups(shapes: Sequence[tuple[int, int]], device: torch.device) -> lis
     for index, shape in enumerate(shapes):
         groups.setdefault(shape, []).append(index)
     return list(groups.values())
+
+
+def keys_by_feature(backbone: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> bool:
+    """Whether the cache stores the model's keys by feature, because attention reads ``LiveChunks`` of it.
+
+    Sums of rows read keys that heads share once for every head, so these stay with torch's attention.
+    """
+    plain = backbone.device.type == "cpu" and "cpu" not in STACKED and backbone.dtype == torch.float32
+    heads = getattr(backbone.config.get_text_config(), "num_attention_heads", None)
+    unshared = all(key_heads == heads for key_heads, _ in shapes)
+    return plain and unshared and backbone.config._attn_implementation == "sdpa"
 
 
 def stacked(cache: DynamicCache) -> list[torch.Tensor]:

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ollm_rl.decode.graphs import Graphs
 from ollm_rl.decode.joint_products import joined, joint_products
+from ollm_rl.decode.live_chunks import CHUNK, LiveChunks
 from ollm_rl.decode.prompt_attention import is_causal, use_causal_attention
 from ollm_rl.decode.row_attention import reads_live_part, use_row_attention
 from ollm_rl.decode.row_cache import (
@@ -24,12 +25,11 @@ from ollm_rl.decode.row_cache import (
     RowCache,
     StepLayout,
     first_pass,
+    keys_by_feature,
     step_masks,
     supported_layer_types,
 )
 from ollm_rl.decode.shared_prompts import SharedPrompts
-
-BUCKET = 32  # tokens; without the row kernel a step reads the cache up to the longest slot, rounded up to a multiple
 
 Choose = Callable[[torch.Tensor], torch.Tensor]  # h_t of slots, (B, H) -> their next tokens, (B,)
 
@@ -74,7 +74,10 @@ class ModelStep:
         self._model: Any = torch.compile(backbone.base_model) if compiled else backbone.base_model
         self._is_causal = compiled and is_causal(backbone, self._window, self._layer_types, max_length)
         self._reads_live_part = reads_live_part(backbone)
-        self._bucket = max_length if self._reads_live_part else BUCKET
+        self._by_feature = keys_by_feature(backbone, self._shapes) and not compiled
+        self._width = -(-max_length // CHUNK) * CHUNK if self._by_feature else max_length
+        # Without the row kernel a step reads the cache up to the longest slot, rounded up to a multiple.
+        self._bucket = self._width if self._reads_live_part else CHUNK
         # On a CPU one large matrix product is not faster.
         self._products = joint_products(backbone) if device.type == "cuda" else []
         self._graphs = Graphs(device)
@@ -83,13 +86,15 @@ class ModelStep:
         self.cache: RowCache | None = None
         self.tokens, self.positions = torch.zeros(2, num_slots, dtype=torch.long, device=device)
         self.hidden = torch.zeros(num_slots, seen.hidden_states.shape[-1], dtype=backbone.dtype, device=device)
-        self.slot_bytes = sum(heads * size for heads, size in self._shapes) * max_length * backbone.dtype.itemsize
+        self.slot_bytes = sum(heads * size for heads, size in self._shapes) * self._width * backbone.dtype.itemsize
 
     def allocate(self, num_slots: int) -> RowCache:
         """Return the cache; allocate it for ``num_slots`` slots if there is none yet."""
         if self.cache is None:
             dtype, device = self._backbone.dtype, self._backbone.device
-            self.cache = RowCache(self._shapes, num_slots, self._max_length, dtype=dtype, device=device)
+            self.cache = RowCache(
+                self._shapes, num_slots, self._width, dtype=dtype, device=device, by_feature=self._by_feature
+            )
         return self.cache
 
     def free(self) -> None:
@@ -153,7 +158,9 @@ class ModelStep:
         """A step of the first ``count`` slots that reads L tokens of the cache."""
         assert self.cache is not None
         sources, shared = self._shared_prompts.sources[:count], self._shared_prompts.shared[:count]
-        layout = self.cache.layout = StepLayout(self._rows[:count], self.positions[:count], length, sources, shared)
+        rows, positions = self._rows[:count], self.positions[:count]
+        chunks = LiveChunks(positions, length, self._width) if self._by_feature else None
+        layout = self.cache.layout = StepLayout(rows, positions, length, sources, shared, chunks)
         masks = step_masks(layout, self._backbone.dtype, window=self._window, layer_types=self._layer_types)
         input_ids, position_ids = self.tokens[:count, None], layout.positions[:, None]
         if self._compiled:
@@ -171,7 +178,7 @@ class ModelStep:
 
     def _read_length(self, longest: int) -> int:
         """L of a step before which the longest slot holds ``longest`` tokens."""
-        return min(self._max_length, (longest // self._bucket + 1) * self._bucket)
+        return min(self._width, (longest // self._bucket + 1) * self._bucket)
 
 
 def _compile_for_any(dimensions: int | tuple[int, ...], *tensors: torch.Tensor) -> None:

@@ -1,0 +1,108 @@
+"""Attention of one new token per row on a CPU, in which each row reads only its own live part of the cache.
+
+Both products of attention are weighted sums of rows of a table, and ``embedding_bag`` computes sums of different
+numbers of rows in one call. A head's output sums its tokens' values, weighted by their probabilities. A head's scores
+of C tokens sum one row of C numbers per feature, weighted by the query. So keys are stored by feature.
+
+Letters: B rows, D head size, C tokens of a chunk, L length of the cache that a step reads, N live chunks of all heads.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+CHUNK = 32  # C
+
+
+class Bags(NamedTuple):
+    """Which rows of the cache each sum reads, as ``embedding_bag`` takes them.
+
+    Attributes:
+        chunks: Live chunks of all rows' heads, numbered without gaps for dead ones, (N,).
+        heads: The head of each, counted over all rows, (N,).
+        key_rows: Rows of the keys' table, one per live chunk and feature, (N * D,).
+        key_offsets: Where the rows of each chunk begin, live or not, and the end of the last.
+        value_rows: Rows of the values' table, one per token of a live chunk, (N * C,).
+        value_offsets: Where the rows of each head begin, and the end of the last.
+    """
+
+    chunks: torch.Tensor
+    heads: torch.Tensor
+    key_rows: torch.Tensor
+    key_offsets: torch.Tensor
+    value_rows: torch.Tensor
+    value_offsets: torch.Tensor
+
+
+class LiveChunks:
+    """The chunks of the cache that hold tokens of a row; one object for all layers of a step.
+
+    Args:
+        positions: Positions of the rows' new tokens, (B,).
+        length: L, a multiple of C.
+        width: Number of tokens for which a slot of the cache has room, a multiple of C.
+    """
+
+    def __init__(self, positions: torch.Tensor, length: int, width: int) -> None:
+        self._counts = positions // CHUNK + 1
+        self._length, self._width = length, width
+        self._bags: dict[tuple[int, int], Bags] = {}
+
+    def hold(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> bool:
+        """Whether these are the cache's own keys and values, of which each head has some of its own.
+
+        Some models change them before attention.
+        """
+        _, heads, _, size = key.shape
+        key_strides = (heads * size * self._width, size * self._width, 1, self._width)
+        value_size = value.shape[3]
+        value_strides = (heads * value_size * self._width, value_size * self._width, value_size, 1)
+        expected = (len(self._counts), query.shape[1], self._length)
+        shapes = key.shape[:3] == expected and value.shape[:3] == expected and query.shape[3] == size
+        strides = key.stride() == key_strides and value.stride() == value_strides
+        return shapes and strides and mask.dtype == key.dtype
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """Scaled dot-product attention; arguments and result as for ``row_attention``."""
+        rows, heads, _, size = query.shape
+        value_size, bags = value.shape[3], self._of(heads, size)
+        keys = key.as_strided((rows * heads * size * self._width // CHUNK, CHUNK), (CHUNK, 1))
+        values = value.as_strided((rows * heads * self._width, value_size), (value_size, 1))
+        weights = (query * scale).view(-1, size).index_select(0, bags.heads)
+        scores = _sums(keys, bags.key_rows, bags.key_offsets, weights)
+        scores = scores.view(rows, heads, 1, self._length).add_(mask)
+        weights = scores.softmax(-1).view(-1, CHUNK).index_select(0, bags.chunks)
+        return _sums(values, bags.value_rows, bags.value_offsets, weights).view(rows, 1, heads, value_size)
+
+    def _of(self, heads: int, size: int) -> Bags:
+        """The bags for layers with this number of heads and size of keys."""
+        if (heads, size) not in self._bags:
+            self._bags[heads, size] = self._make(heads, size)
+        return self._bags[heads, size]
+
+    def _make(self, heads: int, size: int) -> Bags:
+        used, room = self._length // CHUNK, self._width // CHUNK  # chunks of a head that the step reads, and has
+        live = torch.arange(used) < self._counts[:, None, None].expand(-1, heads, 1)
+        chunks = live.view(-1).nonzero()[:, 0]
+        of_head = chunks // used
+        number = chunks - of_head * used
+        key_rows = (of_head * (size * room) + number)[:, None] + torch.arange(0, size * room, room)
+        value_rows = (of_head * self._width + number * CHUNK)[:, None] + torch.arange(CHUNK)
+        key_offsets = _ends(live.view(-1) * size)
+        value_offsets = _ends((self._counts * CHUNK)[:, None].expand(-1, heads).reshape(-1))
+        return Bags(chunks, of_head, key_rows.view(-1), key_offsets, value_rows.view(-1), value_offsets)
+
+
+def _ends(counts: torch.Tensor) -> torch.Tensor:
+    """0, and the sums of the first 1, 2, ... counts."""
+    return F.pad(counts.cumsum(0), (1, 0))
+
+
+def _sums(table: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The weighted sum of each bag's rows."""
+    return F.embedding_bag(
+        rows, table, offsets, mode="sum", per_sample_weights=weights.view(-1), include_last_offset=True
+    )

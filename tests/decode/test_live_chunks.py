@@ -1,0 +1,101 @@
+"""Attention on a CPU that reads only the live chunks of each row, against torch's own over the whole rows."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
+
+from ollm_rl.decode import row_attention
+from ollm_rl.decode.engine import DecodeEngine
+from ollm_rl.decode.live_chunks import CHUNK, LiveChunks
+from ollm_rl.decode.memory import zeros
+from tests.decode.test_engine import random_ids
+from tests.tiny_models import full_hidden_states, randomized, tiny_config, tiny_model
+
+NAN = float("nan")
+WIDTH = 4 * CHUNK
+ENDS = [0, CHUNK - 2, CHUNK - 1, CHUNK, 2 * CHUNK + 5]  # positions of the new tokens, beside the ends of chunks too
+
+
+def cached(heads: int, size: int, value_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random keys and values as the cache of a CPU stores them, (B, heads, WIDTH, size)."""
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.randn(len(ENDS), heads, size, WIDTH, generator=generator).transpose(2, 3)
+    return keys, torch.randn(len(ENDS), heads, WIDTH, value_size, generator=generator)
+
+
+def mask_of(length: int, window: int = WIDTH) -> torch.Tensor:
+    """The mask of rows that end at ENDS, (B, 1, 1, length)."""
+    tokens, ends = torch.arange(length), torch.tensor(ENDS)[:, None]
+    visible = (tokens <= ends) & (tokens > ends - window)
+    return torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None, None]
+
+
+@pytest.mark.parametrize("window", [WIDTH, 5])
+@pytest.mark.parametrize(("heads", "size", "value_size"), [(3, 8, 8), (2, 4, 12)])
+def test_rows_of_any_length_attend_as_in_torch_and_read_no_dead_chunk(
+    heads: int, size: int, value_size: int, window: int
+) -> None:
+    keys, values = cached(heads, size, value_size)
+    queries = torch.randn(len(ENDS), heads, 1, size, generator=torch.Generator().manual_seed(1))
+    expected = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask_of(WIDTH, window), scale=0.3)
+    for row, end in enumerate(ENDS):
+        for states in (keys, values):
+            states[row, :, (end // CHUNK + 1) * CHUNK :] = NAN
+    length = 3 * CHUNK
+    chunks = LiveChunks(torch.tensor(ENDS), length, WIDTH)
+    read_keys, read_values, mask = keys[:, :, :length], values[:, :, :length], mask_of(length, window)
+    assert chunks.hold(queries, read_keys, read_values, mask)
+    found = chunks.attend(queries, read_keys, read_values, mask, 0.3)
+    torch.testing.assert_close(found, expected.transpose(1, 2), rtol=1e-5, atol=1e-6)
+
+
+def test_keys_that_a_model_has_changed_since_they_were_cached_are_read_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys, values = cached(2, 8, 8)
+    length = 3 * CHUNK
+    queries, mask = torch.ones(len(ENDS), 2, 1, 8), mask_of(length)
+    monkeypatch.setitem(row_attention._step, "chunks", LiveChunks(torch.tensor(ENDS), length, WIDTH))
+    for changed in (keys[:, :, :length] * 2, keys[:, :, :length].contiguous(), keys[:, :1, :length]):
+        read_values = values[:, : changed.shape[1], :length]
+        expected = F.scaled_dot_product_attention(queries, changed, read_values, attn_mask=mask, enable_gqa=True)
+        found, _ = row_attention.row_attention(torch.nn.Identity(), queries, changed, read_values, mask)
+        torch.testing.assert_close(found, expected.transpose(1, 2), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
+def test_a_step_reads_nothing_that_lies_beyond_the_last_chunk_of_a_slot(family: str) -> None:
+    config = tiny_config(family)
+    config.num_key_value_heads = config.num_attention_heads
+    backbone = randomized(AutoModelForCausalLM.from_config(config).eval())
+    engine = DecodeEngine(backbone, 3, CHUNK + 12)
+    prompts = random_ids(CHUNK + 9, 4, CHUNK - 2)
+    engine.prefill(range(3), prompts)
+    assert engine.cache is not None
+    for stack in engine.cache.stacks:
+        stack[:, 1, :, CHUNK:] = NAN
+    tokens = random_ids(3, 3, 3, seed=1)
+    for column in range(3):  # the third slot's tokens reach its second chunk
+        found = engine.step(torch.tensor([row[column] for row in tokens]))
+    for slot, (prompt, written) in enumerate(zip(prompts, tokens, strict=True)):
+        expected = full_hidden_states(backbone, prompt + written)[-1]
+        torch.testing.assert_close(found[slot], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_prompts_are_encoded_in_passes_that_fit_the_cache_of_a_processor() -> None:
+    backbone, seen = tiny_model("llama"), list[int]()
+    engine = DecodeEngine(backbone, 1, 64)
+    hook = backbone.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    list(engine.encode(random_ids(*[50] * 60)))
+    hook.remove()
+    assert sum(seen) == 3000 and max(seen) == 1000
+
+
+def test_memory_in_huge_pages_is_zero_and_belongs_to_one_tensor() -> None:
+    first, second = (zeros([2, 3, 5], torch.float32, torch.device("cpu")) for _ in range(2))
+    first += 1
+    assert first.shape == (2, 3, 5) and first.dtype == torch.float32 and first.sum() == 30
+    assert second.sum() == 0
