@@ -39,6 +39,10 @@ class Scored:
         self.runs += configs.values()
         return {}
 
+    def history(self, out: Path) -> RLConfig:
+        (run,) = (run for run in self.runs if run.out == out)
+        return run
+
     def curve(self, run: RLConfig, window: int) -> Any:
         class Curve:
             mean_reward = self.score(run)
@@ -51,6 +55,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> Any:
     def use(score: Any) -> Scored:
         stand_in = Scored(score)
         monkeypatch.setattr(tuning, "run_trials", stand_in.run_trials)
+        monkeypatch.setattr(tuning, "history", stand_in.history)
         monkeypatch.setattr(tuning, "Curve", stand_in.curve)
         return stand_in
 

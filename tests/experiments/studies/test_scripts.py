@@ -41,8 +41,9 @@ def recorded_by(script: str, folder: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_the_commands_of_a_script_are_accepted(script: str, tmp_path: Path) -> None:
+def test_the_commands_of_a_script_are_accepted(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = recorded_by(script, tmp_path)
+    monkeypatch.chdir(tmp_path)
     assert all(call[0] == "-m" for call in calls)
     for _, module, *words in calls:
         if module == "ollm_rl.cli":
