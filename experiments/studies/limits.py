@@ -1,10 +1,10 @@
 """What limits options in a setting: pass@k of both sides at the start, what can be imitated, and signal over training.
 
-python -m ollm_rl.experiments.studies.limits FOLDER [--figure OUT.svg]
+python -m ollm_rl.experiments.studies.limits SETTING... [--save SETTING.json] [--figure OUT.svg]
 
-FOLDER is the OUT of a study's script. Read are ``greedy`` and ``pass`` (evaluations of backbone and options before
-training), ``imitation`` (results of that study) and ``compare/runs`` or ``runs`` (training runs NAME-seedN); what is
-missing is left out.
+A SETTING is the OUT of a study's script, or a file of an earlier ``--save``. Of a folder are read ``greedy`` and
+``pass`` (evaluations of backbone and options before training), ``imitation`` (results of that study) and
+``compare/runs`` or ``runs`` (training runs NAME-seedN); what is missing is left out. The figure has one row per setting.
 """
 
 import argparse
@@ -12,16 +12,19 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ollm_rl.agents.evaluation.groups import METRICS_FILE, history
 from ollm_rl.agents.evaluation.results import read_results
+from ollm_rl.errors import UsageError
 from ollm_rl.experiments.studies.intervals import scaled
 from ollm_rl.report.canvas import save_svg
 from ollm_rl.report.tables import Cell, Table
+from ollm_rl.runs import write_atomic
 
 SIGNALS = {"reward": "reward", "mixed_groups": "mixed groups", "live_share": "share of decisions"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
@@ -55,6 +58,45 @@ def training_runs(folder: Path) -> dict[str, list[list[dict[str, Any]]]]:
 def imitation_results(folder: Path) -> dict[str, dict[str, Any]]:
     """Results of the imitation study by student."""
     return {path.stem: json.loads(path.read_text()) for path in sorted((folder / "imitation").glob("*.json"))}
+
+
+class Setting(NamedTuple):
+    """What is known of a setting; each part may be empty."""
+
+    start: dict[str, dict[str, Any]]
+    ceilings: dict[str, dict[str, Any]]
+    runs: dict[str, list[list[dict[str, Any]]]]
+
+    @classmethod
+    def of(cls, path: Path) -> "Setting":
+        """Read a folder, or a file that ``text`` gave.
+
+        Raises:
+            UsageError: If it holds no results.
+        """
+        if path.is_file():
+            found = cls(**json.loads(path.read_text()))
+            for result in found.start.values():
+                result["pass"] = {int(k): value for k, value in result["pass"].items()}
+        else:
+            found = cls(start_results(path), imitation_results(path), training_runs(path))
+        if not any(found):
+            raise UsageError(f"{path} holds no results; give the OUT of a study's script, or a file of --save")
+        return found
+
+    def text(self) -> str:
+        """As JSON, of the runs what the tables and the figure need."""
+        names = ("episodes", *SIGNALS)
+        runs = {
+            method: [[{name: row[name] for name in names} for row in run] for run in seeds]
+            for method, seeds in self.runs.items()
+        }
+        return json.dumps(self._replace(runs=runs)._asdict())
+
+    def tables(self) -> list[Table]:
+        """The tables of what is known."""
+        tables = [make(found) for make, found in ((start_table, self.start), (imitation_table, self.ceilings)) if found]
+        return tables + ([training_table(self.runs)] if self.runs else [])
 
 
 def start_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -105,55 +147,69 @@ def column(run: Sequence[dict[str, Any]], key: str) -> np.ndarray:
     return np.array([row[key] for row in run], dtype=float)
 
 
-def draw(start: Mapping[str, Any], ceilings: Mapping[str, Any], runs: Runs, out: Path) -> None:
-    """pass@k at the start, ceilings by imitation, and mixed groups against episodes, side by side."""
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+def draw(settings: Mapping[str, Setting], out: Path) -> None:
+    """pass@k at the start, ceilings by imitation, and mixed groups against episodes, in one row per setting."""
+    figure = Figure(figsize=(12, 3.6 * len(settings)), layout="constrained")
+    for axes, (name, setting) in zip(figure.subplots(len(settings), 3, squeeze=False), settings.items(), strict=True):
+        left, middle, right = axes
+        _draw_start(left, setting.start)
+        _draw_ceilings(middle, setting.ceilings)
+        _draw_signal(right, setting.runs)
+        middle.set_title(name)
+        for axis in axes:
+            axis.grid(alpha=0.3)
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend(frameon=False, fontsize=8)
+    save_svg(figure, out)
+
+
+def _draw_start(axis: Axes, start: Mapping[str, Mapping[str, Any]]) -> None:
     for colour, (name, result) in zip(COLOURS, start.items(), strict=False):
-        left.plot(
-            list(result["pass"]), [100 * value for value in result["pass"].values()], "o-", color=colour, label=name
-        )
-    left.set(xscale="log", xlabel="k", ylabel="pass@k before training, %")
-    left.legend(frameon=False)
+        values = [100 * value for value in result["pass"].values()]
+        axis.plot(list(result["pass"]), values, "o-", color=colour, label=name)
+    axis.set(xscale="log", xlabel="k", ylabel="pass@k before training, %")
+
+
+def _draw_ceilings(axis: Axes, ceilings: Mapping[str, Mapping[str, Any]]) -> None:
     places = np.arange(len(ceilings))
     for shift, key, colour in ((-0.2, "whole_coverage", COLOURS[6]), (0.2, "after", COLOURS[2])):
         values = [found[key] if key == "whole_coverage" else found[key][0] for found in ceilings.values()]
         name = {"whole_coverage": "completions offered whole", "after": "greedy after imitation"}[key]
-        middle.bar(places + shift, [100 * value for value in values], 0.38, color=colour, label=name)
-    middle.set_xticks(places, list(ceilings), rotation=20)
-    middle.set_ylabel("%")
-    if ceilings:
-        middle.legend(frameon=False)
+        axis.bar(places + shift, [100 * value for value in values], 0.38, color=colour, label=name)
+    axis.set_xticks(places, list(ceilings), rotation=20)
+    axis.set_ylabel("%")
+
+
+def _draw_signal(axis: Axes, runs: Runs) -> None:
     for colour, (method, seeds) in zip(COLOURS, runs.items(), strict=False):
         length = min(len(run) for run in seeds)
         mixed = np.mean([column(run, "mixed_groups")[:length] for run in seeds], axis=0)
         episodes = column(seeds[0], "episodes")[:length]
         width = max(1, length // 12)
         smooth = np.convolve(mixed, np.ones(width) / width, "valid")
-        right.plot(episodes[width - 1 :], 100 * smooth, color=colour, label=method)
-    right.set(xlabel="episodes", ylabel="mixed groups, %")
-    if runs:
-        right.legend(frameon=False, fontsize=8)
-    for axis in (left, middle, right):
-        axis.grid(alpha=0.3)
-    save_svg(figure, out)
+        axis.plot(episodes[width - 1 :], 100 * smooth, color=colour, label=method)
+    axis.set(xlabel="episodes", ylabel="mixed groups, %")
 
 
 def main() -> None:
     """Print the tables of what is there, and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("settings", type=Path, nargs="+")
+    parser.add_argument("--save", type=Path, help="write what is known of one setting to this JSON file")
     parser.add_argument("--figure", type=Path, help="also draw the figure to this SVG file")
     args = parser.parse_args()
-    start, ceilings = start_results(args.folder), imitation_results(args.folder)
-    runs = training_runs(args.folder)
-    tables = [make(found) for make, found in ((start_table, start), (imitation_table, ceilings)) if found]
-    tables += [training_table(runs)] if runs else []
-    if not tables:
-        raise SystemExit(f"{args.folder} holds no results; give the OUT of a study's script")
-    print("\n\n".join(table.markdown() for table in tables))
-    if args.figure is not None:
-        draw(start, ceilings, runs, args.figure)
+    if args.save and len(args.settings) > 1:
+        parser.error("--save takes one setting")
+    try:
+        settings = {path.stem: Setting.of(path) for path in args.settings}
+    except UsageError as error:
+        raise SystemExit(str(error)) from error
+    for name, setting in settings.items():
+        print("\n\n".join([f"## {name}", *(table.markdown() for table in setting.tables())]) + "\n")
+        if args.save:
+            write_atomic(args.save, setting.text())
+    if args.figure:
+        draw(settings, args.figure)
 
 
 if __name__ == "__main__":

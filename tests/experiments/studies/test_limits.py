@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ollm_rl.errors import UsageError
 from ollm_rl.experiments.studies import limits
 
 RUN = [
@@ -34,8 +37,19 @@ def test_starts_and_ceilings_are_in_per_cent_and_what_is_missing_is_left_open(tm
     ]
     (row,) = limits.imitation_table(CEILINGS).rows
     assert list(map(str, row)) == ["anchored", "6.9", "7.0 [5.0, 9.0]", "17.0 [14.0, 20.0]"]
-    limits.draw(START, CEILINGS, {"latent": [RUN]}, tmp_path / "limits.svg")
-    text = (tmp_path / "limits.svg").read_text()
-    assert "greedy after imitation" in text
-    limits.draw(START, CEILINGS, {"latent": [RUN]}, tmp_path / "limits.svg")
-    assert (tmp_path / "limits.svg").read_text() == text, "the same figure has the same ids"
+
+
+def test_a_setting_that_was_saved_gives_the_same_tables_and_figure(tmp_path: Path) -> None:
+    setting = limits.Setting(START, CEILINGS, {"latent": [RUN]})
+    (tmp_path / "words.json").write_text(setting.text())
+    again = limits.Setting.of(tmp_path / "words.json")
+    assert again.tables() == setting.tables() and len(again.tables()) == 3
+    figures = [tmp_path / "limits.svg", tmp_path / "again/limits.svg"]
+    empty = limits.Setting({}, {}, {"vocabulary": [RUN]})
+    for found, path in zip((setting, again), figures, strict=True):
+        limits.draw({"words": found, "styles": empty}, path)
+    text = figures[0].read_text()
+    assert "greedy after imitation" in text and "styles" in text
+    assert figures[1].read_text() == text, "the same figure has the same ids"
+    with pytest.raises(UsageError, match="nothing holds no results; give the OUT of a study's script"):
+        limits.Setting.of(tmp_path / "nothing")
