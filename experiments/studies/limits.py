@@ -4,7 +4,7 @@ python -m ollm_rl.experiments.studies.limits SETTING... [--save SETTING.json] [-
 
 A SETTING is the OUT of a study's script, or a file of an earlier ``--save``. Of a folder are read ``greedy`` and
 ``pass`` (evaluations of backbone and options before training), ``imitation`` (results of that study) and
-``compare/runs`` or ``runs`` (training runs NAME-seedN); what is missing is left out. The figure has one row per setting.
+``compare/runs`` or ``runs`` (training runs NAME-seedN); what is missing is left out. The figure has a row per setting.
 """
 
 import argparse

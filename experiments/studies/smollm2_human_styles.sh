@@ -36,4 +36,4 @@ ollm compare --config "$presets/smollm2_human_styles_compare.yaml" --train.model
 study imitation --teacher "$out/compare/runs/vocabulary-seed0" --options "$out/options" \
     --train "jsonl:$out/data/rl.jsonl" --test "jsonl:$out/data/test.jsonl" --dtype bfloat16 --out "$out/imitation" \
     "${imitation[@]}"
-study limits "$out"
+study limits "$out" --save "$out/limits.json"
