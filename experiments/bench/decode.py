@@ -158,6 +158,9 @@ def contenders(work: Workload, every: int, clock: Clock) -> dict[str, Callable[[
     }
     if work.backbone.device.type == "cuda":
         runs["engine, compiled"] = Engine(work, clock, compiled=True)
+        runs["engine, compiled, anchored policy"] = Engine(
+            work, clock, policy=AnchoredPolicy(work.model), compiled=True
+        )
         runs["engine, policy outside"] = EngineSteps(work, clock)
         runs["generate_batch"] = GenerateBatch(work, clock)
         if work.tokenizer is not None:
