@@ -125,7 +125,9 @@ def test_evaluations_while_training_have_a_table(tmp_path: Path) -> None:
 
 
 def test_what_was_neither_tuned_nor_evaluated_has_no_table(tmp_path: Path) -> None:
-    config = CompareConfig(out=tmp_path, baseline="a", methods={"a": {}}, thresholds=[], window=1_536)
+    config = CompareConfig(
+        out=tmp_path, baseline="a", methods={"a": {}}, thresholds=[], window=1_536, max_episodes=2_048
+    )
     curves = {"a": [run(tmp_path / "one", [0.5, 0.5])]}
     (table,) = comparison_tables(config, {"a": Tuned({}, math.nan, [])}, curves, {"a": {}})
     assert table.title == "Learning" and table.columns[3] == "last 1,536"
