@@ -55,6 +55,12 @@ def test_the_commands_of_a_script_are_accepted(script: str, tmp_path: Path, monk
             assert importlib.util.find_spec(module) is not None, module
 
 
+@pytest.mark.parametrize("script", [*SCRIPTS, "step.sh"])
+def test_a_script_without_its_folders_says_which_to_give(script: str) -> None:
+    ended = subprocess.run([str(STUDIES / script)], capture_output=True, text=True)
+    assert ended.returncode and "give " in ended.stderr and ended.stderr.count("\n") == 1
+
+
 def test_a_step_ends_in_time_and_what_is_small_travels(tmp_path: Path) -> None:
     script = tmp_path / "script.sh"
     script.write_text(
