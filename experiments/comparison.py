@@ -28,12 +28,16 @@ NOTHING = "–"
 def comparison_tables(
     config: CompareConfig, tuned: Mapping[str, Tuned], curves: Curves, results: Results
 ) -> list[Table]:
-    """The tables: chosen settings, learning, each threshold, and accuracy after training."""
+    """The tables of what is there: chosen settings, learning, each threshold, accuracy while and after training."""
     thresholds = [_threshold_table(config, curves, threshold) for threshold in config.thresholds]
-    tables = [_settings_table(tuned), _learning_table(config, curves), *thresholds]
+    tables = [_learning_table(config, curves), *thresholds]
+    if any(found.settings for found in tuned.values()):
+        tables.insert(0, _settings_table(tuned))
     if any(curve.evaluations() for runs in curves.values() for curve in runs):
         tables.append(_evaluations_table(curves))
-    return [*tables, _accuracy_table(results)]
+    if any(results.values()):
+        tables.append(_accuracy_table(results))
+    return tables
 
 
 def _settings_table(tuned: Mapping[str, Tuned]) -> Table:
@@ -59,10 +63,10 @@ def _learning_table(config: CompareConfig, curves: Curves) -> Table:
         estimates = [_estimate(interquartile_mean, scores) for scores in (areas, last)]
         rows.append([method, str(len(runs)), *estimates, better])
     note = (
-        f"Interquartile means over the runs of the mean reward of all episodes and of the last {config.window}; and "
+        f"Interquartile means over the runs of the mean reward of all episodes and of the last {config.window:,}; and "
         f"the probability that a run has a higher mean reward of all episodes than one of {config.baseline}."
     )
-    return Table("Learning", note, ["method", "runs", "all episodes", f"last {config.window}", "P(better)"], rows)
+    return Table("Learning", note, ["method", "runs", "all episodes", f"last {config.window:,}", "P(better)"], rows)
 
 
 def _threshold_table(config: CompareConfig, curves: Curves, threshold: float) -> Table:
@@ -85,10 +89,10 @@ def _threshold_table(config: CompareConfig, curves: Curves, threshold: float) ->
             row.append(_estimate(_mean, rates, digits=1) if rates else NOTHING)
         rows.append(row)
     note = (
-        f"Medians over the runs until the mean reward of the last {config.window} episodes is {threshold:g}; ratios of "
-        f"medians to {config.baseline}, where a run that does not reach it counts with its end; the probability that "
-        f"a run needs fewer episodes than one of {config.baseline}; and mean rates over the {config.window} episodes "
-        "with which a run reaches it."
+        f"Medians over the runs until the mean reward of the last {config.window:,} episodes is {threshold:g}; ratios "
+        f"of medians to {config.baseline}, where a run that does not reach it counts with its end; the probability "
+        f"that a run needs fewer episodes than one of {config.baseline}; and mean rates over the {config.window:,} "
+        "episodes with which a run reaches it."
     )
     columns = ["method", "reached", *AXES.values(), "episodes, ratio", "seconds, ratio", "P(fewer episodes)"]
     return Table(f"Until reward {threshold:g}", note, [*columns, *RATES.values()], rows)

@@ -224,6 +224,13 @@ def read_record(path: Path) -> dict[str, Any]:
     return run
 
 
+def such_as(folder: Path, *kinds: str) -> str:
+    """The first run of such a kind within a run of many (demo, sweep, compare), as words of a message; '' if none."""
+    records = sorted((*folder.glob("*/run.json"), *folder.glob("*/*/run.json")))
+    inside = (path.parent for path in records if read_record(path)["kind"] in kinds)
+    return next((f", such as {run}" for run in inside), "")
+
+
 def read_run(folder: Path, kind: str) -> dict[str, Any]:
     """The settings of the run in a folder.
 
@@ -235,7 +242,10 @@ def read_run(folder: Path, kind: str) -> dict[str, Any]:
         raise MissingError(f"{folder} holds no run (no run.json); give the out folder of an ollm-rl {kind}")
     run = read_record(path)
     if run["kind"] != kind:
-        raise MissingError(f"{folder} holds a run of ollm-rl {run['kind']}, not of ollm-rl {kind}")
+        raise MissingError(
+            f"{folder} holds a run of ollm-rl {run['kind']}, not of ollm-rl {kind}; give the out folder of one"
+            f"{such_as(folder, kind)}"
+        )
     config: dict[str, Any] = run["config"]
     return config
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ollm_rl import runs as runs_module
+from ollm_rl.backbones.names import resolve
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.runs import exclusive_run, open_run, origin, read_run, write_atomic
 
@@ -150,6 +151,18 @@ def test_reading_a_folder_without_a_run_of_the_kind_is_refused(tmp_path: Path) -
     open_run(tmp_path, "sft", Settings(out=tmp_path))
     with pytest.raises(FileNotFoundError, match="holds a run of ollm-rl sft, not of ollm-rl train"):
         read_run(tmp_path, "train")
+
+
+def test_a_run_of_many_is_refused_with_the_name_of_one_in_it(tmp_path: Path) -> None:
+    demo = tmp_path / "demo"
+    for path, kind in (("demo", "demo"), ("demo/latent", "train"), ("demo/all/options", "sft")):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        (tmp_path / path / "run.json").write_text(json.dumps({"kind": kind, "config": {}}))
+    with pytest.raises(FileNotFoundError, match="not of ollm-rl train; give the out folder of one, such as .*latent$"):
+        read_run(demo, "train")
+    with pytest.raises(FileNotFoundError, match="with models in it; give one of them, such as .*options$"):
+        resolve(demo)
+    assert resolve(demo / "latent").kind == "run"
 
 
 def test_the_command_of_a_run_can_be_pasted_into_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:

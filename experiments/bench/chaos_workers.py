@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from ollm_rl.agents.completions import read_completions
+from ollm_rl.experiments.script import start
 
 
 def main() -> None:
@@ -90,4 +91,4 @@ def _metrics(out: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

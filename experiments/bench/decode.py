@@ -41,6 +41,7 @@ from ollm_rl.experiments.bench.contenders import (
 )
 from ollm_rl.experiments.bench.decode_figures import plot, ratios, table
 from ollm_rl.experiments.bench.gym_loop import GymLoop
+from ollm_rl.experiments.script import start
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.prompts import encode_prompts
@@ -283,4 +284,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -32,6 +32,7 @@ from ollm_rl.devices import HAS_TRITON
 from ollm_rl.errors import one_line
 from ollm_rl.experiments.bench.contenders import wait
 from ollm_rl.experiments.bench.decode import QWEN_1_5B
+from ollm_rl.experiments.script import start
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.runs import write_atomic
@@ -202,4 +203,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ollm_rl.experiments.bench.detector_texts import Case, degenerate, spliced, whole
+from ollm_rl.experiments.script import start
 from ollm_rl.metrics.degenerate import FLAGS, degeneracy, is_improbable
 from ollm_rl.metrics.gibberish import letter_pairs
 from ollm_rl.metrics.language import detect_language, measure_switching, switches_language
@@ -228,4 +229,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

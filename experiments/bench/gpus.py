@@ -22,6 +22,7 @@ from typing import Any
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
+from ollm_rl.experiments.script import start
 from ollm_rl.runs import origin, write_atomic
 
 CASES = ("sft-options", "sft-backbone", "sft-lora", "learner", "workers")
@@ -150,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

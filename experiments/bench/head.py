@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ollm_rl.experiments.bench.sft import PeakMemory
+from ollm_rl.experiments.script import start
 from ollm_rl.options.losses import token_cross_entropy
 
 Loss = Callable[[torch.Tensor, nn.Linear, torch.Tensor], torch.Tensor]
@@ -71,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

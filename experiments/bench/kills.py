@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from ollm_rl.experiments.script import start
 from ollm_rl.runs import origin, write_atomic
 
 SFT = "--max_steps 12 --batch_size 8 --limit 64 --save_steps 2 --logging_steps 1 --device cpu"
@@ -143,4 +144,4 @@ def same(one: Any, other: Any) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -28,6 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ollm_rl.backbones.output_head import OutputHead
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.errors import UsageError, one_line
+from ollm_rl.experiments.script import start
 from ollm_rl.runs import origin
 
 SECONDS = 120  # per class
@@ -243,4 +244,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -19,6 +19,7 @@ from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
 from ollm_rl.experiments.bench.contenders import wait
 from ollm_rl.experiments.bench.decode import BACKBONES, load
+from ollm_rl.experiments.script import start
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 
@@ -68,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -25,6 +25,7 @@ from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.agents.search.config import SearchSettings
 from ollm_rl.agents.search.run import search
+from ollm_rl.experiments.script import start
 from ollm_rl.experiments.studies.option_grid import markdown
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.options.model import OptionModel
@@ -248,4 +249,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

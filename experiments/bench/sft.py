@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 
 from ollm_rl.backbones.lora import lora_config
 from ollm_rl.experiments.bench.decode import BACKBONES, load
+from ollm_rl.experiments.script import start
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import IGNORED, CountedStates, OptionModel
 from ollm_rl.pretrain.data import PadRight
@@ -227,4 +228,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -35,6 +35,7 @@ from ollm_rl.devices import resolve_device
 from ollm_rl.envs.sb3 import TextGenVecEnv
 from ollm_rl.envs.vector import TextGenVectorEnv
 from ollm_rl.experiments.bench.sft import PeakMemory
+from ollm_rl.experiments.script import start
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts
@@ -291,4 +292,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

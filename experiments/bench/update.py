@@ -34,6 +34,7 @@ from ollm_rl.agents.training.update import Penalties, Updater
 from ollm_rl.backbones.loading import load_backbone
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.experiments.bench.sft import PeakMemory
+from ollm_rl.experiments.script import start
 from ollm_rl.options.model import IGNORED
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight
@@ -229,4 +230,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

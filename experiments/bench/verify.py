@@ -29,6 +29,7 @@ from typing import Any
 
 from ollm_rl.answers.pool import Verdict, VerifierPool, verify
 from ollm_rl.experiments.bench.poison import GOLD, mixed_checks, zombies
+from ollm_rl.experiments.script import start
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import origin
@@ -275,4 +276,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -4,22 +4,18 @@ FILE is the comparison.parquet of ``ollm-rl compare``.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from ollm_rl.errors import UsageError
 from ollm_rl.experiments.raw import tables_of
+from ollm_rl.experiments.script import start
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    try:
-        print("\n\n".join(table.markdown() for table in tables_of(parser.parse_args().file)))
-    except UsageError as error:
-        sys.exit(str(error))
+    print("\n\n".join(table.markdown() for table in tables_of(parser.parse_args().file)))
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -27,8 +27,8 @@ from ollm_rl.backbones.loading import load_backbone
 from ollm_rl.backbones.names import resolve
 from ollm_rl.cli import parse
 from ollm_rl.devices import resolve_device
-from ollm_rl.errors import UsageError, one_line
 from ollm_rl.experiments.config import CompareConfig
+from ollm_rl.experiments.script import start
 from ollm_rl.experiments.studies.drift_tables import drift_text
 from ollm_rl.experiments.studies.likelihood import log_likelihoods
 from ollm_rl.experiments.tuning import method_config
@@ -90,7 +90,7 @@ def take(path: Path, method: str, run: RLConfig, config: CompareConfig) -> None:
         return
 
 
-def main(arguments: list[str]) -> None:
+def study(arguments: list[str]) -> None:
     """Run what is missing, seed by seed; then write the Parquet file of what is done and print the tables."""
     config: CompareConfig = parse(["compare", *arguments])[1]
     runs = config.out / "runs"
@@ -112,8 +112,12 @@ def main(arguments: list[str]) -> None:
     print(drift_text(config.out / DRIFT_FILE, config.window, config.thresholds))
 
 
+def main() -> None:
+    """Run the study by the words of the command line."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+    study(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UsageError as error:
-        sys.exit(one_line(error))
+    start(main)

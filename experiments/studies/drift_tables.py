@@ -12,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from matplotlib.figure import Figure
 
+from ollm_rl.errors import MissingError, UsageError
+from ollm_rl.experiments.script import start
 from ollm_rl.report.canvas import save_svg
 from ollm_rl.report.tables import Cell, Estimate, Table
 
@@ -34,8 +37,17 @@ RATES = {
 
 
 def load(path: Path) -> pd.DataFrame:
-    """The rows with what is derived from them: ``strict``, ``degenerate`` and ``nats``."""
-    frame = pd.read_parquet(path)
+    """The rows with what is derived from them: ``strict``, ``degenerate`` and ``nats``.
+
+    Raises:
+        UsageError: If it is no such file.
+    """
+    try:
+        frame = pd.read_parquet(path)
+    except pa.ArrowInvalid as error:
+        raise UsageError(f"{path} is no Parquet file; give the drift.parquet of a study") from error
+    if not {"switched", "flags", "correct", "log_prob"} <= set(frame):
+        raise UsageError(f"{path} holds no completions of a drift study; give its drift.parquet")
     frame["switched"] = frame["switched"].astype("float64")  # NaN where it cannot be told
     frame["degenerate"] = frame["flags"].astype(str) != ""
     frame["strict"] = frame["correct"] & ~frame["degenerate"] & ~(frame["switched"] == 1)
@@ -169,11 +181,11 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="also draw the figure to this SVG file")
     args = parser.parse_args()
     if not args.file.is_file():
-        parser.error(f"{args.file} does not exist; give the drift.parquet of a study")
+        raise MissingError(f"{args.file} does not exist; give the drift.parquet of a study")
     print(drift_text(args.file, args.window, args.thresholds))
     if args.figure is not None:
         draw(args.file, BLOCK, args.figure)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

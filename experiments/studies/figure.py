@@ -3,14 +3,16 @@
 A line is the mean over the runs (seeds); its band reaches from the lowest to the highest run.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from ollm_rl.errors import MissingError
+from ollm_rl.experiments.script import start
 from ollm_rl.report.canvas import save_svg
 
 COLOURS = {"latent": "#0072b2", "anchored": "#009e73", "vocabulary": "#d55e00"}
@@ -19,7 +21,10 @@ WINDOW = 96  # episodes that a shown reward is the mean of
 
 def history(run: Path, method: str) -> list[dict[str, Any]]:
     """Metrics of one method of one demo, with the mean reward of the last episodes."""
-    rows: list[dict[str, Any]] = json.loads((run / method / "metrics.json").read_text())
+    path = run / method / "metrics.json"
+    if not path.is_file():
+        raise MissingError(f"{path} does not exist; give folders of ollm-rl demo")
+    rows: list[dict[str, Any]] = json.loads(path.read_text())
     length = max(1, round(WINDOW / rows[0]["episodes"]))
     for end, row in enumerate(rows, 1):
         last = rows[max(0, end - length) : end]
@@ -27,7 +32,7 @@ def history(run: Path, method: str) -> list[dict[str, Any]]:
     return rows
 
 
-def main(out: Path, runs: list[Path]) -> None:
+def draw(out: Path, runs: list[Path]) -> None:
     """Draw reward by episodes and by seconds, side by side."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
@@ -45,5 +50,14 @@ def main(out: Path, runs: list[Path]) -> None:
     save_svg(figure, out)
 
 
+def main() -> None:
+    """Draw the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="the SVG file to write")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of ollm-rl demo with other seeds")
+    args = parser.parse_args()
+    draw(args.out, args.runs)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    start(main)

@@ -20,7 +20,6 @@ import ast
 import json
 import operator
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from ollm_rl.errors import MissingError, UsageError
+from ollm_rl.experiments.script import start
 from ollm_rl.runs import write_atomic
 
 SHARES = {"bare": 0.45, "brief": 0.30, "worked": 0.20, "spanish": 0.05}
@@ -233,10 +233,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    try:
-        sets, counts = build(read(args.data), args.seed)
-    except UsageError as error:
-        sys.exit(str(error))
+    sets, counts = build(read(args.data), args.seed)
     for name, part in sets.items():
         write_atomic(args.out / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in part))
     write_atomic(args.out / "counts.json", json.dumps(counts, indent=1))
@@ -244,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

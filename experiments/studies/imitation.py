@@ -37,6 +37,7 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
 from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
+from ollm_rl.experiments.script import start
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts
@@ -189,4 +190,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

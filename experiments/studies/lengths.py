@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from ollm_rl.experiments.script import start
 from ollm_rl.experiments.studies.human_styles import Row, steps_of
 from ollm_rl.runs import write_atomic
 
@@ -45,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

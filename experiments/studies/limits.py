@@ -21,7 +21,9 @@ from matplotlib.figure import Figure
 from ollm_rl.agents.evaluation.groups import METRICS_FILE, history
 from ollm_rl.agents.evaluation.results import read_results
 from ollm_rl.errors import UsageError
+from ollm_rl.experiments.script import start
 from ollm_rl.experiments.studies.intervals import scaled
+from ollm_rl.files.records import read_object
 from ollm_rl.report.canvas import save_svg
 from ollm_rl.report.tables import Cell, Table
 from ollm_rl.runs import write_atomic
@@ -75,7 +77,8 @@ class Setting(NamedTuple):
             UsageError: If it holds no results.
         """
         if path.is_file():
-            found = cls(**json.loads(path.read_text()))
+            held = read_object(path, dict.fromkeys(cls._fields, {}), remedy="give a file of --save")
+            found = cls(*(held[name] for name in cls._fields))
             for result in found.start.values():
                 result["pass"] = {int(k): value for k, value in result["pass"].items()}
         else:
@@ -200,10 +203,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.save and len(args.settings) > 1:
         parser.error("--save takes one setting")
-    try:
-        settings = {path.stem: Setting.of(path) for path in args.settings}
-    except UsageError as error:
-        raise SystemExit(str(error)) from error
+    settings = {path.stem: Setting.of(path) for path in args.settings}
+    if len(settings) < len(args.settings):
+        raise UsageError("two settings have the same name, which is that of their folder or file; rename one")
     for name, setting in settings.items():
         print("\n\n".join([f"## {name}", *(table.markdown() for table in setting.tables())]) + "\n")
         if args.save:
@@ -213,4 +215,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -33,6 +33,7 @@ from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.backbones.loading import load_tokenizer
 from ollm_rl.backbones.lora import load_lora
 from ollm_rl.devices import resolve_device
+from ollm_rl.experiments.script import start
 from ollm_rl.metrics.statistics import compare_paired
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
@@ -224,4 +225,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -9,7 +9,7 @@
 # as downloaded from the hub. Flags in the environment variables SFT, LORA, FORCED, RL and EVAL come last, such as
 # SFT="--limit 100" for a trial. experiments/results/paper.md says what it costs.
 set -euo pipefail
-model=$1 data=$2 out=$3
+model=${1:?give MODEL, DATA and OUT} data=${2:?give MODEL, DATA and OUT} out=${3:?give MODEL, DATA and OUT}
 presets=$(dirname "$0")/../presets
 ollm() { python3 -m ollm_rl.cli "$@"; }
 sft() { # NAME, flags

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from ollm_rl.cli import parse, run
+from ollm_rl.experiments.script import start
 from ollm_rl.experiments.studies.paper_standin import DISTILL_QWEN, TINY, write_standin
 from ollm_rl.files.records import read_rows
 from ollm_rl.report.tables import Cell, Table
@@ -155,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

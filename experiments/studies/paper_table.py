@@ -3,12 +3,14 @@
 Reads OUT/forced.json and OUT/eval.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from ollm_rl.agents.evaluation.results import read_results
+from ollm_rl.errors import MissingError
+from ollm_rl.experiments.script import start
 from ollm_rl.experiments.studies.intervals import scaled
 from ollm_rl.report.tables import Cell, Table
 
@@ -48,15 +50,22 @@ def free_table(results: list[dict[str, Any]]) -> Table:
     return Table("Free-running", "Greedy, at most as many new tokens as the evaluation allows.", columns, rows)
 
 
-def main(out: Path) -> None:
+def show(out: Path) -> None:
     """Print both tables."""
     path = out / "forced.json"
     if not path.is_file():
-        sys.exit(f"{path} does not exist; give the OUT of paper.sh")
+        raise MissingError(f"{path} does not exist; give the OUT of paper.sh")
     forced = json.loads(path.read_text())
     for table in (forced_table(forced), free_table(read_results(out / "eval"))):
         print(table.markdown(), end="\n\n")
 
 
+def main() -> None:
+    """Print all tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    show(parser.parse_args().out)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    start(main)

@@ -1,10 +1,12 @@
 """Tables of ``tiny_arith_selection.sh``: ``python -m ollm_rl.experiments.studies.selection_table OUT``."""
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from ollm_rl.errors import MissingError
+from ollm_rl.experiments.script import start
 from ollm_rl.experiments.studies.intervals import scaled
 from ollm_rl.report.tables import Cell, Table
 
@@ -39,15 +41,22 @@ def search_table(folder: Path, choice: str) -> Table:
     return Table(choice.capitalize(), note, ["search", *(f"{budget}" for budget in budgets)], rows)
 
 
-def main(out: Path) -> None:
+def show(out: Path) -> None:
     """Print all tables."""
     path = out / "forced.json"
     if not path.is_file():
-        sys.exit(f"{path} does not exist; give the OUT of tiny_arith_selection.sh")
+        raise MissingError(f"{path} does not exist; give the OUT of tiny_arith_selection.sh")
     tables = [forced_table(json.loads(path.read_text()))]
     tables += [search_table(out, choice) for choice in ("oracle", "majority", "likelihood")]
     print("\n\n".join(table.markdown() for table in tables))
 
 
+def main() -> None:
+    """Print all tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    show(parser.parse_args().out)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    start(main)

@@ -8,7 +8,7 @@
 # exemplars in English, German, Spanish, French and Swahili and 160 English word problems, 16 times each. Three processes
 # share the GPU. Flags in DRIFT come last.
 set -euo pipefail
-data=$1 out=$2
+data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}
 presets=$(dirname "$0")/../presets
 # shellcheck disable=SC2206  # words of flags
 drift=(${DRIFT:-})

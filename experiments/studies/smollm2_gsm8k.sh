@@ -9,7 +9,7 @@
 # question, solution, answer). Runs of one kind share a GPU (80 GB are enough). With two GPUs the kinds run at the same
 # time. "timing" measures each kind without others.
 set -euo pipefail
-data=$1 out=$2
+data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}
 presets=$(dirname "$0")/../presets
 ollm() { python3 -m ollm_rl.cli "$@"; }
 mkdir -p "$out/logs"

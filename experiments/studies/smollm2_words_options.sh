@@ -8,7 +8,7 @@
 # DATA and OUT as for smollm2_words.sh, whose data, backbone and options are used, or made here. Another BACKBONE, and flags
 # in SFT, OPTIONS, COMPARE and IMITATION that come last, serve for a trial.
 set -euo pipefail
-data=$1 out=$2
+data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}
 presets=$(dirname "$0")/../presets
 ollm() { python3 -m ollm_rl.cli "$@"; }
 study() { python3 -m "ollm_rl.experiments.studies.$1" "${@:2}"; }

@@ -9,6 +9,7 @@
 # backbones travel as LoRAs and are merged again; checkpoints above 3 MB stay behind, so a run that was interrupted there
 # begins again on another machine, and one that had ended does not. Exit status 0: the study has ended; 124: call again.
 set -uo pipefail
+[ $# -ge 4 ] || { echo "give SECONDS, STATE, OUT and SCRIPT" >&2 && exit 2; }
 seconds=$1 state=$2 out=$3
 shift 3
 mkdir -p "$state"

@@ -3,12 +3,14 @@
 Reads OUT/teacher_forced-*.json, OUT/eval and OUT/NAME/metrics.json as ``smollm2_gsm8k.sh`` writes them.
 """
 
+import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
+from ollm_rl.errors import MissingError
+from ollm_rl.experiments.script import start
 from ollm_rl.metrics.statistics import rank
 
 
@@ -22,8 +24,10 @@ def interval_text(interval: list[float] | None) -> str:
     return "–" if interval is None else "{:.3f} ({:.3f} to {:.3f})".format(*interval)
 
 
-def main(out: Path) -> None:
+def show(out: Path) -> None:
     """Print teacher-forced results, one line per method, and seconds per iteration."""
+    if not (out / "eval").is_dir():
+        raise MissingError(f"{out} holds no folder eval; give the OUT of smollm2_gsm8k.sh")
     for path in sorted(out.glob("teacher_forced-*.json")):
         forced = read(path)
         measures = ("token_accuracy", "nll", "answer_correct", "information", "gain_per_nat")
@@ -64,5 +68,12 @@ def main(out: Path) -> None:
         print(f"| {path.name} | {rollout + update:.2f} | {rollout:.2f} | {update:.2f} |")
 
 
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    show(parser.parse_args().out)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    start(main)

@@ -6,7 +6,7 @@
 #
 # Flags in SFT and SEARCH come last.
 set -euo pipefail
-out=$1
+out=${1:?give OUT}
 ollm() { python3 -m ollm_rl.cli "$@"; }
 # shellcheck disable=SC2206  # words of flags
 sft=(--max_steps 150 --batch_size 32 ${SFT:-}) search=(${SEARCH:-})

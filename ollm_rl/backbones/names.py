@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
 from ollm_rl.files.records import read_object
-from ollm_rl.runs import CHECKPOINTS_FOLDER, last_checkpoint, places_in, read_record
+from ollm_rl.runs import CHECKPOINTS_FOLDER, last_checkpoint, places_in, read_record, such_as
 from ollm_rl.safekeeping.places import Place, located
 from ollm_rl.services.network import hub_answers
 from ollm_rl.settings import checked
@@ -189,9 +189,10 @@ def _adapter(name: str, folder: Path) -> ModelName:
 def _training_run(name: str, folder: Path, checkpoint: Path | None) -> ModelName:
     run = read_record(folder / "run.json")
     if run["kind"] != "train":
-        raise MissingError(
-            f"{name} holds a run of ollm-rl {run['kind']} without a result; let it finish by the same command"
-        )
+        advice = "without a result; let it finish by the same command"
+        if models := such_as(folder, "sft", "train"):
+            advice = f"with models in it; give one of them{models}"
+        raise MissingError(f"{name} holds a run of ollm-rl {run['kind']} {advice}")
     return ModelName(name, "run", folder, run["config"], checkpoint, places_in(run))
 
 

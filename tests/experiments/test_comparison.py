@@ -124,6 +124,15 @@ def test_evaluations_while_training_have_a_table(tmp_path: Path) -> None:
     assert [cells[episodes].value for episodes in ("10", "20", "30")] == pytest.approx([20, 30, 40])
 
 
+def test_what_was_neither_tuned_nor_evaluated_has_no_table(tmp_path: Path) -> None:
+    config = CompareConfig(
+        out=tmp_path, baseline="a", methods={"a": {}}, thresholds=[], window=1_536, max_episodes=2_048
+    )
+    curves = {"a": [run(tmp_path / "one", [0.5, 0.5])]}
+    (table,) = comparison_tables(config, {"a": Tuned({}, math.nan, [])}, curves, {"a": {}})
+    assert table.title == "Learning" and table.columns[3] == "last 1,536"
+
+
 def test_a_file_without_a_comparison_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other.parquet"
     pd.DataFrame({"reward": [1.0]}).to_parquet(other)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.errors import UsageError
 from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.studies import drift, drift_tables
 from ollm_rl.experiments.studies.likelihood import log_likelihoods
@@ -68,6 +69,14 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "drift.parquet"
     pd.concat(runs).to_parquet(path, index=False)
     return path
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    pd.DataFrame({"reward": [1.0]}).to_parquet(tmp_path / "other.parquet")
+    (tmp_path / "text.parquet").write_text("no table")
+    for name in ("other", "text"):
+        with pytest.raises(UsageError, match=rf"{name}.parquet (holds no|is no) .*; give .*drift.parquet"):
+            drift_tables.load(tmp_path / f"{name}.parquet")
 
 
 def test_rates_are_those_of_the_window_in_which_the_reward_is_first_reached(file: Path) -> None:

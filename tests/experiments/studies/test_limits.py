@@ -39,7 +39,9 @@ def test_starts_and_ceilings_are_in_per_cent_and_what_is_missing_is_left_open(tm
     assert list(map(str, row)) == ["anchored", "6.9", "7.0 [5.0, 9.0]", "17.0 [14.0, 20.0]"]
 
 
-def test_a_setting_that_was_saved_gives_the_same_tables_and_figure(tmp_path: Path) -> None:
+def test_a_setting_that_was_saved_gives_the_same_tables_and_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     setting = limits.Setting(START, CEILINGS, {"latent": [RUN]})
     (tmp_path / "words.json").write_text(setting.text())
     again = limits.Setting.of(tmp_path / "words.json")
@@ -53,3 +55,10 @@ def test_a_setting_that_was_saved_gives_the_same_tables_and_figure(tmp_path: Pat
     assert figures[1].read_text() == text, "the same figure has the same ids"
     with pytest.raises(UsageError, match="nothing holds no results; give the OUT of a study's script"):
         limits.Setting.of(tmp_path / "nothing")
+    (tmp_path / "other.json").write_text('{"start": 1}')
+    with pytest.raises(UsageError, match="other.json .*; give a file of --save"):
+        limits.Setting.of(tmp_path / "other.json")
+    monkeypatch.setattr("sys.argv", ["limits", f"{tmp_path}/words.json", f"{tmp_path}/words"])
+    (tmp_path / "words").write_text(setting.text())
+    with pytest.raises(UsageError, match="two settings have the same name"):
+        limits.main()

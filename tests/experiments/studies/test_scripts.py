@@ -1,5 +1,6 @@
 """Every command in the scripts of studies is one that `ollm-rl` accepts, and every module in them exists."""
 
+import importlib
 import importlib.util
 import os
 import shlex
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from ollm_rl.cli import parse
+from ollm_rl.errors import UsageError
+from ollm_rl.experiments.script import start
 from tests.places import ROOT
 
-STUDIES = ROOT / "experiments/studies"
+STUDIES, BENCH = ROOT / "experiments/studies", ROOT / "experiments/bench"
 SCRIPTS = sorted(path.name for path in STUDIES.glob("*.sh") if path.name != "step.sh")
 # One write per call, since scripts make calls side by side.
 RECORD = '#!/usr/bin/env bash\nprintf "%s\\n" "$(printf "%q " "$@")" >>"$RECORDED"\n'
@@ -52,6 +55,12 @@ def test_the_commands_of_a_script_are_accepted(script: str, tmp_path: Path, monk
             assert importlib.util.find_spec(module) is not None, module
 
 
+@pytest.mark.parametrize("script", [*SCRIPTS, "step.sh"])
+def test_a_script_without_its_folders_says_which_to_give(script: str) -> None:
+    ended = subprocess.run([str(STUDIES / script)], capture_output=True, text=True)
+    assert ended.returncode and "give " in ended.stderr and ended.stderr.count("\n") == 1
+
+
 def test_a_step_ends_in_time_and_what_is_small_travels(tmp_path: Path) -> None:
     script = tmp_path / "script.sh"
     script.write_text(
@@ -66,3 +75,29 @@ def test_a_step_ends_in_time_and_what_is_small_travels(tmp_path: Path) -> None:
     assert (tmp_path / "out/runs/metrics.json").read_text() == "1\n1\n"
     pieces = b"".join(path.read_bytes() for path in sorted((tmp_path / "state").iterdir()))
     assert len(pieces) < 1000
+
+
+@pytest.mark.parametrize("name", ["figure", "merge", "retrain", "table", "paper_table", "selection_table"])
+def test_a_study_explains_itself(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = importlib.import_module(f"ollm_rl.experiments.studies.{name}")
+    monkeypatch.setattr("sys.argv", [name, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        study.main()
+    assert f"python -m ollm_rl.experiments.studies.{name} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.py")) + sorted(BENCH.glob("*.py")), ids=lambda path: path.stem)
+def test_every_script_is_started_so_that_mistakes_are_one_line(path: Path) -> None:
+    _, found, ending = path.read_text().partition('if __name__ == "__main__":')
+    assert not found or path.stem == "fuzz_answers" or ending == "\n    start(main)\n"
+
+
+def test_a_mistake_ends_a_script_with_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def wrong() -> None:
+        raise UsageError("run='x' is\n no run; give one")
+
+    with pytest.raises(SystemExit, match="2"):
+        start(wrong)
+    assert capsys.readouterr().err == "run='x' is no run; give one\n"

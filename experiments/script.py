@@ -1,0 +1,18 @@
+"""How scripts of ``bench`` and ``studies`` are started: a mistake of the user is one line, as it is of ``ollm-rl``."""
+
+import sys
+from collections.abc import Callable
+
+from ollm_rl.errors import RunError, UsageError, one_line
+
+
+def start(main: Callable[[], object]) -> None:
+    """Run a script. What the user did wrong ends it with one line and exit status 2, a run that failed with 1."""
+    try:
+        main()
+    except (UsageError, FileNotFoundError) as error:
+        print(one_line(error), file=sys.stderr)
+        sys.exit(2)
+    except RunError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
