@@ -64,7 +64,9 @@ class DecodeEngine:
         self.backbone, self.device, self.compiled = backbone, backbone.device, compiled
         self.vocab_size: int = backbone.get_input_embeddings().weight.shape[0]
         self.num_slots, self.max_length = num_slots, max_length
-        self.pass_tokens = pass_tokens or (CPU_PASS_TOKENS if self.device.type == "cpu" else PASS_TOKENS)
+        if pass_tokens is None:
+            pass_tokens = CPU_PASS_TOKENS if self.device.type == "cpu" else PASS_TOKENS
+        self.pass_tokens = checked("pass_tokens", pass_tokens, Count)
         self._step = ModelStep(backbone, num_slots, max_length, compiled=compiled)
         check_capacity(num_slots, self._step.slot_bytes, max_length, self.device)
         self.lengths = [0] * num_slots

@@ -45,7 +45,8 @@ class LiveChunks:
     """
 
     def __init__(self, positions: torch.Tensor, length: int, width: int) -> None:
-        self._counts = positions // CHUNK + 1
+        # A released slot may lie beyond L. It is read up to there, and its result is not used.
+        self._counts = (positions // CHUNK + 1).clamp(max=length // CHUNK)
         self._length, self._width = length, width
         self._bags: dict[tuple[int, int], Bags] = {}
 

@@ -55,11 +55,18 @@ def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> tor
     """As ``torch.zeros``; on a CPU in huge pages where the system has them.
 
     A step reads pieces from all over the cache. In pages of 4 KiB most of them are a miss of the address cache too.
+
+    Raises:
+        MemoryError: If the system does not give so much.
     """
     advice = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux
     if device.type != "cpu" or advice is None:
         return torch.zeros(shape, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"can't allocate memory: {size / 2**30:.1f} GiB of the cache") from error
     with suppress(OSError):  # a kernel without huge pages
         memory.madvise(advice)
     return torch.frombuffer(memory, dtype=dtype).view(*shape)

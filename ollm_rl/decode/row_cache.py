@@ -84,17 +84,18 @@ class StepLayout:
 class RowLayer(StaticLayer):
     """Keys and values of one model layer."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, cache: "RowCache") -> None:
+    layout: StepLayout  # set by ``RowCache.lay_out`` before a step
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__(keys.shape[2])
         self.keys, self.values = keys, values  # (S, heads, max_length, head size)
         self.is_initialized = True
-        self._cache = cache
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one token per row, (B, heads, 1, head size); return what rows may read, (B, heads, L, head size)."""
-        layout = self._cache.layout
+        layout = self.layout
         self.keys[layout.rows, :, layout.positions] = key_states[:, :, 0]
         self.values[layout.rows, :, layout.positions] = value_states[:, :, 0]
         num_rows = len(layout.rows)
@@ -139,9 +140,15 @@ class RowCache(Cache):
             self.stacks.append(stored.permute(order))
             tensors |= {index: self.stacks[-1][row] for row, index in enumerate(group)}
         key_indices = range(0, len(tensors), 2)
-        super().__init__(layers=[RowLayer(tensors[index], tensors[index + 1], self) for index in key_indices])
-        empty = torch.zeros(0, dtype=torch.long, device=device)
-        self.layout = StepLayout(empty, empty, 0, empty, empty)
+        super().__init__(layers=[RowLayer(tensors[index], tensors[index + 1]) for index in key_indices])
+
+    def lay_out(self, layout: StepLayout) -> None:
+        """Say where the next step writes and reads.
+
+        Layers do not know their cache: in a circle its memory would wait for Python's collector.
+        """
+        for layer in self.layers:
+            layer.layout = layout
 
     def read(self, slots: torch.Tensor, start: int, end: int) -> list[torch.Tensor]:
         """Copies of the tokens of some slots in [start, end), each (G, B, heads, end - start, head size)."""

@@ -160,7 +160,8 @@ class ModelStep:
         sources, shared = self._shared_prompts.sources[:count], self._shared_prompts.shared[:count]
         rows, positions = self._rows[:count], self.positions[:count]
         chunks = LiveChunks(positions, length, self._width) if self._by_feature else None
-        layout = self.cache.layout = StepLayout(rows, positions, length, sources, shared, chunks)
+        layout = StepLayout(rows, positions, length, sources, shared, chunks)
+        self.cache.lay_out(layout)
         masks = step_masks(layout, self._backbone.dtype, window=self._window, layer_types=self._layer_types)
         input_ids, position_ids = self.tokens[:count, None], layout.positions[:, None]
         if self._compiled:

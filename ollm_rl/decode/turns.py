@@ -111,8 +111,9 @@ class Turns:
         self.engine = engine
         self.chunk = chunk or (CHUNK if engine.device.type == "cuda" else 1)
         self._choose = torch.compile(choose) if engine.compiled else choose
-        # Some twenty kernels of a few numbers each, or two.
-        self._note_action = torch.compile(self._note) if engine.compiled else self._note
+        # Some twenty kernels of a few numbers each, or two. A function and no method, with which this object would be
+        # in a circle, and the memory of its engine would wait for Python's collector.
+        self._note = torch.compile(_note) if engine.compiled else _note
         slots, device = engine.num_slots, engine.device
         # For every slot: its episode, the number of tokens written for it, and its token limit.
         self._episodes, self._times, self._limits = torch.zeros(3, slots, dtype=torch.long, device=device)
@@ -180,19 +181,20 @@ class Turns:
     def _take(self, hidden: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
         """Choose a token for each h_t, (B, H), record it, and return the tokens, (B,)."""
         action: Action = self._choose(hidden, uniforms)
-        self._note_action(action)
+        self._note(self, action)
         return action.tokens
 
-    def _note(self, action: Action) -> None:
-        """Record an action of the first slots, and advance their episodes."""
-        count = len(action.tokens)
-        live, times = self._live[:count], self._times[:count]
-        ended = live & self._is_end[action.tokens]
-        for mine, new in self.record.pairs(_record(action, live, ended)):
-            mine[:, :count].index_copy_(0, self._turn, new)
-        times.add_(1)
-        live.logical_and_(~ended & (times < self._limits[:count]))
-        self._turn.add_(1)
+
+def _note(turns: Turns, action: Action) -> None:
+    """Record an action of the first slots, and advance their episodes."""
+    count = len(action.tokens)
+    live, times = turns._live[:count], turns._times[:count]
+    ended = live & turns._is_end[action.tokens]
+    for mine, new in turns.record.pairs(_record(action, live, ended)):
+        mine[:, :count].index_copy_(0, turns._turn, new)
+    times.add_(1)
+    live.logical_and_(~ended & (times < turns._limits[:count]))
+    turns._turn.add_(1)
 
 
 def _record(action: Action, live: torch.Tensor, ended: torch.Tensor) -> Record:

@@ -260,6 +260,11 @@ def test_an_engine_without_slots_is_refused() -> None:
         DecodeEngine(tiny_model("llama"), 0, 8)
 
 
+def test_passes_over_prompts_without_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="pass_tokens=0"):
+        DecodeEngine(tiny_model("llama"), 1, 8, pass_tokens=0)
+
+
 def test_a_max_length_above_the_context_is_refused() -> None:
     DecodeEngine(tiny_model("gpt2"), 1, CONTEXT)
     with pytest.raises(ValueError, match=f"max_length={CONTEXT + 1} is more than the backbone's context of {CONTEXT}"):

@@ -1,5 +1,7 @@
 """Attention on a CPU that reads only the live chunks of each row, against torch's own over the whole rows."""
 
+import errno
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,8 +11,9 @@ from ollm_rl.decode import row_attention
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.live_chunks import CHUNK, LiveChunks
 from ollm_rl.decode.memory import zeros
+from ollm_rl.errors import machine_fault
 from tests.decode.test_engine import random_ids
-from tests.tiny_models import full_hidden_states, randomized, tiny_config, tiny_model
+from tests.tiny_models import full_hidden_states, greedy_generate, randomized, tiny_config, tiny_model
 
 NAN = float("nan")
 WIDTH = 4 * CHUNK
@@ -83,6 +86,26 @@ def test_a_step_reads_nothing_that_lies_beyond_the_last_chunk_of_a_slot(family: 
         torch.testing.assert_close(found[slot], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_released_slot_that_is_longer_than_all_others_does_not_disturb_them() -> None:
+    config = tiny_config("llama")
+    config.num_key_value_heads = config.num_attention_heads
+    backbone = randomized(AutoModelForCausalLM.from_config(config).eval())
+    engine = DecodeEngine(backbone, 3, 2 * CHUNK)
+    prompts = random_ids(CHUNK + 3, 5, 9)
+    engine.prefill(range(3), prompts)
+    active, written = torch.ones(3, dtype=torch.bool), list[torch.Tensor]()
+
+    def choose(hidden: torch.Tensor) -> torch.Tensor:
+        written.append(backbone.get_output_embeddings()(hidden).argmax(-1))
+        active[0] = False
+        return written[-1]
+
+    assert engine.run(choose, active, 1) == [False, True, True]
+    engine.run(choose, active, 3)
+    for slot in (1, 2):
+        assert [int(tokens[slot]) for tokens in written] == greedy_generate(backbone, prompts[slot], 4)
+
+
 def test_prompts_are_encoded_in_passes_that_fit_the_cache_of_a_processor() -> None:
     backbone, seen = tiny_model("llama"), list[int]()
     engine = DecodeEngine(backbone, 1, 64)
@@ -99,3 +122,13 @@ def test_memory_in_huge_pages_is_zero_and_belongs_to_one_tensor() -> None:
     first += 1
     assert first.shape == (2, 3, 5) and first.dtype == torch.float32 and first.sum() == 30
     assert second.sum() == 0
+
+
+def test_memory_that_the_system_does_not_give_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    with pytest.raises(MemoryError, match="can't allocate memory: 2.0 GiB of the cache") as caught:
+        zeros([2**29], torch.float32, torch.device("cpu"))
+    assert "lower num_slots" in (machine_fault(caught.value) or "")

@@ -1,5 +1,7 @@
 """Slots refilled while others run, chunks of turns, running out of memory: the rollout is always the same."""
 
+import gc
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -96,6 +98,21 @@ def test_the_model_reads_a_groups_prompt_once_however_late_its_episodes_begin() 
     hook.remove()
     assert [shape for shape in seen if shape[1] > 1] == [(1, 3)]
     assert sum(shape[0] for shape in seen if shape[1] == 1) == 7 * LIMIT
+
+
+def test_the_cache_of_an_engine_is_released_with_it_and_does_not_wait_for_the_collector() -> None:
+    policy = policy_over("tokens")
+    turns = Turns(DecodeEngine(policy.backbone, 2, CONTEXT), policy.act)
+    rollout = collect(turns, PROMPTS[:3], max_new_tokens=2, end_tokens=[])
+    assert turns.engine.cache is not None
+    stacks = [weakref.ref(stack) for stack in turns.engine.cache.stacks]
+    gc.disable()
+    try:
+        del turns
+        assert [stack() for stack in stacks] == [None] * len(stacks)
+    finally:
+        gc.enable()
+    assert rollout.completion_mask.sum() == 6
 
 
 def fail_above(engine: DecodeEngine, slots: int, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:

@@ -243,7 +243,7 @@ def share_prompts_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def assert_what_is_shared_is_equal(engine: DecodeEngine) -> list[int]:
     """Check that every slot could read its beginning from its source; returns the shared length of every slot."""
     assert engine.cache is not None
-    layout, found = engine.cache.layout, []
+    layout, found = engine.cache.layers[0].layout, []
     for slot, (source, shared) in enumerate(zip(layout.sources.tolist(), layout.shared.tolist(), strict=True)):
         for stack in engine.cache.stacks:
             assert torch.equal(stack[:, slot, :, :shared], stack[:, source, :, :shared])
