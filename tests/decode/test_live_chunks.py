@@ -132,3 +132,11 @@ def test_memory_that_the_system_does_not_give_is_named_in_one_line(monkeypatch: 
     with pytest.raises(MemoryError, match="can't allocate memory: 2.0 GiB of the cache") as caught:
         zeros([2**29], torch.float32, torch.device("cpu"))
     assert "lower num_slots" in (machine_fault(caught.value) or "")
+
+
+def test_few_slots_are_read_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the few slots for which all other tests here read live parts
+    for slots in (15, 16):
+        cache = DecodeEngine(tiny_model("gpt2"), slots, 40)._step.allocate(slots)
+        by_feature = cache.stacks[0].stride()[-1] != 1
+        assert by_feature == (slots == 16)

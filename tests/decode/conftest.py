@@ -1,0 +1,11 @@
+"""What all tests of decoding share."""
+
+import pytest
+
+from ollm_rl.decode import step
+
+
+@pytest.fixture(autouse=True)
+def live_chunks_for_few_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU the few slots of these tests read only their live parts too, as many slots do."""
+    monkeypatch.setattr(step, "MANY_SLOTS", 1)
