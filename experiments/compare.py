@@ -124,9 +124,10 @@ def _write_results(config: CompareConfig, tuned: Mapping[str, Tuned], runs: Mapp
         method: {name: [read_results(run.out / name)[0] for run in of_method] for name in EVALUATIONS}
         for method, of_method in runs.items()
     }
-    write_atomic(config.out / "comparison.parquet", pack(config, tuned, curves, results, origin()))
+    made = origin()
+    write_atomic(config.out / "comparison.parquet", pack(config, tuned, curves, results, made))
     tables = comparison_tables(config, tuned, {method: [*of.values()] for method, of in curves.items()}, results)
-    data = {"tables": [table._asdict() for table in tables], "seeds": config.seeds, **origin()}
+    data = {"tables": [table._asdict() for table in tables], "seeds": config.seeds, **made}
     write_atomic(config.out / "comparison.json", json.dumps(data, indent=1))
     text = "\n\n".join(table.markdown() for table in tables)
     write_atomic(config.out / "comparison.md", text + "\n")

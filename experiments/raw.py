@@ -70,11 +70,11 @@ def tables_of(path: Path) -> list[Table]:
     try:
         table = pq.read_table(path)
         data = json.loads((table.schema.metadata or {})[KEY])
-    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        config = CompareConfig(**data["config"], out=path.parent)
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} holds no comparison ({error}); give the comparison.parquet of ollm-rl compare"
         ) from error
-    config = CompareConfig(**data["config"], out=path.parent)
     runs: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for row in table.to_pylist():
         method, seed = row.pop("method"), row.pop("seed")

@@ -1,12 +1,11 @@
 """Parts of a decoding step, each old against new in one process on a GPU: A B A B, medians.
 
-python -m ollm_rl.experiments.bench.decode_parts [--parts tokens prompts step tuned] [--json parts.json]
+python -m ollm_rl.experiments.bench.decode_parts [--parts tokens prompts step] [--json parts.json]
 
 ``tokens``: the most probable token of every option by the product and its argmax (old), and by the kernel in blocks of
 several sizes (new). ``prompts``: compiled passes over prompts with transformers' mask (old) and without (new).
 ``step``: turns of 512 slots as inductor compiles them by default (old), and with settings that may help small kernels
-(new). ``tuned``: the same with kernels that inductor chooses by measurement, which may take minutes. Models have the
-widths of SmolLM2-135M and Qwen2.5-1.5B, random weights and few layers. A failure is one line.
+(new). Models have the widths of SmolLM2-135M and Qwen2.5-1.5B, random weights and few layers. A failure is one line.
 """
 
 import argparse
@@ -61,11 +60,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pdl": {"triton.enable_pdl": True},
     "combo": {"combo_kernels": True},
     "pdl and combo": {"triton.enable_pdl": True, "combo_kernels": True},
-}
-TUNED: dict[str, dict[str, Any]] = {
-    "default": {},
-    "coordinate descent": {"coordinate_descent_tuning": True},
-    "tuned products": {"max_autotune_gemm": True},
 }
 Parts = dict[str, Callable[[], object]]
 
@@ -124,12 +118,12 @@ def _read(step: ModelStep, ids: torch.Tensor) -> None:
     step.read(ids, past_key_values=DynamicCache(), use_cache=True)
 
 
-def step(all_settings: dict[str, dict[str, Any]], device: torch.device, *, layers: int = 4, slots: int = 512) -> Parts:
+def step(device: torch.device, *, layers: int = 4, slots: int = 512) -> Parts:
     """A chunk of turns under each of inductor's settings. Groups of eight slots have one prompt."""
     model = OptionModel(model_of("SmolLM2", layers, device), OptionConfig())
     ids = torch.randint(10, 40_000, (slots // 8, 63)).tolist()
     parts: Parts = {}
-    for key, settings in all_settings.items():
+    for key, settings in SETTINGS.items():
         torch._dynamo.reset()
         try:
             with torch._inductor.config.patch(settings):
@@ -178,8 +172,8 @@ def reported(case: str) -> Iterator[None]:
 def main() -> None:
     """Print milliseconds case by case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ("tokens", "prompts", "step", "tuned")
-    parser.add_argument("--parts", nargs="+", default=names[:3], choices=names)
+    names = ("tokens", "prompts", "step")
+    parser.add_argument("--parts", nargs="+", default=names, choices=names)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     device = torch.device("cuda")
@@ -189,9 +183,7 @@ def main() -> None:
     if "prompts" in args.parts:
         cases |= {f"prompts, {case}": partial(prompts, *case, device) for case in PROMPTS}
     if "step" in args.parts:
-        cases["step: a chunk of 8 turns, SmolLM2 with 4 layers, 512 slots"] = partial(step, SETTINGS, device)
-    if "tuned" in args.parts:
-        cases["tuned: the same"] = partial(step, TUNED, device)
+        cases["step: a chunk of 8 turns, SmolLM2 with 4 layers, 512 slots"] = partial(step, device)
     result: dict[str, dict[str, float]] = {}
     for case, make in cases.items():
         with reported(case):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from torch import library
 
 
 class Blocks(NamedTuple):
@@ -72,7 +73,7 @@ def _highest(  # type: ignore[no-untyped-def]
 
 
 # An operator of its own, because a compiled caller would specialise on N, from which the number of parts follows.
-@torch.library.custom_op("ollm_rl::most_probable", mutates_args=())
+@library.custom_op("ollm_rl::most_probable", mutates_args=())
 def most_probable(states: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor | None) -> torch.Tensor:
     """The token with the highest logit; the first of several.
 

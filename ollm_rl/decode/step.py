@@ -31,8 +31,7 @@ from ollm_rl.decode.row_cache import (
 )
 from ollm_rl.decode.shared_prompts import SharedPrompts
 
-# On a CPU. Fewer rows gain less from reading only their live parts than it takes to find these (a step of tiny-arith:
-# 0.84 of the time with 32 slots, 1.1 with one).
+# On a CPU. Fewer rows gain less from reading only their live parts than it takes to find these.
 MANY_SLOTS = 16
 
 Choose = Callable[[torch.Tensor], torch.Tensor]  # h_t of slots, (B, H) -> their next tokens, (B,)

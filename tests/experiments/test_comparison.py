@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ollm_rl.agents.evaluation.groups import history
@@ -137,6 +139,9 @@ def test_a_file_without_a_comparison_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other.parquet"
     pd.DataFrame({"reward": [1.0]}).to_parquet(other)
     (tmp_path / "text.parquet").write_text("no table")
-    for path in (other, tmp_path / "text.parquet", tmp_path / "missing.parquet"):
+    newer = tmp_path / "newer.parquet"
+    metadata = {b"comparison": json.dumps({"config": {"baseline": "a", "methods": {"a": {}}, "hue": 1}}).encode()}
+    pq.write_table(pa.table({"reward": [1.0]}).replace_schema_metadata(metadata), newer)
+    for path in (other, newer, tmp_path / "text.parquet", tmp_path / "missing.parquet"):
         with pytest.raises(UsageError, match=rf"{path.name} holds no comparison .*give the comparison.parquet"):
             tables_of(path)
