@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from ollm_rl.errors import MissingError
 from ollm_rl.experiments.script import start
 from ollm_rl.experiments.studies.human_styles import Row, steps_of
 from ollm_rl.runs import write_atomic
@@ -35,6 +36,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
+    if not args.data.is_file():
+        raise MissingError(f"{args.data} does not exist; give the JSON Lines of GSM8K's solutions")
     rows = [json.loads(line) for line in args.data.read_text().strip().split("\n")]
     written = [
         {**row, "id": f"{row['id']}-{name}", "solution": text, "length": name}

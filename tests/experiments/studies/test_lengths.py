@@ -1,6 +1,11 @@
 """Solutions of several lengths from human ones."""
 
-from ollm_rl.experiments.studies.lengths import lengths
+import sys
+
+import pytest
+
+from ollm_rl.errors import MissingError
+from ollm_rl.experiments.studies.lengths import lengths, main
 
 
 def test_a_solution_is_written_in_every_length() -> None:
@@ -14,3 +19,9 @@ def test_a_solution_is_written_in_every_length() -> None:
 
 def test_equations_that_miss_the_answer_and_a_single_line_are_left_out() -> None:
     assert dict(lengths({"solution": "He has 2+3 = 5 left.", "answer": "6"})) == {"human": "He has 2+3 = 5 left."}
+
+
+def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["lengths", "gone.jsonl", "out.jsonl"])
+    with pytest.raises(MissingError, match=r"gone.jsonl does not exist; give the JSON Lines"):
+        main()
