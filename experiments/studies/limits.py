@@ -19,16 +19,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ollm_rl.agents.evaluation.groups import METRICS_FILE, history
-from ollm_rl.agents.evaluation.results import read_results
+from ollm_rl.agents.evaluation.results import SUMMARY_FILE
 from ollm_rl.errors import UsageError
 from ollm_rl.experiments.script import start
 from ollm_rl.experiments.studies.intervals import scaled
-from ollm_rl.files.records import read_object
+from ollm_rl.files.records import Entries, read_object, read_rows
 from ollm_rl.report.canvas import save_svg
 from ollm_rl.report.tables import Cell, Table
 from ollm_rl.runs import write_atomic
 
 SIGNALS = {"reward": "reward", "mixed_groups": "mixed groups", "live_share": "share of decisions"}
+SUMMARY: Entries = {"model": str, **dict.fromkeys(("accuracy", "low", "high"), float)}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
 
 Runs = Mapping[str, Sequence[Sequence[dict[str, Any]]]]  # by method, the rows of every seed
@@ -39,7 +40,7 @@ def start_results(folder: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name in ("greedy", "pass"):
         if (folder / name).exists():
-            for result in read_results(folder / name):
+            for result in read_rows(folder / name / SUMMARY_FILE, SUMMARY):
                 entry = found.setdefault(Path(result["model"]).name, {"pass": {}})
                 if name == "greedy":
                     entry["greedy"] = [result[key] for key in ("accuracy", "low", "high")]
@@ -151,15 +152,21 @@ def column(run: Sequence[dict[str, Any]], key: str) -> np.ndarray:
 
 
 def draw(settings: Mapping[str, Setting], out: Path) -> None:
-    """pass@k at the start, ceilings by imitation, and mixed groups against episodes, in one row per setting."""
-    figure = Figure(figsize=(12, 3.6 * len(settings)), layout="constrained")
-    for axes, (name, setting) in zip(figure.subplots(len(settings), 3, squeeze=False), settings.items(), strict=True):
-        left, middle, right = axes
-        _draw_start(left, setting.start)
-        _draw_ceilings(middle, setting.ceilings)
-        _draw_signal(right, setting.runs)
-        middle.set_title(name)
-        for axis in axes:
+    """In one row per setting pass@k at the start, ceilings by imitation, and the signals against episodes."""
+    figure = Figure(figsize=(19, 3.4 * len(settings)), layout="constrained")
+    columns = 2 + len(SIGNALS)
+    for row, (name, setting) in zip(
+        figure.subplots(len(settings), columns, squeeze=False), settings.items(), strict=True
+    ):
+        _draw_start(row[0], setting.start)
+        _draw_ceilings(row[1], setting.ceilings)
+        for axis, (key, label) in zip(row[2:], SIGNALS.items(), strict=True):
+            _draw_signal(axis, setting.runs, key, label)
+        row[0].set_title(name, loc="left", fontweight="bold")
+        for axis in row:
+            if not axis.has_data():
+                axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
+                axis.set(xticks=[], yticks=[])
             axis.grid(alpha=0.3)
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(frameon=False, fontsize=8)
@@ -169,29 +176,31 @@ def draw(settings: Mapping[str, Setting], out: Path) -> None:
 def _draw_start(axis: Axes, start: Mapping[str, Mapping[str, Any]]) -> None:
     for colour, (name, result) in zip(COLOURS, start.items(), strict=False):
         values = [100 * value for value in result["pass"].values()]
-        axis.plot(list(result["pass"]), values, "o-", color=colour, label=name)
-    axis.set(xscale="log", xlabel="k", ylabel="pass@k before training, %")
+        axis.semilogx(list(result["pass"]), values, "o-", color=colour, label=name)
+    axis.set(xlabel="k", ylabel="pass@k before training, %")
 
 
 def _draw_ceilings(axis: Axes, ceilings: Mapping[str, Mapping[str, Any]]) -> None:
+    axis.set_ylabel("imitation, %")
+    if not ceilings:
+        return
     places = np.arange(len(ceilings))
     for shift, key, colour in ((-0.2, "whole_coverage", COLOURS[6]), (0.2, "after", COLOURS[2])):
         values = [found[key] if key == "whole_coverage" else found[key][0] for found in ceilings.values()]
         name = {"whole_coverage": "completions offered whole", "after": "greedy after imitation"}[key]
         axis.bar(places + shift, [100 * value for value in values], 0.38, color=colour, label=name)
     axis.set_xticks(places, list(ceilings), rotation=20)
-    axis.set_ylabel("%")
 
 
-def _draw_signal(axis: Axes, runs: Runs) -> None:
+def _draw_signal(axis: Axes, runs: Runs, key: str, label: str) -> None:
     for colour, (method, seeds) in zip(COLOURS, runs.items(), strict=False):
         length = min(len(run) for run in seeds)
-        mixed = np.mean([column(run, "mixed_groups")[:length] for run in seeds], axis=0)
+        signal = np.mean([column(run, key)[:length] for run in seeds], axis=0)
         episodes = column(seeds[0], "episodes")[:length]
         width = max(1, length // 12)
-        smooth = np.convolve(mixed, np.ones(width) / width, "valid")
+        smooth = np.convolve(signal, np.ones(width) / width, "valid")
         axis.plot(episodes[width - 1 :], 100 * smooth, color=colour, label=method)
-    axis.set(xlabel="episodes", ylabel="mixed groups, %")
+    axis.set(xlabel="episodes", ylabel=f"{label}, %")
 
 
 def main() -> None:
