@@ -8,7 +8,10 @@ input counts as a crash. The flags are libFuzzer's.
 
 import sys
 
-import atheris
+try:
+    import atheris
+except ImportError:
+    sys.exit("fuzz_answers: the package atheris is missing; run: pip install atheris")
 
 with atheris.instrument_imports(include=["ollm_rl"]):
     from ollm_rl.answers.comparison import compare
