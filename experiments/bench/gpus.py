@@ -26,6 +26,9 @@ from ollm_rl.experiments.script import start
 from ollm_rl.runs import origin, write_atomic
 
 CASES = ("sft-options", "sft-backbone", "sft-lora", "learner", "workers")
+# Per iteration. After a worker's last refill the longest episode decides how many steps follow, however many workers
+# there are. So few episodes per slot hide what a second GPU gives.
+EPISODES = {"learner": 1024, "workers": 8192}
 Figures = dict[str, float]
 Measured = dict[str, dict[str, list[Figures]]]  # by case and number of GPUs
 
@@ -56,21 +59,23 @@ def measure_sft(stage: str, out: Path, gpus: int, args: argparse.Namespace) -> F
     return {"solutions_per_second": args.batch_size / seconds, "seconds_per_step": seconds, "loss": lines[-1].value}
 
 
-def measure_training(words: list[str], out: Path, args: argparse.Namespace, **placed: Any) -> Figures:
+def measure_training(case: str, words: list[str], out: Path, args: argparse.Namespace, **placed: Any) -> Figures:
     """Episodes and tokens per second of a training run's iterations after the first ones, and their parts."""
+    episodes = EPISODES[case] if args.episodes is None else args.episodes
     iterations = args.warm_up_iterations + args.iterations
     words = ["train", "--model", args.model, "--data", args.data, "--dtype", args.dtype, "--out", str(out), *words]
-    words += ["--iterations", str(iterations), "--episodes", str(args.episodes), "--num_slots", str(args.num_slots)]
+    words += ["--iterations", str(iterations), "--episodes", str(episodes), "--num_slots", str(args.num_slots)]
     words += ["--max_new_tokens", str(args.max_new_tokens)]
     run(words, device=args.device, **placed)
     rows = json.loads((out / "metrics.json").read_text())[args.warm_up_iterations :]
     parts = {name: statistics.median(row[f"seconds_{name}"] for row in rows) for name in ("rollout", "update")}
-    tokens = statistics.mean(row["completion_tokens"] for row in rows) * args.episodes
+    tokens = statistics.mean(row["completion_tokens"] for row in rows) * episodes
     total = parts["rollout"] + parts["update"]
     return {
-        "episodes_per_second": args.episodes / total,
+        "episodes": episodes,
+        "episodes_per_second": episodes / total,
         "tokens_per_second": tokens / total,
-        "rollout_episodes_per_second": args.episodes / parts["rollout"],
+        "rollout_episodes_per_second": episodes / parts["rollout"],
         "rollout_tokens_per_second": tokens / parts["rollout"],
         "seconds_rollout": parts["rollout"],
         "seconds_update": parts["update"],
@@ -85,9 +90,9 @@ def measure(case: str, out: Path, gpus: int, args: argparse.Namespace) -> Figure
         return measure_sft(case.removeprefix("sft-"), out, gpus, args)
     if case == "learner":
         words = ["--action_space", "tokens", "--learning_rate", "1e-4"]
-        return measure_training(words, out, args, processes=gpus, gpus=gpus)
+        return measure_training(case, words, out, args, processes=gpus, gpus=gpus)
     words = ["--workers", str(gpus)] + (["--gpus_per_worker", "1"] if args.device == "cuda" else [])
-    return measure_training(words, out, args, processes=1, gpus=gpus)
+    return measure_training(case, words, out, args, processes=1, gpus=gpus)
 
 
 def rounds(args: argparse.Namespace) -> Iterator[Measured]:
@@ -129,7 +134,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="solutions per step")
     parser.add_argument("--warm-up-steps", type=int, default=20)
     parser.add_argument("--steps", type=int, default=80, help="steps that count; a multiple of the warm-up's")
-    parser.add_argument("--episodes", type=int, default=1024, help="episodes per iteration")
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        help="episodes per iteration; if left out, 1024 for the learner and 8192 for the workers. Few per slot hide "
+        "what a second GPU gives, because the slots of each worker empty until its longest last episode ends",
+    )
     parser.add_argument("--num-slots", type=int, default=256, help="of every worker or process")
     parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--warm-up-iterations", type=int, default=2)

@@ -6,11 +6,13 @@ With it attention has only kernels that compute the hidden half too, and heads t
 Letters: T tokens, H hidden.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+
+from ollm_rl.decode.named_attention import attention_named, hands_over_cache
 
 NAME = "ollm_rl_prompts"
 # transformers' own attention, under a name for which it has no function that makes masks.
@@ -25,7 +27,7 @@ def is_causal(backbone: PreTrainedModel, window: int | None, layer_types: Sequen
     """
     config = backbone.config.get_text_config()
     narrow = window is not None and window <= max_length and list(layer_types) != ["full_attention"]
-    if config._attn_implementation != "sdpa" or narrow:
+    if narrow or not hands_over_cache(backbone):
         return False
     tokens = torch.arange(1, 9, device=backbone.device)[None] % backbone.get_input_embeddings().weight.shape[0]
     expected = _hidden_states(backbone, tokens)
@@ -35,18 +37,12 @@ def is_causal(backbone: PreTrainedModel, window: int | None, layer_types: Sequen
     return bool((found - expected).norm() <= tolerance * expected.norm())
 
 
-@contextmanager
-def use_causal_attention(config: PreTrainedConfig) -> Iterator[None]:
+def use_causal_attention(config: PreTrainedConfig) -> AbstractContextManager[None]:
     """Within this context a model with SDPA attention makes no mask, and its tokens attend to themselves and the past.
 
     The cache must be empty.
     """
-    implementation = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = implementation
+    return attention_named(NAME, config)
 
 
 @torch.no_grad()

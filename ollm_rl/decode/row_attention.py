@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
+from ollm_rl.decode.named_attention import attention_named, hands_over_cache
 from ollm_rl.decode.row_cache import StepLayout
 from ollm_rl.devices import HAS_TRITON
 
@@ -64,7 +65,7 @@ AttentionInterface.register(NAME, row_attention)
 
 def reads_live_part(backbone: PreTrainedModel) -> bool:
     """Whether a step's time depends only on the contents of the slots, not on the length of the cache."""
-    return HAS_TRITON and backbone.device.type == "cuda" and backbone.config._attn_implementation == "sdpa"
+    return HAS_TRITON and backbone.device.type == "cuda" and hands_over_cache(backbone)
 
 
 @contextmanager
@@ -73,17 +74,15 @@ def use_row_attention(config: PreTrainedConfig, layout: StepLayout) -> Iterator[
 
     Other models are not changed.
     """
-    implementation = config._attn_implementation
-    if implementation != "sdpa":
+    if config._attn_implementation != "sdpa":
         yield
         return
-    config._attn_implementation = NAME
     if layout.chunks is None:
         _step.update(positions=layout.positions, sources=layout.sources, shared=layout.shared)
     else:
         _step["chunks"] = layout.chunks
     try:
-        yield
+        with attention_named(NAME, config):
+            yield
     finally:
-        config._attn_implementation = implementation
         _step.clear()

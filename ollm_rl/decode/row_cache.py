@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLa
 
 from ollm_rl.decode.live_chunks import LiveChunks
 from ollm_rl.decode.memory import zeros
+from ollm_rl.decode.named_attention import hands_over_cache
 from ollm_rl.devices import to_device
 from ollm_rl.errors import UsageError
 
@@ -195,7 +196,7 @@ def keys_by_feature(backbone: PreTrainedModel, shapes: Sequence[tuple[int, int]]
     plain = backbone.device.type == "cpu" and "cpu" not in STACKED and backbone.dtype == torch.float32
     heads = getattr(backbone.config.get_text_config(), "num_attention_heads", None)
     unshared = all(key_heads == heads for key_heads, _ in shapes)
-    return plain and unshared and backbone.config._attn_implementation == "sdpa"
+    return plain and unshared and hands_over_cache(backbone)
 
 
 def stacked(cache: DynamicCache) -> list[torch.Tensor]:
