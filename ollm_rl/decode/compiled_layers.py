@@ -34,14 +34,15 @@ class CompiledLayers:
         self._numbered = [module for layer in layers for module in layer.modules() if NUMBER in vars(module)]
 
     @contextmanager
-    def used(self, dimensions: int | tuple[int, ...]) -> Iterator[None]:
+    def used(self, *, step: bool) -> Iterator[None]:
         """Within this context the model's layers are computed by the function.
 
         Args:
-            dimensions: Of these the sizes of all tensors may change without compiling again.
+            step: Whether for steps, of any number of rows, or for passes, over any number of tokens too. For other sizes
+                the function is compiled again.
         """
         numbers = [vars(module)[NUMBER] for module in self._numbered]
-        forwards = [(layer, self._forward(index, dimensions)) for index, layer in enumerate(self._layers)]
+        forwards = [(layer, self._forward(index, step)) for index, layer in enumerate(self._layers)]
         for module in self._numbered:
             setattr(module, NUMBER, 0)
         try:
@@ -51,13 +52,13 @@ class CompiledLayers:
             for module, number in zip(self._numbered, numbers, strict=True):
                 setattr(module, NUMBER, number)
 
-    def _forward(self, index: int, dimensions: int | tuple[int, ...]) -> Callable[..., Any]:
+    def _forward(self, index: int, step: bool) -> Callable[..., Any]:
         def prepared(argument: Any) -> Any:
             if isinstance(argument, Cache):
                 return _only(argument, index)
             for tensor in argument if isinstance(argument, tuple) else (argument,):
                 if isinstance(tensor, torch.Tensor):
-                    torch._dynamo.maybe_mark_dynamic(tensor, dimensions)
+                    torch._dynamo.maybe_mark_dynamic(tensor, (0,) if step else _sizes_of_texts(tensor))
             return argument
 
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -85,6 +86,11 @@ def compiled_layers(backbone: PreTrainedModel) -> CompiledLayers | None:
     return None
 
 
+def _sizes_of_texts(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Dimensions of rows and tokens: the first two, of a mask (B, 1, T, T) all but the second."""
+    return (0, 2, 3) if tensor.dim() == 4 else tuple(range(min(2, tensor.dim())))
+
+
 def _kind(layer: nn.Module) -> tuple[tuple[str, str, object], ...]:
     """The settings in a layer's modules. What is compiled for one layer serves those with the same."""
     plain = (bool, int, float, str, type(None))
@@ -103,7 +109,7 @@ def _agrees(backbone: PreTrainedModel, layers: CompiledLayers) -> bool:
     caches = DynamicCache(), DynamicCache()
     expected = backbone.base_model(input_ids=tokens, past_key_values=caches[0], use_cache=True).last_hidden_state
     try:
-        with layers.used(0):
+        with layers.used(step=False):
             found = backbone.base_model(input_ids=tokens, past_key_values=caches[1], use_cache=True).last_hidden_state
     except torch.OutOfMemoryError:
         raise

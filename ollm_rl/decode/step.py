@@ -116,7 +116,7 @@ class ModelStep:
             _compile_for_any((0, 1), input_ids)
         begins = self._is_causal and not past_key_values.get_seq_length()
         attention = use_causal_attention(self._config) if begins else nullcontext()
-        with attention, joined(self._products), self._compiled_layers((0, 1)):
+        with attention, joined(self._products), self._compiled_layers(step=False):
             output: BaseModelOutputWithPast = self._model(
                 input_ids=input_ids, past_key_values=past_key_values, **inputs
             )
@@ -173,7 +173,7 @@ class ModelStep:
         if self._compiled:
             all_masks = masks.values() if isinstance(masks, dict) else [masks]
             _compile_for_any(0, input_ids, position_ids, layout.rows, layout.positions, sources, shared, *all_masks)
-        with use_row_attention(self._config, layout), joined(self._products), self._compiled_layers(0):
+        with use_row_attention(self._config, layout), joined(self._products), self._compiled_layers(step=True):
             output = self._model(
                 input_ids=input_ids,
                 attention_mask=masks,
@@ -183,8 +183,8 @@ class ModelStep:
             )
         self.hidden[:count] = output.last_hidden_state[:, 0]
 
-    def _compiled_layers(self, dimensions: int | tuple[int, ...]) -> AbstractContextManager[None]:
-        return self._layers.used(dimensions) if self._layers else nullcontext()
+    def _compiled_layers(self, *, step: bool) -> AbstractContextManager[None]:
+        return self._layers.used(step=step) if self._layers else nullcontext()
 
     def _read_length(self, longest: int) -> int:
         """L of a step before which the longest slot holds ``longest`` tokens."""

@@ -41,6 +41,20 @@ def test_one_graph_serves_all_layers_and_numbers_of_slots(monkeypatch: pytest.Mo
     assert len(seen) == 2, "one graph of a pass over prompts and one of a step"
 
 
+def test_prompts_of_any_length_with_a_window_need_no_more_than_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    backbone = tiny_model("mistral")
+    plain, compiled = DecodeEngine(backbone, 2, 48), DecodeEngine(backbone, 2, 48, compiled=True)
+    for lengths in ((30, 20), (25, 24), (40, 9)):  # all beyond the window
+        prompts = random_ids(*lengths)
+        torch.testing.assert_close(
+            compiled.prefill([0, 1], prompts), plain.prefill([0, 1], prompts), rtol=1e-4, atol=1e-4
+        )
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_layers_of_usual_models_are_one_function(family: str) -> None:
     assert compiled_layers(tiny_model(family)) is not None
