@@ -47,8 +47,8 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     Every environment draws its problems from its own stream, so they are the same in all three modes.
 
-    ``compiled`` compiles the model with torch.compile, which is worthwhile on CUDA and takes two to three minutes at
-    first for a model of 30 layers.
+    ``compiled`` compiles the model with torch.compile, which is worthwhile on CUDA and takes half a minute at first, or
+    minutes if the model's layers differ.
     """
 
     metadata = {"render_modes": ["ansi"], "autoreset_mode": AutoresetMode.NEXT_STEP}

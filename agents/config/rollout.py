@@ -53,7 +53,7 @@ class RolloutSettings(Settings):
     num_slots: Count = 256
     """Episodes decoded in parallel."""
     compiled: bool = False
-    """Compile decoding with torch.compile: takes two to three minutes at the start for a model of 30 layers, and
+    """Compile decoding with torch.compile: takes half a minute at the start (minutes if the model's layers differ), and
     speeds up rollouts on CUDA."""
     temperature: Temperature = 1.0
     """Sampling temperature. The policy that is trained is the one at this temperature."""

@@ -34,8 +34,8 @@ class DecodeEngine:
         max_length: Maximum number of tokens in a slot, prompt and completion together.
         pass_tokens: Maximum number of tokens in one pass over prompts. It bounds memory and does not change the result.
             None is 1,024 on a CPU, else 16,384.
-        compiled: Whether to compile steps, passes over prompts, and the chooser of ``Turns``; takes two to three
-            minutes for a model of 30 layers.
+        compiled: Whether to compile steps, passes over prompts, and the chooser of ``Turns``; takes half a minute, or
+            minutes if the model's layers differ.
 
     Attributes:
         lengths: Number of tokens in each slot; 0 if it is not occupied.

@@ -6,7 +6,7 @@ Letters: S slots, B slots in use by a call, H hidden, L length of the cache that
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from ollm_rl.decode.compiled_layers import compiled_layers
 from ollm_rl.decode.graphs import Graphs
 from ollm_rl.decode.joint_products import joined, joint_products
 from ollm_rl.decode.live_chunks import CHUNK, LiveChunks
@@ -74,7 +75,9 @@ class ModelStep:
         seen = seen or first_pass(backbone, torch.zeros(1, 1, dtype=torch.long, device=device))
         self._shapes = seen.shapes
         self._backbone, self._max_length, self._compiled = backbone, max_length, compiled
-        self._model: Any = torch.compile(backbone.base_model) if compiled else backbone.base_model
+        self._layers = compiled_layers(backbone) if compiled else None
+        whole = compiled and self._layers is None
+        self._model: Any = torch.compile(backbone.base_model) if whole else backbone.base_model
         self._is_causal = compiled and is_causal(backbone, self._window, self._layer_types, max_length)
         self._reads_live_part = reads_live_part(backbone)
         self._by_feature = num_slots >= MANY_SLOTS and keys_by_feature(backbone, self._shapes) and not compiled
@@ -113,7 +116,7 @@ class ModelStep:
             _compile_for_any((0, 1), input_ids)
         begins = self._is_causal and not past_key_values.get_seq_length()
         attention = use_causal_attention(self._config) if begins else nullcontext()
-        with attention, joined(self._products):
+        with attention, joined(self._products), self._compiled_layers(step=False):
             output: BaseModelOutputWithPast = self._model(
                 input_ids=input_ids, past_key_values=past_key_values, **inputs
             )
@@ -170,7 +173,7 @@ class ModelStep:
         if self._compiled:
             all_masks = masks.values() if isinstance(masks, dict) else [masks]
             _compile_for_any(0, input_ids, position_ids, layout.rows, layout.positions, sources, shared, *all_masks)
-        with use_row_attention(self._config, layout), joined(self._products):
+        with use_row_attention(self._config, layout), joined(self._products), self._compiled_layers(step=True):
             output = self._model(
                 input_ids=input_ids,
                 attention_mask=masks,
@@ -179,6 +182,9 @@ class ModelStep:
                 use_cache=True,
             )
         self.hidden[:count] = output.last_hidden_state[:, 0]
+
+    def _compiled_layers(self, *, step: bool) -> AbstractContextManager[None]:
+        return self._layers.used(step=step) if self._layers else nullcontext()
 
     def _read_length(self, longest: int) -> int:
         """L of a step before which the longest slot holds ``longest`` tokens."""
