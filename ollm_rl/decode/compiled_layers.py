@@ -38,8 +38,7 @@ class CompiledLayers:
         """Within this context the model's layers are computed by the function.
 
         Args:
-            step: Whether for steps, of any number of rows, or for passes, over any number of tokens too. Other sizes are
-                compiled for.
+            step: Whether for steps, of any number of rows, or for passes, which may have any number of tokens too.
         """
         numbers = [vars(module)[NUMBER] for module in self._numbered]
         forwards = [(layer, self._forward(index, step)) for index, layer in enumerate(self._layers)]
