@@ -114,16 +114,16 @@ class LoraProduct:
         return None
 
 
-def is_plain(layer: nn.Module) -> bool:
+def is_plain(layer: Any) -> bool:
     """Whether a layer is y = W x + c + s B A x with one LoRA and nothing else, so that `LoraProduct` can compute it."""
     if type(layer) is not Linear or type(layer.base_layer) is not nn.Linear or "forward" in vars(layer):
         return False  # another type of layer (quantized, of experts), or other code has replaced its forward
-    if len(layer.active_adapters) != 1 or layer.active_adapters[0] not in layer.lora_A:
+    active = layer.active_adapters
+    if len(active) != 1 or active[0] not in layer.lora_A:
         return False
-    (name,) = layer.active_adapters
-    variants = layer.lora_variant or layer.fan_in_fan_out or layer.lora_B[name].bias is not None
+    variant = layer.lora_variant or layer.fan_in_fan_out or layer.merged or any(layer.lora_bias.values())
     frozen = not any(weight.requires_grad for weight in layer.base_layer.parameters())
-    return frozen and not variants and not layer.merged and type(layer.lora_dropout[name]) is nn.Identity
+    return frozen and not variant and type(layer.lora_dropout[active[0]]) is nn.Identity
 
 
 class LoraProducts:
