@@ -17,15 +17,12 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from ollm_rl.backbones.replaced import replaced
+from ollm_rl.backbones.replaced import Forward, replaced
 from ollm_rl.errors import RunWarning, one_line
 
 
 class _Product(torch.autograd.Function):
-    """y = W x + c + s B A x (Hu et al. 2022, Sec. 4.1), with gradients of x, A and B.
-
-    Products are in the precision of W. A and B may have another one, and their gradients get it.
-    """
+    """y = W x + c + s B A x (Hu et al. 2022, Sec. 4.1), with gradients of x, A and B; all of one precision."""
 
     @staticmethod
     def forward(
@@ -39,7 +36,6 @@ class _Product(torch.autograd.Function):
     ) -> torch.Tensor:
         """``inputs`` (..., in), W (out, in), c (out,), A (r, in), B (out, r) -> (..., out)."""
         rows = inputs.reshape(-1, inputs.shape[-1])
-        first, second = first.to(weight.dtype), second.to(weight.dtype)
         low = rows @ first.T
         outputs = nn.functional.linear(rows, weight, bias).addmm_(low, second.T, alpha=scale)
         ctx.save_for_backward(rows, weight, first, second, low)
@@ -49,7 +45,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        """Gradients by argument; W and c are frozen. Autograd casts them to the precision of the arguments."""
+        """Gradients by argument; W and c are frozen."""
         rows, weight, first, second, low = ctx.saved_tensors
         of_rows = gradient.reshape(-1, gradient.shape[-1])
         of_low = of_rows @ second  # without s, which each product below has for nothing
@@ -63,8 +59,29 @@ class _Product(torch.autograd.Function):
         return of_inputs, None, None, of_first, of_second, None
 
 
+class _Cast(torch.autograd.Function):
+    """Weights in another precision, all by one kernel, and their gradients back by another."""
+
+    @staticmethod
+    def forward(ctx: Any, precision: torch.dtype, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Tensors of any shapes and one precision -> the same in ``precision``."""
+        ctx.precision = weights[0].dtype
+        return _cast(weights, precision)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        """The gradients in the weights' own precision; zeros where there is none."""
+        return None, *_cast(gradients, ctx.precision)
+
+
+def _cast(tensors: Sequence[torch.Tensor], precision: torch.dtype) -> tuple[torch.Tensor, ...]:
+    parts = torch.cat([tensor.flatten() for tensor in tensors]).to(precision).split([t.numel() for t in tensors])
+    return tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))
+
+
 class LoraProduct:
-    """A linear layer with its LoRA, whose `forward` is one operation.
+    """A linear layer with its LoRA as one operation.
 
     Args:
         layer: A layer of which `is_plain` holds.
@@ -82,16 +99,18 @@ class LoraProduct:
         weight = self.base.weight
         return weight.shape, weight.dtype, weight.device, self.base.bias is None, self.first.weight.shape, self.scale
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """As the layer computes it, up to rounding: (..., in) -> (..., out)."""
-        if self.layer.disable_adapters:
-            result: torch.Tensor = self.base(inputs)
-            return result
-        return self._product(inputs, self.first.weight, self.second.weight)
+    def with_weights(self, first: torch.Tensor, second: torch.Tensor) -> Forward:
+        """What the layer computes with A (r, in) and B (out, r), up to rounding: (..., in) -> (..., out)."""
 
-    def _product(self, inputs: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = _Product.apply(inputs, self.base.weight, self.base.bias, first, second, self.scale)
-        return result
+        def forward(inputs: torch.Tensor) -> torch.Tensor:
+            base = self.base
+            if self.layer.disable_adapters:
+                result: torch.Tensor = base(inputs)
+            else:
+                result = _Product.apply(inputs, base.weight, base.bias, first, second, self.scale)
+            return result
+
+        return forward
 
     @torch.enable_grad()
     def problem(self) -> str | None:
@@ -106,7 +125,7 @@ class LoraProduct:
         direction = draw(5, weight.shape[0])
         parameters = {f"lora_A.{self.name}.weight": first, f"lora_B.{self.name}.weight": second}
         pairs = []
-        for outputs in (self._product(inputs, first, second), functional_call(self.layer, parameters, (inputs,))):
+        for outputs in (self.with_weights(first, second)(inputs), functional_call(self.layer, parameters, (inputs,))):
             pairs.append((outputs, *torch.autograd.grad(outputs, (inputs, first, second), direction)))
         for what, found, expected in zip(("output", "input", "A", "B"), *pairs, strict=True):
             if not (found - expected).norm() <= 0.02 * expected.norm():
@@ -140,13 +159,10 @@ class LoraProducts:
         self._backbone = backbone
         layers = [LoraProduct(layer) for layer in backbone.base_model.modules() if is_plain(layer)]
         self._products = layers if _agrees(layers) else []
-        own = {id(weight) for product in self._products for weight in (product.first.weight, product.second.weight)}
         # To find names in a model takes as long as a part of a pass, so it is done once.
-        self._others = {
-            name: weight
-            for name, weight in backbone.base_model.named_parameters()
-            if weight.requires_grad and id(weight) not in own
-        }
+        trained = {name: weight for name, weight in backbone.base_model.named_parameters() if weight.requires_grad}
+        own = {id(weight) for product in self._products for weight in (product.first.weight, product.second.weight)}
+        self._others = {name: weight for name, weight in trained.items() if id(weight) not in own}
 
     def hidden_states(self, input_ids: torch.Tensor) -> torch.Tensor:
         """h_t as `last_hidden_states`, with gradient in the LoRA: token ids (B, T) -> (B, T, H).
@@ -155,11 +171,17 @@ class LoraProducts:
         peft computes in the precision of the weights, and keeps the input of each of them again in float32.
         """
         decoder, precision = self._backbone.base_model, self._backbone.get_output_embeddings().weight.dtype
+        weights = [weight for product in self._products for weight in (product.first.weight, product.second.weight)]
+        weights += self._others.values()
+        if any(weight.dtype != precision for weight in weights):
+            weights = list(_Cast.apply(precision, *weights))
+        count = 2 * len(self._products)
+        pairs = zip(self._products, weights[:count:2], weights[1:count:2], strict=True)
         arguments = {"input_ids": input_ids, "use_cache": False}
-        with replaced((product.layer, product.forward) for product in self._products):
+        with replaced((product.layer, product.with_weights(*pair)) for product, *pair in pairs):
             if self._others:
-                weights = {name: weight.to(precision) for name, weight in self._others.items()}
-                output = functional_call(decoder, weights, kwargs=arguments)
+                others = dict(zip(self._others, weights[count:], strict=True))
+                output = functional_call(decoder, others, kwargs=arguments)
             else:
                 output = decoder(**arguments)
         hidden: torch.Tensor = output.last_hidden_state
