@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
+from ollm_rl.backbones.fused_norms import fused_norms
 from ollm_rl.backbones.replaced import Forward, replaced
 from ollm_rl.errors import RunWarning, one_line
 
@@ -159,6 +160,7 @@ class LoraProducts:
         self._backbone = backbone
         layers = [LoraProduct(layer) for layer in backbone.base_model.modules() if is_plain(layer)]
         self._products = layers if _agrees(layers) else []
+        self._norms = fused_norms(backbone.base_model)
         # To find names in a model takes as long as a part of a pass, so it is done once.
         trained = {name: weight for name, weight in backbone.base_model.named_parameters() if weight.requires_grad}
         own = {id(weight) for product in self._products for weight in (product.first.weight, product.second.weight)}
@@ -178,7 +180,8 @@ class LoraProducts:
         count = 2 * len(self._products)
         pairs = zip(self._products, weights[:count:2], weights[1:count:2], strict=True)
         arguments = {"input_ids": input_ids, "use_cache": False}
-        with replaced((product.layer, product.with_weights(*pair)) for product, *pair in pairs):
+        products = ((product.layer, product.with_weights(*pair)) for product, *pair in pairs)
+        with replaced([*products, *self._norms]):
             if self._others:
                 others = dict(zip(self._others, weights[count:], strict=True))
                 output = functional_call(decoder, others, kwargs=arguments)
