@@ -49,7 +49,7 @@ class _Product(torch.autograd.Function):
         """Gradients by argument; W and c are frozen."""
         rows, weight, first, second, low = ctx.saved_tensors
         of_rows = gradient.reshape(-1, gradient.shape[-1])
-        of_low = of_rows @ second  # without s, which each product below has for nothing
+        of_low = of_rows @ second  # without s, which is a factor of each product below
         of_inputs = None
         if ctx.needs_input_grad[0]:
             of_inputs = (of_rows @ weight).addmm_(of_low, first, alpha=ctx.scale)
@@ -157,9 +157,14 @@ class LoraProducts:
     """
 
     def __init__(self, backbone: PreTrainedModel) -> None:
-        self._backbone = backbone
-        layers = [LoraProduct(layer) for layer in backbone.base_model.modules() if is_plain(layer)]
-        self._products = layers if _agrees(layers) else []
+        self._backbone, self._precision = backbone, backbone.get_output_embeddings().weight.dtype
+        # A layer that the model keeps in another precision has its inputs cast by peft.
+        products = [
+            LoraProduct(layer)
+            for layer in backbone.base_model.modules()
+            if is_plain(layer) and layer.base_layer.weight.dtype == self._precision
+        ]
+        self._products = products if _agrees(products) else []
         self._norms = fused_norms(backbone.base_model)
         # To find names in a model takes as long as a part of a pass, so it is done once.
         trained = {name: weight for name, weight in backbone.base_model.named_parameters() if weight.requires_grad}
@@ -172,11 +177,11 @@ class LoraProducts:
         The LoRA's products are in the backbone's precision; its weights and their gradients keep their own. By itself
         peft computes in the precision of the weights, and keeps the input of each of them again in float32.
         """
-        decoder, precision = self._backbone.base_model, self._backbone.get_output_embeddings().weight.dtype
+        decoder = self._backbone.base_model
         weights = [weight for product in self._products for weight in (product.first.weight, product.second.weight)]
         weights += self._others.values()
-        if any(weight.dtype != precision for weight in weights):
-            weights = list(_Cast.apply(precision, *weights))
+        if any(weight.dtype != self._precision for weight in weights):
+            weights = list(_Cast.apply(self._precision, *weights))
         count = 2 * len(self._products)
         pairs = zip(self._products, weights[:count:2], weights[1:count:2], strict=True)
         arguments = {"input_ids": input_ids, "use_cache": False}

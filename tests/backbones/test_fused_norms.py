@@ -44,3 +44,11 @@ def test_another_use_of_eps_is_noticed() -> None:
     assert FusedNorm(layer).agrees()
     layer.forward = lambda inputs: layer.weight * inputs / inputs.square().mean(-1, keepdim=True).sqrt()  # type: ignore[method-assign]
     assert not FusedNorm(layer).agrees()
+
+
+def test_a_norm_with_a_gate_keeps_its_forward() -> None:
+    class Gated(Norm):
+        def forward(self, inputs: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
+            return super().forward(inputs) if gate is None else super().forward(inputs) * gate
+
+    assert fused_norms(nn.Sequential(Gated(1e-5))) == []

@@ -140,3 +140,14 @@ def test_the_comparison_draws_none_of_the_runs_random_numbers() -> None:
     before = torch.get_rng_state()
     LoraProducts(backbone)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_layer_in_another_precision_than_the_model_is_left_to_peft() -> None:
+    backbone = adapted("qwen2")
+    layer = backbone.base_model.layers[0].self_attn.o_proj
+    layer.base_layer.double()
+    layer.register_forward_pre_hook(lambda layer, inputs: (inputs[0].double(),))
+    layer.register_forward_hook(lambda layer, inputs, outputs: outputs.float())
+    hidden = LoraProducts(backbone).hidden_states(IDS)
+    assert operations(hidden)["_ProductBackward"] == 13
+    torch.testing.assert_close(hidden, last_hidden_states(backbone, IDS))
