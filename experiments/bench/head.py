@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ollm_rl.experiments.bench.memory import PeakMemory
+from ollm_rl.experiments.bench.sft import PeakMemory
 from ollm_rl.experiments.script import start
 from ollm_rl.options.losses import token_cross_entropy
 

@@ -8,6 +8,8 @@ measure speed.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import math
 import statistics
@@ -27,7 +29,6 @@ from transformers import PreTrainedModel
 
 from ollm_rl.backbones.lora import lora_config
 from ollm_rl.experiments.bench.decode import BACKBONES, load
-from ollm_rl.experiments.bench.memory import PeakMemory
 from ollm_rl.experiments.script import start
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import IGNORED, CountedStates, OptionModel
@@ -71,6 +72,26 @@ def make_case(name: str, device: str, batch_size: int, steps: int) -> Case:
         examples.append({"input_ids": ids[:context], "labels": labels[:context]})
     batches = [examples[start : start + batch_size] for start in range(0, count, batch_size)]
     return Case(backbone, batches, device, dtype is torch.bfloat16)
+
+
+class PeakMemory:
+    """Peak memory since construction: that of the device on CUDA, else of the process (Linux)."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device == "cuda"
+        gc.collect()
+        if self.cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+
+    def read(self) -> float:
+        """The peak in bytes."""
+        if self.cuda:
+            return float(torch.cuda.max_memory_allocated())
+        return 1024.0 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
 def train(

@@ -34,7 +34,7 @@ from ollm_rl.backbones.names import resolve
 from ollm_rl.devices import resolve_device
 from ollm_rl.envs.sb3 import TextGenVecEnv
 from ollm_rl.envs.vector import TextGenVectorEnv
-from ollm_rl.experiments.bench.memory import PeakMemory
+from ollm_rl.experiments.bench.sft import PeakMemory
 from ollm_rl.experiments.script import start
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.problem import Problem

@@ -33,7 +33,7 @@ from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.agents.training.update import Penalties, Updater
 from ollm_rl.backbones.loading import load_backbone
 from ollm_rl.decode.rollout import Rollout
-from ollm_rl.experiments.bench.memory import PeakMemory
+from ollm_rl.experiments.bench.sft import PeakMemory
 from ollm_rl.experiments.script import start
 from ollm_rl.options.model import IGNORED
 from ollm_rl.pretrain.config import SFTConfig
