@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 from ollm_rl.agents.policies.base import Evaluation, tempered
 from ollm_rl.agents.policies.option import VALUE_WIDTH
 from ollm_rl.agents.policies.vocabulary import VocabularyPolicy, token_statistics
-from ollm_rl.backbones.lora import add_lora, lora_hidden_states, without_lora
+from ollm_rl.backbones.lora import add_lora, without_lora
+from ollm_rl.backbones.lora_products import LoraProducts
 from ollm_rl.backbones.output_head import OutputHead
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.options.adapter import mlp
@@ -37,7 +38,7 @@ class TokenPolicy(VocabularyPolicy):
             for weight in backbone.parameters():
                 if weight.requires_grad:  # in bfloat16 small updates would be lost
                     weight.data = weight.data.float()
-        self.backbone = backbone
+        self.backbone, self.lora = backbone, LoraProducts(backbone)
         self.value_head = mlp(self.head.hidden_size, VALUE_WIDTH, 1).to(backbone.device)
 
     def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
@@ -58,7 +59,7 @@ class TokenPolicy(VocabularyPolicy):
         """h_t at the decisions, (M, H)."""
         input_ids, positions = rollout.sequences()
         # Without a mask attention is faster. What follows a row's end changes nothing before it.
-        hidden = lora_hidden_states(self.backbone, input_ids)
+        hidden = self.lora.hidden_states(input_ids)
         return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))[rollout.decisions]
 
     def _statistics(self, hidden_states: torch.Tensor, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,7 +5,7 @@ Letters: N episodes, T tokens, M decisions.
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -14,15 +14,14 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.training.advantages import kl_estimate, ppo_loss, reinforce_loss, topr_loss
 from ollm_rl.agents.training.batches import Part, UpdateBatch
-from ollm_rl.agents.training.passes import grouped
+from ollm_rl.agents.training.passes import default_pass_tokens, grouped, starting_tokens, time_of
 from ollm_rl.agents.training.replay import Replay
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.errors import RunWarning
 from ollm_rl.options.losses import steered_weight
 from ollm_rl.processes import rank, sum_gradients, sum_over_processes, world_size
 
-PASS_TOKENS = 8_192  # of policies that read sequences; what the others keep for a gradient is small
-CPU_OVERHEAD, OVERHEAD = 128, 2_048  # tokens that take as long as starting a pass, which launches many kernels
+Pass = tuple[UpdateBatch, list[int], bool]  # its episodes, and whether it has a gradient
 COEF_RATE, COEF_RANGE = 0.1, (1e-5, 1.0)
 
 
@@ -69,6 +68,7 @@ class Updater:
 
     Attributes:
         optimizer: Adam.
+        overhead: Tokens that take as long as starting a pass.
         pass_tokens: Maximum tokens of one pass, padding included; None for a whole minibatch, if the policy reads only
             decisions, which have no padding.
     """
@@ -77,7 +77,9 @@ class Updater:
         self.policy, self.config, self.device = policy, config, policy.backbone.device
         weights = [weight for weight in policy.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(weights, lr=config.learning_rate)
-        self.pass_tokens = config.pass_tokens or (PASS_TOKENS if policy.reads_sequences else None)
+        model = policy.backbone.num_parameters(), self.device.type
+        self.overhead = starting_tokens(*model)
+        self.pass_tokens = config.pass_tokens or (default_pass_tokens(*model) if policy.reads_sequences else None)
         self.replay = Replay(config.replay)
 
     def run(
@@ -138,8 +140,7 @@ class Updater:
         rows = sorted((row for row in rows if batch.num_decisions[row]), key=batch.size)
         if self.pass_tokens is None:
             return [rows] if rows else []
-        overhead = CPU_OVERHEAD if self.device.type == "cpu" else OVERHEAD
-        groups = grouped([batch.size(row) for row in rows], limit=self.pass_tokens, overhead=overhead)
+        groups = grouped([batch.size(row) for row in rows], limit=self.pass_tokens, overhead=self.overhead)
         return [[rows[index] for index in group] for group in groups]
 
     def _halve(self, parts: list[Part]) -> None:
@@ -178,24 +179,31 @@ class Updater:
         sum_gradients(self.optimizer.param_groups[0]["params"])
         return dict(zip(terms, sum_over_processes(torch.stack(list(terms.values()))), strict=True))
 
-    def _passes_to_take(self, parts: list[Part], penalties: Penalties) -> list[tuple[UpdateBatch, list[int], bool]]:
-        """Passes over some episodes, and whether a pass has a gradient.
+    def _passes_to_take(self, parts: list[Part], penalties: Penalties) -> list[Pass]:
+        """Passes over some episodes.
 
-        In REINFORCE without penalties an episode without an advantage, as in a group of equal rewards, has none. The
-        backward pass through a backbone, which is left out, is two thirds of a pass.
+        In REINFORCE without penalties an episode without an advantage, as in a group of equal rewards, has none. Such
+        episodes have passes of their own, without the backward pass, if that takes less time than joint passes.
         """
         may_teach_nothing = self.policy.reads_sequences and self.config.algorithm == "reinforce" and not any(penalties)
-        passes = []
+        passes: list[Pass] = []
         for batch, selected in parts:
             rows = _share(batch, selected)
-            split = (
-                [(row, batch.advantaged[row]) for row in rows] if may_teach_nothing else [(row, True) for row in rows]
-            )
-            for flag in (True, False):
-                chosen = [row for row, teaches in split if teaches is flag]
-                passes += [(batch, group, flag) for group in self.passes(batch, chosen)]
+            teaching = [row for row in rows if batch.advantaged[row]] if may_teach_nothing else rows
+            others = [row for row in rows if not batch.advantaged[row]] if may_teach_nothing else []
+            apart = self._plan(batch, [(teaching, True), (others, False)])
+            passes += min(apart, self._plan(batch, [(rows, True)]), key=self._time)
         # Without any gradient Adam would not move by its momentum either.
         return passes if any(flag for *_, flag in passes) else [(batch, rows, True) for batch, rows, _ in passes]
+
+    def _plan(self, batch: UpdateBatch, parts: list[tuple[list[int], bool]]) -> list[Pass]:
+        return [(batch, group, teaches) for rows, teaches in parts for group in self.passes(batch, rows)]
+
+    def _time(self, passes: Iterable[Pass]) -> int:
+        return sum(
+            time_of(list(map(batch.size, rows)), overhead=self.overhead, gradient=teaches)
+            for batch, rows, teaches in passes
+        )
 
     def _loss(
         self, episodes: Rollout, advantages: torch.Tensor, returns: torch.Tensor, penalties: Penalties

@@ -214,12 +214,14 @@ def main() -> None:
         parser.error(f"--against {args.against} has no ollm_rl; give a checkout (git worktree add FOLDER COMMIT)")
     here = Path(__file__).resolve().parents[2]
     measured: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
-    with tqdm(total=args.rounds * len(args.only)) as bar:
+    with tqdm(total=2 * args.rounds * len(args.only)) as bar:
         for _ in range(args.rounds):
             for part in args.only:
-                bar.set_description(part)
-                pair = in_checkout(args.against.resolve(), part, args), in_checkout(here, part, args)
-                measured.setdefault(part, []).append(pair)
+                bar.set_description(f"{part}, other")
+                other = in_checkout(args.against.resolve(), part, args)
+                bar.update()
+                bar.set_description(f"{part}, here")
+                measured.setdefault(part, []).append((other, in_checkout(here, part, args)))
                 if args.json:
                     settings = {name: str(value) for name, value in vars(args).items()}
                     write_atomic(

@@ -5,12 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
-import torch
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import nn
-from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -58,19 +56,6 @@ def without_lora(backbone: PreTrainedModel) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-
-
-def lora_hidden_states(backbone: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
-    """h_t as `last_hidden_states`, with gradient in the LoRA: token ids (B, T) -> (B, T, H).
-
-    The LoRA's products are in the backbone's precision; its weights and their gradients stay in float32. By itself peft
-    computes in the precision of the weights, and keeps the input of each of them again in float32.
-    """
-    decoder, precision = backbone.base_model, backbone.get_output_embeddings().weight.dtype
-    weights = {name: weight.to(precision) for name, weight in decoder.named_parameters() if weight.requires_grad}
-    output = functional_call(decoder, weights, kwargs={"input_ids": input_ids, "use_cache": False})
-    hidden: torch.Tensor = output.last_hidden_state
-    return hidden
 
 
 def load_lora(backbone: PreTrainedModel, name: str | ModelName) -> PeftModel:

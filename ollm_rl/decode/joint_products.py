@@ -5,7 +5,7 @@ faster than three small ones.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
 
@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+
+from ollm_rl.backbones.replaced import Forward, replaced
 
 
 class JointProduct:
@@ -37,7 +39,7 @@ class JointProduct:
             for layer, (start, end) in zip(layers, parts, strict=True)
         ]
 
-    def _part(self, start: int, end: int, *, last: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _part(self, start: int, end: int, *, last: bool) -> Forward:
         """The replacement of a layer's ``forward``: (..., inputs) -> (..., outputs)."""
 
         def forward(inputs: torch.Tensor) -> torch.Tensor:
@@ -83,14 +85,8 @@ def joint_products(backbone: PreTrainedModel) -> list[JointProduct]:
 @contextmanager
 def joined(products: Sequence[JointProduct]) -> Iterator[None]:
     """Within this context the layers compute their products jointly; outside of it they are unchanged."""
-    forwards = [pair for product in products for pair in product.forwards]
-    for layer, forward in forwards:
-        vars(layer)["forward"] = forward
-    try:
+    with replaced(pair for product in products for pair in product.forwards):
         yield
-    finally:
-        for layer, _ in forwards:
-            del vars(layer)["forward"]
 
 
 def _same_type(first: nn.Linear, second: nn.Linear) -> bool:

@@ -248,12 +248,16 @@ def test_a_lora_on_a_backbone_in_bfloat16_is_trained_in_float32() -> None:
     trained = {weight.dtype for weight in policy.parameters() if weight.requires_grad}
     assert trained == {torch.float32}
     assert {weight.dtype for weight in policy.parameters() if not weight.requires_grad} == {torch.bfloat16}
-    rollout, read = sampled(policy), set()
-    for name, module in policy.backbone.named_modules():
-        if name.endswith(("lora_A.default", "lora_B.default")):
-            module.register_forward_hook(lambda _, inputs, __: read.add(inputs[0].dtype))
-    policy.evaluate(rollout).log_probs.sum().backward()
-    assert read == {torch.bfloat16}, "a float32 copy of every input would be kept for the backward pass"
+    rollout, kept = sampled(policy), set()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape[-1:] == (policy.backbone.config.intermediate_size,):  # what the last product of an MLP reads
+            kept.add(tensor.dtype)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        policy.evaluate(rollout).log_probs.sum().backward()
+    assert kept == {torch.bfloat16}, "a float32 copy of every input would be kept for the backward pass"
     assert {weight.grad.dtype for weight in policy.backbone.parameters() if weight.grad is not None} == {torch.float32}
     before = [weight.detach().clone() for weight in policy.parameters() if weight.requires_grad]
     torch.optim.SGD([weight for weight in policy.parameters() if weight.requires_grad], lr=1e-6).step()

@@ -222,6 +222,8 @@ def test_episodes_of_a_group_of_equal_rewards_are_evaluated_without_a_gradient(m
         return whole(self, rollout, **settings)
 
     monkeypatch.setattr(TokenPolicy, "evaluate", evaluate)
+    # With the real cost a second pass for so few tokens would not pay.
+    monkeypatch.setattr("ollm_rl.agents.training.passes.GRADIENT_COST", 100)
     results = []
     for ent_coef in (0.0, 1e-30):  # a bonus too small to change a number, which gives every episode a gradient
         policy = token_policy()
@@ -240,3 +242,30 @@ def test_episodes_of_a_group_of_equal_rewards_are_evaluated_without_a_gradient(m
     assert terms == pytest.approx(others, rel=1e-4, abs=1e-6)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_episodes_that_teach_nothing_share_the_passes_of_others_where_passes_of_their_own_take_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = token_policy()
+    rollout, nothing = rollout_of(policy), torch.zeros(4, 8)
+    advantages = nothing.clone()
+    advantages[[0, 2]] = 1.0
+    counts = [3, 8, 5, 1]  # with their prompts 6, 9, 10 and 3 tokens
+    batch = UpdateBatch(rollout, advantages, nothing, lengths=counts, num_decisions=counts)
+    updater = Updater(policy, config(algorithm="reinforce", baseline="group"))
+    plans = {}
+    # Apart 2 * (start + 2 * 10) + start + 2 * 9, jointly 2 * (start + 4 * 10): equal at a start of 22 tokens.
+    for updater.overhead in (21, 23):
+        plans[updater.overhead] = updater._passes_to_take([(batch, [0, 1, 2, 3])], Penalties(0.0, 0.0))
+    assert [(rows, teaches) for _, rows, teaches in plans[21]] == [([0, 2], True), ([3, 1], False)]
+    assert [(rows, teaches) for _, rows, teaches in plans[23]] == [([3, 0, 1, 2], True)]
+    results = []
+    for plan in plans.values():
+        monkeypatch.setattr(updater, "_passes_to_take", lambda *_, plan=plan: plan)
+        terms = updater._gradient([(batch, [0, 1, 2, 3])], Penalties(0.0, 0.0))
+        gradients = [weight.grad for weight in policy.parameters() if weight.grad is not None]
+        results.append((torch.stack(list(terms.values())), torch.cat([gradient.flatten() for gradient in gradients])))
+    (apart, of_apart), (joint, of_joint) = results
+    torch.testing.assert_close(joint, apart)
+    torch.testing.assert_close(of_joint, of_apart, rtol=1e-4, atol=1e-6)
