@@ -146,6 +146,12 @@ def is_plain(layer: Any) -> bool:
     return frozen and not variant and type(layer.lora_dropout[active[0]]) is nn.Identity
 
 
+def plain_products(backbone: PreTrainedModel) -> list[LoraProduct]:
+    """The layers of which `is_plain` holds, if one of each kind is computed as peft computes it; else none."""
+    products = [LoraProduct(layer) for layer in backbone.base_model.modules() if is_plain(layer)]
+    return products if _agrees(products) else []
+
+
 class LoraProducts:
     """A backbone with a LoRA, for passes with gradient.
 

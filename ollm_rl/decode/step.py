@@ -5,8 +5,8 @@ The tensors that a step reads and writes keep their addresses, because CUDA grap
 Letters: S slots, B slots in use by a call, H hidden, L length of the cache that a step reads.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,10 +14,13 @@ import torch
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from ollm_rl.backbones.fused_norms import fused_norms
+from ollm_rl.backbones.replaced import replaced
 from ollm_rl.decode.compiled_layers import compiled_layers
 from ollm_rl.decode.graphs import Graphs
 from ollm_rl.decode.joint_products import joined, joint_products
 from ollm_rl.decode.live_chunks import CHUNK, LiveChunks
+from ollm_rl.decode.lora_layers import LoraLayers
 from ollm_rl.decode.prompt_attention import is_causal, use_causal_attention
 from ollm_rl.decode.row_attention import reads_live_part, use_row_attention
 from ollm_rl.decode.row_cache import (
@@ -86,6 +89,9 @@ class ModelStep:
         self._bucket = self._width if self._reads_live_part else CHUNK
         # On a CPU one large matrix product is not faster.
         self._products = joint_products(backbone) if device.type == "cuda" else []
+        self._lora = LoraLayers(backbone)
+        # What is compiled is fused there.
+        self._norms = [] if compiled else fused_norms(backbone.base_model)
         self._graphs = Graphs(device)
         self._shared_prompts = SharedPrompts(num_slots, device)
         self._rows = torch.arange(num_slots, device=device)
@@ -114,9 +120,10 @@ class ModelStep:
         """A pass over prompts; arguments and result are those of the model without its head."""
         if self._compiled:
             _compile_for_any((0, 1), input_ids)
+        self._lora.refresh()
         begins = self._is_causal and not past_key_values.get_seq_length()
         attention = use_causal_attention(self._config) if begins else nullcontext()
-        with attention, joined(self._products), self._compiled_layers(step=False):
+        with attention, self._fast_layers(step=False):
             output: BaseModelOutputWithPast = self._model(
                 input_ids=input_ids, past_key_values=past_key_values, **inputs
             )
@@ -130,6 +137,7 @@ class ModelStep:
             longest: Number of tokens in the longest of them.
         """
         length = self._read_length(longest)
+        self._lora.refresh()
         self._graphs.run((count, length), partial(self._advance, count, length))
 
     def turns(
@@ -137,6 +145,7 @@ class ModelStep:
     ) -> None:
         """Several turns without a return to the host; arguments as for ``DecodeEngine.run``, ``active`` is (B,)."""
         count = len(active)
+        self._lora.refresh()
         mutated = (self.positions, self.hidden, active, *mutated)
         for turn in range(turns):
             # Slots that end during the turns do not advance, so no position exceeds the longest slot's.
@@ -173,7 +182,7 @@ class ModelStep:
         if self._compiled:
             all_masks = masks.values() if isinstance(masks, dict) else [masks]
             _compile_for_any(0, input_ids, position_ids, layout.rows, layout.positions, sources, shared, *all_masks)
-        with use_row_attention(self._config, layout), joined(self._products), self._compiled_layers(step=True):
+        with use_row_attention(self._config, layout), self._fast_layers(step=True):
             output = self._model(
                 input_ids=input_ids,
                 attention_mask=masks,
@@ -183,8 +192,12 @@ class ModelStep:
             )
         self.hidden[:count] = output.last_hidden_state[:, 0]
 
-    def _compiled_layers(self, *, step: bool) -> AbstractContextManager[None]:
-        return self._layers.used(step=step) if self._layers else nullcontext()
+    @contextmanager
+    def _fast_layers(self, *, step: bool) -> Iterator[None]:
+        """Within this context the model's parts are computed by what takes less time than their own code."""
+        compiled = self._layers.used(step=step) if self._layers else nullcontext()
+        with joined(self._products), replaced([*self._lora.forwards, *self._norms]), compiled:
+            yield
 
     def _read_length(self, longest: int) -> int:
         """L of a step before which the longest slot holds ``longest`` tokens."""
