@@ -24,6 +24,7 @@ class FusedNorm:
         weight = self.layer.weight
         return nn.functional.rms_norm(inputs, weight.shape, weight, self.layer.variance_epsilon)
 
+    @torch.inference_mode(False)
     @torch.enable_grad()
     def agrees(self) -> bool:
         """Whether outputs and gradients are the layer's own at random numbers, which are so small that eps matters."""
@@ -57,7 +58,16 @@ def fused_norms(model: nn.Module) -> list[tuple[nn.Module, Forward]]:
             continue
         norm, kind = FusedNorm(layer), (type(layer), weight.shape, weight.dtype, weight.device, layer.variance_epsilon)
         if kind not in agree:
-            agree[kind] = norm.agrees()
+            agree[kind] = _agrees(norm)
         if agree[kind]:
             pairs.append((layer, norm.forward))
     return pairs
+
+
+def _agrees(norm: FusedNorm) -> bool:
+    try:
+        return norm.agrees()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # whatever a layer raises that expects other inputs
+        return False

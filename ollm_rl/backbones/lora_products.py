@@ -113,6 +113,7 @@ class LoraProduct:
 
         return forward
 
+    @torch.inference_mode(False)
     @torch.enable_grad()
     def problem(self) -> str | None:
         """How outputs and gradients differ from the layer's own at random numbers; None if they agree."""
@@ -213,6 +214,6 @@ def _agrees(products: Sequence[LoraProduct]) -> bool:
         problem = f"{type(error).__name__}: {one_line(error)}"
     if problem is None:
         return True
-    message = f"a layer and its LoRA cannot be one operation here ({problem}); updates are slower"
+    message = f"a layer and its LoRA cannot be one operation here ({problem}); peft computes them, more slowly"
     warnings.warn(message, RunWarning, stacklevel=3)
     return False

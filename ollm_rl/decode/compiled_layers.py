@@ -54,7 +54,7 @@ class CompiledLayers:
     def _forward(self, index: int, step: bool) -> Callable[..., Any]:
         def prepared(argument: Any) -> Any:
             if isinstance(argument, Cache):
-                return _only(argument, index)
+                return _cache_of_layer(argument, index)
             for tensor in argument if isinstance(argument, tuple) else (argument,):
                 if isinstance(tensor, torch.Tensor):
                     torch._dynamo.maybe_mark_dynamic(tensor, (0,) if step else _sizes_of_texts(tensor))
@@ -79,9 +79,8 @@ def compiled_layers(backbone: PreTrainedModel) -> CompiledLayers | None:
             continue
         if len({_kind(layer) for layer in module}) > MOST_KINDS:
             continue
-        forward = type(module[0]).forward
-        if _agrees(backbone, CompiledLayers(list(module), forward)):
-            return CompiledLayers(list(module), torch.compile(forward))
+        if _agrees(backbone, list(module)):
+            return CompiledLayers(list(module), torch.compile(type(module[0]).forward))
     return None
 
 
@@ -102,13 +101,22 @@ def _kind(layer: nn.Module) -> tuple[tuple[str, str, object], ...]:
 
 
 @torch.no_grad()
-def _agrees(backbone: PreTrainedModel, layers: CompiledLayers) -> bool:
-    """Whether a model computes the same with the layers' numbers and caches changed, bit by bit."""
+def _agrees(backbone: PreTrainedModel, layers: Sequence[nn.Module]) -> bool:
+    """Whether a model uses all layers, and computes the same with their numbers and caches changed, bit by bit.
+
+    Those of a vision tower, for one, are not used for text.
+    """
+    used: set[nn.Module] = set()
+
+    def forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        used.add(layer)
+        return type(layer).forward(layer, *args, **kwargs)
+
     tokens = torch.arange(1, 9, device=backbone.device)[None] % backbone.get_input_embeddings().weight.shape[0]
     caches = DynamicCache(), DynamicCache()
     expected = backbone.base_model(input_ids=tokens, past_key_values=caches[0], use_cache=True).last_hidden_state
     try:
-        with layers.used(step=False):
+        with CompiledLayers(layers, forward).used(step=False):
             found = backbone.base_model(input_ids=tokens, past_key_values=caches[1], use_cache=True).last_hidden_state
     except torch.OutOfMemoryError:
         raise
@@ -116,10 +124,10 @@ def _agrees(backbone: PreTrainedModel, layers: CompiledLayers) -> bool:
         return False
     states = [[part for layer in cache.layers for part in (layer.keys, layer.values)] for cache in caches]
     equal = len(states[0]) == len(states[1]) and all(map(torch.equal, *states))
-    return equal and torch.equal(found, expected)
+    return used == set(layers) and equal and torch.equal(found, expected)
 
 
-def _only(cache: Cache, index: int) -> Cache:
+def _cache_of_layer(cache: Cache, index: int) -> Cache:
     """A cache of one layer, which is that of ``cache``."""
     if isinstance(cache, DynamicCache):  # gets its layers when they are first used
         cache.layers += [DynamicLayer() for _ in range(len(cache.layers), index + 1)]

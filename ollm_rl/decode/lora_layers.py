@@ -50,10 +50,14 @@ class LoraLayers:
 
 def _forward(product: LoraProduct, weights: Sequence[torch.Tensor]) -> Forward:
     first, second = weights
-    layer, base, scale = product.layer, product.base, product.scale
+    layer, base, scale, active = product.layer, product.base, product.scale, [product.name]
 
     def forward(inputs: torch.Tensor) -> torch.Tensor:
-        outputs: torch.Tensor = base(inputs)
+        outputs: torch.Tensor
+        if layer.merged or layer.active_adapters != active:  # since the engine was made
+            outputs = type(layer).forward(layer, inputs)
+            return outputs
+        outputs = base(inputs)
         if layer.disable_adapters:
             return outputs
         low = F.linear(inputs, first)

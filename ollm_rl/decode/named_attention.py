@@ -8,7 +8,7 @@ import torch
 from transformers import AttentionInterface, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 PROBE = "ollm_rl_probe"
-_given: set[int] = set()  # addresses of the keys and values that ``_probe`` was called with
+_probed: set[int] = set()  # addresses of the keys and values that ``_probe`` was called with
 
 
 @contextmanager
@@ -35,17 +35,17 @@ def hands_over_cache(backbone: PreTrainedModel) -> bool:
     cache, token = DynamicCache(), torch.zeros(1, 1, dtype=torch.long, device=backbone.device)
     mask = torch.zeros(1, 1, 1, 1, dtype=backbone.dtype, device=backbone.device)
     inputs = {"input_ids": token, "position_ids": token, "attention_mask": mask}
-    _given.clear()
+    _probed.clear()
     with attention_named(PROBE, config):
         backbone.base_model(**inputs, past_key_values=cache, use_cache=True)
-    return _given == {states.data_ptr() for layer in cache.layers for states in (layer.keys, layer.values)}
+    return _probed == {states.data_ptr() for layer in cache.layers for states in (layer.keys, layer.values)}
 
 
 def _probe(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
 ) -> Any:
     """SDPA attention that notes its keys and values."""
-    _given.update((key.data_ptr(), value.data_ptr()))
+    _probed.update((key.data_ptr(), value.data_ptr()))
     return AttentionInterface()["sdpa"](module, query, key, value, *args, **kwargs)
 
 

@@ -52,3 +52,18 @@ def test_a_norm_with_a_gate_keeps_its_forward() -> None:
             return super().forward(inputs) if gate is None else super().forward(inputs) * gate
 
     assert fused_norms(nn.Sequential(Gated(1e-5))) == []
+
+
+def test_a_norm_that_expects_other_inputs_keeps_its_forward() -> None:
+    class OfHeads(Norm):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            batch, heads, tokens, width = inputs.shape
+            return super().forward(inputs.view(batch * heads, tokens, width)).view(batch, heads, tokens, width)
+
+    assert fused_norms(nn.Sequential(OfHeads(1e-5))) == []
+
+
+def test_norms_are_found_where_autograd_is_off() -> None:
+    model = tiny_model("llama").requires_grad_(False)
+    with torch.inference_mode():
+        assert len(fused_norms(model)) == 5

@@ -11,7 +11,7 @@ from torch import nn
 
 from ollm_rl.backbones import lora_products
 from ollm_rl.backbones.lora import add_lora, without_lora
-from ollm_rl.backbones.lora_products import LoraProducts, is_plain
+from ollm_rl.backbones.lora_products import LoraProducts, is_plain, plain_products
 from ollm_rl.backbones.output_head import last_hidden_states
 from ollm_rl.errors import RunWarning
 from tests.backbones.test_lora import gpt_oss, lora_weights, shake
@@ -151,3 +151,9 @@ def test_a_layer_in_another_precision_than_the_model_is_left_to_peft() -> None:
     hidden = LoraProducts(backbone).hidden_states(IDS)
     assert operations(hidden)["_ProductBackward"] == 13
     torch.testing.assert_close(hidden, last_hidden_states(backbone, IDS))
+
+
+def test_layers_are_compared_where_autograd_is_off() -> None:
+    backbone = adapted("qwen2")
+    with torch.inference_mode():
+        assert len(plain_products(backbone)) == LINEAR_LAYERS["qwen2"]

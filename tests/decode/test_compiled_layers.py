@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    CLIPVisionConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from ollm_rl.decode.compiled_layers import compiled_layers
@@ -77,3 +85,13 @@ def test_layers_of_many_kinds_are_compiled_with_the_whole_model() -> None:
     for scaled in (False, True):  # by the number of the layer, so all differ
         config = GPT2Config(**sizes, scale_attn_by_inverse_layer_idx=scaled)
         assert (compiled_layers(GPT2LMHeadModel(config).eval()) is None) == scaled
+
+
+def test_of_a_model_that_reads_images_the_layers_for_text_are_compiled() -> None:
+    sizes: dict[str, Any] = {"hidden_size": HIDDEN, "intermediate_size": 48, "num_attention_heads": 4}
+    images = CLIPVisionConfig(**sizes, num_hidden_layers=2, image_size=4, patch_size=2)
+    text = LlamaConfig(**sizes, num_hidden_layers=3, vocab_size=VOCAB)
+    backbone = LlavaForConditionalGeneration(LlavaConfig(vision_config=images, text_config=text)).eval()
+    layers = compiled_layers(backbone)
+    assert layers is not None
+    assert [type(layer) for layer in layers._layers] == [LlamaDecoderLayer] * 3

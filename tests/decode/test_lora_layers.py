@@ -60,3 +60,16 @@ def test_all_plain_layers_are_computed_as_peft_does() -> None:
     inputs = torch.randn(3, 1, HIDDEN).bfloat16()
     torch.testing.assert_close(forward(inputs), layer(inputs), rtol=0.05, atol=0.05)
     assert not LoraLayers(tiny_model("gpt2")).forwards
+
+
+def test_a_lora_that_is_merged_or_put_aside_later_is_left_to_peft() -> None:
+    layer, forward = LoraLayers(policy_with_lora("llama", torch.float32).backbone).forwards[0]
+    assert isinstance(layer, Linear)
+    inputs = torch.randn(3, 1, HIDDEN)
+    plain, adapted = layer.base_layer(inputs), layer(inputs)
+    assert not torch.allclose(plain, adapted, atol=0.01)
+    layer.merge()
+    torch.testing.assert_close(forward(inputs), adapted, rtol=1e-4, atol=1e-4)
+    layer.unmerge()
+    layer.set_adapter([])
+    torch.testing.assert_close(forward(inputs), plain, rtol=1e-4, atol=1e-4)
