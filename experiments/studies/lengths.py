@@ -1,4 +1,4 @@
-"""Right solutions of several lengths from human ones: the human text, its equations alone, and its last line alone.
+"""Right solutions of several lengths from human ones: the human text, only its equations, and only its last line.
 
 python -m ollm_rl.experiments.studies.lengths GSM8K_TRAIN OUT
 

@@ -80,7 +80,7 @@ class Trackers:
 
     Args:
         report_to: Names; those that are no services are ignored.
-        out: Folder of the run. A run that is resumed there goes on in each service.
+        out: Folder of the run. A run that is resumed there continues in each service.
         settings: Settings of the run, as the services show them.
     """
 

@@ -106,4 +106,4 @@ def test_compiled_layers_are_computed_as_one_product_too() -> None:
     for _ in range(2):
         with joined(products), torch.no_grad():
             torch.testing.assert_close(compiled(input_ids=IDS).last_hidden_state, expected)
-    assert seen == [2 * 4], "of seven products a layer four are left, and it was compiled once"
+    assert seen == [2 * 4], "of seven products per layer four are left, and it was compiled once"

@@ -200,7 +200,7 @@ def test_a_token_out_of_range_moves_no_slot(token: int) -> None:
 
 
 def test_more_slots_than_fit_are_refused_before_anything_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Two layers of 2 key and 2 value heads of 8 float32 numbers: 256 bytes a token, 16 KiB a slot of 64.
+    # Two layers of 2 key and 2 value heads of 8 float32 numbers: 256 bytes per token, 16 KiB a slot of 64.
     class Memory(NamedTuple):
         available: int = 20 * 16 * 1024
 

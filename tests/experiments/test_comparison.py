@@ -21,7 +21,7 @@ from ollm_rl.report.tables import Estimate, Table
 
 
 def run(folder: Path, rewards: list[float], **columns: list[float]) -> Curve:
-    """A run of 10 episodes an iteration, 5 tokens an episode and 2 seconds an iteration."""
+    """A run of 10 episodes per iteration, 5 tokens per episode and 2 seconds per iteration."""
     folder.mkdir(parents=True)
     rows: list[dict[str, float]] = [
         {

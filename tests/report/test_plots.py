@@ -52,7 +52,7 @@ def told(plot: str) -> list[str]:
 
 
 def drawn(y: str, *values: float | None, share: bool = False) -> str:
-    """A plot of one method, with 10 episodes an iteration."""
+    """A plot of one method, with 10 episodes per iteration."""
     rows = [{"episodes": 10.0 * (place + 1), y: value} for place, value in enumerate(values)]
     return str(curve_plot({"a": [rows]}, {"a": Style(SERIES[0], "none")}, x="episodes", y=y, share=share))
 

@@ -105,7 +105,7 @@ def test_a_run_counts_episodes_as_ours_do_and_keeps_what_was_written(
     found, written = rows(out), read_completions(out)
     assert reported == found
     assert [row["episodes"] for row in found] == [6, 12, 18]
-    # Four slots write two tokens an episode: after 16 tokens 8 episodes have ended, after 24 twelve, after 40 twenty.
+    # Four slots write two tokens per episode: after 16 tokens 8 episodes have ended, after 24 twelve, after 40 twenty.
     assert [row["timesteps"] for row in found] == [16, 24, 40]
     assert [line["iteration"] for line in written] == [number for number in range(3) for _ in range(6)]
     for number, row in enumerate(found):

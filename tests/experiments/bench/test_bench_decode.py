@@ -28,7 +28,7 @@ def test_the_bound_counts_weights_once_a_step_and_every_slots_context() -> None:
     model = OptionModel(backbone, OptionConfig(num_options=2, width=8))
     work = Workload(model, OptionPolicy(model), None, [[5] * 6, [5] * 10], [4, 4], slots=2, seed=0)
     weights = 4 * sum(parameter.numel() for parameter in backbone.parameters())
-    # 2 layers of 2 key and 2 value heads of 8 float32 numbers a token; 8 and 12 tokens of context on average.
+    # 2 layers of 2 key and 2 value heads of 8 float32 numbers per token; 8 and 12 tokens of context on average.
     traffic = weights + 2 * 10 * 2 * 4 * 8 * 4
     assert bench_decode.bound(work, 1e6) == pytest.approx(2 * 1e6 / traffic)
 
