@@ -1,5 +1,6 @@
 """Limits: what is shown of a setting is what its results say."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,20 @@ def test_starts_and_ceilings_are_in_per_cent_and_what_is_missing_is_left_open(tm
     ]
     (row,) = limits.imitation_table(CEILINGS).rows
     assert list(map(str, row)) == ["anchored", "6.9", "7.0 [5.0, 9.0]", "17.0 [14.0, 20.0]"]
+
+
+def test_the_start_is_read_from_the_summaries_of_evaluations(tmp_path: Path) -> None:
+    def summary(name: str, **numbers: float) -> None:
+        (tmp_path / name).mkdir()
+        row = {"model": "runs/options", "accuracy": 0.25, "low": 0.2, "high": 0.3, **numbers}
+        (tmp_path / name / "results.json").write_text(json.dumps([row]))
+
+    summary("greedy")
+    summary("pass", accuracy=0.1, pass_at_2=0.5, pass_at_1=0.1)
+    assert limits.start_results(tmp_path) == {"options": {"greedy": [0.25, 0.2, 0.3], "pass": {1: 0.1, 2: 0.5}}}
+    (tmp_path / "greedy/results.json").write_text('[{"model": "runs/options"}]')
+    with pytest.raises(UsageError, match="greedy/results.json .*accuracy"):
+        limits.start_results(tmp_path)
 
 
 def test_a_setting_that_was_saved_gives_the_same_tables_and_figure(
