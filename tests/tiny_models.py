@@ -111,6 +111,6 @@ def greedy_generate(model: PreTrainedModel, prompt: list[int], count: int) -> li
 def full_hidden_states(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
     """Hidden states (T, H) of one sequence in one pass without a cache."""
     with torch.no_grad():
-        output = model(input_ids=torch.tensor([ids]), use_cache=False, output_hidden_states=True)
+        output = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, output_hidden_states=True)
     hidden: torch.Tensor = output.hidden_states[-1][0]
     return hidden

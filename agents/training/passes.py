@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-PASS_TOKENS, CUDA_PASS_TOKENS = 8_192, 12_288  # 0.7 MB per token of SmolLM2-135M in bfloat16: 8.3 GB
+PASS_TOKENS, CUDA_PASS_TOKENS = 8_192, 16_384  # 0.65 MB per token of SmolLM2-135M in bfloat16: 10.6 GB
 CPU_STARTING_TOKENS = 128
 # What a GPU could compute while the host starts the kernels of one forward pass: 0.05 s for 30 layers, at the 2e14
 # operations per second that an H100 reaches in bfloat16. An estimate; a pass of SmolLM2-135M with gradient was seen to

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.fused_norms import fused_norms
+from ollm_rl.backbones.plans import without_plans
 from ollm_rl.backbones.replaced import Forward, replaced
 from ollm_rl.errors import RunWarning, one_line
 
@@ -193,7 +194,7 @@ class LoraProducts:
         pairs = zip(self._products, weights[:count:2], weights[1:count:2], strict=True)
         arguments = {"input_ids": input_ids, "use_cache": False}
         products = ((product.layer, product.with_weights(*pair)) for product, *pair in pairs)
-        with replaced([*products, *self._norms]):
+        with replaced([*products, *self._norms]), without_plans():
             if self._others:
                 others = dict(zip(self._others, weights[count:], strict=True))
                 output = functional_call(decoder, others, kwargs=arguments)

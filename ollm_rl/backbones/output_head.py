@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ollm_rl.backbones.plans import without_plans
 from ollm_rl.backbones.vocabulary import suppressed_tokens
 from ollm_rl.devices import HAS_TRITON
 from ollm_rl.errors import RunWarning, UsageError, one_line
@@ -161,6 +162,7 @@ def last_hidden_states(
     backbone: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
     """h_t, the tensor that the output head reads: token ids (B, T) -> (B, T, H)."""
-    output = backbone.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    with without_plans():
+        output = backbone.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     hidden: torch.Tensor = output.last_hidden_state
     return hidden

@@ -15,6 +15,7 @@ from transformers import Cache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ollm_rl.backbones.fused_norms import fused_norms
+from ollm_rl.backbones.plans import without_plans
 from ollm_rl.backbones.replaced import replaced
 from ollm_rl.decode.compiled_layers import compiled_layers
 from ollm_rl.decode.graphs import Graphs
@@ -123,7 +124,7 @@ class ModelStep:
         self._lora.refresh()
         begins = self._is_causal and not past_key_values.get_seq_length()
         attention = use_causal_attention(self._config) if begins else nullcontext()
-        with attention, self._fast_layers(step=False):
+        with attention, without_plans(), self._fast_layers(step=False):
             output: BaseModelOutputWithPast = self._model(
                 input_ids=input_ids, past_key_values=past_key_values, **inputs
             )

@@ -27,9 +27,15 @@ def policy_with_lora(family: str, dtype: torch.dtype, device: str = "cpu") -> To
     return policy
 
 
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Relative to the expected numbers."""
+    return float((found.double() - expected).norm() / expected.norm())
+
+
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
 def test_steps_follow_the_weights_of_a_lora(dtype: torch.dtype, tolerance: float, device: str) -> None:
+    """No further from the same weights in float64 than peft's own pass, and a little for rounding in another order."""
     policy = policy_with_lora("llama", dtype, device)
     engine = DecodeEngine(policy.backbone, 2, 16)
     prompts = random_ids(5, 7)
@@ -38,8 +44,10 @@ def test_steps_follow_the_weights_of_a_lora(dtype: torch.dtype, tolerance: float
         engine.prefill([0, 1], prompts)
         found = engine.step(torch.tensor([3, 4], device=device))
         for row, token in zip(range(2), (3, 4), strict=True):
-            expected = full_hidden_states(copy.deepcopy(policy.backbone).cpu(), [*prompts[row], token])[-1]
-            assert (found[row].cpu() - expected).norm() <= tolerance * expected.norm()
+            tokens, exact = [*prompts[row], token], copy.deepcopy(policy.backbone).cpu().double()
+            expected = full_hidden_states(exact, tokens)[-1]
+            by_peft = full_hidden_states(policy.backbone, tokens)[-1].cpu()
+            assert distance(found[row].cpu(), expected) <= 1.5 * distance(by_peft, expected) + tolerance
         with torch.no_grad():  # in place, as an optimiser
             for weight in policy.backbone.parameters():
                 if weight.requires_grad:

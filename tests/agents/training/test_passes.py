@@ -55,4 +55,4 @@ def test_starting_a_pass_counts_more_tokens_of_a_small_model_than_of_a_large_one
     assert [starting_tokens(size, "cuda") for size in (134_515_008, 1_543_714_304)] == [37_170, 3_238]
     assert starting_tokens(134_515_008, "cpu") == 128
     models = [(134_515_008, "cuda"), (1_543_714_304, "cuda"), (134_515_008, "cpu")]
-    assert [default_pass_tokens(*model) for model in models] == [12_288, 8_192, 8_192]
+    assert [default_pass_tokens(*model) for model in models] == [16_384, 8_192, 8_192]
