@@ -36,7 +36,7 @@ def run_compare(config: CompareConfig) -> Path:
 
     Raises:
         UsageError: If a setting, model or data set does not fit, the machine lacks cores or GPUs, the folder holds
-            another or a running comparison, or all trials of a method failed.
+            another or a running comparison, or all trials of a method, or all runs, failed.
     """
     check_resources(config)
     check_inputs(config.out, _first_trials(config))
@@ -82,6 +82,9 @@ def _run_chosen(config: CompareConfig, tuned: Mapping[str, Tuned]) -> dict[str, 
         for seed in config.seeds
     }
     errors = run_trials(config.out / "tune", configs, config, finish=evaluation(config))
+    if len(errors) == len(configs):
+        name, message = next(iter(errors.items()))
+        raise UsageError(f"all {len(configs)} runs failed; {name}: {message}")
     for name, message in errors.items():
         print(f"failed: {name}: {message}")
     return {
@@ -133,7 +136,7 @@ def _write_results(config: CompareConfig, tuned: Mapping[str, Tuned], runs: Mapp
     write_atomic(config.out / "comparison.md", text + "\n")
     print(text)
     report = config.out / "report.html"
-    folders = {method: [str(run.out) for run in of_method] for method, of_method in runs.items()}
+    folders = {method: [str(run.out) for run in of_method] for method, of_method in runs.items() if of_method}
     greedy = [result for of_method in results.values() for result in of_method["greedy"]]
     report_methods(report, folders, greedy, tables=tables)
     return report

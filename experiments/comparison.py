@@ -86,7 +86,7 @@ def _threshold_table(config: CompareConfig, curves: Curves, threshold: float) ->
             row.append(_estimate(probability_of_improvement, -times["episodes"], theirs))
         for name in RATES:
             rates = [100 * rate for curve in runs if not math.isnan(rate := curve.rate_at(threshold, name))]
-            row.append(_estimate(_mean, rates, digits=1) if rates else NOTHING)
+            row.append(_estimate(_mean, rates, digits=1))
         rows.append(row)
     note = (
         f"Medians over the runs until the mean reward of the last {config.window:,} episodes is {threshold:g}; ratios "
@@ -105,7 +105,7 @@ def _evaluations_table(curves: Curves) -> Table:
     rows: list[list[Cell]] = []
     for method, runs in by_run.items():
         found = [[100 * run[point] for run in runs if point in run] for point in points]
-        rows.append([method, *(_estimate(_mean, values, digits=1) if values else NOTHING for values in found)])
+        rows.append([method, *(_estimate(_mean, values, digits=1) for values in found)])
     columns = ["method", *(f"{point:,}" for point in points)]
     return Table("Greedy accuracy while training, %", "Means over the runs after this many episodes.", columns, rows)
 
@@ -134,7 +134,9 @@ def _median_ratio(ours: np.ndarray, theirs: np.ndarray) -> float:
     return _median(ours) / _median(theirs)
 
 
-def _estimate(statistic: Callable[..., float], *samples: Any, digits: int = 3) -> Estimate:
-    """A statistic of one or two methods with its interval."""
+def _estimate(statistic: Callable[..., float], *samples: Any, digits: int = 3) -> Cell:
+    """A statistic of one or two methods with its interval; a dash if one has no numbers, as when its runs failed."""
     arrays = [np.asarray(sample, dtype=np.float64) for sample in samples]
+    if not all(map(len, arrays)):
+        return NOTHING
     return Estimate(statistic(*arrays), *stratified_interval(statistic, *arrays), digits)

@@ -75,11 +75,11 @@ def tables_of(path: Path) -> list[Table]:
         raise UsageError(
             f"{path} holds no comparison ({error}); give the comparison.parquet of ollm-rl compare"
         ) from error
-    runs: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    runs: dict[str, dict[int, list[dict[str, Any]]]] = {method: {} for method in data["tuned"]}
     for row in table.to_pylist():
         method, seed = row.pop("method"), row.pop("seed")
         values = {name: value for name, value in row.items() if value is not None}
-        runs.setdefault(method, {}).setdefault(seed, []).append(values)
+        runs[method].setdefault(seed, []).append(values)
     curves = {method: [Curve(rows, config.window) for rows in by_seed.values()] for method, by_seed in runs.items()}
     tuned = {method: Tuned(**found) for method, found in data["tuned"].items()}
     return comparison_tables(config, tuned, curves, data["results"])

@@ -5,23 +5,31 @@
 #   experiments/studies/smollm2_drift.sh DATA OUT
 #
 # DATA holds mgsm_exemplars.jsonl and mgsm_dev.jsonl too; OUT is that of smollm2_human_styles.sh. Trained on are the 40
-# exemplars in English, German, Spanish, French and Swahili and 160 English word problems, 16 times each. Three processes
-# share the GPU. Flags in DRIFT come last.
+# exemplars in English, German, Spanish, French and Swahili and 160 English word problems, 32 times each. Three processes
+# share each GPU in GPUS, such as GPUS="0 1" (else the visible one). Flags in OPTIONS and DRIFT come last.
 set -euo pipefail
 data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}
 presets=$(dirname "$0")/../presets
 # shellcheck disable=SC2206  # words of flags
-drift=(${DRIFT:-})
+drift=(${DRIFT:-}) options=(${OPTIONS:-})
 [ -f "$out/backbone/model.safetensors" ] || python3 -m ollm_rl.experiments.studies.merge "$out/lora" "$out/backbone"
 mkdir -p "$out/drift/data" "$out/drift/logs"
 five='"lang": "(en|de|es|fr|sw)"'
 { grep -E "$five" "$data/mgsm_exemplars.jsonl"; head -n 160 "$out/data/rl.jsonl"; } >"$out/drift/data/train.jsonl"
 grep -E "$five" "$data/mgsm_dev.jsonl" >"$out/drift/data/test.jsonl"
+# The same options, trained on the English solutions only.
+[ -f "$out/data/sft.jsonl" ] || python3 -m ollm_rl.experiments.studies.human_styles "$data" "$out/data"
+grep -v '"style": "spanish"' "$out/data/sft.jsonl" >"$out/drift/data/english.jsonl"
+python3 -m ollm_rl.cli sft --config "$presets/smollm2_options.yaml" --save_steps 50 --backbone "$out/backbone" \
+    --data "jsonl:$out/drift/data/english.jsonl" --out "$out/english" "${options[@]}"
+sed "s#runs/english#$out/english#" "$presets/smollm2_drift.yaml" >"$out/drift/drift.yaml"
 work() {
-    python3 -m ollm_rl.experiments.studies.drift --config "$presets/smollm2_drift.yaml" --train.model "$out/options" \
+    python3 -m ollm_rl.experiments.studies.drift --config "$out/drift/drift.yaml" --train.model "$out/options" \
         --train.data "jsonl:$out/drift/data/train.jsonl" --eval_data "jsonl:$out/drift/data/test.jsonl" \
         --out "$out/drift/results" "${drift[@]}"
 }
-for worker in 1 2 3; do work >"$out/drift/logs/$worker.log" 2>&1 & done
+for gpu in ${GPUS:-${CUDA_VISIBLE_DEVICES:-0}}; do
+    for worker in 1 2 3; do CUDA_VISIBLE_DEVICES=$gpu work >"$out/drift/logs/$gpu-$worker.log" 2>&1 & done
+done
 for job in $(jobs -p); do wait "$job"; done
 work # all runs exist by now, so this prints the tables

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +96,36 @@ def test_it_tunes_runs_fresh_seeds_and_writes_tables_and_report(undisturbed: Pat
     assert again + "\n" == (undisturbed / "comparison.md").read_text(), "the raw file gives the same tables"
     page = (undisturbed / "report.html").read_text()
     assert "Until reward 0.5" in page and "P(fewer episodes)" in page
+
+
+@pytest.mark.parametrize("failed", ["anchored", "vocabulary"])
+def test_a_method_whose_runs_all_failed_is_shown_with_dashes(
+    failed: str, preset: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+
+    def some_failed(_: Path, configs: dict[str, Any], *__: Any, **___: Any) -> dict[str, str]:
+        return {name: "there is nothing to choose" for name in configs if name.startswith(failed)}
+
+    monkeypatch.setattr("ollm_rl.experiments.compare.run_trials", some_failed)
+    assert compare(preset, out) == 0
+    text = (out / "comparison.md").read_text()
+    assert f"| {failed} | 0 | – | – | – |" in text and f"| {failed} | 0 of 0 | –" in text
+    assert "\n\n".join(table.markdown() for table in tables_of(out / "comparison.parquet")) + "\n" == text
+    assert "Until reward 0.5" in (out / "report.html").read_text()
+
+
+def test_a_comparison_whose_runs_all_failed_says_why(
+    preset: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (undisturbed / "comparison.md").read_text()
+    monkeypatch.setattr(
+        "ollm_rl.experiments.compare.run_trials", lambda _, configs, *__, **___: dict.fromkeys(configs, "no")
+    )
+    assert compare(preset, undisturbed) == 2
+    assert capsys.readouterr().err == "ollm-rl: all 4 runs failed; anchored-seed0: no\n"
+    assert (undisturbed / "comparison.md").read_text() == before
 
 
 def test_a_killed_comparison_resumes_to_the_same_runs(preset: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def recorded_by(script: str, folder: Path) -> list[list[str]]:
     for name in ("data", "out/data"):
         (folder / name).mkdir(parents=True)
     files = ("gsm8k_train", "gsm8k_dev", "word_problems_train", "word_problems_dev", "mgsm_exemplars", "mgsm_dev")
-    for name in (*(f"data/{name}" for name in files), "out/data/rl"):
+    for name in (*(f"data/{name}" for name in files), "out/data/rl", "out/data/sft"):
         (folder / f"{name}.jsonl").write_text('{"lang": "en"}\n' * 301)
     (folder / "bin").mkdir()
     (folder / "bin/python3").write_text(RECORD)
