@@ -11,7 +11,8 @@ from torch import nn
 
 from ollm_rl.backbones import lora_products
 from ollm_rl.backbones.lora import add_lora, without_lora
-from ollm_rl.backbones.lora_products import LoraProducts, is_plain, plain_products
+from ollm_rl.backbones.lora_products import LoraProducts, is_plain, plain_layers
+from ollm_rl.backbones.lora_weights import JointWeights
 from ollm_rl.backbones.output_head import last_hidden_states
 from ollm_rl.errors import RunWarning
 from tests.backbones.test_lora import gpt_oss, lora_weights, shake
@@ -19,6 +20,7 @@ from tests.decode.test_engine import random_ids
 from tests.tiny_models import tiny_model
 
 LINEAR_LAYERS = {"qwen2": 14, "gpt2": 0, "gpt_oss": 8}  # two blocks; GPT-2 has Conv1D, GPT-OSS experts and routers
+PRODUCTS = {"qwen2": 8, "gpt2": 0, "gpt_oss": 4}  # queries, keys and values are one, and so are an MLP's halves
 IDS = torch.tensor(random_ids(12, 12))
 
 
@@ -56,7 +58,7 @@ def operations(hidden: torch.Tensor) -> Counter[str]:
 def test_hidden_states_and_gradients_are_those_of_peft(family: str) -> None:
     backbone = adapted(family)
     expected, hidden = last_hidden_states(backbone, IDS), LoraProducts(backbone).hidden_states(IDS)
-    assert operations(hidden)["_ProductBackward"] == LINEAR_LAYERS[family]
+    assert operations(hidden)["_ProductBackward"] == PRODUCTS[family]
     torch.testing.assert_close(hidden, expected)
     found, of_peft = gradients(backbone, hidden), gradients(backbone, expected)
     for name, gradient in of_peft.items():
@@ -79,16 +81,31 @@ def test_in_bfloat16_gradients_are_in_float32_and_no_less_exact_than_by_peft() -
     assert (whole(found) - expected).norm() < 1.1 * (by_peft - expected).norm() < 0.2 * expected.norm()
 
 
-def test_one_operation_is_the_equation_of_the_paper() -> None:
+@pytest.mark.parametrize("rows", [(4,), (3, 1)])
+def test_one_operation_is_the_equation_of_the_paper(rows: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = {"inputs": (2, 3, 5), "weight": (4, 5), "bias": (4,), "first": (2, 5), "second": (4, 2)}
     tensors = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
     for name in ("inputs", "first", "second"):
         tensors[name].requires_grad_()
-    assert torch.autograd.gradcheck(lambda *some: lora_products._Product.apply(*some, 3.0), tuple(tensors.values()))
+    assert torch.autograd.gradcheck(
+        lambda *some: lora_products._Product.apply(*some, 3.0, rows), tuple(tensors.values())
+    )
     matrix = tensors["weight"] + 3 * tensors["second"] @ tensors["first"]
-    found = lora_products._Product.apply(*tensors.values(), 3.0)
-    torch.testing.assert_close(found, tensors["inputs"] @ matrix.T + tensors["bias"])
+    found = lora_products._Product.apply(*tensors.values(), 3.0, rows)
+    assert tuple(part.shape[-1] for part in found) == rows
+    torch.testing.assert_close(torch.cat(found, -1), tensors["inputs"] @ matrix.T + tensors["bias"])
+
+
+def test_weights_of_layers_with_one_input_are_stacked_and_block_diagonal() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 5)] * 4 + [(3, 2), (1, 2)] * 2  # two groups of two layers
+    weights = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    first, other_first, second, other_second = JointWeights.apply(torch.float64, (3, 1), *weights)
+    assert torch.equal(first, torch.cat(weights[:2])) and torch.equal(other_first, torch.cat(weights[2:4]))
+    assert torch.equal(second, torch.block_diag(*weights[4:6]))
+    assert torch.equal(other_second, torch.block_diag(*weights[6:]))
+    assert torch.autograd.gradcheck(lambda *some: JointWeights.apply(torch.float64, (3, 1), *some), tuple(weights))
 
 
 def test_a_lora_that_is_switched_off_changes_nothing_and_layers_are_left_as_they_were() -> None:
@@ -110,9 +127,9 @@ def test_a_copy_computes_with_its_own_weights() -> None:
 
 
 def test_where_it_computes_other_gradients_peft_is_used_and_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        of_inputs, *frozen, of_first, of_second, scale = correct(ctx, gradient)
-        return of_inputs, *frozen, 1.1 * of_first, of_second, scale
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        of_inputs, weight, bias, of_first, *others = correct(ctx, *gradients)
+        return of_inputs, weight, bias, 1.1 * of_first, *others
 
     correct = lora_products._Product.backward
     monkeypatch.setattr(lora_products._Product, "backward", staticmethod(backward))
@@ -149,11 +166,11 @@ def test_a_layer_in_another_precision_than_the_model_is_left_to_peft() -> None:
     layer.register_forward_pre_hook(lambda layer, inputs: (inputs[0].double(),))
     layer.register_forward_hook(lambda layer, inputs, outputs: outputs.float())
     hidden = LoraProducts(backbone).hidden_states(IDS)
-    assert operations(hidden)["_ProductBackward"] == 13
+    assert operations(hidden)["_ProductBackward"] == 7
     torch.testing.assert_close(hidden, last_hidden_states(backbone, IDS))
 
 
 def test_layers_are_compared_where_autograd_is_off() -> None:
     backbone = adapted("qwen2")
     with torch.inference_mode():
-        assert len(plain_products(backbone)) == LINEAR_LAYERS["qwen2"]
+        assert len(plain_layers(backbone)) == LINEAR_LAYERS["qwen2"]
