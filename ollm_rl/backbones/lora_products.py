@@ -47,10 +47,12 @@ class _Product(torch.autograd.Function):
         outputs = nn.functional.linear(flat, weight, bias).addmm_(low, second.T, alpha=scale)
         ctx.save_for_backward(flat, weight, first, second, low)
         ctx.scale = scale
+        outputs = outputs.view(*inputs.shape[:-1], -1)
+        if len(rows) == 1:
+            return (outputs,)
         # Copies: a view of V that attention keeps would keep Q and K, models change outputs in place, and what reads
         # them is faster where they are contiguous.
-        parts = [outputs] if len(rows) == 1 else [part.clone() for part in outputs.split(rows, -1)]
-        return tuple(part.view(*inputs.shape[:-1], -1) for part in parts)
+        return tuple(part.clone() for part in outputs.split(rows, -1))
 
     @staticmethod
     @once_differentiable
@@ -100,6 +102,7 @@ class LoraProduct:
     def __init__(self, layers: Sequence[PlainLayer]) -> None:
         self.layers = layers
         self.rows = tuple(len(layer.base.weight) for layer in layers)
+        self._frozen()  # before recorded graphs read the weights where they are
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -112,13 +115,8 @@ class LoraProduct:
         return any(layer.layer.disable_adapters for layer in self.layers)
 
     def with_weights(self, first: torch.Tensor, second: torch.Tensor) -> list[tuple[nn.Module, Forward]]:
-        """The layers, and what they compute with A (n r, in) and B (out, n r), up to rounding: (..., in) -> (..., out).
-
-        Their frozen weights become views of one tensor.
-        """
-        weight = concatenated([layer.base.weight for layer in self.layers])
-        biases = [layer.base.bias for layer in self.layers if layer.base.bias is not None]
-        bias = concatenated(biases) if biases else None
+        """The layers, and what each computes up to rounding, with A (n r, in) and B (out, n r): (..., in) -> (..., out)."""
+        weight, bias = self._frozen()
         scale, rows = self.layers[0].scale, self.rows
 
         def compute(inputs: torch.Tensor) -> Sequence[torch.Tensor]:
@@ -126,6 +124,12 @@ class LoraProduct:
             return outputs
 
         return one_for_all([layer.layer for layer in self.layers], compute)
+
+    def _frozen(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """W (out, in) and c (out,) of all layers, whose own become views; again, if somebody has replaced one."""
+        biases = [layer.base.bias for layer in self.layers if layer.base.bias is not None]
+        weights = [layer.base.weight for layer in self.layers]
+        return concatenated(weights), concatenated(biases) if biases else None
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -185,11 +189,13 @@ class LoraProducts:
 
     Args:
         backbone: Its LoRA's weights may be in another precision than its own.
+        joint: Whether layers that read one input are one operation. This starts fewer kernels, which counts on a GPU,
+            and multiplies with the zeros beside the blocks of B, which counts on a CPU.
     """
 
-    def __init__(self, backbone: PreTrainedModel) -> None:
+    def __init__(self, backbone: PreTrainedModel, *, joint: bool) -> None:
         self._backbone, self._precision = backbone, backbone.get_output_embeddings().weight.dtype
-        products = _products(backbone, self._precision)
+        products = _products(backbone, self._precision, joint=joint)
         self._kinds: list[list[LoraProduct]] = []
         if _agrees(products):
             kinds = [product.kind for product in products]
@@ -234,15 +240,15 @@ class LoraProducts:
         return dict(zip(self._others, weights, strict=True))
 
 
-def _products(backbone: PreTrainedModel, precision: torch.dtype) -> list[LoraProduct]:
-    """The layers of which `is_plain` holds, those that read one input together."""
+def _products(backbone: PreTrainedModel, precision: torch.dtype, *, joint: bool) -> list[LoraProduct]:
+    """The layers of which `is_plain` holds, those that read one input together if ``joint``."""
     # A layer that the model keeps in another precision has its inputs cast by peft.
     plain = {
         layer: PlainLayer(layer)
         for layer in backbone.base_model.modules()
         if is_plain(layer) and layer.base_layer.weight.dtype == precision
     }
-    groups = shared_inputs(backbone, {layer: each.common for layer, each in plain.items()}) if plain else []
+    groups = shared_inputs(backbone, {layer: each.common for layer, each in plain.items()}) if joint else []
     grouped = {layer for group in groups for layer in group}
     groups += [[layer] for layer in plain if layer not in grouped]
     return [LoraProduct([plain[layer] for layer in group]) for group in groups]
