@@ -115,7 +115,7 @@ class LoraProduct:
         return any(layer.layer.disable_adapters for layer in self.layers)
 
     def with_weights(self, first: torch.Tensor, second: torch.Tensor) -> list[tuple[nn.Module, Forward]]:
-        """The layers, and what each computes up to rounding, with A (n r, in) and B (out, n r): (..., in) -> (..., out)."""
+        """The layers, and what each computes, up to rounding, by A (n r, in), B (out, n r): (..., in) -> (..., out)."""
         weight, bias = self._frozen()
         scale, rows = self.layers[0].scale, self.rows
 
