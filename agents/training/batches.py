@@ -4,7 +4,7 @@ Letters: N episodes, T tokens (or decisions, for policies that do not read seque
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.training.advantages import episode_advantages, gae
-from ollm_rl.decode.rollout import Rollout
+from ollm_rl.decode.rollout import Rollout, stacked_rows
+from ollm_rl.devices import to_device
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,28 @@ class UpdateBatch:
             rollout = rollout.at_decisions()
         lengths, num_decisions = rollout.completion_mask.sum(1).tolist(), rollout.decisions.sum(1).tolist()
         return cls(rollout, advantages, returns, lengths, num_decisions)
+
+    def select(self, rows: Sequence[int]) -> "UpdateBatch":
+        """Some of its episodes, in this order."""
+        index, width = to_device(rows, self.advantages.device), max(self.lengths[row] for row in rows)
+        return UpdateBatch(
+            self.rollout.select(rows, width),
+            self.advantages[index, :width],
+            self.returns[index, :width],
+            [self.lengths[row] for row in rows],
+            [self.num_decisions[row] for row in rows],
+        )
+
+    @staticmethod
+    def join(parts: Sequence["UpdateBatch"]) -> "UpdateBatch":
+        """The episodes of all parts, concatenated."""
+        return UpdateBatch(
+            Rollout.join([part.rollout for part in parts]),
+            stacked_rows([part.advantages for part in parts]),
+            stacked_rows([part.returns for part in parts]),
+            [length for part in parts for length in part.lengths],
+            [number for part in parts for number in part.num_decisions],
+        )
 
     @cached_property
     def advantaged(self) -> list[bool]:
@@ -84,6 +107,3 @@ def advantages_and_returns(
     advantages = gae(rewards, rollout.values, rollout.decisions, gamma=config.gamma, gae_lambda=config.gae_lambda)
     at_decisions = advantages[rollout.decisions]
     return (advantages - at_decisions.mean()) / (at_decisions.std() + 1e-6), advantages + rollout.values
-
-
-Part = tuple[UpdateBatch, list[int]]  # some rows of a batch

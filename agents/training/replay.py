@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ollm_rl.agents.training.batches import Part, UpdateBatch
+from ollm_rl.agents.training.batches import UpdateBatch
 from ollm_rl.decode.memory import free_memory
 from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.files.tensors import load_tensors, sealed_tensors
@@ -49,7 +49,7 @@ class Replay:
         while len(self.batches) > self.size:
             del self.batches[min(self.batches)]
 
-    def sample(self, count: int, generator: torch.Generator) -> list[Part]:
+    def sample(self, count: int, generator: torch.Generator) -> UpdateBatch:
         """Some of all episodes, each at most once and each as probable; all of them if there are fewer."""
         sizes = [len(batch.lengths) for batch in self.batches.values()]
         chosen = torch.randperm(sum(sizes), generator=generator)[:count]
@@ -57,9 +57,9 @@ class Replay:
         for batch, size in zip(self.batches.values(), sizes, strict=True):
             rows = chosen[(chosen >= first) & (chosen < first + size)] - first
             if len(rows):
-                parts.append((batch, rows.tolist()))
+                parts.append(batch.select(rows.tolist()))
             first += size
-        return parts
+        return UpdateBatch.join(parts)
 
     def num_bytes(self) -> int:
         """Memory of the batches."""

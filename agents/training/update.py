@@ -5,7 +5,7 @@ Letters: N episodes, T tokens, M decisions.
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ import torch
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.training.advantages import kl_estimate, ppo_loss, reinforce_loss, topr_loss
-from ollm_rl.agents.training.batches import Part, UpdateBatch
+from ollm_rl.agents.training.batches import UpdateBatch
 from ollm_rl.agents.training.passes import default_pass_tokens, grouped, starting_tokens, time_of
 from ollm_rl.agents.training.replay import Replay
 from ollm_rl.decode.rollout import Rollout
@@ -21,7 +21,7 @@ from ollm_rl.errors import RunWarning
 from ollm_rl.options.losses import steered_weight
 from ollm_rl.processes import rank, sum_gradients, sum_over_processes, world_size
 
-Pass = tuple[UpdateBatch, list[int], bool]  # its episodes, and whether it has a gradient
+Pass = tuple[list[int], bool]  # its episodes, and whether it has a gradient
 COEF_RATE, COEF_RANGE = 0.1, (1e-5, 1.0)
 
 
@@ -108,34 +108,36 @@ class Updater:
         for _ in range(config.epochs):
             order = torch.randperm(len(rewards), generator=generator)
             for rows in order.tensor_split(config.minibatches):
-                steps.append(self.step([(batch, rows.tolist())], penalties))
+                steps.append(self.step(batch, rows.tolist(), penalties))
         if config.replay:
             self.replay.add(iteration, batch)
             for _ in range(config.replay_steps):
-                parts = self.replay.sample(len(rewards) // config.minibatches, generator)
-                steps.append(self.step(parts, penalties))
+                sample = self.replay.sample(len(rewards) // config.minibatches, generator)
+                steps.append(self.step(sample, range(len(sample.lengths)), penalties))
         means = torch.stack([torch.stack(list(terms.values())) for terms in steps]).mean(0).tolist()
         return dict(zip(steps[0], means, strict=True))
 
-    def step(self, parts: list[Part], penalties: Penalties) -> dict[str, torch.Tensor]:
-        """One optimiser step on some episodes; if CUDA memory runs out, it is repeated in smaller passes."""
+    def step(self, batch: UpdateBatch, rows: Sequence[int], penalties: Penalties) -> dict[str, torch.Tensor]:
+        """One optimiser step on some episodes of a batch; if CUDA memory runs out, it is repeated in smaller passes."""
         while True:
             failed = False
             try:
-                terms = self._gradient(parts, penalties)
+                terms = self._gradient(batch, rows, penalties)
             except torch.cuda.OutOfMemoryError:
-                if self.pass_tokens is not None and self.pass_tokens <= _longest(parts):
+                if self.pass_tokens is not None and self.pass_tokens <= max(map(batch.size, rows)):
                     raise  # not even one episode fits
                 failed = True
             if not failed:
                 break
-            self._halve(parts)  # outside the except block, where the error no longer keeps tensors alive
+            self._halve(
+                list(map(batch.size, rows))
+            )  # outside the except block, where the error no longer keeps tensors alive
         weights = self.optimizer.param_groups[0]["params"]
         norm = torch.nn.utils.clip_grad_norm_(weights, self.config.max_grad_norm)
         self.optimizer.step()
         return terms | {"grad_norm": norm}
 
-    def passes(self, batch: UpdateBatch, rows: list[int]) -> list[list[int]]:
+    def passes(self, batch: UpdateBatch, rows: Sequence[int]) -> list[list[int]]:
         """Group the episodes that have decisions into passes of at most ``pass_tokens`` tokens."""
         rows = sorted((row for row in rows if batch.num_decisions[row]), key=batch.size)
         if self.pass_tokens is None:
@@ -143,9 +145,9 @@ class Updater:
         groups = grouped([batch.size(row) for row in rows], limit=self.pass_tokens, overhead=self.overhead)
         return [[rows[index] for index in group] for group in groups]
 
-    def _halve(self, parts: list[Part]) -> None:
-        longest = _longest(parts)
-        before = min(self.pass_tokens or math.inf, longest * max(len(rows) for _, rows in parts))
+    def _halve(self, sizes: list[int]) -> None:
+        longest = max(sizes)
+        before = min(self.pass_tokens or math.inf, longest * len(sizes))
         self.pass_tokens = max(longest, int(before) // 2)
         warnings.warn(
             f"out of memory in a pass of {int(before)} tokens; continuing with pass_tokens={self.pass_tokens}",
@@ -156,22 +158,18 @@ class Updater:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _gradient(self, parts: list[Part], penalties: Penalties) -> dict[str, torch.Tensor]:
+    def _gradient(self, batch: UpdateBatch, rows: Sequence[int], penalties: Penalties) -> dict[str, torch.Tensor]:
         """Accumulate the gradient of the mean loss over some episodes' decisions; returns the loss terms."""
-        total = sum(batch.num_decisions[row] for batch, rows in parts for row in rows)
+        total = sum(batch.num_decisions[row] for row in rows)
         names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "kl")
         terms = {name: torch.zeros((), device=self.device) for name in names}
         self.optimizer.zero_grad()
-        for batch, rows, teaches in self._passes_to_take(parts, penalties):
-            width = max(batch.lengths[row] for row in rows)
-            index = torch.tensor(rows, device=self.device)
-            episodes = batch.rollout.select(index, width)
-            advantages, returns = (
-                values[index, :width][episodes.decisions] for values in (batch.advantages, batch.returns)
-            )
+        for group, teaches in self._passes_to_take(batch, rows, penalties):
+            taken = batch.select(group)
+            advantages, returns = (values[taken.rollout.decisions] for values in (taken.advantages, taken.returns))
             with torch.set_grad_enabled(teaches):
-                pass_terms, loss = self._loss(episodes, advantages, returns, penalties)
-            share = sum(batch.num_decisions[row] for row in rows) / total
+                pass_terms, loss = self._loss(taken.rollout, advantages, returns, penalties)
+            share = sum(taken.num_decisions) / total
             if teaches:
                 (share * loss).backward()
             for name, value in pass_terms.items():
@@ -179,31 +177,29 @@ class Updater:
         sum_gradients(self.optimizer.param_groups[0]["params"])
         return dict(zip(terms, sum_over_processes(torch.stack(list(terms.values()))), strict=True))
 
-    def _passes_to_take(self, parts: list[Part], penalties: Penalties) -> list[Pass]:
+    def _passes_to_take(self, batch: UpdateBatch, selected: Sequence[int], penalties: Penalties) -> list[Pass]:
         """Passes over some episodes.
 
         In REINFORCE without penalties an episode without an advantage, as in a group of equal rewards, has none. Such
         episodes have passes of their own, without the backward pass, if that takes less time than joint passes.
         """
         may_teach_nothing = self.policy.reads_sequences and self.config.algorithm == "reinforce" and not any(penalties)
-        passes: list[Pass] = []
-        for batch, selected in parts:
-            rows = _share(batch, selected)
-            teaching = [row for row in rows if batch.advantaged[row]] if may_teach_nothing else rows
-            others = [row for row in rows if not batch.advantaged[row]] if may_teach_nothing else []
-            apart = self._plan(batch, [(teaching, True), (others, False)])
-            passes += min(apart, self._plan(batch, [(rows, True)]), key=self._time)
+        rows = _share(batch, selected)
+        teaching = [row for row in rows if batch.advantaged[row]] if may_teach_nothing else rows
+        others = [row for row in rows if not batch.advantaged[row]] if may_teach_nothing else []
+
+        def planned(*parts: tuple[Sequence[int], bool]) -> list[Pass]:
+            return [(group, teaches) for rows, teaches in parts for group in self.passes(batch, rows)]
+
+        def time(passes: list[Pass]) -> int:
+            return sum(
+                time_of(list(map(batch.size, group)), overhead=self.overhead, gradient=teaches)
+                for group, teaches in passes
+            )
+
+        passes = min(planned((teaching, True), (others, False)), planned((rows, True)), key=time)
         # Without any gradient Adam would not move by its momentum either.
-        return passes if any(flag for *_, flag in passes) else [(batch, rows, True) for batch, rows, _ in passes]
-
-    def _plan(self, batch: UpdateBatch, parts: list[tuple[list[int], bool]]) -> list[Pass]:
-        return [(batch, group, teaches) for rows, teaches in parts for group in self.passes(batch, rows)]
-
-    def _time(self, passes: Iterable[Pass]) -> int:
-        return sum(
-            time_of(list(map(batch.size, rows)), overhead=self.overhead, gradient=teaches)
-            for batch, rows, teaches in passes
-        )
+        return passes if any(teaches for _, teaches in passes) else [(group, True) for group, _ in passes]
 
     def _loss(
         self, episodes: Rollout, advantages: torch.Tensor, returns: torch.Tensor, penalties: Penalties
@@ -234,10 +230,6 @@ class Updater:
         return terms, loss
 
 
-def _share(batch: UpdateBatch, rows: list[int]) -> list[int]:
+def _share(batch: UpdateBatch, rows: Sequence[int]) -> Sequence[int]:
     """The episodes that this process learns from: all, or, of several processes, as many tokens as each other."""
     return sorted(rows, key=batch.size)[rank() :: world_size()] if world_size() > 1 else rows
-
-
-def _longest(parts: list[Part]) -> int:
-    return max(batch.size(row) for batch, rows in parts for row in rows)

@@ -72,7 +72,7 @@ def right_completions(
     right = torch.tensor([one.verdict.correct and one.terminated for one in checks.finish()])
     if not right.any():
         sys.exit(f"none of {len(right)} completions of {args.teacher} is right; give another teacher or more --samples")
-    return rollout.select(right.nonzero()[:, 0].to(rollout.tokens.device))
+    return rollout.select(right.nonzero()[:, 0].tolist())
 
 
 @torch.no_grad()
@@ -84,14 +84,14 @@ def positions(policy: Policy, completions: Rollout) -> tuple[Rollout, float]:
         the policy could write whole.
     """
     hidden, tokens, first = [], [], []
-    for rows in torch.arange(len(completions.prompts), device=completions.tokens.device).split(PASS_COMPLETIONS):
-        part = completions.select(rows)
+    for rows in torch.arange(len(completions.prompts)).split(PASS_COMPLETIONS):
+        part = completions.select(rows.tolist())
         input_ids, previous = part.sequences()
         states = last_hidden_states(policy.backbone, input_ids)
         states = states.gather(1, previous[..., None].expand(-1, -1, states.shape[-1]))
         hidden.append(states[part.completion_mask])
         tokens.append(part.tokens[part.completion_mask])
-        first.append(torch.zeros_like(part.tokens).index_fill_(1, rows.new_zeros(1), 1)[part.completion_mask])
+        first.append(torch.zeros_like(part.tokens).index_fill_(1, part.tokens.new_zeros(1), 1)[part.completion_mask])
     states, targets = torch.cat(hidden), torch.cat(tokens)
     stored = {"hidden_states": states[:, None]}
     learnable = missing = torch.zeros_like(targets, dtype=torch.bool)
@@ -116,13 +116,13 @@ def imitate(policy: Policy, rollout: Rollout, args: argparse.Namespace) -> float
     """Train a policy by cross-entropy at the decisions of a rollout; returns the last pass's mean loss in nats."""
     weights = [weight for weight in policy.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=args.learning_rate)
-    rows = rollout.decisions[:, 0].nonzero()[:, 0]
+    rows = rollout.decisions[:, 0].nonzero()[:, 0].cpu()
     generator = torch.Generator().manual_seed(args.seed)
     losses: list[float] = []
     for _ in trange(args.passes, desc="imitation"):
         losses = []
-        for part in rows[torch.randperm(len(rows), generator=generator).to(rows.device)].split(MINIBATCH):
-            loss = -policy.evaluate(rollout.select(part, 1)).log_probs.mean()
+        for part in rows[torch.randperm(len(rows), generator=generator)].split(MINIBATCH):
+            loss = -policy.evaluate(rollout.select(part.tolist(), 1)).log_probs.mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

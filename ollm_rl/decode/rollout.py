@@ -52,21 +52,22 @@ class Rollout:
         """Share of the slot-steps that wrote no token of an episode; for a whole rollout."""
         return 1 - int(self.completion_mask.sum()) / self.slot_steps
 
-    def select(self, rows: torch.Tensor, width: int | None = None) -> "Rollout":
+    def select(self, rows: Sequence[int], width: int | None = None) -> "Rollout":
         """Some episodes, cut to ``width``, their longest completion. Passing it avoids a wait for the device."""
-        width = width or int(self.completion_mask[rows].sum(1).max())
+        index = to_device(rows, self.tokens.device)
+        width = width or int(self.completion_mask[index].sum(1).max())
 
         def pick(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor[rows, :width]
+            return tensor[index, :width]
 
         return Rollout(
-            prompts=[self.prompts[row] for row in rows.tolist()],
+            prompts=[self.prompts[row] for row in rows],
             tokens=pick(self.tokens),
             completion_mask=pick(self.completion_mask),
             decisions=pick(self.decisions),
             log_probs=pick(self.log_probs),
             values=pick(self.values),
-            terminated=self.terminated[rows],
+            terminated=self.terminated[index],
             stored={name: pick(tensor) for name, tensor in self.stored.items()},
         )
 
@@ -102,20 +103,12 @@ class Rollout:
     @staticmethod
     def join(parts: Sequence["Rollout"]) -> "Rollout":
         """The episodes of all parts, concatenated."""
-        width = max(part.tokens.shape[1] for part in parts)
-
-        def padded(columns: Sequence[torch.Tensor]) -> torch.Tensor:
-            result = columns[0].new_zeros(sum(map(len, columns)), width, *columns[0].shape[2:])
-            for rows, column in zip(result.split([len(column) for column in columns]), columns, strict=True):
-                rows[:, : column.shape[1]] = column
-            return result
-
         names = ("tokens", "completion_mask", "decisions", "log_probs", "values")
         return Rollout(
             prompts=[prompt for part in parts for prompt in part.prompts],
-            **{name: padded([getattr(part, name) for part in parts]) for name in names},
+            **{name: stacked_rows([getattr(part, name) for part in parts]) for name in names},
             terminated=torch.cat([part.terminated for part in parts]),
-            stored={name: padded([part.stored[name] for part in parts]) for name in parts[0].stored},
+            stored={name: stacked_rows([part.stored[name] for part in parts]) for name in parts[0].stored},
             slot_steps=sum(part.slot_steps for part in parts),
         )
 
@@ -135,6 +128,15 @@ class Rollout:
         input_ids.scatter_(1, previous + 1, self.tokens.where(self.completion_mask, 0))
         longest = int((lengths + self.completion_mask.sum(1)).max())
         return input_ids[:, :longest], previous.clamp(max=longest - 1)
+
+
+def stacked_rows(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Rows of parts of different widths, (n, T, ...), below each other, padded on the right with zeros."""
+    width = max(part.shape[1] for part in parts)
+    result = parts[0].new_zeros(sum(map(len, parts)), width, *parts[0].shape[2:])
+    for rows, part in zip(result.split([len(part) for part in parts]), parts, strict=True):
+        rows[:, : part.shape[1]] = part
+    return result
 
 
 @torch.no_grad()

@@ -193,7 +193,7 @@ def test_sequences_join_prompt_and_completion() -> None:
 
 
 def test_taken_episodes_are_cut_to_the_longest_of_them() -> None:
-    taken = by_hand().select(torch.tensor([0]))
+    taken = by_hand().select([0])
     assert taken.prompts == [[1, 2, 3]]
     assert taken.tokens.tolist() == [[4, 5]]
     assert taken.completion_mask.tolist() == [[True, True]]
@@ -205,7 +205,7 @@ def test_taken_episodes_are_cut_to_the_longest_of_them() -> None:
 
 
 def test_episodes_are_taken_in_the_requested_order() -> None:
-    taken = by_hand().select(torch.tensor([1, 0]))
+    taken = by_hand().select([1, 0])
     assert taken.prompts == [[6], [1, 2, 3]]
     assert taken.tokens.tolist() == [[7, 8, 9], [4, 5, 99]]
     assert taken.terminated.tolist() == [False, True]

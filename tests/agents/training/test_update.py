@@ -1,6 +1,7 @@
 """One iteration's update: passes within their tokens, memory that runs out, the entropy bonus and the KL penalty."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ollm_rl.agents.policies.base import Evaluation
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.agents.training.batches import UpdateBatch
+from ollm_rl.agents.training.replay import Replay
 from ollm_rl.agents.training.update import Penalties, Updater
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
@@ -187,9 +189,9 @@ def test_a_replay_learns_from_the_episodes_of_the_last_iterations_too(make: Any)
     seen: list[int] = []
     step = updater.step
 
-    def counted(parts: Any, penalties: Penalties) -> dict[str, torch.Tensor]:
-        seen.append(sum(len(rows) for _, rows in parts))
-        return step(parts, penalties)
+    def counted(batch: UpdateBatch, rows: Sequence[int], penalties: Penalties) -> dict[str, torch.Tensor]:
+        seen.append(len(rows))
+        return step(batch, rows, penalties)
 
     updater.step = counted  # type: ignore[method-assign]
     for iteration in range(4):
@@ -202,9 +204,30 @@ def test_a_replay_learns_from_the_episodes_of_the_last_iterations_too(make: Any)
         )
     assert seen == [4] * 16, "one step on the new episodes and three on as many of the replay"
     assert list(updater.replay.batches) == [2, 3]
-    parts = updater.replay.sample(100, torch.Generator().manual_seed(0))
-    assert [id(batch) for batch, _ in parts] == [id(batch) for batch in updater.replay.batches.values()]
-    assert [sorted(rows) for _, rows in parts] == [[0, 1, 2, 3]] * 2
+
+
+def test_a_sample_of_a_replay_is_one_batch_of_episodes_of_several_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    replay, policy = Replay(2), token_policy()
+    for iteration, shift in ((0, 0.0), (1, 100.0)):
+        numbers = torch.arange(32.0).view(4, 8) + shift
+        lengths = [3, 8, 5, 1] if iteration else [2, 1, 4, 3]
+        batch = UpdateBatch(rollout_of(policy), numbers, -numbers, lengths=lengths, num_decisions=lengths[::-1])
+        replay.add(iteration, batch)
+    # Of the 8 episodes the last of iteration 0, and of iteration 1 the second and the first.
+    monkeypatch.setattr(torch, "randperm", lambda count, generator: torch.tensor([5, 3, 4, 0, 1, 2, 6, 7]))
+    sample = replay.sample(3, torch.Generator())
+    assert sample.lengths == [3, 8, 3] and sample.num_decisions == [2, 5, 1]
+    assert sample.advantages.tolist() == [
+        [24, 25, 26, 0, 0, 0, 0, 0],
+        [108, 109, 110, 111, 112, 113, 114, 115],
+        [100, 101, 102, 103, 104, 105, 106, 107],
+    ]
+    assert torch.equal(sample.returns, -sample.advantages)
+    one, other = (batch.rollout for batch in replay.batches.values())
+    assert sample.rollout.prompts == [one.prompts[3], other.prompts[1], other.prompts[0]]
+    assert sample.rollout.tokens[0, :3].tolist() == one.tokens[3, :3].tolist()
+    assert sample.rollout.tokens[1:].tolist() == other.tokens[[1, 0]].tolist()
+    assert len(replay.sample(100, torch.Generator()).lengths) == 8
 
 
 def test_a_replay_that_does_not_fit_is_refused_with_the_memory_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,13 +280,13 @@ def test_episodes_that_teach_nothing_share_the_passes_of_others_where_passes_of_
     plans = {}
     # Apart 2 * (start + 2 * 10) + start + 2 * 9, jointly 2 * (start + 4 * 10): equal at a start of 22 tokens.
     for updater.overhead in (21, 23):
-        plans[updater.overhead] = updater._passes_to_take([(batch, [0, 1, 2, 3])], Penalties(0.0, 0.0))
-    assert [(rows, teaches) for _, rows, teaches in plans[21]] == [([0, 2], True), ([3, 1], False)]
-    assert [(rows, teaches) for _, rows, teaches in plans[23]] == [([3, 0, 1, 2], True)]
+        plans[updater.overhead] = updater._passes_to_take(batch, [0, 1, 2, 3], Penalties(0.0, 0.0))
+    assert [(rows, teaches) for rows, teaches in plans[21]] == [([0, 2], True), ([3, 1], False)]
+    assert [(rows, teaches) for rows, teaches in plans[23]] == [([3, 0, 1, 2], True)]
     results = []
     for plan in plans.values():
         monkeypatch.setattr(updater, "_passes_to_take", lambda *_, plan=plan: plan)
-        terms = updater._gradient([(batch, [0, 1, 2, 3])], Penalties(0.0, 0.0))
+        terms = updater._gradient(batch, [0, 1, 2, 3], Penalties(0.0, 0.0))
         gradients = [weight.grad for weight in policy.parameters() if weight.grad is not None]
         results.append((torch.stack(list(terms.values())), torch.cat([gradient.flatten() for gradient in gradients])))
     (apart, of_apart), (joint, of_joint) = results
