@@ -38,7 +38,7 @@ class TokenPolicy(VocabularyPolicy):
             for weight in backbone.parameters():
                 if weight.requires_grad:  # in bfloat16 small updates would be lost
                     weight.data = weight.data.float()
-        self.backbone, self.lora = backbone, LoraProducts(backbone, joint=backbone.device.type == "cuda")
+        self.backbone, self.lora = backbone, LoraProducts(backbone)
         self.value_head = mlp(self.head.hidden_size, VALUE_WIDTH, 1).to(backbone.device)
 
     def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:

@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ollm_rl.backbones.lora_products import PlainLayer, plain_layers
+from ollm_rl.backbones.lora_products import LoraProduct, plain_products
 from ollm_rl.backbones.replaced import Forward
 
 
 class LoraLayers:
-    """The layers of which `is_plain` holds, for passes without gradient.
+    """The layers with a LoRA that `LoraProduct` can compute, for passes without gradient.
 
     Args:
         backbone: The model; it may have no LoRA. The LoRA's weights may change in place.
@@ -29,9 +29,9 @@ class LoraLayers:
         self.forwards: list[tuple[nn.Module, Forward]] = []
         self._weights: list[torch.Tensor] = []
         self._copies: list[torch.Tensor] = []
-        for plain in plain_layers(backbone):
-            weights = [self._in(plain.base.weight.dtype, part.weight) for part in (plain.first, plain.second)]
-            self.forwards.append((plain.layer, _forward(plain, weights)))
+        for product in plain_products(backbone):
+            weights = [self._in(product.base.weight.dtype, part.weight) for part in (product.first, product.second)]
+            self.forwards.append((product.layer, _forward(product, weights)))
 
     def _in(self, dtype: torch.dtype, weight: torch.Tensor) -> torch.Tensor:
         """The weight, or a copy in another precision, which keeps its address."""
@@ -48,9 +48,9 @@ class LoraLayers:
             torch._foreach_copy_(self._copies, self._weights)
 
 
-def _forward(plain: PlainLayer, weights: Sequence[torch.Tensor]) -> Forward:
+def _forward(product: LoraProduct, weights: Sequence[torch.Tensor]) -> Forward:
     first, second = weights
-    layer, base, scale, active = plain.layer, plain.base, plain.scale, [plain.name]
+    layer, base, scale, active = product.layer, product.base, product.scale, [product.name]
 
     def forward(inputs: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor

@@ -8,20 +8,17 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
-from transformers import AutoModelForCausalLM, OlmoConfig
 
 from ollm_rl.backbones import lora_products
 from ollm_rl.backbones.lora import add_lora, without_lora
-from ollm_rl.backbones.lora_products import LoraProducts, is_plain, plain_layers
-from ollm_rl.backbones.lora_weights import JointWeights
+from ollm_rl.backbones.lora_products import LoraProducts, is_plain, plain_products
 from ollm_rl.backbones.output_head import last_hidden_states
 from ollm_rl.errors import RunWarning
 from tests.backbones.test_lora import gpt_oss, lora_weights, shake
 from tests.decode.test_engine import random_ids
-from tests.tiny_models import VOCAB, randomized, tiny_model
+from tests.tiny_models import tiny_model
 
 LINEAR_LAYERS = {"qwen2": 14, "gpt2": 0, "gpt_oss": 8}  # two blocks; GPT-2 has Conv1D, GPT-OSS experts and routers
-JOINT_PRODUCTS = {"qwen2": 8, "gpt2": 0, "gpt_oss": 4}  # queries, keys and values are one, and so are an MLP's halves
 IDS = torch.tensor(random_ids(12, 12))
 
 
@@ -36,7 +33,7 @@ def adapted(family: str) -> Any:
 
 def gradients(backbone: Any, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
     weights = lora_weights(backbone)
-    found = torch.autograd.grad(hidden[..., 1:].float().square().sum(), list(weights.values()))
+    found = torch.autograd.grad(hidden.float().square().sum(), list(weights.values()))
     return dict(zip(weights, found, strict=True))
 
 
@@ -55,58 +52,18 @@ def operations(hidden: torch.Tensor) -> Counter[str]:
     return Counter(node.name() for node in seen)
 
 
-def assert_as_peft(backbone: Any, products: LoraProducts, *, operations_of_layers: int) -> None:
-    """Hidden states and gradients are those of peft, in so many operations."""
-    expected, hidden = last_hidden_states(backbone, IDS), products.hidden_states(IDS)
-    assert operations(hidden)["_ProductBackward"] == operations_of_layers
+@pytest.mark.parametrize("family", LINEAR_LAYERS)
+def test_hidden_states_and_gradients_are_those_of_peft(family: str) -> None:
+    backbone = adapted(family)
+    expected, hidden = last_hidden_states(backbone, IDS), LoraProducts(backbone).hidden_states(IDS)
+    assert operations(hidden)["_ProductBackward"] == LINEAR_LAYERS[family]
     torch.testing.assert_close(hidden, expected)
     found, of_peft = gradients(backbone, hidden), gradients(backbone, expected)
     for name, gradient in of_peft.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))
 
 
-@pytest.mark.parametrize("joint", [False, True])
-@pytest.mark.parametrize("family", LINEAR_LAYERS)
-def test_hidden_states_and_gradients_are_those_of_peft(family: str, joint: bool) -> None:
-    backbone = adapted(family)
-    number = (JOINT_PRODUCTS if joint else LINEAR_LAYERS)[family]
-    assert_as_peft(backbone, LoraProducts(backbone, joint=joint), operations_of_layers=number)
-
-
-def test_a_model_that_changes_queries_and_keys_in_place_gets_the_same_gradients() -> None:
-    config = OlmoConfig(
-        vocab_size=VOCAB, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2, clip_qkv=0.5
-    )
-    backbone = randomized(AutoModelForCausalLM.from_config(config).eval()).requires_grad_(False)
-    add_lora(backbone, 2)
-    shake(backbone)
-    assert_as_peft(backbone, LoraProducts(backbone, joint=True), operations_of_layers=4)
-
-
-def test_a_layer_that_gets_another_input_later_is_computed_with_it() -> None:
-    backbone = adapted("qwen2")
-    products = LoraProducts(backbone, joint=True)
-    for name in ("k_proj", "v_proj"):
-        layer = getattr(backbone.base_model.layers[0].self_attn, name)
-        layer.register_forward_pre_hook(lambda layer, inputs: (inputs[0] + 1,))
-    assert_as_peft(backbone, products, operations_of_layers=JOINT_PRODUCTS["qwen2"] + 2)
-
-
-def test_frozen_weights_become_views_of_one_tensor_and_may_be_replaced_later() -> None:
-    backbone = adapted("qwen2")
-    before = {name: weight.clone() for name, weight in backbone.state_dict().items()}
-    products = LoraProducts(backbone, joint=True)
-    after = backbone.state_dict()
-    assert list(after) == list(before) and all(torch.equal(after[name], weight) for name, weight in before.items())
-    layer = backbone.base_model.layers[0].self_attn
-    weights = [part.base_layer.weight for part in (layer.q_proj, layer.k_proj, layer.v_proj)]
-    assert len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
-    layer.k_proj.base_layer.weight.data = weights[1] * 0.5
-    assert_as_peft(backbone, products, operations_of_layers=JOINT_PRODUCTS["qwen2"])
-
-
-@pytest.mark.parametrize("joint", [False, True])
-def test_in_bfloat16_gradients_are_in_float32_and_no_less_exact_than_by_peft(joint: bool) -> None:
+def test_in_bfloat16_gradients_are_in_float32_and_no_less_exact_than_by_peft() -> None:
     exact = adapted("qwen2")
     half = copy.deepcopy(exact).to(torch.bfloat16)
     for weight, rounded in zip(exact.parameters(), half.parameters(), strict=True):
@@ -114,7 +71,7 @@ def test_in_bfloat16_gradients_are_in_float32_and_no_less_exact_than_by_peft(joi
     by_peft = whole(gradients(half, last_hidden_states(half, IDS)))
     for weight in lora_weights(half).values():
         weight.data = weight.data.float()
-    hidden = LoraProducts(half, joint=joint).hidden_states(IDS)
+    hidden = LoraProducts(half).hidden_states(IDS)
     found = gradients(half, hidden)
     assert hidden.dtype is torch.bfloat16
     assert {gradient.dtype for gradient in found.values()} == {torch.float32}
@@ -122,36 +79,21 @@ def test_in_bfloat16_gradients_are_in_float32_and_no_less_exact_than_by_peft(joi
     assert (whole(found) - expected).norm() < 1.1 * (by_peft - expected).norm() < 0.2 * expected.norm()
 
 
-@pytest.mark.parametrize("rows", [(4,), (3, 1)])
-def test_one_operation_is_the_equation_of_the_paper(rows: tuple[int, ...]) -> None:
+def test_one_operation_is_the_equation_of_the_paper() -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = {"inputs": (2, 3, 5), "weight": (4, 5), "bias": (4,), "first": (2, 5), "second": (4, 2)}
     tensors = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
     for name in ("inputs", "first", "second"):
         tensors[name].requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda *some: lora_products._Product.apply(*some, 3.0, rows), tuple(tensors.values())
-    )
+    assert torch.autograd.gradcheck(lambda *some: lora_products._Product.apply(*some, 3.0), tuple(tensors.values()))
     matrix = tensors["weight"] + 3 * tensors["second"] @ tensors["first"]
-    found = lora_products._Product.apply(*tensors.values(), 3.0, rows)
-    assert tuple(part.shape[-1] for part in found) == rows
-    torch.testing.assert_close(torch.cat(found, -1), tensors["inputs"] @ matrix.T + tensors["bias"])
-
-
-def test_weights_of_layers_with_one_input_are_stacked_and_block_diagonal() -> None:
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 5)] * 4 + [(3, 2), (1, 2)] * 2  # two groups of two layers
-    weights = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
-    first, other_first, second, other_second = JointWeights.apply(torch.float64, (3, 1), *weights)
-    assert torch.equal(first, torch.cat(weights[:2])) and torch.equal(other_first, torch.cat(weights[2:4]))
-    assert torch.equal(second, torch.block_diag(*weights[4:6]))
-    assert torch.equal(other_second, torch.block_diag(*weights[6:]))
-    assert torch.autograd.gradcheck(lambda *some: JointWeights.apply(torch.float64, (3, 1), *some), tuple(weights))
+    found = lora_products._Product.apply(*tensors.values(), 3.0)
+    torch.testing.assert_close(found, tensors["inputs"] @ matrix.T + tensors["bias"])
 
 
 def test_a_lora_that_is_switched_off_changes_nothing_and_layers_are_left_as_they_were() -> None:
     backbone = adapted("qwen2")
-    products = LoraProducts(backbone, joint=True)
+    products = LoraProducts(backbone)
     with torch.no_grad(), without_lora(backbone):
         torch.testing.assert_close(products.hidden_states(IDS), last_hidden_states(tiny_model("qwen2"), IDS))
     assert not any("forward" in vars(module) for module in backbone.modules())
@@ -159,7 +101,7 @@ def test_a_lora_that_is_switched_off_changes_nothing_and_layers_are_left_as_they
 
 def test_a_copy_computes_with_its_own_weights() -> None:
     backbone = adapted("qwen2")
-    products = LoraProducts(backbone, joint=True)
+    products = LoraProducts(backbone)
     copied, of_copy = copy.deepcopy((backbone, products))
     with torch.no_grad():
         for weight in lora_weights(backbone).values():
@@ -168,15 +110,15 @@ def test_a_copy_computes_with_its_own_weights() -> None:
 
 
 def test_where_it_computes_other_gradients_peft_is_used_and_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        of_inputs, weight, bias, of_first, *others = correct(ctx, *gradients)
-        return of_inputs, weight, bias, 1.1 * of_first, *others
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        of_inputs, *frozen, of_first, of_second, scale = correct(ctx, gradient)
+        return of_inputs, *frozen, 1.1 * of_first, of_second, scale
 
     correct = lora_products._Product.backward
     monkeypatch.setattr(lora_products._Product, "backward", staticmethod(backward))
     backbone = adapted("qwen2")
     with pytest.warns(RunWarning, match=r"cannot be one operation here \(the values or gradients of A are others"):
-        products = LoraProducts(backbone, joint=True)
+        products = LoraProducts(backbone)
     hidden = products.hidden_states(IDS)
     assert operations(hidden)["_ProductBackward"] == 0
     torch.testing.assert_close(hidden, last_hidden_states(backbone, IDS))
@@ -196,7 +138,7 @@ def test_only_a_lora_without_anything_else_is_plain(settings: dict[str, Any]) ->
 def test_the_comparison_draws_none_of_the_runs_random_numbers() -> None:
     backbone = adapted("qwen2")
     before = torch.get_rng_state()
-    LoraProducts(backbone, joint=True)
+    LoraProducts(backbone)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -206,12 +148,12 @@ def test_a_layer_in_another_precision_than_the_model_is_left_to_peft() -> None:
     layer.base_layer.double()
     layer.register_forward_pre_hook(lambda layer, inputs: (inputs[0].double(),))
     layer.register_forward_hook(lambda layer, inputs, outputs: outputs.float())
-    hidden = LoraProducts(backbone, joint=True).hidden_states(IDS)
-    assert operations(hidden)["_ProductBackward"] == 7
+    hidden = LoraProducts(backbone).hidden_states(IDS)
+    assert operations(hidden)["_ProductBackward"] == 13
     torch.testing.assert_close(hidden, last_hidden_states(backbone, IDS))
 
 
 def test_layers_are_compared_where_autograd_is_off() -> None:
     backbone = adapted("qwen2")
     with torch.inference_mode():
-        assert len(plain_layers(backbone)) == LINEAR_LAYERS["qwen2"]
+        assert len(plain_products(backbone)) == LINEAR_LAYERS["qwen2"]
