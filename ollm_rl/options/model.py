@@ -6,6 +6,7 @@ Letters: B batch, T tokens, N counted positions, H hidden, K options, V vocabula
 import dataclasses
 import json
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.loading import fingerprint, load_backbone, not_finite
@@ -38,6 +40,7 @@ from ollm_rl.options.losses import (
 from ollm_rl.runs import write_atomic
 
 IGNORED = -100  # label that transformers' losses ignore
+MAX_ACTIVATIONS = 2**28  # of the decoder, N * K * width, that are kept at a time: 1 GiB in float32
 ROWS_TOGETHER = {"cpu": 8, "cuda": 32}  # sequences of similar length per pass of the frozen backbone
 
 
@@ -198,7 +201,8 @@ class OptionModel(nn.Module):
             cross_entropy = expected_cross_entropy(encoder_logits, losses)
         else:
             one_hot = sample_options(encoder_logits, config.gumbel_temperature)
-            cross_entropy = self._cross_entropy(hidden, self.adapter.mixed_bias(hidden, one_hot), targets).mean()
+            biases = torch.cat(list(self._in_parts(self.adapter.mixed_bias, hidden, one_hot)))
+            cross_entropy = self._cross_entropy(hidden, biases, targets).mean()
         kl = kl_to_prior(encoder_logits, policy_logits.detach() if config.prior == "policy" else None)
         if config.policy_by_likelihood:
             policy_loss = policy_marginal_loss(policy_logits, losses)
@@ -215,10 +219,26 @@ class OptionModel(nn.Module):
 
     def option_cross_entropy(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """-log p(x_{t+1} | h_t, z) of every option, in nats: (N, H), (N,) -> (N, K)."""
-        biases = self.adapter.biases(hidden_states)
-        option_targets = targets[:, None].expand(biases.shape[:2])
-        losses = self._cross_entropy(hidden_states[:, None], biases, option_targets.flatten())
-        return losses.view(option_targets.shape)
+        losses, start = [], 0
+        for biases in self._in_parts(self.adapter.biases, hidden_states):
+            count, num_options, _ = biases.shape
+            hidden, option_targets = (each[start : start + count, None] for each in (hidden_states, targets))
+            of_part = self._cross_entropy(hidden, biases, option_targets.expand(count, num_options).flatten())
+            losses.append(of_part.view(count, num_options))
+            start += count
+        return torch.cat(losses)
+
+    def _in_parts(self, function: Callable[..., torch.Tensor], *rows: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Biases that the decoder makes for parts of N rows.
+
+        The backward pass computes its activations, (N, K, width) in float32, again; those of the last part are kept.
+        """
+        count = max(1, MAX_ACTIVATIONS // self.adapter.option_embedding.numel())
+        *parts, last = zip(*(tensor.split(count) for tensor in rows), strict=True)
+        for part in parts:
+            biases: torch.Tensor = checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False)
+            yield biases
+        yield function(*last)
 
     def _cross_entropy(self, hidden_states: torch.Tensor, biases: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of biased hidden states, (M, H) or more dimensions, for their M targets: (M,)."""
