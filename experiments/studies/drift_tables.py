@@ -23,7 +23,8 @@ from ollm_rl.report.tables import Cell, Estimate, Table
 BASELINE = "vocabulary"
 NOTHING = "–"
 LAST = 512  # episodes that are the end of training
-BLOCK = 256  # episodes of a point in the figure
+BLOCK = 256  # episodes of a point in the figure, or a window if that is longer
+STYLES = {"with KL": "--", "with language reward": ":", "on English options": "-."}  # by the end of a method's name
 COLOURS = {"latent": "#0072b2", "anchored": "#009e73", "vocabulary": "#d55e00"}
 # Quantity: name in tables, factor, digits.
 RATES = {
@@ -139,10 +140,10 @@ def drift_text(path: Path, window: int, thresholds: Sequence[float]) -> str:
 
 
 def draw(path: Path, window: int, out: Path) -> None:
-    """Rates against the reward over the course of training, block by block; dashed with a KL term."""
+    """Rates against the reward over the course of training, block by block; a policy's variants differ by the style of the line."""
     frame = load(path)
     panels = ("strict", "switched", "degenerate", "nats")
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    figure = Figure(figsize=(11.5, 6.4), layout="constrained")
     axes = figure.subplots(2, 2)
     for method, runs in _runs(frame, "train").items():
         count = min(len(run) for run in runs) // window
@@ -159,7 +160,7 @@ def draw(path: Path, window: int, out: Path) -> None:
         )
         means = dict(zip(RATES, blocks.T, strict=True))
         colour = COLOURS.get(method.split()[0], "#555555")
-        style = "--" if method.endswith("with KL") else "-"
+        style = next((style for end, style in STYLES.items() if method.endswith(end)), "-")
         for axis, key in zip(axes.flat, panels, strict=True):
             values = RATES[key][1] * means[key]
             axis.plot(means["correct"], values, style, color=colour, marker=".", linewidth=1.2, alpha=0.8, label=method)
@@ -168,7 +169,7 @@ def draw(path: Path, window: int, out: Path) -> None:
         axis.set_xlabel(f"reward, mean of {window} episodes")
         axis.set_ylabel(RATES[key][0])
         axis.grid(alpha=0.3)
-    axes.flat[0].legend(frameon=False, fontsize=8)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
     save_svg(figure, out)
 
 
@@ -184,7 +185,7 @@ def main() -> None:
         raise MissingError(f"{args.file} does not exist; give the drift.parquet of a study")
     print(drift_text(args.file, args.window, args.thresholds))
     if args.figure is not None:
-        draw(args.file, BLOCK, args.figure)
+        draw(args.file, max(BLOCK, args.window), args.figure)
 
 
 if __name__ == "__main__":
