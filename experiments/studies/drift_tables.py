@@ -140,7 +140,7 @@ def drift_text(path: Path, window: int, thresholds: Sequence[float]) -> str:
 
 
 def draw(path: Path, window: int, out: Path) -> None:
-    """Rates against the reward over the course of training, block by block; a policy's variants differ by the style of the line."""
+    """Rates against the reward over the course of training, block by block; variants of a policy differ by the line."""
     frame = load(path)
     panels = ("strict", "switched", "degenerate", "nats")
     figure = Figure(figsize=(11.5, 6.4), layout="constrained")
