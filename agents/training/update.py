@@ -129,9 +129,8 @@ class Updater:
                 failed = True
             if not failed:
                 break
-            self._halve(
-                list(map(batch.size, rows))
-            )  # outside the except block, where the error no longer keeps tensors alive
+            # Outside the except block, where the error no longer keeps tensors alive.
+            self._halve(list(map(batch.size, rows)))
         weights = self.optimizer.param_groups[0]["params"]
         norm = torch.nn.utils.clip_grad_norm_(weights, self.config.max_grad_norm)
         self.optimizer.step()

@@ -36,7 +36,7 @@ def recorded_by(script: str, folder: Path) -> list[list[str]]:
         "RECORDED": str(folder / "recorded"),
         "CUDA_VISIBLE_DEVICES": "0",
     }
-    only_out = dict.fromkeys(("smollm2_styles.sh", "tiny_arith_selection.sh"), ["out"])
+    only_out = dict.fromkeys(("smollm2_styles.sh", "tiny_arith_overfit.sh", "tiny_arith_selection.sh"), ["out"])
     arguments = {"paper.sh": ["model", "data", "out"], **only_out}.get(script, ["data", "out"])
     command = [str(STUDIES / script), *arguments]
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
