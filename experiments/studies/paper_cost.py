@@ -4,8 +4,8 @@ python -m ollm_rl.experiments.studies.paper_cost --out OUT
 
 Writes a stand-in of the backbone (the configuration of DeepSeek-R1-Distill-Qwen-1.5B with random weights) and of both
 data sets, and runs each stage with the presets of ``paper.sh``, in a process of its own. OUT has a JSON file for each
-stage; those already there are skipped. Prints the table. Random weights never end a completion, so the stages that
-generate take their longest.
+stage; those already there are skipped, and a stage that fails stops only those that need it. Prints the table. Random
+weights never end a completion, so the stages that generate take their longest.
 """
 
 import argparse
@@ -33,6 +33,7 @@ ROWS = 1280  # solutions: 20 steps of 64
 OMNI_MATH = 4428  # problems
 FULL_STEPS = {"options": 313, "lora": 313, "forced": OMNI_MATH, "latent": 100, "vocabulary": 100, "eval": 5 * OMNI_MATH}
 UNITS = {"forced": "problem", "eval": "problem and model", "latent": "iteration", "vocabulary": "iteration"}
+NEEDS = {"forced": ("options", "lora"), "latent": ("options",), "vocabulary": ("options",), "eval": ("options",)}
 WARM_UP = 4  # steps that do not count
 
 
@@ -119,6 +120,25 @@ def measure(name: str, args: argparse.Namespace) -> None:
     write_atomic(args.out / f"{name}.json", json.dumps(result, indent=1))
 
 
+def ended_well(name: str, args: argparse.Namespace) -> bool:
+    """Measure one stage in a process of its own, whose memory starts at 0."""
+    stage = multiprocessing.get_context("spawn").Process(target=measure, args=(name, args))
+    stage.start()
+    stage.join()
+    return not stage.exitcode
+
+
+def measure_missing(args: argparse.Namespace) -> list[str]:
+    """Measure the stages without a file; returns those that failed, and those that need one of them."""
+    failed: list[str] = []
+    for name in FULL_STEPS:
+        if not (args.out / f"{name}.json").exists():
+            needed = NEEDS.get(name, ())
+            if any(each in failed for each in needed) or not ended_well(name, args):
+                failed.append(name)
+    return failed
+
+
 def table(folder: Path) -> Table:
     """Hours and memory of the stages that are measured."""
     rows: list[list[Cell]] = []
@@ -145,14 +165,10 @@ def main() -> None:
     if not (args.out / "standin/Omni-MATH").exists():
         config, lengths = (TINY, (40, 100)) if args.tiny else (DISTILL_QWEN, (2000, 8000))
         write_standin(args.out / "standin", config, lengths, 16 if args.tiny else ROWS)
-    for name in FULL_STEPS:
-        if not (args.out / f"{name}.json").exists():
-            stage = multiprocessing.get_context("spawn").Process(target=measure, args=(name, args))
-            stage.start()
-            stage.join()
-            if stage.exitcode:
-                raise SystemExit(f"stage {name} failed; the same command tries it again")
+    failed = measure_missing(args)
     print(table(args.out).markdown())
+    if failed:
+        raise SystemExit(f"failed, or in need of what failed: {', '.join(failed)}; the same command tries them again")
 
 
 if __name__ == "__main__":

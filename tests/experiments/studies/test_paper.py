@@ -1,8 +1,12 @@
 """The paper's setting: the stand-in has the schemas of the real data, and the table says what was measured."""
 
+import argparse
 from pathlib import Path
 
+import pytest
+
 from ollm_rl.backbones.loading import load_tokenizer
+from ollm_rl.experiments.studies import paper_cost
 from ollm_rl.experiments.studies.paper_standin import TINY, write_standin
 from ollm_rl.experiments.studies.paper_table import forced_table, free_table
 from ollm_rl.problems.sources import load_problems
@@ -31,3 +35,24 @@ def test_the_table_puts_measured_numbers_beside_the_papers() -> None:
     result = {"model": "runs/paper/latent", "accuracy": 0.1, "low": 0.05, "high": 0.2, **rates}
     (row,) = free_table([result]).rows
     assert list(map(str, row)) == ["latent", "10.0 [5.0, 20.0]", "12.5", "50.0", "1,234"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "tried", "left"),
+    [
+        ("options", ["options", "lora"], ["options", "forced", "latent", "vocabulary", "eval"]),
+        ("latent", ["options", "lora", "forced", "latent", "vocabulary", "eval"], ["latent"]),
+    ],
+)
+def test_a_stage_that_fails_keeps_only_those_from_being_measured_that_need_it(
+    broken: str, tried: list[str], left: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def ended_well(name: str, _: argparse.Namespace) -> bool:
+        seen.append(name)
+        return name != broken
+
+    monkeypatch.setattr(paper_cost, "ended_well", ended_well)
+    assert paper_cost.measure_missing(argparse.Namespace(out=tmp_path)) == left
+    assert seen == tried
