@@ -140,13 +140,20 @@ def drift_text(path: Path, window: int, thresholds: Sequence[float]) -> str:
 
 
 def draw(path: Path, window: int, out: Path) -> None:
-    """Rates against the reward over the course of training, block by block; variants of a policy differ by the line."""
+    """Rates against the reward over the course of training, block by block; variants of a policy differ by the line.
+
+    Raises:
+        UsageError: If a run is shorter than a block.
+    """
     frame = load(path)
     panels = ("strict", "switched", "degenerate", "nats")
     figure = Figure(figsize=(11.5, 6.4), layout="constrained")
     axes = figure.subplots(2, 2)
     for method, runs in _runs(frame, "train").items():
-        count = min(len(run) for run in runs) // window
+        shortest = min(map(len, runs))
+        if shortest < window:
+            raise UsageError(f"a point is {window} episodes, and a run of {method} has {shortest}; leave --figure out")
+        count = shortest // window
         blocks = np.mean(
             [
                 run[list(RATES)]
