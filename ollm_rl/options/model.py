@@ -40,7 +40,7 @@ from ollm_rl.options.losses import (
 from ollm_rl.runs import write_atomic
 
 IGNORED = -100  # label that transformers' losses ignore
-MAX_ACTIVATIONS = 2**28  # of the decoder, N * K * width, that are kept at a time: 1 GiB in float32
+MAX_ACTIVATIONS = 2**28  # N * K * width of the decoder's GELU kept at a time: 1 GiB of inputs, 1 GiB of outputs
 ROWS_TOGETHER = {"cpu": 8, "cuda": 32}  # sequences of similar length per pass of the frozen backbone
 
 
@@ -231,7 +231,8 @@ class OptionModel(nn.Module):
     def _in_parts(self, function: Callable[..., torch.Tensor], *rows: torch.Tensor) -> Iterator[torch.Tensor]:
         """Biases that the decoder makes for parts of N rows.
 
-        The backward pass computes its activations, (N, K, width) in float32, again; those of the last part are kept.
+        Of its GELU, inputs and outputs, both (N, K, width) in float32, are kept for the last part only; the backward
+        pass computes those of the others again.
         """
         count = max(1, MAX_ACTIVATIONS // self.adapter.option_embedding.numel())
         *parts, last = zip(*(tensor.split(count) for tensor in rows), strict=True)
