@@ -12,13 +12,13 @@ data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}
 presets=$(dirname "$0")/../presets
 # shellcheck disable=SC2206  # words of flags
 drift=(${DRIFT:-}) options=(${OPTIONS:-})
+[ -f "$out/data/sft.jsonl" ] || python3 -m ollm_rl.experiments.studies.human_styles "$data" "$out/data"
 [ -f "$out/backbone/model.safetensors" ] || python3 -m ollm_rl.experiments.studies.merge "$out/lora" "$out/backbone"
 mkdir -p "$out/drift/data" "$out/drift/logs"
 five='"lang": "(en|de|es|fr|sw)"'
 { grep -E "$five" "$data/mgsm_exemplars.jsonl"; head -n 160 "$out/data/rl.jsonl"; } >"$out/drift/data/train.jsonl"
 grep -E "$five" "$data/mgsm_dev.jsonl" >"$out/drift/data/test.jsonl"
 # The same options, trained on the English solutions only.
-[ -f "$out/data/sft.jsonl" ] || python3 -m ollm_rl.experiments.studies.human_styles "$data" "$out/data"
 grep -v '"style": "spanish"' "$out/data/sft.jsonl" >"$out/drift/data/english.jsonl"
 python3 -m ollm_rl.cli sft --config "$presets/smollm2_options.yaml" --save_steps 50 --backbone "$out/backbone" \
     --data "jsonl:$out/drift/data/english.jsonl" --out "$out/english" "${options[@]}"
