@@ -16,7 +16,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from ollm_rl.errors import MissingError, UsageError
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.report.canvas import save_svg
 from ollm_rl.report.tables import Cell, Estimate, Table
 
@@ -184,7 +184,7 @@ def main() -> None:
     """Print the tables and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--window", type=int, default=96, help="episodes that a mean is taken over")
+    parser.add_argument("--window", type=positive, default=96, help="episodes that a mean is taken over")
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.9, 0.95, 0.98], help="mean rewards")
     parser.add_argument("--figure", type=Path, help="also draw the figure to this SVG file")
     args = parser.parse_args()

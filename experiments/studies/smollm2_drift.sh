@@ -12,8 +12,8 @@ data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}
 presets=$(dirname "$0")/../presets
 # shellcheck disable=SC2206  # words of flags
 drift=(${DRIFT:-}) options=(${OPTIONS:-})
-[ -f "$out/data/sft.jsonl" ] || python3 -m ollm_rl.experiments.studies.human_styles "$data" "$out/data"
 [ -f "$out/backbone/model.safetensors" ] || python3 -m ollm_rl.experiments.studies.merge "$out/lora" "$out/backbone"
+[ -f "$out/data/counts.json" ] || python3 -m ollm_rl.experiments.studies.human_styles "$data" "$out/data"
 mkdir -p "$out/drift/data" "$out/drift/logs"
 five='"lang": "(en|de|es|fr|sw)"'
 { grep -E "$five" "$data/mgsm_exemplars.jsonl"; head -n 160 "$out/data/rl.jsonl"; } >"$out/drift/data/train.jsonl"
