@@ -1,9 +1,18 @@
 """How scripts of ``bench`` and ``studies`` are started: a mistake of the user is one line, as it is of ``ollm-rl``."""
 
+import argparse
 import sys
 from collections.abc import Callable
 
 from ollm_rl.errors import RunError, UsageError, one_line
+
+
+def positive(text: str) -> int:
+    """The ``type`` of an argument that counts something."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 def start(main: Callable[[], object]) -> None:

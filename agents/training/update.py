@@ -134,7 +134,8 @@ class Updater:
         weights = self.optimizer.param_groups[0]["params"]
         norm = torch.nn.utils.clip_grad_norm_(weights, self.config.max_grad_norm)
         self.optimizer.step()
-        return terms | {"grad_norm": norm}
+        # Without any decision there is no gradient, and its norm is a 0 on the CPU.
+        return terms | {"grad_norm": norm.to(self.device)}
 
     def passes(self, batch: UpdateBatch, rows: Sequence[int]) -> list[list[int]]:
         """Group the episodes that have decisions into passes of at most ``pass_tokens`` tokens."""

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from ollm_rl.agents.completions import read_completions
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 
 
 def main() -> None:
@@ -26,11 +26,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="folder of an option SFT run")
     parser.add_argument("--out", type=Path, required=True, help="new folder for the two runs")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=positive, default=2)
     parser.add_argument(
-        "--iterations", type=int, default=60, help="iterations of each run; enough to outlast the kills"
+        "--iterations", type=positive, default=60, help="iterations of each run; enough to outlast the kills"
     )
-    parser.add_argument("--episodes", type=int, default=256)
+    parser.add_argument("--episodes", type=positive, default=256)
     parser.add_argument("--seconds", type=float, default=180.0, help="duration of the kills")
     parser.add_argument("--every", type=float, default=20.0, help="seconds from one kill to the next")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of workers to kill")

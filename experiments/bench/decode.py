@@ -41,7 +41,7 @@ from ollm_rl.experiments.bench.contenders import (
 )
 from ollm_rl.experiments.bench.decode_figures import plot, ratios, table
 from ollm_rl.experiments.bench.gym_loop import GymLoop
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.prompts import encode_prompts
@@ -71,16 +71,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], help="bfloat16 on CUDA where left out, else float32"
     )
-    parser.add_argument("--slots", type=int, nargs="+", default=[32, 64], help="one case per value")
+    parser.add_argument("--slots", type=positive, nargs="+", default=[32, 64], help="one case per value")
     parser.add_argument(
         "--context", type=int, nargs="+", default=[0], help="tokens per random prompt; 0: arith problems"
     )
-    parser.add_argument("--new-tokens", type=int, nargs=2, default=[32, 256], help="bounds of the uniform lengths")
-    parser.add_argument("--waves", type=int, nargs="+", default=[4], help="episodes per slot")
+    parser.add_argument("--new-tokens", type=positive, nargs=2, default=[32, 256], help="bounds of the uniform lengths")
+    parser.add_argument("--waves", type=positive, nargs="+", default=[4], help="episodes per slot")
     parser.add_argument(
-        "--group", type=int, nargs="+", default=[1], help="episodes per prompt, which the engine encodes once"
+        "--group", type=positive, nargs="+", default=[1], help="episodes per prompt, which the engine encodes once"
     )
-    parser.add_argument("--repeats", type=int, default=3, help="runs of every contender")
+    parser.add_argument("--repeats", type=positive, default=3, help="runs of every contender")
     parser.add_argument(
         "--clock",
         choices=["wall", "cpu"],

@@ -22,7 +22,7 @@ from typing import Any
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.runs import origin, write_atomic
 
 CASES = ("sft-options", "sft-backbone", "sft-lora", "learner", "workers")
@@ -128,23 +128,23 @@ def main() -> None:
     parser.add_argument("--backbone", default="tiny-arith", help="backbone of supervised training")
     parser.add_argument("--sft-data", default="arith", help="solutions of supervised training")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--gpus", type=int, default=2)
+    parser.add_argument("--gpus", type=positive, default=2)
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
-    parser.add_argument("--batch-size", type=int, default=64, help="solutions per step")
+    parser.add_argument("--batch-size", type=positive, default=64, help="solutions per step")
     parser.add_argument("--warm-up-steps", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=80, help="steps that count; a multiple of the warm-up's")
+    parser.add_argument("--steps", type=positive, default=80, help="steps that count; a multiple of the warm-up's")
     parser.add_argument(
         "--episodes",
-        type=int,
+        type=positive,
         help="episodes per iteration; if left out, 1024 for the learner and 8192 for the workers. Few per slot hide "
         "what a second GPU gives, because the slots of each worker empty until its longest last episode ends",
     )
-    parser.add_argument("--num-slots", type=int, default=256, help="of every worker or process")
-    parser.add_argument("--max-new-tokens", type=int, default=96)
+    parser.add_argument("--num-slots", type=positive, default=256, help="of every worker or process")
+    parser.add_argument("--max-new-tokens", type=positive, default=96)
     parser.add_argument("--warm-up-iterations", type=int, default=2)
-    parser.add_argument("--iterations", type=int, default=6, help="iterations that count")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--iterations", type=positive, default=6, help="iterations that count")
+    parser.add_argument("--rounds", type=positive, default=2)
     parser.add_argument("--folder", type=Path, help="existing folder for the runs, which are removed; else a temporary")
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args()

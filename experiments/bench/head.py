@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ollm_rl.experiments.bench.sft import PeakMemory
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.options.losses import token_cross_entropy
 
 Loss = Callable[[torch.Tensor, nn.Linear, torch.Tensor], torch.Tensor]
@@ -49,11 +49,11 @@ def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--vocabulary", type=int, default=49152)
-    parser.add_argument("--hidden", type=int, default=576)
-    parser.add_argument("--options", type=int, default=10)
-    parser.add_argument("--positions", type=int, nargs="+", default=[64, 128, 256])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--vocabulary", type=positive, default=49152)
+    parser.add_argument("--hidden", type=positive, default=576)
+    parser.add_argument("--options", type=positive, default=10)
+    parser.add_argument("--positions", type=positive, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--rounds", type=positive, default=3)
     args = parser.parse_args()
     dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
     head = nn.Linear(args.hidden, args.vocabulary, bias=False, device=args.device, dtype=dtype).requires_grad_(False)

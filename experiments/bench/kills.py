@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.runs import origin, write_atomic
 
 SFT = "--max_steps 12 --batch_size 8 --limit 64 --save_steps 2 --logging_steps 1 --device cpu"
@@ -49,7 +49,7 @@ def main() -> None:
     """Run every case, print and save what differs, and exit with 1 if anything does."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="new folder for all runs")
-    parser.add_argument("--kills", type=int, default=20, help="kills of each case")
+    parser.add_argument("--kills", type=positive, default=20, help="kills of each case")
     parser.add_argument("--cases", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     args = parser.parse_args()

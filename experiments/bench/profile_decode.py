@@ -19,7 +19,7 @@ from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
 from ollm_rl.experiments.bench.contenders import wait
 from ollm_rl.experiments.bench.decode import BACKBONES, load
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 
@@ -29,11 +29,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", choices=BACKBONES, default="smollm2-135m")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    parser.add_argument("--slots", type=int, default=512)
+    parser.add_argument("--slots", type=positive, default=512)
     parser.add_argument("--context", type=int, default=64, help="tokens per prompt")
-    parser.add_argument("--new-tokens", type=int, default=96)
+    parser.add_argument("--new-tokens", type=positive, default=96)
     parser.add_argument("--compiled", action="store_true")
-    parser.add_argument("--rows", type=int, default=25)
+    parser.add_argument("--rows", type=positive, default=25)
     args = parser.parse_args()
     device = resolve_device(args.device)
     cuda = device.type == "cuda"

@@ -25,7 +25,7 @@ from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.agents.search.config import SearchSettings
 from ollm_rl.agents.search.run import search
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.experiments.studies.option_grid import markdown
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.options.model import OptionModel
@@ -235,12 +235,12 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder of the results; those already there are not measured again"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=150, help="steps of option SFT")
-    parser.add_argument("--problems", type=int, default=128, help="problems per seed")
-    parser.add_argument("--budget", type=int, default=192, help="generated tokens per problem")
-    parser.add_argument("--timed-problems", type=int, default=64)
-    parser.add_argument("--timed-budget", type=int, default=96)
-    parser.add_argument("--repeats", type=int, default=2, help="timings with and without forking")
+    parser.add_argument("--steps", type=positive, default=150, help="steps of option SFT")
+    parser.add_argument("--problems", type=positive, default=128, help="problems per seed")
+    parser.add_argument("--budget", type=positive, default=192, help="generated tokens per problem")
+    parser.add_argument("--timed-problems", type=positive, default=64)
+    parser.add_argument("--timed-budget", type=positive, default=96)
+    parser.add_argument("--repeats", type=positive, default=2, help="timings with and without forking")
     args = parser.parse_args()
     rows = [take(args.out / f"seed-{seed}.json", partial(compare_methods, args, seed)) for seed in args.seeds]
     timed = take(args.out / "forking.json", partial(time_forking, args))

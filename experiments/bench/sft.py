@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 
 from ollm_rl.backbones.lora import lora_config
 from ollm_rl.experiments.bench.decode import BACKBONES, load
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import IGNORED, CountedStates, OptionModel
 from ollm_rl.pretrain.data import PadRight
@@ -202,9 +202,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="tiny-arith", choices=BACKBONES)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--batch-size", type=int, default=64, help="solutions per step")
-    parser.add_argument("--steps", type=int, default=8, help="steps per variant and round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=positive, default=64, help="solutions per step")
+    parser.add_argument("--steps", type=positive, default=8, help="steps per variant and round")
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args()
     if args.steps < WARM_UP:

@@ -35,7 +35,7 @@ from ollm_rl.devices import resolve_device
 from ollm_rl.envs.sb3 import TextGenVecEnv
 from ollm_rl.envs.vector import TextGenVectorEnv
 from ollm_rl.experiments.bench.sft import PeakMemory
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts
@@ -252,15 +252,17 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder of an option SFT run")
     parser.add_argument("--data", default="arith", help="problems to train on")
     parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS)
-    parser.add_argument("--episodes", type=int, default=128)
-    parser.add_argument("--num-slots", type=int, default=128)
-    parser.add_argument("--max-new-tokens", type=int, default=96)
+    parser.add_argument("--episodes", type=positive, default=128)
+    parser.add_argument("--num-slots", type=positive, default=128)
+    parser.add_argument("--max-new-tokens", type=positive, default=96)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument(
         "--compiled", action="store_true", help="compile the decoding of ours and of the adapter for SB3"
     )
-    parser.add_argument("--iterations", type=int, default=2, help="iterations per round, after the warm-up iteration")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--iterations", type=positive, default=2, help="iterations per round, after the warm-up iteration"
+    )
+    parser.add_argument("--rounds", type=positive, default=2)
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args()
     config = RLConfig(

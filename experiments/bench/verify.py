@@ -29,7 +29,7 @@ from typing import Any
 
 from ollm_rl.answers.pool import Verdict, VerifierPool, verify
 from ollm_rl.experiments.bench.poison import GOLD, mixed_checks, zombies
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import origin
@@ -254,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--checks", type=int, default=10_000, help="mixed checks per setting of the poison part")
+    parser.add_argument("--checks", type=positive, default=10_000, help="mixed checks per setting of the poison part")
     parts: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         "speed": lambda args: speed(args.data),
         "agreement": lambda args: agreement(args.data),

@@ -16,7 +16,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from ollm_rl.errors import MissingError, UsageError
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.report.canvas import save_svg
 from ollm_rl.report.tables import Cell, Estimate, Table
 
@@ -140,13 +140,20 @@ def drift_text(path: Path, window: int, thresholds: Sequence[float]) -> str:
 
 
 def draw(path: Path, window: int, out: Path) -> None:
-    """Rates against the reward over the course of training, block by block; variants of a policy differ by the line."""
+    """Rates against the reward over the course of training, block by block; variants of a policy differ by the line.
+
+    Raises:
+        UsageError: If a run is shorter than a block.
+    """
     frame = load(path)
     panels = ("strict", "switched", "degenerate", "nats")
     figure = Figure(figsize=(11.5, 6.4), layout="constrained")
     axes = figure.subplots(2, 2)
     for method, runs in _runs(frame, "train").items():
-        count = min(len(run) for run in runs) // window
+        shortest = min(map(len, runs))
+        if shortest < window:
+            raise UsageError(f"a point is {window} episodes, and a run of {method} has {shortest}; leave --figure out")
+        count = shortest // window
         blocks = np.mean(
             [
                 run[list(RATES)]
@@ -177,7 +184,7 @@ def main() -> None:
     """Print the tables and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--window", type=int, default=96, help="episodes that a mean is taken over")
+    parser.add_argument("--window", type=positive, default=96, help="episodes that a mean is taken over")
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.9, 0.95, 0.98], help="mean rewards")
     parser.add_argument("--figure", type=Path, help="also draw the figure to this SVG file")
     args = parser.parse_args()

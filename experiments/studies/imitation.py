@@ -37,7 +37,7 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
 from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts
@@ -160,13 +160,13 @@ def main() -> None:
     parser.add_argument("--test", required=True, help="source of the test problems")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--students", nargs="+", default=STUDENTS, choices=STUDENTS)
-    parser.add_argument("--samples", type=int, default=8, help="completions per training problem")
-    parser.add_argument("--passes", type=int, default=12, help="over the right completions")
+    parser.add_argument("--samples", type=positive, default=8, help="completions per training problem")
+    parser.add_argument("--passes", type=positive, default=12, help="over the right completions")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int, help="problems per source; all of jsonl: where left out")
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--num-slots", type=int, default=512)
+    parser.add_argument("--limit", type=positive, help="problems per source; all of jsonl: where left out")
+    parser.add_argument("--max-new-tokens", type=positive, default=128)
+    parser.add_argument("--num-slots", type=positive, default=512)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     args = parser.parse_args()
     args.device = str(resolve_device("auto"))

@@ -33,7 +33,7 @@ from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.backbones.loading import load_tokenizer
 from ollm_rl.backbones.lora import load_lora
 from ollm_rl.devices import resolve_device
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.metrics.statistics import compare_paired
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
@@ -208,13 +208,13 @@ def main() -> None:
     parser.add_argument("--free", required=True, help="source of problems for the free-running columns")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=250, help="training steps; a multiple of 10")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=positive, default=250, help="training steps; a multiple of 10")
+    parser.add_argument("--batch-size", type=positive, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--limit", type=int, help="problems per evaluation; all of jsonl: where left out")
-    parser.add_argument("--sampled", type=int, help="use only the first N problems for pass@8; all where left out")
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--num-slots", type=int, default=512)
+    parser.add_argument("--limit", type=positive, help="problems per evaluation; all of jsonl: where left out")
+    parser.add_argument("--sampled", type=positive, help="use only the first N problems for pass@8; all where left out")
+    parser.add_argument("--max-new-tokens", type=positive, default=128)
+    parser.add_argument("--num-slots", type=positive, default=512)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     args = parser.parse_args()
     args.device = str(resolve_device("auto"))

@@ -1,17 +1,18 @@
 """Tables of ``tiny_arith_overfit.sh``: ``python -m ollm_rl.experiments.studies.overfit_table OUT``."""
 
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from ollm_rl.errors import MissingError
 from ollm_rl.experiments.script import start
+from ollm_rl.files.records import Entries, read_object
 from ollm_rl.report.tables import Cell, Table
 
 MEASURES = {"nll": ("Nats per token", 1, 3), "token_accuracy": ("Tokens right, %", 100, 1)}
 MEASURES |= {"answer_correct": ("Answers right, %", 100, 1)}
+RESULT: Entries = {"columns": {"lora": dict.fromkeys(MEASURES, list)}}
 
 
 def tables(out: Path) -> list[Table]:
@@ -19,10 +20,12 @@ def tables(out: Path) -> list[Table]:
 
     Raises:
         MissingError: If there is no result.
+        DamagedError: If one cannot be read.
     """
     by_steps: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for path in out.glob("*-*.json"):
-        by_steps[int(path.stem.split("-")[0])].append(json.loads(path.read_text())["columns"])
+    for path in out.glob("[0-9]*-[0-9]*.json"):
+        result = read_object(path, RESULT, remedy="delete it and start the script again")
+        by_steps[int(path.stem.split("-")[0])].append(result["columns"])
     if not by_steps:
         raise MissingError(f"{out} has no result; give the OUT of tiny_arith_overfit.sh")
     columns = list(next(iter(by_steps.values()))[0])

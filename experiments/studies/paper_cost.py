@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ollm_rl.cli import parse, run
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.experiments.studies.paper_standin import DISTILL_QWEN, TINY, write_standin
 from ollm_rl.files.records import read_rows
 from ollm_rl.report.tables import Cell, Table
@@ -159,7 +159,7 @@ def main() -> None:
     """Measure what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=20, help="steps or iterations of a stage that count")
+    parser.add_argument("--steps", type=positive, default=20, help="steps or iterations of a stage that count")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and short texts, to try this script")
     args = parser.parse_args()
     if not (args.out / "standin/Omni-MATH").exists():

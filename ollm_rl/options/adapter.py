@@ -11,6 +11,7 @@ from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.losses import AdaptiveKLWeight
 
+MAX_ACTIVATIONS = 2**28  # of the decoder's GELU: 1 GiB of inputs and 1 GiB of outputs in float32
 MAX_SHARE = 0.02  # of the backbone's parameters, if no width is set
 
 
@@ -47,6 +48,11 @@ class OptionAdapter(nn.Module):
         # The inputs differ in scale by orders of magnitude, so each is normalized before they are joined.
         inputs = [F.layer_norm(x.float(), x.shape[-1:]) for x in (hidden_states, next_embeddings)]
         return self.encoder(torch.cat(inputs, -1))
+
+    @property
+    def rows_at_once(self) -> int:
+        """Number of hidden states whose decoder activations, K * W for each, training keeps at a time."""
+        return max(1, MAX_ACTIVATIONS // self.option_embedding.numel())
 
     def biases(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The bias b_t of every option: (..., H) -> (..., K, H)."""

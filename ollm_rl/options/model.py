@@ -6,7 +6,6 @@ Letters: B batch, T tokens, N counted positions, H hidden, K options, V vocabula
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +14,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from ollm_rl.backbones.chunks import each_chunk
 from ollm_rl.backbones.loading import fingerprint, load_backbone, not_finite
 from ollm_rl.backbones.names import OPTION_FILE, WEIGHTS_FILE, config_file, resolve
 from ollm_rl.backbones.output_head import OutputHead, last_hidden_states
@@ -40,7 +39,6 @@ from ollm_rl.options.losses import (
 from ollm_rl.runs import write_atomic
 
 IGNORED = -100  # label that transformers' losses ignore
-MAX_ACTIVATIONS = 2**28  # of the decoder, N * K * width, that are kept at a time: 1 GiB in float32
 ROWS_TOGETHER = {"cpu": 8, "cuda": 32}  # sequences of similar length per pass of the frozen backbone
 
 
@@ -201,8 +199,8 @@ class OptionModel(nn.Module):
             cross_entropy = expected_cross_entropy(encoder_logits, losses)
         else:
             one_hot = sample_options(encoder_logits, config.gumbel_temperature)
-            biases = torch.cat(list(self._in_parts(self.adapter.mixed_bias, hidden, one_hot)))
-            cross_entropy = self._cross_entropy(hidden, biases, targets).mean()
+            biases = each_chunk(self.adapter.mixed_bias, hidden, one_hot, size=self.adapter.rows_at_once)
+            cross_entropy = self._cross_entropy(hidden, torch.cat(list(biases)), targets).mean()
         kl = kl_to_prior(encoder_logits, policy_logits.detach() if config.prior == "policy" else None)
         if config.policy_by_likelihood:
             policy_loss = policy_marginal_loss(policy_logits, losses)
@@ -220,25 +218,13 @@ class OptionModel(nn.Module):
     def option_cross_entropy(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """-log p(x_{t+1} | h_t, z) of every option, in nats: (N, H), (N,) -> (N, K)."""
         losses, start = [], 0
-        for biases in self._in_parts(self.adapter.biases, hidden_states):
+        for biases in each_chunk(self.adapter.biases, hidden_states, size=self.adapter.rows_at_once):
             count, num_options, _ = biases.shape
             hidden, option_targets = (each[start : start + count, None] for each in (hidden_states, targets))
             of_part = self._cross_entropy(hidden, biases, option_targets.expand(count, num_options).flatten())
             losses.append(of_part.view(count, num_options))
             start += count
         return torch.cat(losses)
-
-    def _in_parts(self, function: Callable[..., torch.Tensor], *rows: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Biases that the decoder makes for parts of N rows.
-
-        The backward pass computes its activations, (N, K, width) in float32, again; those of the last part are kept.
-        """
-        count = max(1, MAX_ACTIVATIONS // self.adapter.option_embedding.numel())
-        *parts, last = zip(*(tensor.split(count) for tensor in rows), strict=True)
-        for part in parts:
-            biases: torch.Tensor = checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False)
-            yield biases
-        yield function(*last)
 
     def _cross_entropy(self, hidden_states: torch.Tensor, biases: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of biased hidden states, (M, H) or more dimensions, for their M targets: (M,)."""

@@ -4,7 +4,6 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -159,34 +158,6 @@ def test_the_terms_of_a_padded_batch_are_the_means_over_its_separate_rows(backbo
             if count
         ]
         assert float(getattr(together, term).detach()) == pytest.approx(sum(alone) / sum(counts), rel=1e-4, abs=1e-5)
-
-
-@pytest.mark.parametrize("estimator", ["exact", "gumbel"])
-def test_the_decoders_activations_are_kept_for_a_part_of_the_positions_only(
-    estimator: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = OptionModel(tiny_model("llama"), OptionConfig(num_options=3, width=8, estimator=estimator))
-    ids = random_ids(4, 12)
-    found = []
-    for limit in (10**6, 3 * 8 * 10):  # 44 positions in one part, and in five
-        monkeypatch.setattr("ollm_rl.options.model.MAX_ACTIVATIONS", limit)
-        kept: list[int] = []
-
-        def keep(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
-            kept.append(len(tensor) if tensor.shape[1:] == (3, 8) else 0)
-            return tensor
-
-        model.zero_grad()
-        torch.manual_seed(0)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = model(ids, labels=ids).loss
-        loss.backward()
-        gradients = [weight.grad for weight in model.adapter.parameters() if weight.grad is not None]
-        found.append((loss.detach(), torch.cat([gradient.flatten() for gradient in gradients]), max(kept)))
-    (whole, of_whole, most), (parts, of_parts, fewer) = found
-    torch.testing.assert_close(parts, whole)
-    torch.testing.assert_close(of_parts, of_whole, rtol=1e-4, atol=1e-6)
-    assert most == 44 and 0 < fewer <= 10
 
 
 def test_labels_without_a_token_that_counts_are_refused() -> None:

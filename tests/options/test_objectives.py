@@ -190,3 +190,31 @@ def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> No
         ValueError, match=f"gumbel_temperature={temperature} (must be more than 0|is not a finite number)"
     ):
         OptionConfig(gumbel_temperature=temperature)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "gumbel"])
+def test_the_decoders_activations_are_kept_for_a_part_of_the_positions_only(
+    estimator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = OptionModel(tiny_model("llama"), OptionConfig(num_options=3, width=8, estimator=estimator))
+    ids = torch.randint(1, VOCAB, (4, 12), generator=torch.Generator().manual_seed(0))
+    found = []
+    for limit in (10**6, 3 * 8 * 10):  # 44 positions in one part, and in five
+        monkeypatch.setattr("ollm_rl.options.adapter.MAX_ACTIVATIONS", limit)
+        kept: list[int] = []
+
+        def keep(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept.append(len(tensor) if tensor.shape[1:] == (3, 8) else 0)
+            return tensor
+
+        model.zero_grad()
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(ids, labels=ids).loss
+        loss.backward()
+        gradients = [weight.grad for weight in model.adapter.parameters() if weight.grad is not None]
+        found.append((loss.detach(), torch.cat([gradient.flatten() for gradient in gradients]), max(kept)))
+    (whole, of_whole, most), (parts, of_parts, fewer) = found
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(of_parts, of_whole, rtol=1e-4, atol=1e-6)
+    assert most == 44 and 0 < fewer <= 10

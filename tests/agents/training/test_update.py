@@ -91,6 +91,17 @@ def test_the_size_of_a_pass_does_not_change_the_update(make: Any, algorithm: str
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+def test_a_step_on_episodes_without_a_decision_moves_nothing_and_its_terms_are_on_the_device() -> None:
+    policy = token_policy()
+    before, nothing = weights(policy), torch.zeros(4, 8)
+    updater = Updater(policy, config())
+    updater.device = torch.device("meta")  # stands for a GPU
+    batch = UpdateBatch(rollout_of(policy), nothing, nothing, lengths=[3, 8, 5, 1], num_decisions=[0] * 4)
+    terms = updater.step(batch, range(4), Penalties(0.0, 0.0))
+    assert {term.device.type for term in terms.values()} == {"meta"}
+    assert all(map(torch.equal, weights(policy), before))
+
+
 def test_when_memory_runs_out_the_step_is_repeated_in_halved_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed, tight = token_policy(), token_policy()
     update(undisturbed, config())

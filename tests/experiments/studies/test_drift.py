@@ -110,3 +110,8 @@ def test_the_figure_is_drawn_from_the_file(file: Path, tmp_path: Path) -> None:
     drift_tables.draw(file, 2, tmp_path / "drift.svg")
     text = (tmp_path / "drift.svg").read_text()
     assert "latent" in text and "language switching" in text
+
+
+def test_a_figure_of_runs_shorter_than_a_point_is_refused(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="^a point is 7 episodes, and a run of latent has 6; leave --figure out$"):
+        drift_tables.draw(file, 7, tmp_path / "drift.svg")

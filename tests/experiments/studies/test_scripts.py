@@ -77,7 +77,9 @@ def test_a_step_ends_in_time_and_what_is_small_travels(tmp_path: Path) -> None:
     assert len(pieces) < 1000
 
 
-@pytest.mark.parametrize("name", ["figure", "merge", "retrain", "table", "paper_table", "selection_table"])
+@pytest.mark.parametrize(
+    "name", ["figure", "merge", "overfit_table", "retrain", "table", "paper_table", "selection_table"]
+)
 def test_a_study_explains_itself(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,3 +103,11 @@ def test_a_mistake_ends_a_script_with_one_line_and_status_2(capsys: pytest.Captu
     with pytest.raises(SystemExit, match="2"):
         start(wrong)
     assert capsys.readouterr().err == "run='x' is no run; give one\n"
+
+
+def test_a_number_of_nothing_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    study = importlib.import_module("ollm_rl.experiments.studies.drift_tables")
+    monkeypatch.setattr("sys.argv", ["drift_tables", "drift.parquet", "--window", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        study.main()
+    assert capsys.readouterr().err.endswith("error: argument --window: 0 is less than 1\n")
