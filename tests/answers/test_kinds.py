@@ -16,7 +16,7 @@ KINDS = sorted({case["kind"] for case in CASES})
 DIGITS = st.integers(2, 9)
 # None of these is one of its digits, whatever these are. A letter stands for itself.
 FORMULAS = (
-    r"\frac{{{a}}}{{1{b}}}", r"\sqrt{{1{a}}}", r"{a}\sqrt{{1{b}}}", r"x^{{{a}}}-{b}", r"{a}\pi", r"({a}, {b})",
+    r"\frac{{{a}}}{{1{b}}}", r"\sqrt{{5{a}}}", r"{a}\sqrt{{1{b}}}", r"x^{{{a}}}-{b}", r"{a}\pi", r"({a}, {b})",
     r"{a}x+{b}", r"[{a}, 1{b})", r"(-\infty, {a}]", r"{a}:1{b}", r"\log_{{{a}}} 1{b}", r"{a}^{{{b}}}",
     r"\binom{{1{a}}}{{{b}}}",
     r"{a}+{b}i", r"\pm {a}", r"e^{{{a}}}", r"x_{{{a}}}", r"1{a} \pmod{{2{b}}}", r"{a}!+1{b}", r"\{{{a}, 1{b}\}}",
