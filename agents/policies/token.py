@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from ollm_rl.agents.policies.base import Evaluation, tempered
 from ollm_rl.agents.policies.option import VALUE_WIDTH
+from ollm_rl.agents.policies.recorded_passes import RecordedPasses
 from ollm_rl.agents.policies.vocabulary import VocabularyPolicy, token_statistics
 from ollm_rl.backbones.lora import add_lora, without_lora
 from ollm_rl.backbones.lora_products import LoraProducts
@@ -39,7 +40,12 @@ class TokenPolicy(VocabularyPolicy):
                 if weight.requires_grad:  # in bfloat16 small updates would be lost
                     weight.data = weight.data.float()
         self.backbone, self.lora = backbone, LoraProducts(backbone)
+        self._passes: LoraProducts | RecordedPasses = self.lora
         self.value_head = mlp(self.head.hidden_size, VALUE_WIDTH, 1).to(backbone.device)
+
+    def record_passes(self, tokens: int) -> None:
+        """Compute ``evaluate`` by `RecordedPasses` of at most ``tokens`` tokens from now on; on CUDA only."""
+        self._passes = RecordedPasses(self.lora, tokens)
 
     def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
         """Evaluate a rollout's decisions under the current weights, by a forward pass over the sequences.
@@ -49,17 +55,17 @@ class TokenPolicy(VocabularyPolicy):
         reference_log_probs = None
         if reference:
             with torch.no_grad(), without_lora(self.backbone):
-                reference_log_probs, _ = self._statistics(self._hidden_states(rollout), rollout)
-        hidden = self._hidden_states(rollout)
+                reference_log_probs, _ = self._statistics(self._hidden_states(self.lora, rollout), rollout)
+        hidden = self._hidden_states(self._passes, rollout)
         log_probs, entropies = self._statistics(hidden, rollout)
         values = self.value_head(hidden.detach().float())[:, 0]
         return Evaluation(log_probs, entropies, values, reference_log_probs)
 
-    def _hidden_states(self, rollout: Rollout) -> torch.Tensor:
+    def _hidden_states(self, passes: LoraProducts | RecordedPasses, rollout: Rollout) -> torch.Tensor:
         """h_t at the decisions, (M, H)."""
         input_ids, positions = rollout.sequences()
         # Without a mask attention is faster. What follows a row's end changes nothing before it.
-        hidden = self.lora.hidden_states(input_ids)
+        hidden = passes.hidden_states(input_ids)
         return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))[rollout.decisions]
 
     def _statistics(self, hidden_states: torch.Tensor, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:

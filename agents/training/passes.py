@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-PASS_TOKENS, CUDA_PASS_TOKENS = 8_192, 16_384  # 0.65 MB per token of SmolLM2-135M in bfloat16: 10.6 GB
+PASS_TOKENS = 8_192
 CPU_STARTING_TOKENS = 128
 # What a GPU could compute while the host starts the kernels of one forward pass: 0.05 s for 30 layers, at the 2e14
 # operations per second that an H100 reaches in bfloat16. An estimate; a pass of SmolLM2-135M with gradient was seen to
@@ -19,15 +19,6 @@ GRADIENT_COST = 2  # passes without gradient that take as long as one with; the 
 def starting_tokens(num_parameters: int, device_type: str) -> int:
     """Tokens that take as long as starting a pass, with 2 operations per parameter and token (Kaplan et al. 2020)."""
     return CPU_STARTING_TOKENS if device_type == "cpu" else int(STARTING_OPERATIONS / (2 * num_parameters))
-
-
-def default_pass_tokens(num_parameters: int, device_type: str) -> int:
-    """Maximum tokens of a pass: more of a model that is so small that starting a pass takes longer than computing it.
-
-    Such a model needs little memory per token, too.
-    """
-    long_start = starting_tokens(num_parameters, device_type) > CUDA_PASS_TOKENS
-    return CUDA_PASS_TOKENS if long_start else PASS_TOKENS
 
 
 def grouped(sizes: Sequence[int], *, limit: int, overhead: int) -> list[list[int]]:

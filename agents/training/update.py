@@ -12,9 +12,11 @@ import torch
 
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Policy
+from ollm_rl.agents.policies.recorded_passes import padded_length
+from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.agents.training.advantages import kl_estimate, ppo_loss, reinforce_loss, topr_loss
 from ollm_rl.agents.training.batches import UpdateBatch
-from ollm_rl.agents.training.passes import default_pass_tokens, grouped, starting_tokens, time_of
+from ollm_rl.agents.training.passes import PASS_TOKENS, grouped, starting_tokens, time_of
 from ollm_rl.agents.training.replay import Replay
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.errors import RunWarning
@@ -77,10 +79,10 @@ class Updater:
         self.policy, self.config, self.device = policy, config, policy.backbone.device
         weights = [weight for weight in policy.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(weights, lr=config.learning_rate)
-        model = policy.backbone.num_parameters(), self.device.type
-        self.overhead = starting_tokens(*model)
-        self.pass_tokens = config.pass_tokens or (default_pass_tokens(*model) if policy.reads_sequences else None)
+        self.overhead = starting_tokens(policy.backbone.num_parameters(), self.device.type)
+        self.pass_tokens = config.pass_tokens or (PASS_TOKENS if policy.reads_sequences else None)
         self.replay = Replay(config.replay)
+        self._record_passes()
 
     def run(
         self,
@@ -142,8 +144,23 @@ class Updater:
         rows = sorted((row for row in rows if batch.num_decisions[row]), key=batch.size)
         if self.pass_tokens is None:
             return [rows] if rows else []
-        groups = grouped([batch.size(row) for row in rows], limit=self.pass_tokens, overhead=self.overhead)
+        sizes = list(map(batch.size, rows))
+        if self._recorded:
+            sizes = list(map(padded_length, sizes))
+        groups = grouped(sizes, limit=self.pass_tokens, overhead=self.overhead)
         return [[rows[index] for index in group] for group in groups]
+
+    def _record_passes(self) -> None:
+        """Let a policy record its passes if to start them takes longer than to compute them.
+
+        Recorded passes all take as long as the largest, so large ones would be mostly padding.
+        """
+        tokens, self._recorded = self.pass_tokens, False
+        if self.device.type != "cuda" or not isinstance(self.policy, TokenPolicy) or tokens is None:
+            return
+        if tokens <= min(PASS_TOKENS, self.overhead):
+            self.policy.record_passes(tokens)
+            self._recorded = True
 
     def _halve(self, sizes: list[int]) -> None:
         longest = max(sizes)
@@ -155,6 +172,7 @@ class Updater:
             stacklevel=3,
         )
         self.optimizer.zero_grad()
+        self._record_passes()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -162,10 +162,13 @@ class LoraProducts:
 
     Args:
         backbone: Its LoRA's weights may be in another precision than its own.
+
+    Attributes:
+        weights: What has a gradient.
     """
 
     def __init__(self, backbone: PreTrainedModel) -> None:
-        self._backbone, self._precision = backbone, backbone.get_output_embeddings().weight.dtype
+        self.backbone, self._precision = backbone, backbone.get_output_embeddings().weight.dtype
         # A layer that the model keeps in another precision has its inputs cast by peft.
         products = [
             LoraProduct(layer)
@@ -176,18 +179,20 @@ class LoraProducts:
         self._norms = fused_norms(backbone.base_model)
         # To find names in a model takes as long as a part of a pass, so it is done once.
         trained = {name: weight for name, weight in backbone.base_model.named_parameters() if weight.requires_grad}
-        own = {id(weight) for product in self._products for weight in (product.first.weight, product.second.weight)}
+        pairs = [weight for product in self._products for weight in (product.first.weight, product.second.weight)]
+        own = set(map(id, pairs))
         self._others = {name: weight for name, weight in trained.items() if id(weight) not in own}
+        self.weights: list[torch.Tensor] = [*pairs, *self._others.values()]
 
-    def hidden_states(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def hidden_states(self, input_ids: torch.Tensor, weights: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
         """h_t as `last_hidden_states`, with gradient in the LoRA: token ids (B, T) -> (B, T, H).
+
+        Other ``weights`` may stand for the LoRA's.
 
         The LoRA's products are in the backbone's precision; its weights and their gradients keep their own. By itself
         peft computes in the precision of the weights, and keeps the input of each of them again in float32.
         """
-        decoder = self._backbone.base_model
-        weights = [weight for product in self._products for weight in (product.first.weight, product.second.weight)]
-        weights += self._others.values()
+        decoder, weights = self.backbone.base_model, self.weights if weights is None else weights
         if any(weight.dtype != self._precision for weight in weights):
             weights = list(_Cast.apply(self._precision, *weights))
         count = 2 * len(self._products)
