@@ -5,12 +5,14 @@ python -m ollm_rl.experiments.studies.paper_cost --out OUT
 Writes a stand-in of the backbone (the configuration of DeepSeek-R1-Distill-Qwen-1.5B with random weights) and of both
 data sets, and runs each stage with the presets of ``paper.sh``, in a process of its own. OUT has a JSON file for each
 stage; those already there are skipped, and a stage that fails stops only those that need it. Prints the table. Random
-weights never end a completion, so the stages that generate take their longest.
+weights never end a completion, so the stages that generate take their longest. An iteration of reinforcement learning
+has four steps. On two GPUs start it twice, with other stages in ``--only``.
 """
 
 import argparse
 import contextlib
 import json
+import math
 import multiprocessing
 import shutil
 import statistics
@@ -35,6 +37,7 @@ FULL_STEPS = {"options": 313, "lora": 313, "forced": OMNI_MATH, "latent": 100, "
 UNITS = {"forced": "problem", "eval": "problem and model", "latent": "iteration", "vocabulary": "iteration"}
 NEEDS = {"forced": ("options", "lora"), "latent": ("options",), "vocabulary": ("options",), "eval": ("options",)}
 WARM_UP = 4  # steps that do not count
+ITERATION = 4  # steps of an iteration, as paper_rl.yaml leaves it
 
 
 def ollm(*words: Any) -> float:
@@ -49,7 +52,7 @@ class Stages:
 
     Args:
         out: Folder of the measurement.
-        steps: Steps or iterations that count.
+        steps: Steps that count.
         tiny: Whether the stand-in is tiny.
     """
 
@@ -75,7 +78,7 @@ class Stages:
     def _rl(self, name: str, *words: Any) -> float:
         """Median seconds of an iteration after the first."""
         folder = self.out / "runs" / name
-        config = ["--config", PRESETS / "paper_rl.yaml", "--iterations", 1 + self.steps]
+        config = ["--config", PRESETS / "paper_rl.yaml", "--iterations", 1 + math.ceil(self.steps / ITERATION)]
         tiny = ["--episodes", 8, "--num_slots", 8, "--max_new_tokens", 8, "--dtype", "float32"] if self.tiny else []
         ollm("train", *config, "--data", self.data, "--model", self.model, "--out", folder, *words, *tiny)
         rows = read_rows(folder / "metrics.json", {"seconds": float})
@@ -129,14 +132,16 @@ def ended_well(name: str, args: argparse.Namespace) -> bool:
 
 
 def measure_missing(args: argparse.Namespace) -> list[str]:
-    """Measure the stages without a file; returns those that failed, and those that need one of them."""
-    failed: list[str] = []
-    for name in FULL_STEPS:
-        if not (args.out / f"{name}.json").exists():
-            needed = NEEDS.get(name, ())
-            if any(each in failed for each in needed) or not ended_well(name, args):
-                failed.append(name)
-    return failed
+    """Measure the stages without a file; returns those that failed, and those that need one without a file."""
+
+    def measured(name: str) -> bool:
+        return (args.out / f"{name}.json").exists()
+
+    return [
+        name
+        for name in args.only
+        if not measured(name) and not (all(map(measured, NEEDS.get(name, ()))) and ended_well(name, args))
+    ]
 
 
 def table(folder: Path) -> Table:
@@ -159,7 +164,8 @@ def main() -> None:
     """Measure what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=positive, default=20, help="steps or iterations of a stage that count")
+    parser.add_argument("--steps", type=positive, default=20, help="steps of a stage that count")
+    parser.add_argument("--only", nargs="+", default=tuple(FULL_STEPS), choices=FULL_STEPS, help="stages")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and short texts, to try this script")
     args = parser.parse_args()
     if not (args.out / "standin/Omni-MATH").exists():
@@ -168,7 +174,9 @@ def main() -> None:
     failed = measure_missing(args)
     print(table(args.out).markdown())
     if failed:
-        raise SystemExit(f"failed, or in need of what failed: {', '.join(failed)}; the same command tries them again")
+        raise SystemExit(
+            f"failed, or in need of a stage without a file: {', '.join(failed)}; the same command tries them again"
+        )
 
 
 if __name__ == "__main__":

@@ -51,8 +51,19 @@ def test_a_stage_that_fails_keeps_only_those_from_being_measured_that_need_it(
 
     def ended_well(name: str, _: argparse.Namespace) -> bool:
         seen.append(name)
+        if name != broken:
+            (tmp_path / f"{name}.json").touch()
         return name != broken
 
     monkeypatch.setattr(paper_cost, "ended_well", ended_well)
-    assert paper_cost.measure_missing(argparse.Namespace(out=tmp_path)) == left
+    assert paper_cost.measure_missing(argparse.Namespace(out=tmp_path, only=tuple(paper_cost.FULL_STEPS))) == left
     assert seen == tried
+
+
+def test_stages_can_be_measured_on_several_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paper_cost, "ended_well", lambda name, _: name == "lora")
+    only = argparse.Namespace(out=tmp_path, only=["lora", "vocabulary"])
+    assert paper_cost.measure_missing(only) == ["vocabulary"], "options are not measured"
+    (tmp_path / "options.json").touch()
+    monkeypatch.setattr(paper_cost, "ended_well", lambda name, _: True)
+    assert paper_cost.measure_missing(only) == []
