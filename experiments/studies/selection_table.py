@@ -1,4 +1,4 @@
-"""Tables of ``tiny_arith_selection.sh``: ``python -m ollm_rl.experiments.studies.selection_table OUT``."""
+"""Tables of the scripts ``*_selection.sh``: ``python -m ollm_rl.experiments.studies.selection_table OUT``."""
 
 import argparse
 import json
@@ -45,7 +45,7 @@ def show(out: Path) -> None:
     """Print all tables."""
     path = out / "forced.json"
     if not path.is_file():
-        raise MissingError(f"{path} does not exist; give the OUT of tiny_arith_selection.sh")
+        raise MissingError(f"{path} does not exist; give the folder that a script *_selection.sh wrote")
     tables = [forced_table(json.loads(path.read_text()))]
     tables += [search_table(out, choice) for choice in ("oracle", "majority", "likelihood")]
     print("\n\n".join(table.markdown() for table in tables))
