@@ -1,4 +1,4 @@
-"""Tables of ``tiny_arith_selection.sh``: ``python -m ollm_rl.experiments.studies.selection_table OUT``.
+"""Tables of the scripts ``*_selection.sh``: ``python -m ollm_rl.experiments.studies.selection_table OUT``.
 
 Reads OUT/forced.json, the result of ``ollm-rl teacher-forced``, and those of ``ollm-rl search`` beside it, if any.
 """
@@ -62,7 +62,7 @@ def show(out: Path) -> None:
     """Print all tables."""
     path = out / "forced.json"
     if not path.is_file():
-        raise MissingError(f"{path} does not exist; give the OUT of tiny_arith_selection.sh")
+        raise MissingError(f"{path} does not exist; give the folder that a script *_selection.sh wrote")
     forced = json.loads(path.read_text())
     tables = [forced_table(forced), ambiguity_table(forced)]
     if any(out.glob("*-*.json")):
