@@ -6,7 +6,7 @@ A row is an iteration of a run: its metrics, ``method`` and ``seed``. The file's
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,28 +61,50 @@ def pack(
     return contents
 
 
-def tables_of(path: Path) -> list[Table]:
-    """The tables of a comparison from its file.
+def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of a comparison, and the rest that its file holds.
 
     Raises:
         UsageError: If it is no such file.
     """
     try:
         table = pq.read_table(path)
-        data = json.loads((table.schema.metadata or {})[KEY])
+        return table.to_pylist(), json.loads((table.schema.metadata or {})[KEY])
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        raise _no_comparison(path, error) from error
+
+
+def tables_of(path: Path, seeds: Collection[int] = ()) -> list[Table]:
+    """The tables of a comparison from its file.
+
+    Args:
+        path: The file.
+        seeds: Only the learning of runs with these seeds; all there is of all runs if empty.
+
+    Raises:
+        UsageError: If it is no such file, or lacks a seed.
+    """
+    rows, data = read(path)
+    try:
         config = CompareConfig(**data["config"], out=path.parent)
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{path} holds no comparison ({error}); give the comparison.parquet of ollm-rl compare"
-        ) from error
+    except (KeyError, TypeError) as error:
+        raise _no_comparison(path, error) from error
+    if missing := set(seeds).difference(row["seed"] for row in rows):
+        raise UsageError(f"seeds={sorted(missing)}: {path} has no such runs; leave them out")
+    if seeds:
+        rows, data["results"] = [row for row in rows if row["seed"] in seeds], {}
     runs: dict[str, dict[int, list[dict[str, Any]]]] = {method: {} for method in data["tuned"]}
-    for row in table.to_pylist():
+    for row in rows:
         method, seed = row.pop("method"), row.pop("seed")
         values = {name: value for name, value in row.items() if value is not None}
         runs[method].setdefault(seed, []).append(values)
     curves = {method: [Curve(rows, config.window) for rows in by_seed.values()] for method, by_seed in runs.items()}
     tuned = {method: Tuned(**found) for method, found in data["tuned"].items()}
     return comparison_tables(config, tuned, curves, data["results"])
+
+
+def _no_comparison(path: Path, error: Exception) -> UsageError:
+    return UsageError(f"{path} holds no comparison ({error}); give the comparison.parquet of ollm-rl compare")
 
 
 def _numbers(result: Mapping[str, Any]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The tables of a comparison from its raw file: ``python -m ollm_rl.experiments.studies.compare_tables FILE.parquet``.
 
-FILE is the comparison.parquet of ``ollm-rl compare``.
+FILE is the comparison.parquet of ``ollm-rl compare``. ``--seeds 10 11`` shows the learning of these runs only: does it
+lie within the intervals of the others?
 """
 
 import argparse
@@ -14,7 +15,9 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    print("\n\n".join(table.markdown() for table in tables_of(parser.parse_args().file)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=())
+    args = parser.parse_args()
+    print("\n\n".join(table.markdown() for table in tables_of(args.file, args.seeds)))
 
 
 if __name__ == "__main__":

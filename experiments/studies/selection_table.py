@@ -1,4 +1,7 @@
-"""Tables of the scripts ``*_selection.sh``: ``python -m ollm_rl.experiments.studies.selection_table OUT``."""
+"""Tables of the scripts ``*_selection.sh``: ``python -m ollm_rl.experiments.studies.selection_table OUT``.
+
+Reads OUT/forced.json, the result of ``ollm-rl teacher-forced``, and those of ``ollm-rl search`` beside it, if any.
+"""
 
 import argparse
 import json
@@ -13,6 +16,13 @@ from ollm_rl.report.tables import Cell, Table
 MEASURES = {"token_accuracy": ("tokens right, %", 100, 1), "nll": ("NLL, nats per token", 1, 3)}
 MEASURES |= {"answer_correct": ("answers right, %", 100, 1), "information": ("nats revealed", 1, 3)}
 MEASURES |= {"gain_per_nat": ("gain per nat", 1, 2)}
+AMBIGUITY = {
+    "deterministic": "positions with an entropy below 0.1 nats",
+    "ambiguous": "positions with an entropy above 1 nat",
+    "ambiguous_top_two": "probability of the two most probable tokens there",
+    "live_share": "positions where options differ",
+    "whole_coverage": "true solutions that options offer whole",
+}
 
 
 def forced_table(forced: dict[str, Any]) -> Table:
@@ -26,6 +36,13 @@ def forced_table(forced: dict[str, Any]) -> Table:
         rows.append([name, *cells])
     note = f"{forced['num_problems']} problems, 95 % bootstrap."
     return Table("Teacher-forced", note, ["column", *(name for name, *_ in MEASURES.values())], rows)
+
+
+def ambiguity_table(forced: dict[str, Any]) -> Table:
+    """How sure the backbone is of the true text, and what the options offer of it."""
+    found = forced["ambiguity"] | forced["options"]
+    rows: list[list[Cell]] = [[name, scaled(found[key])] for key, name in AMBIGUITY.items()]
+    return Table("Ambiguity", f"{forced['num_problems']} problems, 95 % bootstrap.", ["share of", "%"], rows)
 
 
 def search_table(folder: Path, choice: str) -> Table:
@@ -46,8 +63,10 @@ def show(out: Path) -> None:
     path = out / "forced.json"
     if not path.is_file():
         raise MissingError(f"{path} does not exist; give the folder that a script *_selection.sh wrote")
-    tables = [forced_table(json.loads(path.read_text()))]
-    tables += [search_table(out, choice) for choice in ("oracle", "majority", "likelihood")]
+    forced = json.loads(path.read_text())
+    tables = [forced_table(forced), ambiguity_table(forced)]
+    if any(out.glob("*-*.json")):
+        tables += [search_table(out, choice) for choice in ("oracle", "majority", "likelihood")]
     print("\n\n".join(table.markdown() for table in tables))
 
 

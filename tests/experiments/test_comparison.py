@@ -15,7 +15,7 @@ from ollm_rl.errors import UsageError
 from ollm_rl.experiments.comparison import comparison_tables
 from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.curves import Curve
-from ollm_rl.experiments.raw import tables_of
+from ollm_rl.experiments.raw import pack, tables_of
 from ollm_rl.experiments.tuning import Tuned
 from ollm_rl.report.tables import Estimate, Table
 
@@ -145,3 +145,18 @@ def test_a_file_without_a_comparison_is_refused(tmp_path: Path) -> None:
     for path in (other, newer, tmp_path / "text.parquet", tmp_path / "missing.parquet"):
         with pytest.raises(UsageError, match=rf"{path.name} holds no comparison .*give the comparison.parquet"):
             tables_of(path)
+
+
+def test_some_seeds_of_a_file_are_shown_by_themselves_and_one_that_it_lacks_is_refused(tmp_path: Path) -> None:
+    config = CompareConfig(out=tmp_path, baseline="a", methods={"a": {}}, thresholds=[0.5], window=10)
+    curves = {"a": {seed: run(tmp_path / f"{seed}", [reward] * 2) for seed, reward in ((0, 0.25), (7, 0.75))}}
+    result = {"accuracy": 0.5, "language_switching_rate": 0.0, "degeneracy_rate": 0.0}
+    evaluations = {"greedy": [result] * 2, "sampled": [result] * 2}
+    path = tmp_path / "comparison.parquet"
+    path.write_bytes(pack(config, {"a": Tuned({}, math.nan, [])}, curves, {"a": evaluations}, {}))
+    assert [table.title for table in tables_of(path)] == ["Learning", "Until reward 0.5", "After training"]
+    learning, reached = tables_of(path, [7])
+    assert [str(cell) for cell in learning.rows[0]][:3] == ["a", "1", "0.750 [0.750, 0.750]"]
+    assert reached.rows[0][1] == "1 of 1"
+    with pytest.raises(UsageError, match=r"seeds=\[3\]: .*comparison.parquet has no such runs; leave them out"):
+        tables_of(path, [3, 7])

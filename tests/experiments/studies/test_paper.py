@@ -6,10 +6,41 @@ from pathlib import Path
 import pytest
 
 from ollm_rl.backbones.loading import load_tokenizer
-from ollm_rl.experiments.studies import paper_cost
+from ollm_rl.cli import main
+from ollm_rl.experiments.studies import paper_cost, paper_table
 from ollm_rl.experiments.studies.paper_standin import TINY, write_standin
 from ollm_rl.experiments.studies.paper_table import forced_table, free_table
 from ollm_rl.problems.sources import load_problems
+from tests.experiments.studies.test_scripts import recorded_by
+
+SMALLER = {
+    "SFT": "--limit 4 --batch_size 4 --max_length 64 --dtype float32",
+    "LORA": "--gradient_accumulation_steps 2",
+    "FORCED": "--dtype float32",
+    "RL": "--limit 4 --iterations 1 --episodes 8 --num_slots 8 --minibatches 1 --max_new_tokens 4 --dtype float32",
+    "EVAL": "--max_new_tokens 4 --num_slots 8 --dtype float32",
+}
+
+
+def test_the_script_leads_from_the_stand_in_to_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, flags in SMALLER.items():
+        monkeypatch.setenv(name, flags)
+    *commands, last = recorded_by("paper.sh", tmp_path)
+    write_standin(tmp_path / "data", TINY, (40, 60), 4)
+    (tmp_path / "data/model").rename(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    assert [words[2] for words in commands] == ["sft", "sft", "teacher-forced", "train", "train", "eval"]
+    for words in commands:
+        assert main(words[2:]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", last[1:])
+    paper_table.main()
+    rows = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    forced = ["method", "backbone", "LoRA", "OLLM, optimal selection", "OLLM, policy"]
+    assert rows[:5] == [f"| {name}" for name in forced]
+    assert sorted(rows[6:]) == [f"| {name}" for name in ("latent", "lora", "model", "options", "vocabulary")]
 
 
 def test_the_stand_in_is_read_as_the_real_data_and_a_token_is_a_letter(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def recorded_by(script: str, folder: Path) -> list[list[str]]:
         "CUDA_VISIBLE_DEVICES": "0",
     }
     only_out = dict.fromkeys(("smollm2_styles.sh", "tiny_arith_overfit.sh", "tiny_arith_selection.sh"), ["out"])
-    arguments = {"paper.sh": ["model", "data", "out"], **only_out}.get(script, ["data", "out"])
+    three = {"paper.sh": ["model", "data", "out"], "smollm2_limits.sh": ["out", "arith", "arith"]}
+    arguments = (three | only_out).get(script, ["data", "out"])
     command = [str(STUDIES / script), *arguments]
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
     return [shlex.split(line) for line in (folder / "recorded").read_text().splitlines()]
