@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -30,6 +31,23 @@ GIVE = "give the folder of an ollm-rl train, or a file that ollm-rl eval --out w
 Row = dict[str, Any]
 
 
+class Measured(NamedTuple):
+    """What can be measured of a text before it is checked.
+
+    Attributes:
+        switching: Its words, those in another language than the question's, and the switches between them.
+        flags: What is degenerate about it.
+    """
+
+    switching: Switching
+    flags: frozenset[str]
+
+    @classmethod
+    def of(cls, question: str, text: str, *, terminated: bool) -> "Measured":
+        """Measure a text."""
+        return cls(measure_switching(question, text), degeneracy(text, finished=terminated))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Completion:
     """One completion of a problem.
@@ -46,6 +64,7 @@ class Completion:
         log_prob: In search, its log-probability in nats at temperature 1, options added up by token.
         value: In search, the value head's estimate at its last h_t.
         tokens_spent: In search, tokens generated for its problem until it was finished, its own included.
+        measured: If it has been measured already.
     """
 
     problem: Problem
@@ -59,16 +78,21 @@ class Completion:
     log_prob: float | None = None
     value: float | None = None
     tokens_spent: int | None = None
+    measured: Measured | None = None
 
-    @cached_property
+    @property
     def switching(self) -> Switching:
-        """Its words, those in another language than the question's, and the switches between them."""
-        return measure_switching(self.problem.question, self.text)
+        """As in `Measured`."""
+        return self._measured.switching
+
+    @property
+    def flags(self) -> frozenset[str]:
+        """As in `Measured`."""
+        return self._measured.flags
 
     @cached_property
-    def flags(self) -> frozenset[str]:
-        """What is degenerate about it."""
-        return degeneracy(self.text, finished=self.terminated)
+    def _measured(self) -> Measured:
+        return self.measured or Measured.of(self.problem.question, self.text, terminated=self.terminated)
 
     def row(self) -> Row:
         """The record as it is kept in files; what was not measured is left out."""
@@ -106,7 +130,7 @@ class Completion:
 
 
 class Checks:
-    """The checks of one rollout's answers, which run while decoding continues.
+    """The checks and measurements of one rollout's completions, made while decoding continues.
 
     Args:
         problems: One per episode.
@@ -125,6 +149,8 @@ class Checks:
         self.problems, self.tokenizer, self.end_tokens, self.pool = problems, tokenizer, end_tokens, pool
         self.seconds = 0.0  # that the rollout waited for checks
         self._begun: dict[int, tuple[str, list[int], Future[Verdict]]] = {}
+        self._measured: dict[int, Measured] = {}
+        self._unmeasured: deque[int] = deque()
 
     def begin(self, episodes: list[int], tokens: list[list[int]]) -> None:
         """Check the answers of ended episodes; slow checks run while other episodes are decoded."""
@@ -132,19 +158,36 @@ class Checks:
         started = time.perf_counter()
         for episode, text, ids in zip(episodes, texts, tokens, strict=True):
             self._begun[episode] = (text, ids, self.pool.submit(text, self.problems[episode].answer))
+        self._unmeasured += episodes
         self.seconds += time.perf_counter() - started
+
+    def measure(self, enough: Callable[[], bool] = lambda: False) -> None:
+        """Measure completions of ended episodes, all or until it is ``enough``."""
+        while self._unmeasured and not enough():
+            episode = self._unmeasured.popleft()
+            text, ids, _ = self._begun[episode]
+            question, terminated = self.problems[episode].question, ids[-1] in self.end_tokens
+            self._measured[episode] = Measured.of(question, text, terminated=terminated)
 
     def finish(self) -> list[Completion]:
         """Wait for the verdicts; returns the completions in the order of the problems."""
+        self.measure()
         started = time.perf_counter()
         verdicts = [self._begun[episode][2].result() for episode in range(len(self.problems))]
         self.seconds += time.perf_counter() - started
         begun = (self._begun[episode] for episode in range(len(self.problems)))
         return [
             Completion(
-                problem=problem, text=text, tokens=len(ids), terminated=ids[-1] in self.end_tokens, verdict=verdict
+                problem=problem,
+                text=text,
+                tokens=len(ids),
+                terminated=ids[-1] in self.end_tokens,
+                verdict=verdict,
+                measured=self._measured[episode],
             )
-            for problem, (text, ids, _), verdict in zip(self.problems, begun, verdicts, strict=True)
+            for episode, (problem, (text, ids, _), verdict) in enumerate(
+                zip(self.problems, begun, verdicts, strict=True)
+            )
         ]
 
 

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,22 +26,27 @@ def to_device(numbers: Sequence[int] | Sequence[Sequence[int]], device: torch.de
     return torch.tensor(numbers, dtype=torch.long, pin_memory=cuda).to(device, non_blocking=cuda)
 
 
-def fetch(tensor: torch.Tensor) -> Callable[[], Any]:
-    """Begin to copy a tensor to the host after the device's pending work; the result gives it as a list.
+class Fetched:
+    """A tensor on its way to the host, which begins after the device's pending work. Only a call waits for it.
 
-    Only the result waits, and not for work that is begun after this.
+    Args:
+        tensor: The tensor. What is done to it later does not count.
     """
-    if tensor.device.type != "cuda":
-        numbers = tensor.tolist()
-        return lambda: numbers
-    copy = tensor.to("cpu", non_blocking=True)
-    copied = torch.cuda.current_stream(tensor.device).record_event()
 
-    def result() -> Any:
-        copied.synchronize()
-        return copy.tolist()
+    def __init__(self, tensor: torch.Tensor) -> None:
+        cuda = tensor.device.type == "cuda"
+        self._copy = tensor.to("cpu", non_blocking=True) if cuda else tensor.clone()
+        self._copied = torch.cuda.current_stream(tensor.device).record_event() if cuda else None
 
-    return result
+    def ready(self) -> bool:
+        """Whether a call would not wait."""
+        return self._copied is None or self._copied.query()
+
+    def __call__(self) -> Any:
+        """The tensor as a list."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._copy.tolist()
 
 
 def resolve_device(name: str) -> torch.device:

@@ -260,6 +260,7 @@ class _Work:
             end_tokens=self.ends,
             generator=generator,
             on_end=on_end,
+            on_wait=checks.measure,
         )
         return checks.finish()
 

@@ -158,6 +158,7 @@ class RolloutWorker:
             end_tokens=ends,
             uniforms=uniforms[episodes.start : episodes.stop],
             on_end=checks.begin,
+            on_wait=checks.measure,
         )
         weights = config.rewards.weights()
         completions = [

@@ -20,7 +20,7 @@ from ollm_rl.decode.memory import check_capacity, worthwhile_slots
 from ollm_rl.decode.prefill import CPU_PASS_TOKENS, PASS_TOKENS, check_prompts, encode
 from ollm_rl.decode.row_cache import EncodedPrompt, RowCache, Snapshot
 from ollm_rl.decode.step import Choose, ModelStep
-from ollm_rl.devices import fetch, to_device
+from ollm_rl.devices import Fetched, to_device
 from ollm_rl.errors import UsageError
 from ollm_rl.settings import Count, checked
 
@@ -243,7 +243,7 @@ class DecodeEngine:
         active: torch.Tensor,
         turns: int,
         mutated: Sequence[torch.Tensor] = (),
-        after: Callable[[], None] = lambda: None,
+        after: Callable[[Fetched], None] = lambda awaited: None,
         ahead: int = 0,
     ) -> list[bool]:
         """Several turns on the device: choose a token in every slot, then run the model on it.
@@ -257,7 +257,8 @@ class DecodeEngine:
                 released after the turns.
             turns: Number of turns.
             mutated: Tensors that ``choose`` both reads and writes.
-            after: Called when the turns are under way, for more work on the device before the host waits for it.
+            after: Called when the turns are under way, with what the host will wait for. It is for more work on the
+                device, and for work of the host until then.
             ahead: Number of last turns for which the host does not wait. What it does next takes no time of the device,
                 but a slot that ends in these turns is released only after the next call.
 
@@ -267,9 +268,9 @@ class DecodeEngine:
         in_use, longest, awaited = active[: len(self.lengths)], max(self.lengths), turns - ahead
         self._note_prompts()
         self._step.turns(choose, in_use, longest, awaited, mutated)
-        result = fetch(in_use)
+        result = Fetched(in_use)
         self._step.turns(choose, in_use, longest + awaited, ahead, mutated)
-        after()
+        after(result)
         continues: list[bool] = result()
         self.lengths = [n + turns if runs else 0 for n, runs in zip(self.lengths, continues, strict=True)]
         return continues

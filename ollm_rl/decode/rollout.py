@@ -15,10 +15,11 @@ import torch
 
 from ollm_rl.decode.prompt_store import PromptStore
 from ollm_rl.decode.turns import Tensors, Trajectories, Turns
-from ollm_rl.devices import fetch, to_device
+from ollm_rl.devices import Fetched, to_device
 from ollm_rl.errors import RunWarning
 
 OnEnd = Callable[[list[int], list[list[int]]], None]  # indices of episodes that have ended, and their tokens
+OnWait = Callable[[Callable[[], bool]], None]  # tells when the wait is over
 
 
 @dataclass
@@ -149,6 +150,7 @@ def collect(
     generator: torch.Generator | None = None,
     uniforms: torch.Tensor | None = None,
     on_end: OnEnd | None = None,
+    on_wait: OnWait | None = None,
 ) -> Rollout:
     """Write one completion per prompt.
 
@@ -160,6 +162,8 @@ def collect(
         generator: CPU generator for sampling. An episode's samples depend only on its row, not on the number of slots.
         uniforms: Numbers in [0, 1) instead of a generator, (N, T). With neither, decoding is greedy.
         on_end: Called once for every episode, usually while others still run.
+        on_wait: Called while the host would wait for the device, with a function that says whether the wait is over. It
+            is for work that has time. On a CPU every wait is over at once.
 
     Returns:
         The rollout, in the order of the prompts.
@@ -174,7 +178,7 @@ def collect(
         uniforms = torch.rand(count, max(limits), generator=generator)
     if uniforms is not None:
         uniforms = torch.nn.functional.pad(uniforms, (0, 0, 0, 1)).to(engine.device)  # a row for slots without episodes
-    run = _Run(turns, prompts, limits, end_tokens, on_end)
+    run = _Run(turns, prompts, limits, end_tokens, on_end, on_wait)
     while run.waiting:
         failed = False
         try:
@@ -216,14 +220,15 @@ class _Run:
         limits: list[int],
         end_tokens: Sequence[int],
         on_end: OnEnd | None,
+        on_wait: OnWait | None,
     ) -> None:
         self.turns, self.engine, self.prompts = turns, turns.engine, prompts
-        self.limits, self.end_tokens, self.on_end = limits, end_tokens, on_end
+        self.limits, self.end_tokens, self.on_end, self.on_wait = limits, end_tokens, on_end, on_wait
         self.waiting = deque(range(len(prompts)))
         self.running: list[int | None] = []  # episode of every slot
         self.trajectories = Trajectories(turns.record, len(prompts), max(limits))
         self.slot_steps = 0
-        self.ended: tuple[list[int], Callable[[], Any], Callable[[], Any]] | None = None  # not yet reported
+        self.ended: tuple[list[int], Fetched, Fetched] | None = None  # not yet reported
 
     def run_waiting(self, uniforms: torch.Tensor | None) -> None:
         """Run all waiting episodes to their ends."""
@@ -235,8 +240,8 @@ class _Run:
         self._fill(store)
         while any(episode is not None for episode in self.running):
             self.slot_steps += turns.chunk * len(self.running)
-            active = turns.run(uniforms, self.trajectories, waiting=bool(self.waiting))
-            self._report_ended()
+            waiting = bool(self.waiting)
+            active = turns.run(uniforms, self.trajectories, waiting=waiting, meanwhile=self._use_wait)
             self._fetch_ended(active)
             self.running = [episode if runs else None for episode, runs in zip(self.running, active, strict=True)]
             self._fill(store)
@@ -250,7 +255,13 @@ class _Run:
         ended = [episode for episode, runs in pairs if episode is not None and not runs]
         if self.on_end is not None and ended:
             columns, index = self.trajectories.record.columns, to_device(ended, self.engine.device)
-            self.ended = ended, fetch(columns["tokens"][index]), fetch(columns["written"][index])
+            self.ended = ended, Fetched(columns["tokens"][index]), Fetched(columns["written"][index])
+
+    def _use_wait(self, awaited: Fetched) -> None:
+        """Do what the host has to do while the device runs a chunk."""
+        self._report_ended()
+        if self.on_wait is not None:
+            self.on_wait(awaited.ready)
 
     def _report_ended(self) -> None:
         """Call ``on_end`` with the episodes that ended in the chunk before."""

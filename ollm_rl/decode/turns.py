@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from ollm_rl.decode.engine import DecodeEngine
-from ollm_rl.devices import to_device
+from ollm_rl.devices import Fetched, to_device
 
 CHUNK = 8  # turns between two synchronizations on CUDA: the host waits for each, and ended slots idle until the next
 
@@ -145,12 +145,20 @@ class Turns:
         for tensor in (self._episodes, self._times, self._limits, self._live):
             tensor[: len(slots)] = tensor[index]
 
-    def run(self, uniforms: torch.Tensor | None, trajectories: Trajectories, *, waiting: bool = False) -> list[bool]:
+    def run(
+        self,
+        uniforms: torch.Tensor | None,
+        trajectories: Trajectories,
+        *,
+        waiting: bool = False,
+        meanwhile: Callable[[Fetched], None] = lambda awaited: None,
+    ) -> list[bool]:
         """Run a chunk of turns and return which slots still run an episode.
 
         Args:
             uniforms: Numbers in [0, 1) for sampling, (N + 1, T); None decodes greedily.
             trajectories: The output is added to them.
+            meanwhile: Called while the device runs the turns, with what the host will wait for.
             waiting: Whether episodes wait for slots. Then the last turn of several hides the time in which the host
                 fills slots; a slot that ends in this turn is reported after the next chunk.
         """
@@ -164,9 +172,10 @@ class Turns:
         self._turn.zero_()
         choose = self._greedy if uniforms is None else self._sampled
 
-        def add() -> None:
+        def add(awaited: Fetched) -> None:
             written = self.record.columns["written"][:, :count]
             trajectories.add(episodes.where(written, no_episode), times, self.record, count)
+            meanwhile(awaited)
 
         mutated = self._times, self._turn
         ahead = int(waiting and self.chunk > 1)

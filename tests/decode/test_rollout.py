@@ -14,7 +14,7 @@ from ollm_rl.decode.rollout import Rollout, collect
 from ollm_rl.decode.turns import Turns
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
-from tests.tiny_models import CONTEXT, greedy_generate, tiny_model
+from tests.tiny_models import CONTEXT, EOS, greedy_generate, tiny_model
 
 PROMPTS = [[5, 6, 7], [9], [30, 31, 32, 33, 34], [5, 6, 7], [61, 12], [9, 9, 9], [44, 3, 21, 60], [80]]
 LIMIT = 16
@@ -154,6 +154,22 @@ def test_every_episode_is_passed_on_once_when_it_ends(num_slots: int) -> None:
     passed_on = {episode: row for episodes, rows in calls for episode, row in zip(episodes, rows, strict=True)}
     assert sum(len(episodes) for episodes, _ in calls) == len(passed_on) == len(PROMPTS)
     assert [passed_on[episode] for episode in range(len(PROMPTS))] == completions(rollout)
+
+
+def test_every_wait_for_the_device_can_be_used_once_ended_episodes_are_passed_on() -> None:
+    policy = policy_over("tokens")
+    calls: list[str] = []
+    collect(
+        Turns(DecodeEngine(policy.backbone, 2, CONTEXT), policy.act),
+        PROMPTS[:2],
+        max_new_tokens=[1, 3],
+        end_tokens=[EOS],
+        generator=torch.Generator().manual_seed(5),
+        on_end=lambda episodes, tokens: calls.append(f"end {episodes}"),
+        on_wait=lambda is_over: calls.append(f"wait, over: {is_over()}"),
+    )
+    wait = "wait, over: True"  # on a CPU
+    assert calls == [wait, "end [0]", wait, wait, "end [1]"]
 
 
 def test_an_end_of_text_at_the_token_limit_terminates() -> None:
