@@ -34,7 +34,7 @@ from ollm_rl.agents.training.update import Penalties, Updater
 from ollm_rl.backbones.loading import load_backbone
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.experiments.bench.sft import PeakMemory
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import positive, start
 from ollm_rl.options.model import IGNORED
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.data import PadRight
@@ -196,12 +196,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS)
-    parser.add_argument("--episodes", type=int, default=32, help="episodes of an update, a multiple of 8")
-    parser.add_argument("--new-tokens", type=int, default=96, help="tokens of the longest completion")
+    parser.add_argument("--episodes", type=positive, default=32, help="episodes of an update, a multiple of 8")
+    parser.add_argument("--new-tokens", type=positive, default=96, help="tokens of the longest completion")
     parser.add_argument("--ent-coef", type=float, default=0.0)
-    parser.add_argument("--pass-tokens", type=int, help="as in ollm-rl train")
-    parser.add_argument("--steps", type=int, default=2, help="updates, or steps, that count")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--pass-tokens", type=positive, help="as in ollm-rl train")
+    parser.add_argument("--steps", type=positive, default=2, help="updates, or steps, that count")
+    parser.add_argument("--rounds", type=positive, default=2)
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--run", choices=PARTS, help=argparse.SUPPRESS)
     args = parser.parse_args()

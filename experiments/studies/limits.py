@@ -80,8 +80,12 @@ class Setting(NamedTuple):
         if path.is_file():
             held = read_object(path, dict.fromkeys(cls._fields, {}), remedy="give a file of --save")
             found = cls(*(held[name] for name in cls._fields))
-            for result in found.start.values():
-                result["pass"] = {int(k): value for k, value in result["pass"].items()}
+            try:
+                for result in found.start.values():
+                    result["pass"] = {int(k): value for k, value in result["pass"].items()}
+                found.tables()
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+                raise UsageError(f"{path} has been changed ({error!r}); give a file of --save") from error
         else:
             found = cls(start_results(path), imitation_results(path), training_runs(path))
         if not any(found):
@@ -174,7 +178,8 @@ def draw(settings: Mapping[str, Setting], out: Path) -> None:
 
 
 def _draw_start(axis: Axes, start: Mapping[str, Mapping[str, Any]]) -> None:
-    for colour, (name, result) in zip(COLOURS, start.items(), strict=False):
+    measured = {name: result for name, result in start.items() if result["pass"]}
+    for colour, (name, result) in zip(COLOURS, measured.items(), strict=False):
         values = [100 * value for value in result["pass"].values()]
         axis.semilogx(list(result["pass"]), values, "o-", color=colour, label=name)
     axis.set(xlabel="k", ylabel="pass@k before training, %")

@@ -67,11 +67,17 @@ def test_a_setting_that_was_saved_gives_the_same_tables_and_figure(
         limits.draw({"words": found, "styles": empty}, path)
     text = figures[0].read_text()
     assert "greedy after imitation" in text and "styles" in text
+    greedy_only = setting._replace(start={"backbone": {"pass": {}, "greedy": [0.1, 0.0, 0.2]}})
+    limits.draw({"words": greedy_only}, tmp_path / "greedy.svg")
+    assert "not measured" in (tmp_path / "greedy.svg").read_text()
     assert figures[1].read_text() == text, "the same figure has the same ids"
     with pytest.raises(UsageError, match="nothing holds no results; give the OUT of a study's script"):
         limits.Setting.of(tmp_path / "nothing")
     (tmp_path / "other.json").write_text('{"start": 1}')
     with pytest.raises(UsageError, match="other.json .*; give a file of --save"):
+        limits.Setting.of(tmp_path / "other.json")
+    (tmp_path / "other.json").write_text(setting._replace(ceilings={"latent": {"loss": 1}}).text())
+    with pytest.raises(UsageError, match="other.json has been changed .*whole_coverage.*; give a file of --save"):
         limits.Setting.of(tmp_path / "other.json")
     monkeypatch.setattr("sys.argv", ["limits", f"{tmp_path}/words.json", f"{tmp_path}/words"])
     (tmp_path / "words").write_text(setting.text())
