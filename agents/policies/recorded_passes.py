@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from ollm_rl.backbones.loading import context_length
 from ollm_rl.backbones.lora_products import LoraProducts
 from ollm_rl.decode.prompt_attention import is_causal, use_causal_attention
 from ollm_rl.decode.row_cache import supported_layer_types
@@ -105,12 +106,13 @@ class RecordedPasses:
         self.lora, self.tokens = lora, tokens
         self.latest: Any = None  # the operation whose gradient can be taken
         self._by_shape: dict[tuple[int, int], RecordedPass | None] = {}
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool, self._context = torch.cuda.graph_pool_handle(), context_length(lora.backbone)
         self._works = True
 
     def hidden_states(self, input_ids: torch.Tensor) -> torch.Tensor:
         """As `LoraProducts.hidden_states`; its gradient can be taken until the next call."""
-        (count, length), padded = input_ids.shape, padded_length(input_ids.shape[1])
+        count, length = input_ids.shape
+        padded = max(length, min(padded_length(length), self._context))
         shape = self.tokens // padded, padded
         recorded = self._pass_of(shape) if count <= shape[0] else None
         if recorded is None:
@@ -133,7 +135,7 @@ class RecordedPasses:
         if not is_causal(backbone, getattr(config, "sliding_window", None), supported_layer_types(backbone), shape[1]):
             return None
         try:
-            first = not self._by_shape
+            first = not any(self._by_shape.values())
             with use_causal_attention(config):
                 if first:  # libraries allocate at their first call, which must not be recorded
                     self._warm_up()

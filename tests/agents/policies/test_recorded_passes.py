@@ -19,7 +19,7 @@ from ollm_rl.decode.rollout import Rollout
 from ollm_rl.errors import RunWarning
 from tests.backbones.test_lora import shake
 from tests.decode.test_engine import random_ids
-from tests.tiny_models import tiny_model
+from tests.tiny_models import CONTEXT, tiny_model
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -95,7 +95,16 @@ def test_lengths_are_padded_to_four_for_each_power_of_two(length: int, padded: i
 
 def test_padding_rows_and_lengths_changes_neither_hidden_states_nor_gradients(played: type[Played]) -> None:
     agree(adapted(), 128, [(3, 11), (4, 32), (1, 40)], 1e-5)
-    assert played.shapes == [(4, 32), (2, 64), (1, 96), (1, 128)]
+    assert played.shapes == [(4, 32), (2, 64), (1, 96), (1, 120)]
+
+
+def test_rows_are_not_padded_beyond_the_models_context(played: type[Played], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded_passes, "SHORTEST", CONTEXT - 8)
+    lora = adapted(family="gpt2")  # has no positions beyond
+    tokens = torch.tensor(random_ids(CONTEXT - 3, CONTEXT - 3))
+    hidden = RecordedPasses(lora, 128).hidden_states(tokens)
+    torch.testing.assert_close(hidden, lora.hidden_states(tokens))
+    assert played.shapes == [(128 // CONTEXT, CONTEXT)]
 
 
 def test_larger_passes_are_not_recorded(played: type[Played]) -> None:
@@ -106,9 +115,16 @@ def test_larger_passes_are_not_recorded(played: type[Played]) -> None:
     assert len(played.shapes) == 1
 
 
-def test_where_attention_needs_a_mask_nothing_is_recorded(played: type[Played]) -> None:
-    agree(adapted(family="mistral"), 128, [(2, 12)], 1e-6)
+def test_where_attention_needs_a_mask_nothing_is_recorded(
+    played: type[Played], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = adapted(family="mistral")  # has a window
+    passes = agree(lora, 128, [(2, 12)], 1e-6)
     assert not played.shapes
+    lora.backbone.config.sliding_window = None
+    monkeypatch.setattr(RecordedPasses, "_agrees", lambda *_: False)
+    with pytest.warns(RunWarning, match="its values or gradients are others"):  # the first recording is still compared
+        passes.hidden_states(torch.tensor(random_ids(100)))
 
 
 def test_a_gradient_that_another_pass_has_overwritten_is_an_error(played: type[Played]) -> None:
@@ -158,7 +174,10 @@ def test_on_cuda_recordings_of_several_shapes_take_turns(dtype: torch.dtype, rto
         with torch.no_grad():
             found, expected = passes.hidden_states(tokens), lora.hidden_states(tokens)
         assert (found - expected).norm() <= rtol * expected.norm()
-    assert passes._by_shape.keys() == {(4, 32), (2, 64), (1, 96), (1, 128)} and None not in passes._by_shape.values()
+    assert (
+        passes._by_shape.keys() == {(4, 32), (2, 64), (1, 96), (1, 120), (1, 123)}
+        and None not in passes._by_shape.values()
+    )
 
 
 @needs_cuda
