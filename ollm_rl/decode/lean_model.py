@@ -101,6 +101,7 @@ class LeanModel:
         self._layers = [LeanLayer(layer) for layer in model.layers]
         self._norm = FusedNorm(model.norm).forward
 
+    @torch.inference_mode()
     def __call__(self, tokens: torch.Tensor, layout: StepLayout, mask: torch.Tensor, cache: RowCache) -> torch.Tensor:
         """One token per row, (B,) -> (B, H)."""
         hidden = self._embedding(tokens)

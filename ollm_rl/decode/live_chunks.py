@@ -5,8 +5,7 @@ numbers of rows in one call. A head's output sums its tokens' values, weighted b
 of C tokens sum one row of C numbers per feature, weighted by the query. So keys are stored by feature within a chunk,
 and chunk after chunk, because memory is read fastest in its order.
 
-Letters: B rows, D head size, C tokens of a chunk, M chunks for which a slot has room, L length of the cache that a step
-reads, N live chunks of all heads.
+Letters: B rows, D head size, C tokens of a chunk, L length of the cache that a step reads, N live chunks of all heads.
 """
 
 from typing import NamedTuple
@@ -94,20 +93,14 @@ class LiveChunks:
         places = chunks + of_head * (room - used)  # among the chunks of the cache
         value_rows = _rows(places, CHUNK)
         key_rows = value_rows if size == CHUNK else _rows(places, size)
-        key_offsets = _ends(live.view(-1) * size)
-        value_offsets = _ends((self._counts * CHUNK)[:, None].expand(-1, heads).reshape(-1))
-        return Bags(chunks, of_head, key_rows, key_offsets, value_rows, value_offsets)
+        ends = F.pad(live.view(-1).cumsum(0, dtype=torch.int32), (1, 0))  # chunks before each, and all
+        return Bags(chunks, of_head, key_rows, ends * size, value_rows, ends[::used] * CHUNK)
 
 
 def _rows(places: torch.Tensor, count: int) -> torch.Tensor:
     """The rows of chunks that have ``count`` of them, (N,) -> (N * count,)."""
     # Of 32 bits: half as much to read for each row.
     return ((places.int() * count)[:, None] + torch.arange(count, dtype=torch.int32)).view(-1)
-
-
-def _ends(counts: torch.Tensor) -> torch.Tensor:
-    """0, and the sums of the first 1, 2, ... counts."""
-    return F.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
 
 
 def _sums(table: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
