@@ -123,12 +123,7 @@ def rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
 def lean_model(backbone: PreTrainedModel) -> LeanModel | None:
     """The model as a `LeanModel` if it has its parts; whether that computes the same is to be tried."""
     model: Any = backbone.base_model
-    if not _has(model, MODEL) or not all(_is_usual(layer) for layer in model.layers):
-        return None
-    # What other code has added to the model must run.
-    if any("forward" in vars(part) or part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
-        return None
-    return LeanModel(model)
+    return LeanModel(model) if _has(model, MODEL) and all(map(_is_usual, model.layers)) else None
 
 
 def _is_usual(layer: Any) -> bool:

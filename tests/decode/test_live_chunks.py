@@ -13,6 +13,7 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.live_chunks import CHUNK, LiveChunks
 from ollm_rl.decode.memory import zeros
 from ollm_rl.decode.named_attention import hands_over_cache
+from ollm_rl.decode.row_cache import RowCache
 from ollm_rl.errors import machine_fault
 from tests.decode.test_engine import random_ids
 from tests.tiny_models import full_hidden_states, greedy_generate, tiny_model, unshared
@@ -124,6 +125,25 @@ def test_a_released_slot_that_is_longer_than_all_others_does_not_disturb_them() 
     engine.run(choose, active, 3)
     for slot in (1, 2):
         assert [int(tokens[slot]) for tokens in written] == greedy_generate(backbone, prompts[slot], 4)
+
+
+def test_slots_are_filled_moved_and_saved_alike_whether_keys_lie_in_chunks_or_not() -> None:
+    shapes, device = [(2, 4), (2, 6)], torch.device("cpu")
+    chunked, plain = (
+        RowCache(shapes, 3, WIDTH, dtype=torch.float32, device=device, by_feature=flag) for flag in (True, False)
+    )
+    states = [torch.randn(1, 3, 2, WIDTH, size) for _, size in shapes]
+    for cache in (chunked, plain):
+        slots, rows = torch.tensor([2, 0]), torch.tensor([1, 2])
+        cache.write(slots, states, rows, 0, CHUNK + 3)  # ends within the second chunk
+        cache.write(slots, states, rows, CHUNK + 3, 3 * CHUNK - 1)
+        cache.copy(torch.tensor([0, 2]), torch.tensor([1, 0]), CHUNK + 5)
+    for start, end in ((0, WIDTH), (CHUNK - 1, CHUNK + 1), (2 * CHUNK, 2 * CHUNK + 7), (5, 5)):
+        pairs = zip(*(cache.read(torch.arange(3), start, end) for cache in (chunked, plain)), strict=True)
+        assert all(torch.equal(found, expected) for found, expected in pairs)
+    keys, _ = chunked.read(torch.tensor([1]), CHUNK, CHUNK + 5)
+    (written,) = states[0][0, 2:]
+    assert torch.equal(keys[0, 0], torch.cat([written[:, CHUNK : CHUNK + 3], written[:, :2]], 1))
 
 
 def test_prompts_are_encoded_in_passes_that_fit_the_cache_of_a_processor() -> None:
