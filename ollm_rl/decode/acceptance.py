@@ -70,17 +70,19 @@ def _check_all_layers(backbone: PreTrainedModel, tolerance: float) -> None:
 
 
 def fast_steps(backbone: PreTrainedModel) -> tuple[bool, LeanModel | None]:
-    """How steps of many slots take least time: whether with keys by feature, and whether by a `LeanModel`.
+    """How steps of many slots on a CPU take least time: whether with keys by feature, and by which `LeanModel`.
 
     Each is tried as decoding itself is, because a model may change keys before it uses them, or its layers' results.
     """
-    token = torch.zeros(1, 1, dtype=torch.long, device=backbone.device)
-    if keys_by_feature(backbone, first_pass(backbone, token).shapes):
-        lean = lean_model(backbone)
-        for candidate in (lean, None) if lean else (None,):
-            with suppress(Exception):  # whatever a model raises that expects its keys by token
-                if decoding_error(backbone, by_feature=True, lean=candidate) <= TOLERANCE:
-                    return True, candidate
+    if backbone.device.type != "cpu":
+        return False, None
+    if not keys_by_feature(backbone, first_pass(backbone, torch.zeros(1, 1, dtype=torch.long)).shapes):
+        return False, None
+    lean = lean_model(backbone)
+    for candidate in (lean, None) if lean else (None,):
+        with suppress(Exception):  # whatever a model raises that expects its keys by token
+            if decoding_error(backbone, by_feature=True, lean=candidate) <= TOLERANCE:
+                return True, candidate
     return False, None
 
 

@@ -6,6 +6,7 @@ that read one tensor are one product, a product adds its residual, and rows have
 Letters: B rows, H hidden, D head size; ``...`` any leading dimensions.
 """
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -127,7 +128,9 @@ def lean_model(backbone: PreTrainedModel) -> LeanModel | None:
 
 
 def _is_usual(layer: Any) -> bool:
-    return _has(layer, LAYER) and _has(layer.self_attn, ATTENTION) and _has(layer.mlp, MLP)
+    parts = _has(layer, LAYER) and _has(layer.self_attn, ATTENTION) and _has(layer.mlp, MLP)
+    # Some scale queries by their positions, which may begin to matter only after thousands of tokens.
+    return parts and "position_ids" not in signature(type(layer.self_attn).forward).parameters
 
 
 def _has(module: nn.Module, names: set[str]) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GraniteConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GraniteConfig, Ministral3Config, PreTrainedModel
 
 from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.decode.engine import DecodeEngine
@@ -100,6 +100,13 @@ def test_a_model_of_this_shape_that_computes_something_else_keeps_its_own_code()
 
 def test_models_with_other_parts_keep_their_own_code() -> None:
     assert lean_model(unshared("gpt2")) is None and lean_model(unshared("gemma2")) is None
+
+
+def test_a_model_that_scales_queries_by_far_positions_keeps_its_own_code() -> None:
+    config = Ministral3Config(**{**tiny_config("llama").to_dict(), "num_key_value_heads": 4, "rope_parameters": None})
+    backbone = randomized(AutoModelForCausalLM.from_config(config).eval())
+    assert config.rope_parameters["original_max_position_embeddings"] > CONTEXT, "no comparison would show it"
+    assert_decodes(engine_of(backbone, lean=False))
 
 
 def test_code_that_others_have_added_to_a_model_takes_effect() -> None:
