@@ -68,6 +68,13 @@ def tiny_model(family: str, *, seed: int = 0, attention: str | None = None) -> P
     return randomized(AutoModelForCausalLM.from_config(tiny_config(family), attn_implementation=attention).eval(), seed)
 
 
+def unshared(family: str) -> PreTrainedModel:
+    """As ``tiny_model``, without heads that share keys."""
+    config = tiny_config(family)
+    config.num_key_value_heads = config.num_attention_heads
+    return randomized(AutoModelForCausalLM.from_config(config).eval())
+
+
 def randomized(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
     """The model with random weights, scaled as in ``tiny_model``."""
     generator = torch.Generator().manual_seed(seed)

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.loading import context_length
-from ollm_rl.decode.acceptance import check_decoding
+from ollm_rl.decode.acceptance import check_decoding, fast_steps
 from ollm_rl.decode.memory import check_capacity, worthwhile_slots
 from ollm_rl.decode.prefill import CPU_PASS_TOKENS, PASS_TOKENS, check_prompts, encode
 from ollm_rl.decode.row_cache import EncodedPrompt, RowCache, Snapshot
@@ -23,6 +23,9 @@ from ollm_rl.decode.step import Choose, ModelStep
 from ollm_rl.devices import Fetched, to_device
 from ollm_rl.errors import UsageError
 from ollm_rl.settings import Count, checked
+
+# On a CPU. Fewer rows gain less from reading only their live parts than it takes to find these.
+MANY_SLOTS = 16
 
 
 class DecodeEngine:
@@ -68,7 +71,9 @@ class DecodeEngine:
         if pass_tokens is None:
             pass_tokens = CPU_PASS_TOKENS if self.device.type == "cpu" else PASS_TOKENS
         self.pass_tokens = checked("pass_tokens", pass_tokens, Count)
-        self._step = ModelStep(backbone, num_slots, max_length, compiled=compiled)
+        many = num_slots >= MANY_SLOTS and not compiled
+        by_feature, lean = fast_steps(backbone) if many else (False, None)
+        self._step = ModelStep(backbone, num_slots, max_length, compiled=compiled, by_feature=by_feature, lean=lean)
         check_capacity(num_slots, self._step.slot_bytes, max_length, self.device)
         self.lengths = [0] * num_slots
         self.prompts: list[EncodedPrompt | None] = [None] * num_slots

@@ -27,9 +27,9 @@ class JointProduct:
     """
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        self._weight = _concatenated([layer.weight for layer in layers])
+        self._weight = concatenated([layer.weight for layer in layers])
         biases = [layer.bias for layer in layers if layer.bias is not None]
-        self._bias = _concatenated(biases) if biases else None
+        self._bias = concatenated(biases) if biases else None
         self._inputs: torch.Tensor | None = None
         self._outputs: torch.Tensor | None = None
         ends = list(accumulate(layer.out_features for layer in layers))
@@ -93,7 +93,7 @@ def _same_type(first: nn.Linear, second: nn.Linear) -> bool:
     return first.weight.dtype == second.weight.dtype and (first.bias is None) == (second.bias is None)
 
 
-def _concatenated(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
+def concatenated(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
     """One tensor, concatenated along the rows, of which the parameters become views."""
     first, rows = parameters[0], sum(len(parameter) for parameter in parameters)
     ends = [parameter.data_ptr() + parameter.nbytes for parameter in parameters]

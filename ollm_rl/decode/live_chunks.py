@@ -2,7 +2,8 @@
 
 Both products of attention are weighted sums of rows of a table, and ``embedding_bag`` computes sums of different
 numbers of rows in one call. A head's output sums its tokens' values, weighted by their probabilities. A head's scores
-of C tokens sum one row of C numbers per feature, weighted by the query. So keys are stored by feature.
+of C tokens sum one row of C numbers per feature, weighted by the query. So keys are stored by feature within a chunk,
+and chunk after chunk, because memory is read fastest in its order.
 
 Letters: B rows, D head size, C tokens of a chunk, L length of the cache that a step reads, N live chunks of all heads.
 """
@@ -42,41 +43,41 @@ class LiveChunks:
         positions: Positions of the rows' new tokens, (B,).
         length: L, a multiple of C.
         width: Number of tokens for which a slot of the cache has room, a multiple of C.
+
+    Attributes:
+        numbers: Chunk of each row's new token, (B,).
+        offsets: Its place in the chunk, (B,).
     """
 
     def __init__(self, positions: torch.Tensor, length: int, width: int) -> None:
         # A released slot may lie beyond L. It is read up to there, and its result is not used.
-        self._counts = (positions // CHUNK + 1).clamp(max=length // CHUNK)
+        self.numbers, self.offsets = positions // CHUNK, positions % CHUNK
+        self._counts = (self.numbers + 1).clamp(max=length // CHUNK)
         self._length, self._width = length, width
         self._bags: dict[tuple[int, int], Bags] = {}
-
-    def hold(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> bool:
-        """Whether these are the cache's own keys and values, of which each head has some of its own.
-
-        Some models change them before attention.
-        """
-        _, heads, _, size = key.shape
-        key_strides = (heads * size * self._width, size * self._width, 1, self._width)
-        value_size = value.shape[3]
-        value_strides = (heads * value_size * self._width, value_size * self._width, value_size, 1)
-        expected = (len(self._counts), query.shape[1], self._length)
-        shapes = key.shape[:3] == expected and value.shape[:3] == expected and query.shape[3] == size
-        strides = key.stride() == key_strides and value.stride() == value_strides
-        return shapes and strides and mask.dtype == key.dtype
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """Scaled dot-product attention; arguments and result as for ``row_attention``."""
+        """Scaled dot-product attention; arguments and result as for ``row_attention``, but for the keys and values.
+
+        Args:
+            query: (B, heads, 1, D).
+            key: The rows' keys in the cache, (B, heads, L / C, C, D), each chunk stored by feature.
+            value: The rows' values in the cache, (B, heads, L, value size).
+            mask: Mask added to the scores, (B, 1, 1, L).
+            scale: Factor of the scores.
+        """
         rows, heads, _, size = query.shape
         value_size, bags = value.shape[3], self._of(heads, size)
+        weights = query.reshape(-1, size).index_select(0, bags.heads)
         keys = key.as_strided((rows * heads * size * self._width // CHUNK, CHUNK), (CHUNK, 1))
         values = value.as_strided((rows * heads * self._width, value_size), (value_size, 1))
-        weights = (query * scale).view(-1, size).index_select(0, bags.heads)
         scores = _sums(keys, bags.key_rows, bags.key_offsets, weights)
-        scores = scores.view(rows, heads, 1, self._length).add_(mask)
+        scores = torch.add(mask, scores.view(rows, heads, 1, self._length), alpha=scale)
         weights = scores.softmax(-1).view(-1, CHUNK).index_select(0, bags.chunks)
-        return _sums(values, bags.value_rows, bags.value_offsets, weights).view(rows, 1, heads, value_size)
+        sums = _sums(values, bags.value_rows, bags.value_offsets, weights)
+        return sums.view(rows, 1, heads, value_size)
 
     def _of(self, heads: int, size: int) -> Bags:
         """The bags for layers with this number of heads and size of keys."""
@@ -89,17 +90,17 @@ class LiveChunks:
         live = torch.arange(used) < self._counts[:, None, None].expand(-1, heads, 1)
         chunks = live.view(-1).nonzero()[:, 0]
         of_head = chunks // used
-        number = chunks - of_head * used
-        key_rows = (of_head * (size * room) + number)[:, None] + torch.arange(0, size * room, room)
-        value_rows = (of_head * self._width + number * CHUNK)[:, None] + torch.arange(CHUNK)
-        key_offsets = _ends(live.view(-1) * size)
-        value_offsets = _ends((self._counts * CHUNK)[:, None].expand(-1, heads).reshape(-1))
-        return Bags(chunks, of_head, key_rows.view(-1), key_offsets, value_rows.view(-1), value_offsets)
+        places = chunks + of_head * (room - used)  # among the chunks of the cache
+        value_rows = _rows(places, CHUNK)
+        key_rows = value_rows if size == CHUNK else _rows(places, size)
+        ends = F.pad(live.view(-1).cumsum(0, dtype=torch.int32), (1, 0))  # chunks before each, and all
+        return Bags(chunks, of_head, key_rows, ends * size, value_rows, ends[::used] * CHUNK)
 
 
-def _ends(counts: torch.Tensor) -> torch.Tensor:
-    """0, and the sums of the first 1, 2, ... counts."""
-    return F.pad(counts.cumsum(0), (1, 0))
+def _rows(places: torch.Tensor, count: int) -> torch.Tensor:
+    """The rows of chunks that have ``count`` of them, (N,) -> (N * count,)."""
+    # Of 32 bits: half as much to read for each row.
+    return ((places.int() * count)[:, None] + torch.arange(count, dtype=torch.int32)).view(-1)
 
 
 def _sums(table: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

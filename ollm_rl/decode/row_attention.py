@@ -51,9 +51,8 @@ def row_attention(
     scale = size**-0.5 if scaling is None else scaling
     chunks = _step.get("chunks")
     if chunks is not None:
-        if chunks.hold(query, key, value, attention_mask):
-            return chunks.attend(query, key, value, attention_mask, scale), None
-    elif query.is_cuda and HAS_TRITON:
+        return chunks.attend(query, key, value, attention_mask, scale), None
+    if query.is_cuda and HAS_TRITON:
         return attend_live(query, key, value, attention_mask, **_step, scale=scale), None
     grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
     output = F.scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)

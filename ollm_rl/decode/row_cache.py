@@ -18,7 +18,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
-from ollm_rl.decode.live_chunks import LiveChunks
+from ollm_rl.decode.chunked_keys import set_tokens, tokens_of
+from ollm_rl.decode.live_chunks import CHUNK, LiveChunks
 from ollm_rl.decode.memory import zeros
 from ollm_rl.decode.named_attention import hands_over_cache
 from ollm_rl.devices import to_device
@@ -71,7 +72,7 @@ class StepLayout:
         length: L.
         sources: Row with the same prompt from which each row may read its beginning, (B,).
         shared: Number of tokens of that beginning, (B,).
-        chunks: What the rows hold, if keys are stored by feature.
+        chunks: What the rows hold, if keys are stored in chunks.
     """
 
     rows: torch.Tensor
@@ -88,19 +89,27 @@ class RowLayer(StaticLayer):
     layout: StepLayout  # set by ``RowCache.lay_out`` before a step
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__(keys.shape[2])
-        self.keys, self.values = keys, values  # (S, heads, max_length, head size)
+        super().__init__(values.shape[2])
+        self.keys, self.values = keys, values  # (S, heads, max_length, head size), keys also in chunks
         self.is_initialized = True
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one token per row, (B, heads, 1, head size); return what rows may read, (B, heads, L, head size)."""
-        layout = self.layout
-        self.keys[layout.rows, :, layout.positions] = key_states[:, :, 0]
-        self.values[layout.rows, :, layout.positions] = value_states[:, :, 0]
+        """Write one token per row, (B, heads, 1, head size); return what rows may read, (B, heads, L, head size).
+
+        Keys in chunks are returned as ``LiveChunks`` reads them.
+        """
+        layout, chunks = self.layout, self.layout.chunks
         num_rows = len(layout.rows)
-        return self.keys[:num_rows, :, : layout.length], self.values[:num_rows, :, : layout.length]
+        if chunks is None:
+            self.keys[layout.rows, :, layout.positions] = key_states[:, :, 0]
+            keys = self.keys[:num_rows, :, : layout.length]
+        else:
+            self.keys[layout.rows, :, chunks.numbers, chunks.offsets] = key_states[:, :, 0]
+            keys = self.keys[:num_rows, :, : layout.length // CHUNK]
+        self.values[layout.rows, :, layout.positions] = value_states[:, :, 0]
+        return keys, self.values[:num_rows, :, : layout.length]
 
     def get_seq_length(self) -> int:
         """Always 0, because positions and masks are passed explicitly."""
@@ -114,10 +123,11 @@ class RowCache(Cache):
         shapes: Number of heads and head size of every model layer's keys and values, alternately.
         num_slots: S.
         max_length: Maximum number of tokens in a slot.
-        by_feature: Whether a head's keys are stored by feature, as ``LiveChunks`` reads them, in place of by token.
+        by_feature: Whether keys are stored in chunks by feature, as ``LiveChunks`` reads them, in place of by token.
 
     Attributes:
-        stacks: Each (G, S, heads, max_length, head size); the layers' keys and values are views of them.
+        stacks: Each (G, S, heads, max_length, head size), in chunks (G, S, heads, max_length / C, C, head size); the
+            layers' keys and values are views of them.
     """
 
     def __init__(
@@ -134,11 +144,12 @@ class RowCache(Cache):
         tensors: dict[int, torch.Tensor] = {}
         for group in stack_groups(shapes, device):
             heads, size = shapes[group[0]]
-            shape = len(group), num_slots, heads, max_length, size
-            # Keys have even indices.
-            order = (0, 1, 2, 4, 3) if by_feature and group[0] % 2 == 0 else (0, 1, 2, 3, 4)
-            stored = zeros([shape[dimension] for dimension in order], dtype, device)
-            self.stacks.append(stored.permute(order))
+            before = len(group), num_slots, heads
+            if by_feature and group[0] % 2 == 0:  # keys
+                stack = zeros([*before, max_length // CHUNK, size, CHUNK], dtype, device).transpose(-1, -2)
+            else:
+                stack = zeros([*before, max_length, size], dtype, device)
+            self.stacks.append(stack)
             tensors |= {index: self.stacks[-1][row] for row, index in enumerate(group)}
         key_indices = range(0, len(tensors), 2)
         super().__init__(layers=[RowLayer(tensors[index], tensors[index + 1]) for index in key_indices])
@@ -153,7 +164,7 @@ class RowCache(Cache):
 
     def read(self, slots: torch.Tensor, start: int, end: int) -> list[torch.Tensor]:
         """Copies of the tokens of some slots in [start, end), each (G, B, heads, end - start, head size)."""
-        return [stack[:, slots, :, start:end] for stack in self.stacks]
+        return [tokens_of(stack, slots, start, end) for stack in self.stacks]
 
     def write(
         self, slots: torch.Tensor, states: Sequence[torch.Tensor], rows: torch.Tensor, start: int, end: int
@@ -161,18 +172,18 @@ class RowCache(Cache):
         """Copy the first tokens of rows of saved states, as ``read`` returns them, to [start, end) of slots."""
         for stack, saved in zip(self.stacks, states, strict=True):
             for part in _parts(stack, len(slots), end - start):
-                stack[part][:, slots, :, start:end] = saved[part][:, rows, :, : end - start]
+                set_tokens(stack[part], slots, start, end, saved[part][:, rows, :, : end - start])
 
     def copy(self, sources: torch.Tensor, targets: torch.Tensor, width: int) -> None:
         """Copy the first ``width`` tokens of slots to other slots; a slot may be both source and target."""
         for stack in self.stacks:
             for part in _parts(stack, len(targets), width):
-                stack[part][:, targets, :, :width] = stack[part][:, sources, :, :width]
+                set_tokens(stack[part], targets, 0, width, tokens_of(stack[part], sources, 0, width))
 
 
 def _parts(stack: torch.Tensor, slots: int, width: int) -> Iterator[slice]:
     """Slices of a stack's tensors, as large as MOVED_BYTES allows for copies of this many slots and tokens."""
-    num_tensors, _, heads, _, size = stack.shape
+    num_tensors, _, heads, *_, size = stack.shape
     tensor_bytes = slots * heads * width * size * stack.itemsize
     part_size = max(1, MOVED_BYTES // max(1, tensor_bytes))
     return (slice(start, start + part_size) for start in range(0, num_tensors, part_size))
@@ -189,7 +200,7 @@ def stack_groups(shapes: Sequence[tuple[int, int]], device: torch.device) -> lis
 
 
 def keys_by_feature(backbone: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> bool:
-    """Whether the cache stores the model's keys by feature, because attention reads ``LiveChunks`` of it.
+    """Whether the cache may store the model's keys by feature, because attention reads ``LiveChunks`` of it.
 
     Sums of rows read keys that heads share once for every head, so these stay with torch's attention.
     """

@@ -20,6 +20,7 @@ from ollm_rl.backbones.replaced import replaced
 from ollm_rl.decode.compiled_layers import compiled_layers
 from ollm_rl.decode.graphs import Graphs
 from ollm_rl.decode.joint_products import joined, joint_products
+from ollm_rl.decode.lean_model import LeanModel
 from ollm_rl.decode.live_chunks import CHUNK, LiveChunks
 from ollm_rl.decode.lora_layers import LoraLayers
 from ollm_rl.decode.prompt_attention import is_causal, use_causal_attention
@@ -30,14 +31,10 @@ from ollm_rl.decode.row_cache import (
     RowCache,
     StepLayout,
     first_pass,
-    keys_by_feature,
     step_masks,
     supported_layer_types,
 )
 from ollm_rl.decode.shared_prompts import SharedPrompts
-
-# On a CPU. Fewer rows gain less from reading only their live parts than it takes to find these.
-MANY_SLOTS = 16
 
 Choose = Callable[[torch.Tensor], torch.Tensor]  # h_t of slots, (B, H) -> their next tokens, (B,)
 
@@ -51,6 +48,8 @@ class ModelStep:
         max_length: Maximum number of tokens in a slot.
         compiled: Whether to compile steps and passes over prompts.
         seen: A pass of the model, from which sizes are taken; one over a single token if left out.
+        by_feature: Whether the cache stores keys by feature.
+        lean: What computes steps in place of the model, with keys by feature.
 
     Attributes:
         cache: Keys and values; None until ``allocate``.
@@ -71,6 +70,8 @@ class ModelStep:
         *,
         compiled: bool,
         seen: FirstPass | None = None,
+        by_feature: bool = False,
+        lean: LeanModel | None = None,
     ) -> None:
         self._layer_types = supported_layer_types(backbone)
         self._config = config = backbone.config.get_text_config()
@@ -84,7 +85,7 @@ class ModelStep:
         self._model: Any = torch.compile(backbone.base_model) if whole else backbone.base_model
         self._is_causal = compiled and is_causal(backbone, self._window, self._layer_types, max_length)
         self._reads_live_part = reads_live_part(backbone)
-        self._by_feature = num_slots >= MANY_SLOTS and keys_by_feature(backbone, self._shapes) and not compiled
+        self._by_feature, self._lean = by_feature, lean
         self._width = -(-max_length // CHUNK) * CHUNK if self._by_feature else max_length
         # Without the row kernel a step reads the cache up to the longest slot, rounded up to a multiple.
         self._bucket = self._width if self._reads_live_part else CHUNK
@@ -179,6 +180,10 @@ class ModelStep:
         layout = StepLayout(rows, positions, length, sources, shared, chunks)
         self.cache.lay_out(layout)
         masks = step_masks(layout, self._backbone.dtype, window=self._window, layer_types=self._layer_types)
+        if self._lean and isinstance(masks, torch.Tensor):  # one mask for all layers
+            with replaced(self._lora.forwards):
+                self.hidden[:count] = self._lean(self.tokens[:count], layout, masks, self.cache)
+            return
         input_ids, position_ids = self.tokens[:count, None], layout.positions[:, None]
         if self._compiled:
             all_masks = masks.values() if isinstance(masks, dict) else [masks]

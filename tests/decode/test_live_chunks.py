@@ -1,19 +1,22 @@
 """Attention on a CPU that reads only the live chunks of each row, against torch's own over the whole rows."""
 
 import errno
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM
+from transformers import AttentionInterface
+from transformers.models.llama.modeling_llama import LlamaAttention
 
-from ollm_rl.decode import row_attention
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.live_chunks import CHUNK, LiveChunks
 from ollm_rl.decode.memory import zeros
+from ollm_rl.decode.named_attention import hands_over_cache
+from ollm_rl.decode.row_cache import RowCache
 from ollm_rl.errors import machine_fault
 from tests.decode.test_engine import random_ids
-from tests.tiny_models import full_hidden_states, greedy_generate, randomized, tiny_config, tiny_model
+from tests.tiny_models import full_hidden_states, greedy_generate, tiny_model, unshared
 
 NAN = float("nan")
 WIDTH = 4 * CHUNK
@@ -21,10 +24,15 @@ ENDS = [0, CHUNK - 2, CHUNK - 1, CHUNK, 2 * CHUNK + 5]  # positions of the new t
 
 
 def cached(heads: int, size: int, value_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random keys and values as the cache of a CPU stores them, (B, heads, WIDTH, size)."""
+    """Random keys and values, (B, heads, WIDTH, size)."""
     generator = torch.Generator().manual_seed(0)
-    keys = torch.randn(len(ENDS), heads, size, WIDTH, generator=generator).transpose(2, 3)
+    keys = torch.randn(len(ENDS), heads, WIDTH, size, generator=generator)
     return keys, torch.randn(len(ENDS), heads, WIDTH, value_size, generator=generator)
+
+
+def in_chunks(keys: torch.Tensor) -> torch.Tensor:
+    """Keys by token as the cache of a CPU stores them, (B, heads, chunks, CHUNK, size), each chunk by feature."""
+    return keys.unflatten(2, (-1, CHUNK)).transpose(-1, -2).contiguous().transpose(-1, -2)
 
 
 def mask_of(length: int, window: int = WIDTH) -> torch.Tensor:
@@ -47,37 +55,52 @@ def test_rows_of_any_length_attend_as_in_torch_and_read_no_dead_chunk(
             states[row, :, (end // CHUNK + 1) * CHUNK :] = NAN
     length = 3 * CHUNK
     chunks = LiveChunks(torch.tensor(ENDS), length, WIDTH)
-    read_keys, read_values, mask = keys[:, :, :length], values[:, :, :length], mask_of(length, window)
-    assert chunks.hold(queries, read_keys, read_values, mask)
-    found = chunks.attend(queries, read_keys, read_values, mask, 0.3)
+    read_keys, read_values = in_chunks(keys)[:, :, : length // CHUNK], values[:, :, :length]
+    found = chunks.attend(queries, read_keys, read_values, mask_of(length, window), 0.3)
     torch.testing.assert_close(found, expected.transpose(1, 2), rtol=1e-5, atol=1e-6)
 
 
-def test_keys_that_a_model_has_changed_since_they_were_cached_are_read_as_they_are(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    keys, values = cached(2, 8, 8)
-    length = 3 * CHUNK
-    queries, mask = torch.ones(len(ENDS), 2, 1, 8), mask_of(length)
-    monkeypatch.setitem(row_attention._step, "chunks", LiveChunks(torch.tensor(ENDS), length, WIDTH))
-    for changed in (keys[:, :, :length] * 2, keys[:, :, :length].contiguous(), keys[:, :1, :length]):
-        read_values = values[:, : changed.shape[1], :length]
-        expected = F.scaled_dot_product_attention(queries, changed, read_values, attn_mask=mask, enable_gqa=True)
-        found, _ = row_attention.row_attention(torch.nn.Identity(), queries, changed, read_values, mask)
-        torch.testing.assert_close(found, expected.transpose(1, 2), rtol=1e-5, atol=1e-6)
+class CuttingAttention(LlamaAttention):
+    """Attention without positions that cuts the mask to the tokens of its keys."""
+
+    def forward(self, hidden_states: Any, position_embeddings: Any = None, **kwargs: Any) -> Any:
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        query, key, value = (
+            layer(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for layer in projections
+        )
+        if kwargs["past_key_values"] is not None:
+            key, value = kwargs["past_key_values"].update(key, value, self.layer_idx)
+        mask = kwargs["attention_mask"]
+        mask = None if mask is None else mask[..., : key.shape[-2]]
+        attend = AttentionInterface()[self.config._attn_implementation]
+        output, weights = attend(self, query, key, value, mask, scaling=self.scaling)
+        return self.o_proj(output.flatten(2)), weights
+
+
+def test_keys_of_a_model_that_reads_them_itself_are_stored_by_token() -> None:
+    backbone = unshared("llama")
+    for layer in backbone.base_model.layers:
+        layer.self_attn.__class__ = CuttingAttention
+    assert hands_over_cache(backbone)
+    engine, prompts = DecodeEngine(backbone, 2, CHUNK + 12), random_ids(CHUNK + 3, 5)
+    engine.prefill([0, 1], prompts)
+    assert engine.cache is not None and engine.cache.stacks[0].dim() == 5
+    found = engine.step(torch.tensor([3, 4]))
+    for row, prompt in enumerate(prompts):
+        expected = full_hidden_states(backbone, [*prompt, 3 + row])[-1]
+        torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
 def test_a_step_reads_nothing_that_lies_beyond_the_last_chunk_of_a_slot(family: str) -> None:
-    config = tiny_config(family)
-    config.num_key_value_heads = config.num_attention_heads
-    backbone = randomized(AutoModelForCausalLM.from_config(config).eval())
+    backbone = unshared(family)
     engine = DecodeEngine(backbone, 3, CHUNK + 12)
     prompts = random_ids(CHUNK + 9, 4, CHUNK - 2)
     engine.prefill(range(3), prompts)
     assert engine.cache is not None
     for stack in engine.cache.stacks:
-        stack[:, 1, :, CHUNK:] = NAN
+        dead = stack[:, 1, :, 1:] if stack.dim() == 6 else stack[:, 1, :, CHUNK:]
+        dead.fill_(NAN)
     tokens = random_ids(3, 3, 3, seed=1)
     for column in range(3):  # the third slot's tokens reach its second chunk
         found = engine.step(torch.tensor([row[column] for row in tokens]))
@@ -87,9 +110,7 @@ def test_a_step_reads_nothing_that_lies_beyond_the_last_chunk_of_a_slot(family: 
 
 
 def test_a_released_slot_that_is_longer_than_all_others_does_not_disturb_them() -> None:
-    config = tiny_config("llama")
-    config.num_key_value_heads = config.num_attention_heads
-    backbone = randomized(AutoModelForCausalLM.from_config(config).eval())
+    backbone = unshared("llama")
     engine = DecodeEngine(backbone, 3, 2 * CHUNK)
     prompts = random_ids(CHUNK + 3, 5, 9)
     engine.prefill(range(3), prompts)
@@ -104,6 +125,25 @@ def test_a_released_slot_that_is_longer_than_all_others_does_not_disturb_them() 
     engine.run(choose, active, 3)
     for slot in (1, 2):
         assert [int(tokens[slot]) for tokens in written] == greedy_generate(backbone, prompts[slot], 4)
+
+
+def test_slots_are_filled_moved_and_saved_alike_whether_keys_lie_in_chunks_or_not() -> None:
+    shapes, device = [(2, 4), (2, 6)], torch.device("cpu")
+    chunked, plain = (
+        RowCache(shapes, 3, WIDTH, dtype=torch.float32, device=device, by_feature=flag) for flag in (True, False)
+    )
+    states = [torch.randn(1, 3, 2, WIDTH, size) for _, size in shapes]
+    for cache in (chunked, plain):
+        slots, rows = torch.tensor([2, 0]), torch.tensor([1, 2])
+        cache.write(slots, states, rows, 0, CHUNK + 3)  # ends within the second chunk
+        cache.write(slots, states, rows, CHUNK + 3, 3 * CHUNK - 1)
+        cache.copy(torch.tensor([0, 2]), torch.tensor([1, 0]), CHUNK + 5)
+    for start, end in ((0, WIDTH), (CHUNK - 1, CHUNK + 1), (2 * CHUNK, 2 * CHUNK + 7), (5, 5)):
+        pairs = zip(*(cache.read(torch.arange(3), start, end) for cache in (chunked, plain)), strict=True)
+        assert all(torch.equal(found, expected) for found, expected in pairs)
+    keys, _ = chunked.read(torch.tensor([1]), CHUNK, CHUNK + 5)
+    (written,) = states[0][0, 2:]
+    assert torch.equal(keys[0, 0], torch.cat([written[:, CHUNK : CHUNK + 3], written[:, :2]], 1))
 
 
 def test_prompts_are_encoded_in_passes_that_fit_the_cache_of_a_processor() -> None:

@@ -245,8 +245,8 @@ def assert_what_is_shared_is_equal(engine: DecodeEngine) -> list[int]:
     assert engine.cache is not None
     layout, found = engine.cache.layers[0].layout, []
     for slot, (source, shared) in enumerate(zip(layout.sources.tolist(), layout.shared.tolist(), strict=True)):
-        for stack in engine.cache.stacks:
-            assert torch.equal(stack[:, slot, :, :shared], stack[:, source, :, :shared])
+        for states in engine.cache.read(torch.tensor([slot, source]), 0, shared):
+            assert torch.equal(states[:, 0], states[:, 1])
         found.append(shared if source != slot else 0)
     return found
 
