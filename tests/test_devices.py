@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from ollm_rl.devices import has_triton, resolve_device
+from ollm_rl.devices import Fetched, has_triton, resolve_device
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,11 @@ def test_a_gpu_with_a_number_becomes_the_current_one(
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: made.append(device.index))
     assert str(resolve_device(name)) == name
     assert made == current
+
+
+def test_what_is_fetched_does_not_change_later_and_a_cpu_has_it_at_once() -> None:
+    tensor = torch.tensor([[1, 2], [3, 4]])
+    fetched = Fetched(tensor[1])
+    tensor.zero_()
+    assert fetched.ready()
+    assert fetched() == [3, 4]
