@@ -69,9 +69,12 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """
     try:
         table = pq.read_table(path)
-        return table.to_pylist(), json.loads((table.schema.metadata or {})[KEY])
-    except (OSError, pa.ArrowInvalid, KeyError) as error:
+    except (OSError, pa.ArrowInvalid) as error:
         raise _no_comparison(path, error) from error
+    metadata = table.schema.metadata or {}
+    if KEY not in metadata:
+        raise _no_comparison(path, "it is another table")
+    return table.to_pylist(), json.loads(metadata[KEY])
 
 
 def tables_of(path: Path, seeds: Collection[int] = ()) -> list[Table]:
@@ -103,7 +106,7 @@ def tables_of(path: Path, seeds: Collection[int] = ()) -> list[Table]:
     return comparison_tables(config, tuned, curves, data["results"])
 
 
-def _no_comparison(path: Path, error: Exception) -> UsageError:
+def _no_comparison(path: Path, error: Exception | str) -> UsageError:
     return UsageError(f"{path} holds no comparison ({error}); give the comparison.parquet of ollm-rl compare")
 
 

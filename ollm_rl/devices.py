@@ -52,6 +52,8 @@ class Fetched:
 def resolve_device(name: str) -> torch.device:
     """The device of this name; ``auto`` is CUDA if available, else the CPU.
 
+    A GPU with a number becomes the current one of this process, on which graphs are recorded and kernels are started.
+
     Raises:
         UsageError: If the device is not available.
     """
@@ -62,4 +64,6 @@ def resolve_device(name: str) -> torch.device:
         torch.zeros(1, device=device).item()  # device "meta" holds no numbers
     except (RuntimeError, AssertionError, TypeError) as error:
         raise UsageError(f"device {name!r} is not available here; give cpu, cuda or auto") from error
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     return device

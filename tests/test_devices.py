@@ -4,8 +4,9 @@ import importlib.util
 import shutil
 
 import pytest
+import torch
 
-from ollm_rl.devices import has_triton, resolve_device
+from ollm_rl.devices import Fetched, has_triton, resolve_device
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,22 @@ def test_kernels_need_triton_and_a_c_compiler(
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match="device 'tpu9' is not available here; give cpu, cuda or auto"):
         resolve_device("tpu9")
+
+
+@pytest.mark.parametrize(("name", "current"), [("cuda:1", [1]), ("cuda", []), ("cpu", [])])
+def test_a_gpu_with_a_number_becomes_the_current_one(
+    name: str, current: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, zeros = [], torch.zeros(1)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: zeros)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: made.append(device.index))
+    assert str(resolve_device(name)) == name
+    assert made == current
+
+
+def test_what_is_fetched_does_not_change_later_and_a_cpu_has_it_at_once() -> None:
+    tensor = torch.tensor([[1, 2], [3, 4]])
+    fetched = Fetched(tensor[1])
+    tensor.zero_()
+    assert fetched.ready()
+    assert fetched() == [3, 4]

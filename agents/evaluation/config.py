@@ -97,7 +97,7 @@ class ReportConfig(Settings):
     results: Path | None = None
     """Folder that ollm-rl eval --out wrote, for the final table. If left out: the last iteration of training."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda if available. Used for the option explorer."""
+    """cpu, cuda, cuda:1 and so on, or auto: cuda if available. Used for the option explorer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

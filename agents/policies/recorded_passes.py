@@ -77,15 +77,16 @@ class _Replay(torch.autograd.Function):
         ctx: Any, passes: "RecordedPasses", recorded: RecordedPass, input_ids: torch.Tensor, *weights: torch.Tensor
     ) -> torch.Tensor:
         """The weights are arguments because autograd asks for their gradients; the recording reads them itself."""
-        ctx.passes, ctx.recorded = passes, recorded
-        passes.latest = ctx
+        # Not ``ctx`` itself: in a circle, the memory of the recordings would wait for Python's collector.
+        ctx.passes, ctx.recorded, ctx.turn = passes, recorded, object()
+        passes.latest = ctx.turn
         return recorded.forward(input_ids)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """Gradients by argument."""
-        if ctx.passes.latest is not ctx:
+        if ctx.passes.latest is not ctx.turn:
             raise RuntimeError("another recorded pass has overwritten this one; take its gradient before the next pass")
         return None, None, None, *ctx.recorded.backward(gradient)
 
@@ -93,9 +94,9 @@ class _Replay(torch.autograd.Function):
 class RecordedPasses:
     """A backbone with a LoRA, for passes with gradient of at most some tokens, on CUDA.
 
-    A pass is recorded when one of its shape is first computed. `LoraProducts` computes what is not recorded: passes
-    where attention needs a mask or that are too large, and all if recording fails or the first recorded pass has other
-    values.
+    A pass is recorded when one of its shape is first computed, and again when weights have moved. `LoraProducts`
+    computes what is not recorded: passes where attention needs a mask or that are too large, and all if recording fails
+    or the first recorded pass has other values.
 
     Args:
         lora: Computes what is recorded.
@@ -104,10 +105,10 @@ class RecordedPasses:
 
     def __init__(self, lora: LoraProducts, tokens: int) -> None:
         self.lora, self.tokens = lora, tokens
-        self.latest: Any = None  # the operation whose gradient can be taken
-        self._by_shape: dict[tuple[int, int], RecordedPass | None] = {}
-        self._pool, self._context = torch.cuda.graph_pool_handle(), context_length(lora.backbone)
-        self._works = True
+        self.latest: Any = None  # identifies the operation whose gradient can be taken
+        self._context, self._works = context_length(lora.backbone), True
+        self._read = list(lora.backbone.parameters())
+        self._forget()
 
     def hidden_states(self, input_ids: torch.Tensor) -> torch.Tensor:
         """As `LoraProducts.hidden_states`; its gradient can be taken until the next call."""
@@ -124,9 +125,17 @@ class RecordedPasses:
         return hidden[:count, :length]
 
     def _pass_of(self, shape: tuple[int, int]) -> RecordedPass | None:
+        if self._works and self._places != _places(self._read):  # as when an engine has joined layers
+            self._forget()
         if self._works and shape not in self._by_shape:
             self._by_shape[shape] = self._record(shape)
-        return self._by_shape.get(shape) if self._works else None
+        return self._by_shape.get(shape)
+
+    def _forget(self) -> None:
+        """Drop all recordings, which read weights where they were, and their memory."""
+        self._by_shape: dict[tuple[int, int], RecordedPass | None] = {}
+        self._places = _places(self._read)
+        self._pool = torch.cuda.graph_pool_handle()  # the former one ends with its recordings
 
     @torch.enable_grad()
     def _record(self, shape: tuple[int, int]) -> RecordedPass | None:
@@ -148,6 +157,7 @@ class RecordedPasses:
         except Exception as error:  # whatever a model does that cannot be recorded
             problem = f"{type(error).__name__}: {one_line(error)}"
         self._works = False
+        self._forget()
         message = (
             f"passes of {type(backbone).__name__} cannot be recorded as CUDA graphs ({problem}); updates are slower"
         )
@@ -183,6 +193,10 @@ class RecordedPasses:
         return all(
             bool((one - other).norm() <= tolerance * other.norm()) for one, other in zip(found, right, strict=True)
         )
+
+
+def _places(tensors: Sequence[torch.Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 def gradients_of(

@@ -43,9 +43,14 @@ class TokenPolicy(VocabularyPolicy):
         self._passes: LoraProducts | RecordedPasses = self.lora
         self.value_head = mlp(self.head.hidden_size, VALUE_WIDTH, 1).to(backbone.device)
 
-    def record_passes(self, tokens: int) -> None:
-        """Compute ``evaluate`` by `RecordedPasses` of at most ``tokens`` tokens from now on; on CUDA only."""
-        self._passes = RecordedPasses(self.lora, tokens)
+    def record_passes(self, tokens: int | None) -> None:
+        """Compute ``evaluate`` by `RecordedPasses` of at most ``tokens`` tokens from now on; None records no more.
+
+        On CUDA only.
+        """
+        self._passes = self.lora  # frees the memory of former recordings
+        if tokens is not None:
+            self._passes = RecordedPasses(self.lora, tokens)
 
     def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
         """Evaluate a rollout's decisions under the current weights, by a forward pass over the sequences.

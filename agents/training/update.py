@@ -82,7 +82,7 @@ class Updater:
         self.overhead = starting_tokens(policy.backbone.num_parameters(), self.device.type)
         self.pass_tokens = config.pass_tokens or (PASS_TOKENS if policy.reads_sequences else None)
         self.replay = Replay(config.replay)
-        self._record_passes()
+        self._record_passes(self.pass_tokens)
 
     def run(
         self,
@@ -126,13 +126,14 @@ class Updater:
             try:
                 terms = self._gradient(batch, rows, penalties)
             except torch.cuda.OutOfMemoryError:
-                if self.pass_tokens is not None and self.pass_tokens <= max(map(batch.size, rows)):
+                at_least = self.pass_tokens is not None and self.pass_tokens <= max(map(batch.size, rows))
+                if at_least and not self._recorded:
                     raise  # not even one episode fits
                 failed = True
             if not failed:
                 break
             # Outside the except block, where the error no longer keeps tensors alive.
-            self._halve(list(map(batch.size, rows)))
+            self._make_room(list(map(batch.size, rows)))
         weights = self.optimizer.param_groups[0]["params"]
         norm = torch.nn.utils.clip_grad_norm_(weights, self.config.max_grad_norm)
         self.optimizer.step()
@@ -150,29 +151,31 @@ class Updater:
         groups = grouped(sizes, limit=self.pass_tokens, overhead=self.overhead)
         return [[rows[index] for index in group] for group in groups]
 
-    def _record_passes(self) -> None:
-        """Let a policy record its passes if to start them takes longer than to compute them.
+    def _record_passes(self, tokens: int | None) -> None:
+        """Let a policy record its passes if to start them takes longer than to compute them; None records no more.
 
         Recorded passes all take as long as the largest, so large ones would be mostly padding.
         """
-        tokens, self._recorded = self.pass_tokens, False
-        if self.device.type != "cuda" or not isinstance(self.policy, TokenPolicy) or tokens is None:
+        self._recorded = False
+        if self.device.type != "cuda" or not isinstance(self.policy, TokenPolicy):
             return
-        if tokens <= min(PASS_TOKENS, self.overhead):
-            self.policy.record_passes(tokens)
-            self._recorded = True
+        self._recorded = tokens is not None and tokens <= min(PASS_TOKENS, self.overhead)
+        self.policy.record_passes(tokens if self._recorded else None)
 
-    def _halve(self, sizes: list[int]) -> None:
-        longest = max(sizes)
-        before = min(self.pass_tokens or math.inf, longest * len(sizes))
-        self.pass_tokens = max(longest, int(before) // 2)
-        warnings.warn(
-            f"out of memory in a pass of {int(before)} tokens; continuing with pass_tokens={self.pass_tokens}",
-            RunWarning,
-            stacklevel=3,
-        )
+    def _make_room(self, sizes: list[int]) -> None:
+        """Halve the passes; if they can be no smaller, record them no more, which takes memory too."""
+        longest, before = max(sizes), self.pass_tokens or math.inf
+        if not self._recorded:  # a recorded pass holds all tokens whatever its episodes
+            before = min(before, longest * len(sizes))
+        remedy = "passes that are not recorded as CUDA graphs"
+        records = before > longest
+        if records:
+            self.pass_tokens = max(longest, int(before) // 2)
+            remedy = f"pass_tokens={self.pass_tokens}"
+        message = f"out of memory in a pass of {int(before)} tokens; continuing with {remedy}"
+        warnings.warn(message, RunWarning, stacklevel=3)
         self.optimizer.zero_grad()
-        self._record_passes()
+        self._record_passes(self.pass_tokens if records else None)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -14,6 +14,7 @@ import contextlib
 import json
 import math
 import multiprocessing
+import os
 import shutil
 import statistics
 import time
@@ -144,6 +145,21 @@ def measure_missing(args: argparse.Namespace) -> list[str]:
     ]
 
 
+def write_once(out: Path, *, tiny: bool) -> None:
+    """Write the stand-ins, unless this or another process has done so."""
+    whole, own = out / "standin", out / f"standin-{os.getpid()}"
+    if whole.exists():
+        return
+    config, lengths = (TINY, (40, 100)) if tiny else (DISTILL_QWEN, (2000, 8000))
+    write_standin(own, config, lengths, 16 if tiny else ROWS)
+    try:
+        own.rename(whole)
+    except OSError:  # another process, started at the same time, was faster
+        if not whole.exists():
+            raise
+        shutil.rmtree(own)
+
+
 def table(folder: Path) -> Table:
     """Hours and memory of the stages that are measured."""
     rows: list[list[Cell]] = []
@@ -168,9 +184,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=tuple(FULL_STEPS), choices=FULL_STEPS, help="stages")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and short texts, to try this script")
     args = parser.parse_args()
-    if not (args.out / "standin/Omni-MATH").exists():
-        config, lengths = (TINY, (40, 100)) if args.tiny else (DISTILL_QWEN, (2000, 8000))
-        write_standin(args.out / "standin", config, lengths, 16 if args.tiny else ROWS)
+    write_once(args.out, tiny=args.tiny)
     failed = measure_missing(args)
     print(table(args.out).markdown())
     if failed:

@@ -19,7 +19,7 @@ from ollm_rl.devices import Fetched, to_device
 from ollm_rl.errors import RunWarning
 
 OnEnd = Callable[[list[int], list[list[int]]], None]  # indices of episodes that have ended, and their tokens
-OnWait = Callable[[Callable[[], bool]], None]  # tells when the wait is over
+OnWait = Callable[[Callable[[], bool]], None]  # gets a function that says whether the wait is over
 
 
 @dataclass

@@ -158,9 +158,9 @@ class Turns:
         Args:
             uniforms: Numbers in [0, 1) for sampling, (N + 1, T); None decodes greedily.
             trajectories: The output is added to them.
-            meanwhile: Called while the device runs the turns, with what the host will wait for.
             waiting: Whether episodes wait for slots. Then the last turn of several hides the time in which the host
                 fills slots; a slot that ends in this turn is reported after the next chunk.
+            meanwhile: Called while the device runs the turns, with what the host will wait for.
         """
         count, columns = len(self.engine.lengths), trajectories.record.columns
         no_episode, last_time = (size - 1 for size in columns["written"].shape)

@@ -61,7 +61,7 @@ class Machine(Settings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the backbone."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda if available."""
+    """cpu, cuda, cuda:1 and so on, or auto: cuda if available."""
 
 
 @dataclass(frozen=True, kw_only=True)

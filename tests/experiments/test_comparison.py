@@ -145,6 +145,8 @@ def test_a_file_without_a_comparison_is_refused(tmp_path: Path) -> None:
     for path in (other, newer, tmp_path / "text.parquet", tmp_path / "missing.parquet"):
         with pytest.raises(UsageError, match=rf"{path.name} holds no comparison .*give the comparison.parquet"):
             tables_of(path)
+    with pytest.raises(UsageError, match=r"other.parquet holds no comparison \(it is another table\); give"):
+        tables_of(other)
 
 
 def test_some_seeds_of_a_file_are_shown_by_themselves_and_one_that_it_lacks_is_refused(tmp_path: Path) -> None:

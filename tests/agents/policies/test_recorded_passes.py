@@ -1,6 +1,8 @@
 """Recorded passes: the hidden states and gradients of passes that are not recorded, for any lengths, or none at all."""
 
+import gc
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,43 @@ def test_what_does_not_work_is_not_used_and_one_line_says_so(
         warnings.simplefilter("error")
         passes.hidden_states(torch.tensor([[1] * 40]))
     assert len(played.shapes) == 1
+
+
+def test_weights_that_have_moved_are_recorded_again(played: type[Played]) -> None:
+    lora, tokens = adapted(), torch.tensor(random_ids(20))
+    passes = RecordedPasses(lora, 64)
+    passes.hidden_states(tokens)
+    passes.hidden_states(tokens)
+    assert played.shapes == [(2, 32)]
+    frozen = next(weight for weight in lora.backbone.parameters() if not weight.requires_grad)
+    frozen.data = frozen.data.clone()  # as an engine moves those of layers that it joins
+    passes.hidden_states(tokens)
+    passes.hidden_states(tokens)
+    assert played.shapes == [(2, 32)] * 2
+
+
+def test_recordings_free_their_memory_as_soon_as_they_are_no_longer_used(
+    played: type[Played], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def known(passes: RecordedPasses) -> list[Any]:
+        return [weakref.ref(recorded) for recorded in passes._by_shape.values()]
+
+    gc.disable()  # they must not wait for it
+    try:
+        passes = RecordedPasses(adapted(), 64)
+        passes.hidden_states(torch.tensor([[1, 2, 3]])).sum().backward()
+        (first,) = known(passes)
+        del passes
+        assert first() is None
+        passes = RecordedPasses(adapted(), 64)
+        passes.hidden_states(torch.tensor([[1, 2, 3]]))
+        (first,) = known(passes)
+        monkeypatch.setattr(Played, "__init__", None)  # cannot be called
+        with pytest.warns(RunWarning, match="cannot be recorded"):
+            passes.hidden_states(torch.tensor([[1] * 40]))
+        assert first() is None
+    finally:
+        gc.enable()
 
 
 @needs_cuda

@@ -123,6 +123,32 @@ def test_when_memory_runs_out_the_step_is_repeated_in_halved_passes(monkeypatch:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+def test_passes_that_cannot_be_smaller_are_recorded_no_more_when_memory_runs_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded: list[int | None] = []
+    whole = TokenPolicy.evaluate
+
+    def record(self: Updater, tokens: int | None) -> None:
+        recorded.append(tokens)
+        self._recorded = tokens is not None
+
+    def evaluate(self: TokenPolicy, rollout: Rollout, **settings: Any) -> Evaluation:
+        if recorded[-1] is not None:
+            raise torch.cuda.OutOfMemoryError
+        return whole(self, rollout, **settings)
+
+    monkeypatch.setattr(Updater, "_record_passes", record)
+    monkeypatch.setattr(TokenPolicy, "evaluate", evaluate)
+    with pytest.warns(RuntimeWarning) as warned:
+        updater, _ = update(token_policy(), config(pass_tokens=80))
+    # A recorded pass holds 80 tokens, though the episodes have 40 with padding; the longest has 10.
+    assert recorded == [80, 40, 20, 10, None]
+    assert "out of memory in a pass of 80 tokens; continuing with pass_tokens=40" in str(warned[0].message)
+    assert "10 tokens; continuing with passes that are not recorded as CUDA graphs" in str(warned[-1].message)
+    assert updater.pass_tokens == 10
+
+
 def test_a_single_episode_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluate(*_: Any, **__: Any) -> Evaluation:
         raise torch.cuda.OutOfMemoryError

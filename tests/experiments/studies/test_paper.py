@@ -98,3 +98,19 @@ def test_stages_can_be_measured_on_several_gpus(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "options.json").touch()
     monkeypatch.setattr(paper_cost, "ended_well", lambda name, _: True)
     assert paper_cost.measure_missing(only) == []
+
+
+def test_processes_that_start_at_the_same_time_write_the_stand_ins_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(folder: Path, *_: object) -> None:
+        (folder / "model").mkdir(parents=True)
+        others = tmp_path / "standin/model"  # of a process that ends first
+        others.mkdir(parents=True, exist_ok=True)
+        (others / "theirs").touch()
+
+    monkeypatch.setattr(paper_cost, "write_standin", write)
+    for _ in range(2):
+        paper_cost.write_once(tmp_path, tiny=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["standin"]
+        assert (tmp_path / "standin/model/theirs").exists()
