@@ -78,7 +78,9 @@ def fast_steps(backbone: PreTrainedModel) -> tuple[bool, LeanModel | None]:
         return False, None
     if not keys_by_feature(backbone, first_pass(backbone, torch.zeros(1, 1, dtype=torch.long)).shapes):
         return False, None
-    lean = lean_model(backbone)
+    lean = None
+    with suppress(AttributeError):  # of parts with the usual names that have other attributes
+        lean = lean_model(backbone)
     for candidate in (lean, None) if lean else (None,):
         with suppress(Exception):  # whatever a model raises that expects its keys by token
             if decoding_error(backbone, by_feature=True, lean=candidate) <= TOLERANCE:

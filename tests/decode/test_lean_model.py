@@ -46,6 +46,12 @@ def with_llama3_positions() -> PreTrainedModel:
     return randomized(AutoModelForCausalLM.from_config(config).eval())
 
 
+def test_a_model_whose_parts_lack_an_attribute_keeps_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = unshared("llama")
+    monkeypatch.setattr("ollm_rl.decode.acceptance.lean_model", lambda model: model.base_model.of_another_name)
+    assert_decodes(engine_of(backbone, lean=False))
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
 def test_tokens_are_those_of_generate(family: str, frozen: bool) -> None:
