@@ -21,6 +21,7 @@ from ollm_rl.experiments.tuning import Tuned
 from ollm_rl.report.tables import Table
 
 KEY = b"comparison"
+Runs = dict[str, dict[int, list[dict[str, Any]]]]
 
 
 def pack(
@@ -77,6 +78,16 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return table.to_pylist(), json.loads(metadata[KEY])
 
 
+def runs_of(path: Path) -> tuple[CompareConfig, Runs]:
+    """The settings of a comparison, and the metrics of its runs by method and seed.
+
+    Raises:
+        UsageError: If it is no such file.
+    """
+    rows, data = read(path)
+    return _config(path, data), _by_method(rows, data)
+
+
 def tables_of(path: Path, seeds: Collection[int] = ()) -> list[Table]:
     """The tables of a comparison from its file.
 
@@ -88,22 +99,33 @@ def tables_of(path: Path, seeds: Collection[int] = ()) -> list[Table]:
         UsageError: If it is no such file, or lacks a seed.
     """
     rows, data = read(path)
-    try:
-        config = CompareConfig(**data["config"], out=path.parent)
-    except (KeyError, TypeError) as error:
-        raise _no_comparison(path, error) from error
+    config = _config(path, data)
     if missing := set(seeds).difference(row["seed"] for row in rows):
         raise UsageError(f"seeds={sorted(missing)}: {path} has no such runs; leave them out")
     if seeds:
         rows, data["results"] = [row for row in rows if row["seed"] in seeds], {}
-    runs: dict[str, dict[int, list[dict[str, Any]]]] = {method: {} for method in data["tuned"]}
+    curves = {
+        method: [Curve(run, config.window) for run in by_seed.values()]
+        for method, by_seed in _by_method(rows, data).items()
+    }
+    tuned = {method: Tuned(**found) for method, found in data["tuned"].items()}
+    return comparison_tables(config, tuned, curves, data["results"])
+
+
+def _config(path: Path, data: Mapping[str, Any]) -> CompareConfig:
+    try:
+        return CompareConfig(**data["config"], out=path.parent)
+    except (KeyError, TypeError) as error:
+        raise _no_comparison(path, error) from error
+
+
+def _by_method(rows: Sequence[dict[str, Any]], data: Mapping[str, Any]) -> Runs:
+    runs: Runs = {method: {} for method in data["tuned"]}
     for row in rows:
         method, seed = row.pop("method"), row.pop("seed")
         values = {name: value for name, value in row.items() if value is not None}
         runs[method].setdefault(seed, []).append(values)
-    curves = {method: [Curve(rows, config.window) for rows in by_seed.values()] for method, by_seed in runs.items()}
-    tuned = {method: Tuned(**found) for method, found in data["tuned"].items()}
-    return comparison_tables(config, tuned, curves, data["results"])
+    return runs
 
 
 def _no_comparison(path: Path, error: Exception | str) -> UsageError:
