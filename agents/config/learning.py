@@ -64,7 +64,8 @@ class UpdateSettings(Settings):
     """Gradients of a larger norm are scaled down to this norm."""
     pass_tokens: Count | None = None
     """Maximum tokens, padding included, per forward and backward pass. It limits memory and does not change the result.
-    If left out: 8,192, or a whole minibatch if the update never runs the backbone; halved when CUDA memory runs out."""
+    If left out: 8,192, or a whole minibatch if the update never runs the backbone; halved when CUDA memory runs out. On
+    CUDA passes of at most 8,192 tokens of a small model are CUDA graphs, larger ones are slower."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
