@@ -78,14 +78,13 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return table.to_pylist(), json.loads(metadata[KEY])
 
 
-def runs_of(path: Path) -> tuple[CompareConfig, Runs]:
-    """The settings of a comparison, and the metrics of its runs by method and seed.
-
-    Raises:
-        UsageError: If it is no such file.
-    """
-    rows, data = read(path)
-    return _config(path, data), _by_method(rows, data)
+def by_method(rows: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> Runs:
+    """The metrics of every run by method and seed, from what ``read`` gives."""
+    runs: Runs = {method: {} for method in data["tuned"]}
+    for row in rows:
+        values = {name: value for name, value in row.items() if value is not None and name not in ("method", "seed")}
+        runs[row["method"]].setdefault(row["seed"], []).append(values)
+    return runs
 
 
 def tables_of(path: Path, seeds: Collection[int] = ()) -> list[Table]:
@@ -99,33 +98,20 @@ def tables_of(path: Path, seeds: Collection[int] = ()) -> list[Table]:
         UsageError: If it is no such file, or lacks a seed.
     """
     rows, data = read(path)
-    config = _config(path, data)
+    try:
+        config = CompareConfig(**data["config"], out=path.parent)
+    except (KeyError, TypeError) as error:
+        raise _no_comparison(path, error) from error
     if missing := set(seeds).difference(row["seed"] for row in rows):
         raise UsageError(f"seeds={sorted(missing)}: {path} has no such runs; leave them out")
     if seeds:
         rows, data["results"] = [row for row in rows if row["seed"] in seeds], {}
     curves = {
         method: [Curve(run, config.window) for run in by_seed.values()]
-        for method, by_seed in _by_method(rows, data).items()
+        for method, by_seed in by_method(rows, data).items()
     }
     tuned = {method: Tuned(**found) for method, found in data["tuned"].items()}
     return comparison_tables(config, tuned, curves, data["results"])
-
-
-def _config(path: Path, data: Mapping[str, Any]) -> CompareConfig:
-    try:
-        return CompareConfig(**data["config"], out=path.parent)
-    except (KeyError, TypeError) as error:
-        raise _no_comparison(path, error) from error
-
-
-def _by_method(rows: Sequence[dict[str, Any]], data: Mapping[str, Any]) -> Runs:
-    runs: Runs = {method: {} for method in data["tuned"]}
-    for row in rows:
-        method, seed = row.pop("method"), row.pop("seed")
-        values = {name: value for name, value in row.items() if value is not None}
-        runs[method].setdefault(seed, []).append(values)
-    return runs
 
 
 def _no_comparison(path: Path, error: Exception | str) -> UsageError:

@@ -8,6 +8,7 @@ Letters: B rows, T tokens, H hidden.
 
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.backbones.lora_products import LoraProducts
-from ollm_rl.decode.prompt_attention import is_causal, use_causal_attention
+from ollm_rl.decode.graphs import warm_up
+from ollm_rl.decode.prompt_attention import attends_causally, sees_all, use_causal_attention
 from ollm_rl.decode.row_cache import supported_layer_types
 from ollm_rl.errors import RunWarning, one_line
 
@@ -32,7 +34,9 @@ def padded_length(length: int) -> int:
 class RecordedPass:
     """A pass of one shape, and its gradient.
 
-    The tensors that autograd keeps lie in the pool, so another pass of that pool overwrites them.
+    The tensors that autograd keeps lie in the pool, so another pass of that pool overwrites them. Gradients are copies,
+    because autograd adds several passes up in the tensors that it gets: those of ``torch.cuda.make_graphed_callables``
+    would be overwritten.
 
     Args:
         lora: Computes the pass.
@@ -141,13 +145,14 @@ class RecordedPasses:
     def _record(self, shape: tuple[int, int]) -> RecordedPass | None:
         backbone = self.lora.backbone
         config = backbone.config.get_text_config()
-        if not is_causal(backbone, getattr(config, "sliding_window", None), supported_layer_types(backbone), shape[1]):
+        window = getattr(config, "sliding_window", None)
+        if not self._attends_causally or not sees_all(window, supported_layer_types(backbone), shape[1]):
             return None
         try:
             first = not any(self._by_shape.values())
             with use_causal_attention(config):
-                if first:  # libraries allocate at their first call, which must not be recorded
-                    self._warm_up()
+                if first:
+                    warm_up(self._short_pass)
                 recorded = RecordedPass(self.lora, shape, self._pool)
             if not first or self._agrees(recorded, shape):
                 return recorded
@@ -164,13 +169,14 @@ class RecordedPasses:
         warnings.warn(message, RunWarning, stacklevel=2)
         return None
 
-    def _warm_up(self) -> None:
-        side, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            hidden = self.lora.hidden_states(torch.zeros(2, SHORTEST, dtype=torch.long, device=current.device))
-            gradients_of(hidden, self.lora.weights, torch.zeros_like(hidden))
-        current.wait_stream(side)
+    @cached_property
+    def _attends_causally(self) -> bool:
+        return attends_causally(self.lora.backbone)
+
+    def _short_pass(self) -> None:
+        tokens = torch.zeros(2, SHORTEST, dtype=torch.long, device=self.lora.weights[0].device)
+        hidden = self.lora.hidden_states(tokens)
+        gradients_of(hidden, self.lora.weights, torch.zeros_like(hidden))
 
     def _agrees(self, recorded: RecordedPass, shape: tuple[int, int]) -> bool:
         """Whether one row of random tokens has the same h_t and gradient as without a recording."""

@@ -57,21 +57,21 @@ class TokenPolicy(VocabularyPolicy):
 
         The reference is the backbone with the LoRA switched off. It takes a second pass, but no second model.
         """
-        reference_log_probs = None
+        reference_log_probs, (input_ids, positions) = None, rollout.sequences()
+
+        def at_decisions(passes: LoraProducts | RecordedPasses) -> torch.Tensor:
+            """h_t at the decisions, (M, H)."""
+            # Without a mask attention is faster. What follows a row's end changes nothing before it.
+            hidden = passes.hidden_states(input_ids)
+            return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))[rollout.decisions]
+
         if reference:
             with torch.no_grad(), without_lora(self.backbone):
-                reference_log_probs, _ = self._statistics(self._hidden_states(self.lora, rollout), rollout)
-        hidden = self._hidden_states(self._passes, rollout)
+                reference_log_probs, _ = self._statistics(at_decisions(self.lora), rollout)
+        hidden = at_decisions(self._passes)
         log_probs, entropies = self._statistics(hidden, rollout)
         values = self.value_head(hidden.detach().float())[:, 0]
         return Evaluation(log_probs, entropies, values, reference_log_probs)
-
-    def _hidden_states(self, passes: LoraProducts | RecordedPasses, rollout: Rollout) -> torch.Tensor:
-        """h_t at the decisions, (M, H)."""
-        input_ids, positions = rollout.sequences()
-        # Without a mask attention is faster. What follows a row's end changes nothing before it.
-        hidden = passes.hidden_states(input_ids)
-        return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))[rollout.decisions]
 
     def _statistics(self, hidden_states: torch.Tensor, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of the decisions' tokens, and entropies: (M, H) -> (M,) and (M,)."""

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, Qwen2C
 
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.decode.engine import DecodeEngine
+from ollm_rl.decode.row_cache import first_pass
 from ollm_rl.decode.step import ModelStep
 from ollm_rl.decode.turns import Trajectories, Turns
 from ollm_rl.devices import HAS_TRITON
@@ -107,7 +108,8 @@ def prompts(name: str, layers: int, count: int, length: int, device: torch.devic
     torch._dynamo.reset()
     parts: Parts = {}
     for key, compiled in (("not compiled", False), ("with a mask", True), ("without a mask", True)):
-        step = ModelStep(backbone, 1, length + 8, compiled=compiled)
+        seen = first_pass(backbone, torch.zeros(1, 1, dtype=torch.long, device=backbone.device))
+        step = ModelStep(backbone, 1, length + 8, compiled=compiled, seen=seen)
         step._is_causal = step._is_causal and key == "without a mask"
         parts[key] = partial(_read, step, ids)
     return parts

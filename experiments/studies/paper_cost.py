@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ollm_rl.agents.config import RLConfig
 from ollm_rl.cli import parse, run
 from ollm_rl.experiments.script import positive, start
 from ollm_rl.experiments.studies.paper_standin import DISTILL_QWEN, TINY, write_standin
@@ -38,7 +39,7 @@ FULL_STEPS = {"options": 313, "lora": 313, "forced": OMNI_MATH, "latent": 100, "
 UNITS = {"forced": "problem", "eval": "problem and model", "latent": "iteration", "vocabulary": "iteration"}
 NEEDS = {"forced": ("options", "lora"), "latent": ("options",), "vocabulary": ("options",), "eval": ("options",)}
 WARM_UP = 4  # steps that do not count
-ITERATION = 4  # steps of an iteration, as paper_rl.yaml leaves it
+ITERATION = RLConfig.minibatches  # steps of an iteration, as paper_rl.yaml leaves it
 
 
 def ollm(*words: Any) -> float:

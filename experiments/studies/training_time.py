@@ -5,23 +5,12 @@ evaluation come on top. A run counts in full where others share its GPU, and onc
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ollm_rl.experiments.raw import read
+from ollm_rl.experiments.raw import by_method, read
 from ollm_rl.experiments.script import start
 from ollm_rl.report.tables import Cell, Table
-
-
-def runs_of(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, int, float], dict[str, Any]]:
-    """The last row of each run, by method, seed and the seconds of its first iteration, which no two runs share."""
-    firsts: dict[tuple[str, int], float] = {}
-    lasts = {}
-    for row in rows:
-        run = row["method"], row["seed"]
-        lasts[*run, firsts.setdefault(run, row["seconds"])] = row
-    return lasts
 
 
 def time_table(files: Sequence[Path]) -> Table:
@@ -30,20 +19,25 @@ def time_table(files: Sequence[Path]) -> Table:
     Raises:
         UsageError: If one is no comparison.
     """
-    held = {path: read(path) for path in files}
-    longest: dict[tuple[str, int, float], tuple[float, Path]] = {}  # episodes and file
-    for path, (rows, _) in held.items():
-        for run, last in runs_of(rows).items():
-            longest[run] = max(longest.get(run, (0.0, path)), (last["episodes"], path))
+    devices: dict[Path, str] = {}
+    # By method, seed and the seconds of its first iteration, which no two runs share: episodes, file and seconds of the
+    # longest part of a run that a file holds.
+    longest: dict[tuple[str, int, float], tuple[float, Path, float]] = {}
+    for path in files:
+        rows, data = read(path)
+        devices[path] = data["machine"].partition(", NVIDIA ")[2]
+        for method, by_seed in by_method(rows, data).items():
+            for seed, run in by_seed.items():
+                key, found = (method, seed, run[0]["seconds"]), (run[-1]["episodes"], path, run[-1]["seconds"])
+                longest[key] = max(longest.get(key, found), found)
     cells: list[list[Cell]] = []
     gpu = 0.0
-    for path, (rows, data) in held.items():
-        lasts = [last for run, last in runs_of(rows).items() if longest[run][1] == path]
-        minutes = sum(last["seconds"] for last in lasts) / 60
-        _, found, device = data["machine"].partition(", NVIDIA ")
-        gpu += minutes if found else 0
-        episodes = sum(last["episodes"] for last in lasts)
-        cells.append([path.stem, device or "CPU", str(len(lasts)), f"{episodes:,.0f}", f"{minutes:.1f}"])
+    for path, device in devices.items():
+        runs = [(episodes, seconds) for episodes, file, seconds in longest.values() if file == path]
+        minutes = sum(seconds for _, seconds in runs) / 60
+        gpu += minutes if device else 0
+        episodes = sum(episodes for episodes, _ in runs)
+        cells.append([path.stem, device or "CPU", str(len(runs)), f"{episodes:,.0f}", f"{minutes:.1f}"])
     note = f"{gpu:.0f} minutes on GPUs in all. Runs that share a GPU count each, and a run that two files hold once."
     return Table("Time of training", note, ["file", "device", "runs", "episodes", "minutes"], cells)
 

@@ -6,7 +6,7 @@ would decode nonsense without an error.
 Letters: R rows, N compared positions of a row, T tokens, H hidden.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from weakref import WeakSet
 
@@ -69,14 +69,18 @@ def _check_all_layers(backbone: PreTrainedModel, tolerance: float) -> None:
         )
 
 
-def fast_steps(backbone: PreTrainedModel) -> tuple[bool, LeanModel | None]:
+def fast_steps(backbone: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> tuple[bool, LeanModel | None]:
     """How steps of many slots on a CPU take least time: whether with keys by feature, and by which `LeanModel`.
 
     Each is tried as decoding itself is, because a model may change keys before it uses them, or its layers' results.
+
+    Args:
+        backbone: The model.
+        shapes: Of a `FirstPass`.
     """
     if backbone.device.type != "cpu":
         return False, None
-    if not keys_by_feature(backbone, first_pass(backbone, torch.zeros(1, 1, dtype=torch.long)).shapes):
+    if not keys_by_feature(backbone, shapes):
         return False, None
     lean = None
     with suppress(AttributeError):  # of parts with the usual names that have other attributes

@@ -18,7 +18,7 @@ from ollm_rl.backbones.loading import context_length
 from ollm_rl.decode.acceptance import check_decoding, fast_steps
 from ollm_rl.decode.memory import check_capacity, worthwhile_slots
 from ollm_rl.decode.prefill import CPU_PASS_TOKENS, PASS_TOKENS, check_prompts, encode
-from ollm_rl.decode.row_cache import EncodedPrompt, RowCache, Snapshot
+from ollm_rl.decode.row_cache import EncodedPrompt, RowCache, Snapshot, first_pass
 from ollm_rl.decode.step import Choose, ModelStep
 from ollm_rl.devices import Fetched, to_device
 from ollm_rl.errors import UsageError
@@ -72,8 +72,11 @@ class DecodeEngine:
             pass_tokens = CPU_PASS_TOKENS if self.device.type == "cpu" else PASS_TOKENS
         self.pass_tokens = checked("pass_tokens", pass_tokens, Count)
         many = num_slots >= MANY_SLOTS and not compiled
-        by_feature, lean = fast_steps(backbone) if many else (False, None)
-        self._step = ModelStep(backbone, num_slots, max_length, compiled=compiled, by_feature=by_feature, lean=lean)
+        seen = first_pass(backbone, torch.zeros(1, 1, dtype=torch.long, device=self.device))
+        by_feature, lean = fast_steps(backbone, seen.shapes) if many else (False, None)
+        self._step = ModelStep(
+            backbone, num_slots, max_length, compiled=compiled, seen=seen, by_feature=by_feature, lean=lean
+        )
         check_capacity(num_slots, self._step.slot_bytes, max_length, self.device)
         self.lengths = [0] * num_slots
         self.prompts: list[EncodedPrompt | None] = [None] * num_slots

@@ -34,11 +34,7 @@ class Graphs:
 
     def _record(self, function: Callable[[], None], mutated: Sequence[torch.Tensor]) -> torch.cuda.CUDAGraph:
         before = [tensor.clone() for tensor in mutated]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # warm-up: libraries allocate at their first call, which must not be recorded
-            function()
-        torch.cuda.current_stream().wait_stream(side)
+        warm_up(function)
         for tensor, value in zip(mutated, before, strict=True):
             tensor.copy_(value)
         graph = torch.cuda.CUDAGraph()
@@ -46,3 +42,12 @@ class Graphs:
         with torch.cuda.graph(graph, pool=shared_pool):
             function()
         return graph
+
+
+def warm_up(function: Callable[[], None]) -> None:
+    """Call a function before it is recorded: libraries allocate at their first call, which must not be recorded."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        function()
+    torch.cuda.current_stream().wait_stream(side)

@@ -21,13 +21,19 @@ TOLERANCE, HALF_TOLERANCE = 1e-4, 0.05  # relative; a wrong mask makes far more
 
 
 def is_causal(backbone: PreTrainedModel, window: int | None, layer_types: Sequence[str], max_length: int) -> bool:
-    """Whether attention in a pass over prompts of at most ``max_length`` tokens needs no mask.
+    """Whether attention in a pass over prompts of at most ``max_length`` tokens needs no mask."""
+    return sees_all(window, layer_types, max_length) and attends_causally(backbone)
 
-    A window must be longer than all prompts. A few hidden states are compared with the model's own.
-    """
+
+def sees_all(window: int | None, layer_types: Sequence[str], max_length: int) -> bool:
+    """Whether no window of the layers hides anything of ``max_length`` tokens."""
+    return window is None or window > max_length or list(layer_types) == ["full_attention"]
+
+
+def attends_causally(backbone: PreTrainedModel) -> bool:
+    """Whether a few hidden states are the model's own if it makes no mask."""
     config = backbone.config.get_text_config()
-    narrow = window is not None and window <= max_length and list(layer_types) != ["full_attention"]
-    if narrow or not hands_over_cache(backbone):
+    if not hands_over_cache(backbone):
         return False
     tokens = torch.arange(1, 9, device=backbone.device)[None] % backbone.get_input_embeddings().weight.shape[0]
     expected = _hidden_states(backbone, tokens)

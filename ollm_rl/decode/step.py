@@ -30,7 +30,6 @@ from ollm_rl.decode.row_cache import (
     FirstPass,
     RowCache,
     StepLayout,
-    first_pass,
     step_masks,
     supported_layer_types,
 )
@@ -47,7 +46,7 @@ class ModelStep:
         num_slots: S.
         max_length: Maximum number of tokens in a slot.
         compiled: Whether to compile steps and passes over prompts.
-        seen: A pass of the model, from which sizes are taken; one over a single token if left out.
+        seen: A pass of the model, from which sizes are taken.
         by_feature: Whether the cache stores keys by feature.
         lean: What computes steps in place of the model, with keys by feature.
 
@@ -69,7 +68,7 @@ class ModelStep:
         max_length: int,
         *,
         compiled: bool,
-        seen: FirstPass | None = None,
+        seen: FirstPass,
         by_feature: bool = False,
         lean: LeanModel | None = None,
     ) -> None:
@@ -77,7 +76,6 @@ class ModelStep:
         self._config = config = backbone.config.get_text_config()
         self._window: int | None = getattr(config, "sliding_window", None)
         device = backbone.device
-        seen = seen or first_pass(backbone, torch.zeros(1, 1, dtype=torch.long, device=device))
         self._shapes = seen.shapes
         self._backbone, self._max_length, self._compiled = backbone, max_length, compiled
         self._layers = compiled_layers(backbone) if compiled else None

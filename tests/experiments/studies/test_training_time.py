@@ -17,7 +17,7 @@ def save(path: Path, runs: dict[tuple[str, int], list[float]], machine: str) -> 
         for (method, seed), seconds in runs.items()
         for count, value in enumerate(seconds, 1)
     ]
-    metadata = {KEY: json.dumps({"machine": machine}).encode()}
+    metadata = {KEY: json.dumps({"machine": machine, "tuned": {method: {} for method, _ in runs}}).encode()}
     pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(metadata), path)
     return path
 
