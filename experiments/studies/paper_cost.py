@@ -39,7 +39,7 @@ OMNI_MATH = 4428  # problems
 FULL_STEPS = {"options": 313, "lora": 313, "forced": OMNI_MATH, "latent": 100, "vocabulary": 100, "eval": 5 * OMNI_MATH}
 UNITS = {"forced": "problem", "eval": "problem and model", "latent": "iteration", "vocabulary": "iteration"}
 NEEDS = {"forced": ("options", "lora"), "latent": ("options",), "vocabulary": ("options",), "eval": ("options",)}
-WARM_UP = 4  # steps that do not count
+WARM_UP = 2  # steps that do not count
 ITERATION = RLConfig.minibatches  # steps of an iteration, as paper_rl.yaml leaves it
 
 
