@@ -28,9 +28,15 @@ NOTHING = "–"
 def comparison_tables(
     config: CompareConfig, tuned: Mapping[str, Tuned], curves: Curves, results: Results
 ) -> list[Table]:
-    """The tables of what is there: chosen settings, learning, each threshold, accuracy while and after training."""
-    thresholds = [_threshold_table(config, curves, threshold) for threshold in config.thresholds]
+    """The tables of what is there: chosen settings, learning, each threshold, accuracy while and after training.
+
+    The last threshold is the baseline's best reward: the median over its runs of the highest mean reward of a window.
+    """
+    thresholds = [_threshold_table(config, curves, threshold, f"{threshold:g}") for threshold in config.thresholds]
     tables = [_learning_table(config, curves), *thresholds]
+    best = [max(finite) for curve in curves[config.baseline] if len(finite := curve.reward[~np.isnan(curve.reward)])]
+    if best:
+        tables.append(_threshold_table(config, curves, _median(best), f"{_median(best):.3f}, the baseline's best"))
     if any(found.settings for found in tuned.values()):
         tables.insert(0, _settings_table(tuned))
     if any(curve.evaluations() for runs in curves.values() for curve in runs):
@@ -69,7 +75,7 @@ def _learning_table(config: CompareConfig, curves: Curves) -> Table:
     return Table("Learning", note, ["method", "runs", "all episodes", f"last {config.window:,}", "P(better)"], rows)
 
 
-def _threshold_table(config: CompareConfig, curves: Curves, threshold: float) -> Table:
+def _threshold_table(config: CompareConfig, curves: Curves, threshold: float, title: str) -> Table:
     base = curves[config.baseline]
     rows: list[list[Cell]] = []
     for method, runs in curves.items():
@@ -89,13 +95,13 @@ def _threshold_table(config: CompareConfig, curves: Curves, threshold: float) ->
             row.append(_estimate(_mean, rates, digits=1))
         rows.append(row)
     note = (
-        f"Medians over the runs until the mean reward of the last {config.window:,} episodes is {threshold:g}; ratios "
+        f"Medians over the runs until the mean reward of the last {config.window:,} episodes is {title}; ratios "
         f"of medians to {config.baseline}, where a run that does not reach it counts with its end; the probability "
         f"that a run needs fewer episodes than one of {config.baseline}; and mean rates over the {config.window:,} "
         "episodes with which a run reaches it."
     )
     columns = ["method", "reached", *AXES.values(), "episodes, ratio", "seconds, ratio", "P(fewer episodes)"]
-    return Table(f"Until reward {threshold:g}", note, [*columns, *RATES.values()], rows)
+    return Table(f"Until reward {title}", note, [*columns, *RATES.values()], rows)
 
 
 def _evaluations_table(curves: Curves) -> Table:
@@ -125,7 +131,7 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(values))
 
 
-def _median(values: np.ndarray) -> float:
+def _median(values: Sequence[float] | np.ndarray) -> float:
     """The median, or the upper one of two in the middle: between a number and infinity there is no other."""
     return float(np.sort(values)[len(values) // 2])
 

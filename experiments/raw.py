@@ -87,31 +87,43 @@ def by_method(rows: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> Run
     return runs
 
 
-def tables_of(path: Path, seeds: Collection[int] = ()) -> list[Table]:
-    """The tables of a comparison from its file.
+def tables_of(*paths: Path, seeds: Collection[int] = ()) -> list[Table]:
+    """The tables of a comparison from its file, or of several with the same baseline and window as if they were one.
 
     Args:
-        path: The file.
+        *paths: The files; settings that differ between them are shown as those of the first.
         seeds: Only the learning of runs with these seeds; all there is of all runs if empty.
 
     Raises:
-        UsageError: If it is no such file, or lacks a seed.
+        UsageError: If one is no such file, they do not fit together, or a seed is lacking.
     """
-    rows, data = read(path)
-    try:
-        config = CompareConfig(**data["config"], out=path.parent)
-    except (KeyError, TypeError) as error:
-        raise _no_comparison(path, error) from error
-    if missing := set(seeds).difference(row["seed"] for row in rows):
-        raise UsageError(f"seeds={sorted(missing)}: {path} has no such runs; leave them out")
-    if seeds:
-        rows, data["results"] = [row for row in rows if row["seed"] in seeds], {}
-    curves = {
-        method: [Curve(run, config.window) for run in by_seed.values()]
-        for method, by_seed in by_method(rows, data).items()
-    }
-    tuned = {method: Tuned(**found) for method, found in data["tuned"].items()}
-    return comparison_tables(config, tuned, curves, data["results"])
+    configs: list[CompareConfig] = []
+    tuned: dict[str, Tuned] = {}
+    curves: dict[str, list[Curve]] = {}
+    results: dict[str, dict[str, list[Any]]] = {}
+    found: set[int] = set()
+    for path in paths:
+        rows, data = read(path)
+        try:
+            configs.append(config := CompareConfig(**data["config"], out=path.parent))
+        except (KeyError, TypeError) as error:
+            raise _no_comparison(path, error) from error
+        if (config.baseline, config.window) != (configs[0].baseline, configs[0].window):
+            raise UsageError(
+                f"{path} has baseline {config.baseline!r} and window={config.window}, {paths[0]} has "
+                f"{configs[0].baseline!r} and {configs[0].window}; give files that have the same"
+            )
+        tuned = {name: Tuned(**one) for name, one in data["tuned"].items()} | tuned
+        found |= {row["seed"] for row in rows}
+        for method, by_seed in by_method(rows, data).items():
+            runs = [run for seed, run in by_seed.items() if not seeds or seed in seeds]
+            curves.setdefault(method, []).extend(Curve(run, config.window) for run in runs)
+        for method, of_method in {} if seeds else data["results"].items():
+            for name, of_name in of_method.items():
+                results.setdefault(method, {}).setdefault(name, []).extend(of_name)
+    if missing := set(seeds).difference(found):
+        raise UsageError(f"seeds={sorted(missing)}: {paths[0]} has no such runs; leave them out")
+    return comparison_tables(configs[0], tuned, curves, results)
 
 
 def _no_comparison(path: Path, error: Exception | str) -> UsageError:

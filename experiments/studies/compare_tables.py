@@ -1,7 +1,8 @@
-"""The tables of a comparison from its raw file: ``python -m ollm_rl.experiments.studies.compare_tables FILE.parquet``.
+"""The tables of a comparison from its raw file: ``python -m ollm_rl.experiments.studies.compare_tables FILE...``.
 
-FILE is the comparison.parquet of ``ollm-rl compare``. ``--seeds 10 11`` shows the learning of these runs only: does it
-lie within the intervals of the others?
+A FILE is the comparison.parquet of ``ollm-rl compare``; the runs of several are shown as one comparison, so they should
+differ by their seeds. ``--seeds 10 11`` shows the learning of these runs only: does it lie within the intervals of the
+others?
 """
 
 import argparse
@@ -14,10 +15,10 @@ from ollm_rl.experiments.script import start
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=())
     args = parser.parse_args()
-    print("\n\n".join(table.markdown() for table in tables_of(args.file, args.seeds)))
+    print("\n\n".join(table.markdown() for table in tables_of(*args.files, seeds=args.seeds)))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,13 @@ BASELINE = "vocabulary"
 NOTHING = "–"
 LAST = 512  # episodes that are the end of training
 BLOCK = 256  # episodes of a point in the figure, or a window if that is longer
-STYLES = {"with KL": "--", "with language reward": ":", "on English options": "-."}  # by the end of a method's name
+# Lines by the end of a method's name, longer ends first.
+STYLES = {
+    "on English options with KL": (0, (6, 1, 1, 1, 1, 1)),
+    "with KL": "--",
+    "with language reward": ":",
+    "on English options": "-.",
+}
 COLOURS = {"latent": "#0072b2", "anchored": "#009e73", "vocabulary": "#d55e00"}
 # Quantity: name in tables, factor, digits.
 RATES = {
@@ -170,7 +176,16 @@ def draw(path: Path, window: int, out: Path) -> None:
         style = next((style for end, style in STYLES.items() if method.endswith(end)), "-")
         for axis, key in zip(axes.flat, panels, strict=True):
             values = RATES[key][1] * means[key]
-            axis.plot(means["correct"], values, style, color=colour, marker=".", linewidth=1.2, alpha=0.8, label=method)
+            axis.plot(
+                means["correct"],
+                values,
+                linestyle=style,
+                color=colour,
+                marker=".",
+                linewidth=1.2,
+                alpha=0.8,
+                label=method,
+            )
             axis.plot(means["correct"][-1], values[-1], "o", color=colour, markersize=8, fillstyle="none")
     for axis, key in zip(axes.flat, panels, strict=True):
         axis.set_xlabel(f"reward, mean of {window} episodes")

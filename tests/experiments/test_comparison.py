@@ -97,6 +97,15 @@ def test_a_threshold_has_medians_ratios_and_censored_runs(tables: dict[str, Tabl
     assert latent["language switching, %"].value == pytest.approx(15)
 
 
+def test_the_last_threshold_is_the_best_reward_of_the_baseline(tables: dict[str, Table]) -> None:
+    # Its runs have windows of at most 1, 0 and 0.5.
+    latent, vocabulary = (
+        row(tables["Until reward 0.500, the baseline's best"], name) for name in ("latent", "vocabulary")
+    )
+    assert latent["episodes"] == Estimate(20, 20, 30, 0) and vocabulary["reached"] == "2 of 3"
+    assert latent["episodes, ratio"].value == 20 / 40, "theirs at 30, never and 40"
+
+
 def test_learning_is_the_mean_of_all_rewards(tables: dict[str, Table]) -> None:
     latent = row(tables["Learning"], "latent")
     assert latent["all episodes"].value == pytest.approx(0.75), "of 1, 0.75 and 0.5 no quarter can be dropped"
@@ -131,8 +140,9 @@ def test_what_was_neither_tuned_nor_evaluated_has_no_table(tmp_path: Path) -> No
         out=tmp_path, baseline="a", methods={"a": {}}, thresholds=[], window=1_536, max_episodes=2_048
     )
     curves = {"a": [run(tmp_path / "one", [0.5, 0.5])]}
-    (table,) = comparison_tables(config, {"a": Tuned({}, math.nan, [])}, curves, {"a": {}})
+    table, best = comparison_tables(config, {"a": Tuned({}, math.nan, [])}, curves, {"a": {}})
     assert table.title == "Learning" and table.columns[3] == "last 1,536"
+    assert best.title == "Until reward 0.500, the baseline's best"
 
 
 def test_a_file_without_a_comparison_is_refused(tmp_path: Path) -> None:
@@ -156,9 +166,33 @@ def test_some_seeds_of_a_file_are_shown_by_themselves_and_one_that_it_lacks_is_r
     evaluations = {"greedy": [result] * 2, "sampled": [result] * 2}
     path = tmp_path / "comparison.parquet"
     path.write_bytes(pack(config, {"a": Tuned({}, math.nan, [])}, curves, {"a": evaluations}, {}))
-    assert [table.title for table in tables_of(path)] == ["Learning", "Until reward 0.5", "After training"]
-    learning, reached = tables_of(path, [7])
+    titles = ["Learning", "Until reward 0.5", "Until reward 0.750, the baseline's best", "After training"]
+    assert [table.title for table in tables_of(path)] == titles
+    learning, reached, _ = tables_of(path, seeds=[7])
     assert [str(cell) for cell in learning.rows[0]][:3] == ["a", "1", "0.750 [0.750, 0.750]"]
     assert reached.rows[0][1] == "1 of 1"
     with pytest.raises(UsageError, match=r"seeds=\[3\]: .*comparison.parquet has no such runs; leave them out"):
-        tables_of(path, [3, 7])
+        tables_of(path, seeds=[3, 7])
+
+
+def test_several_files_are_shown_as_one_comparison_and_must_fit_together(tmp_path: Path) -> None:
+    result = {"accuracy": 0.5, "language_switching_rate": 0.0, "degeneracy_rate": 0.0}
+
+    def packed(name: str, rewards: dict[int, float], **settings: Any) -> Path:
+        config = CompareConfig(out=tmp_path, methods={"a": {}, "b": {}}, thresholds=[0.5], **settings)
+        curves = {seed: run(tmp_path / name / f"{seed}", [reward] * 2) for seed, reward in rewards.items()}
+        results = {"a": {"greedy": [result] * len(rewards), "sampled": [result] * len(rewards)}, "b": {}}
+        path = tmp_path / f"{name}.parquet"
+        tuned = {"a": Tuned({}, math.nan, []), "b": Tuned({}, math.nan, [])}
+        path.write_bytes(pack(config, tuned, {"a": curves, "b": {}}, results, {}))
+        return path
+
+    fits: dict[str, Any] = {"baseline": "a", "window": 10}
+    whole = packed("whole", {0: 0.25, 1: 0.5, 2: 0.75}, **fits)
+    parts = packed("first", {0: 0.25}, **fits), packed("second", {1: 0.5, 2: 0.75}, **fits)
+    assert tables_of(*parts) == tables_of(whole)
+    other = packed("other", {3: 1.0}, baseline="b", window=10)
+    with pytest.raises(
+        UsageError, match=r"other.parquet has baseline 'b' and window=10, .*first.parquet has 'a' and 10;"
+    ):
+        tables_of(parts[0], other)
