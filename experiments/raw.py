@@ -88,14 +88,14 @@ def by_method(rows: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> Run
 
 
 def tables_of(*paths: Path, seeds: Collection[int] = ()) -> list[Table]:
-    """The tables of a comparison from its file, or of several with the same baseline and window as if they were one.
+    """The tables of a comparison from its file, or of several as if they were one.
 
     Args:
-        *paths: The files; settings that differ between them are shown as those of the first.
+        *paths: The files; the baseline and the thresholds are those of the first.
         seeds: Only the learning of runs with these seeds; all there is of all runs if empty.
 
     Raises:
-        UsageError: If one is no such file, they do not fit together, or a seed is lacking.
+        UsageError: If one is no such file, their windows differ, or a seed is lacking.
     """
     configs: list[CompareConfig] = []
     tuned: dict[str, Tuned] = {}
@@ -108,10 +108,9 @@ def tables_of(*paths: Path, seeds: Collection[int] = ()) -> list[Table]:
             configs.append(config := CompareConfig(**data["config"], out=path.parent))
         except (KeyError, TypeError) as error:
             raise _no_comparison(path, error) from error
-        if (config.baseline, config.window) != (configs[0].baseline, configs[0].window):
+        if config.window != configs[0].window:
             raise UsageError(
-                f"{path} has baseline {config.baseline!r} and window={config.window}, {paths[0]} has "
-                f"{configs[0].baseline!r} and {configs[0].window}; give files that have the same"
+                f"{path} has window={config.window}, {paths[0]} has {configs[0].window}; give files that have the same"
             )
         tuned = {name: Tuned(**one) for name, one in data["tuned"].items()} | tuned
         found |= {row["seed"] for row in rows}

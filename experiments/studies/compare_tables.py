@@ -1,8 +1,8 @@
 """The tables of a comparison from its raw file: ``python -m ollm_rl.experiments.studies.compare_tables FILE...``.
 
-A FILE is the comparison.parquet of ``ollm-rl compare``; the runs of several are shown as one comparison, so they should
-differ by their seeds. ``--seeds 10 11`` shows the learning of these runs only: does it lie within the intervals of the
-others?
+A FILE is the comparison.parquet of ``ollm-rl compare``. Several are shown as one comparison, with the baseline of the
+first: other seeds, or other methods. ``--seeds 10 11`` shows the learning of these runs only: does it lie within the
+intervals of the others?
 """
 
 import argparse

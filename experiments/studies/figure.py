@@ -1,7 +1,7 @@
-"""Learning curves of several seeds in one figure: ``python -m ollm_rl.experiments.studies.figure OUT.svg SOURCE...``.
+"""Learning curves of several seeds in a figure: ``python -m ollm_rl.experiments.studies.figure OUT.svg SOURCE...``.
 
-The sources are a ``comparison.parquet`` of ``ollm-rl compare``, or folders of ``ollm-rl demo`` with different seeds. A
-line is the mean over the runs; its band reaches from the lowest to the highest run.
+The sources are files ``comparison.parquet`` of ``ollm-rl compare``, or folders of ``ollm-rl demo``, of different seeds.
+A line is the mean over the runs; its band holds the middle half of them.
 """
 
 import argparse
@@ -26,19 +26,20 @@ def of_demo(run: Path, method: str) -> Curve:
     """The curve of one method of one demo."""
     rows = history(run / method)
     if not rows:
-        raise MissingError(f"{run / method} holds no metrics; give folders of ollm-rl demo, or one comparison.parquet")
+        raise MissingError(
+            f"{run / method} holds no metrics; give folders of ollm-rl demo, or files comparison.parquet"
+        )
     return Curve(rows, WINDOW)
 
 
 def curves(sources: Sequence[Path]) -> dict[str, list[Curve]]:
     """The curves of every method, one per seed."""
-    if len(sources) == 1 and sources[0].suffix == ".parquet":
-        rows, data = read(sources[0])
-        window = data["config"]["window"]
-        return {
-            method: [Curve(run, window) for run in by_seed.values()]
-            for method, by_seed in by_method(rows, data).items()
-        }
+    if all(source.suffix == ".parquet" for source in sources):
+        found: dict[str, list[Curve]] = {}
+        for rows, data in map(read, sources):
+            for method, by_seed in by_method(rows, data).items():
+                found.setdefault(method, []).extend(Curve(run, data["config"]["window"]) for run in by_seed.values())
+        return found
     return {method: [of_demo(run, method) for run in sources] for method in METHODS}
 
 
@@ -51,7 +52,8 @@ def draw(out: Path, sources: Sequence[Path]) -> None:
         for axis, quantity in zip(axes, ("episodes", "seconds"), strict=True):
             positions = np.array([run.column(quantity) for run in runs]).mean(0)
             axis.plot(positions, rewards.mean(0), color=colour, linewidth=2, label=method)
-            axis.fill_between(positions, rewards.min(0), rewards.max(0), color=colour, alpha=0.2, linewidth=0)
+            low, high = np.quantile(rewards, (0.25, 0.75), axis=0)
+            axis.fill_between(positions, low, high, color=colour, alpha=0.2, linewidth=0)
             axis.set_xlabel(quantity)
             axis.grid(alpha=0.3)
     axes[0].set_ylabel("reward (share of right answers)")
@@ -63,7 +65,7 @@ def main() -> None:
     """Draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the SVG file to write")
-    parser.add_argument("sources", type=Path, nargs="+", help="a comparison.parquet, or folders of demos")
+    parser.add_argument("sources", type=Path, nargs="+", help="files comparison.parquet, or folders of demos")
     args = parser.parse_args()
     draw(args.out, args.sources)
 

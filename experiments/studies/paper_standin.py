@@ -51,7 +51,7 @@ def write_standin(folder: Path, config: dict[str, Any], lengths: tuple[int, int]
     """
     torch.manual_seed(0)
     Qwen2ForCausalLM(Qwen2Config(**config)).to(getattr(torch, config["dtype"])).save_pretrained(folder / "model")
-    letter_tokenizer().save_pretrained(folder / "model")
+    letter_tokenizer(config["vocab_size"]).save_pretrained(folder / "model")
     draw = np.random.default_rng(0)
     for split, solved in (("cot", True), ("additional_problems", False)):
         path = folder / f"OpenMathReasoning/data/{split}-00000-of-00001.parquet"
@@ -62,9 +62,13 @@ def write_standin(folder: Path, config: dict[str, Any], lengths: tuple[int, int]
     write_atomic(folder / "Omni-MATH/test.jsonl", "\n".join(map(json.dumps, omni)))
 
 
-def letter_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per letter: byte-level BPE without merges."""
+def letter_tokenizer(size: int) -> PreTrainedTokenizerFast:
+    """One token per letter: byte-level BPE without merges.
+
+    Of ``size`` tokens only one ends a text, so a policy that samples random ones hardly ever does.
+    """
     alphabet = ["<end>", "\u0120", *string.ascii_letters, *string.digits]
+    alphabet += [f"<{index}>" for index in range(len(alphabet), size)]
     tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -30,6 +30,7 @@ def test_a_comparison_and_demos_give_the_runs_of_every_method(tmp_path: Path) ->
     found = curves([path])
     assert {method: len(seeds) for method, seeds in found.items()} == {"latent": 2, "vocabulary": 2}
     assert found["latent"][1].reward[1:].tolist() == pytest.approx([0.15, 0.25, 0.35, 0.45, 0.55])  # of two iterations
+    assert {method: len(seeds) for method, seeds in curves([path, path]).items()} == {"latent": 4, "vocabulary": 4}
     for method in ("latent", "anchored", "vocabulary"):
         (tmp_path / "demo" / method).mkdir(parents=True)
         (tmp_path / "demo" / method / "metrics.json").write_text(json.dumps(ROWS))
@@ -41,5 +42,7 @@ def test_a_comparison_and_demos_give_the_runs_of_every_method(tmp_path: Path) ->
     for source in (path, tmp_path / "demo"):
         draw(tmp_path / "figure.svg", [source])
         assert "vocabulary" in (tmp_path / "figure.svg").read_text()
-    with pytest.raises(MissingError, match="holds no metrics; give folders of ollm-rl demo, or one comparison.parquet"):
+    with pytest.raises(
+        MissingError, match="holds no metrics; give folders of ollm-rl demo, or files comparison.parquet"
+    ):
         curves([tmp_path])

@@ -51,6 +51,7 @@ def test_the_stand_in_is_read_as_the_real_data_and_a_token_is_a_letter(tmp_path:
     assert [len(part) for part in (solved, unsolved, test)] == [3, 3, 3]
     assert not any(problem.solution for problem in unsolved)
     tokenizer = load_tokenizer(str(tmp_path / "model"))
+    assert len(tokenizer) == TINY["vocab_size"], "so a random token hardly ever ends a completion"
     for problem in solved:
         ids = tokenizer(problem.solution).input_ids
         assert 30 < len(ids) == len(problem.solution) < 60
