@@ -65,10 +65,11 @@ def write_standin(folder: Path, config: dict[str, Any], lengths: tuple[int, int]
 def letter_tokenizer(size: int) -> PreTrainedTokenizerFast:
     """One token per letter: byte-level BPE without merges.
 
-    Of ``size`` tokens only one ends a text, so a policy that samples random ones hardly ever does.
+    Of ``size`` tokens hardly any ends a text, so a policy that samples random ones hardly ever does. The last one is
+    the token that the tokenizers of Qwen2 add.
     """
     alphabet = ["<end>", "\u0120", *string.ascii_letters, *string.digits]
-    alphabet += [f"<{index}>" for index in range(len(alphabet), size)]
+    alphabet += [f"<{index}>" for index in range(len(alphabet), size - 1)]
     tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
