@@ -12,7 +12,7 @@ step reads.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -101,11 +101,11 @@ class RowLayer(StaticLayer):
         Those in chunks are returned as ``LiveChunks`` reads them.
         """
         layout, chunks = self.layout, self.layout.chunks
-        num_rows, length, places = len(layout.rows), layout.length, (layout.positions,)
+        num_rows, length = len(layout.rows), layout.length
+        where: Any = (layout.rows, slice(None), layout.positions)
         if chunks is not None:
-            length, places = length // CHUNK, (chunks.numbers, chunks.offsets)
-        self.keys[layout.rows, :, *places] = key_states[:, :, 0]
-        self.values[layout.rows, :, *places] = value_states[:, :, 0]
+            length, where = length // CHUNK, (layout.rows, slice(None), chunks.numbers, chunks.offsets)
+        self.keys[where], self.values[where] = key_states[:, :, 0], value_states[:, :, 0]
         return self.keys[:num_rows, :, :length], self.values[:num_rows, :, :length]
 
     def get_seq_length(self) -> int:
