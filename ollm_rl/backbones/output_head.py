@@ -21,6 +21,7 @@ if HAS_TRITON:
 # Up to this H one kernel for product and maximum is used. On an H100 it takes 0.75 of the product's time at 576 and
 # 0.91 at 1,536; wider heads were not measured.
 KERNEL_HIDDEN_SIZE = 1536
+NUMPY_LOGITS = 2**20  # up to this number of logits on a CPU numpy finds the highest ones
 
 
 class OutputHead:
@@ -65,7 +66,9 @@ class OutputHead:
         Those of tokens that are never written (padded vocabularies) have the lowest number there is. It is finite, so
         that a probability of 0 times its logarithm is 0.
         """
-        logits = self.logits(hidden_states)
+        return self._without_suppressed(self.logits(hidden_states))
+
+    def _without_suppressed(self, logits: torch.Tensor) -> torch.Tensor:
         if len(self._suppressed):
             self._suppressed = self._suppressed.to(logits.device)
             logits.index_fill_(-1, self._suppressed, torch.finfo(logits.dtype).min)
@@ -94,7 +97,15 @@ class OutputHead:
         if self._kernel and self._kernel_applies(hidden_states):
             rows = hidden_states.reshape(-1, self.hidden_size)
             return most_probable(rows, self.linear.weight, self._offsets()).view(hidden_states.shape[:-1])
-        return self(hidden_states).argmax(-1)
+        return self.highest(self.logits(hidden_states))
+
+    def highest(self, logits: torch.Tensor) -> torch.Tensor:
+        """The token with the highest of logits that this may change, the first of several: (..., V) -> (...)."""
+        logits = self._without_suppressed(logits)
+        # numpy compares many numbers at a time, but on one core.
+        if logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.numel() <= NUMPY_LOGITS:
+            return torch.as_tensor(logits.detach().numpy().argmax(-1))
+        return logits.argmax(-1)
 
     def _kernel_applies(self, hidden_states: torch.Tensor) -> bool:
         linear = self.linear

@@ -1,4 +1,4 @@
-"""Tokens of slots in the cache, also where keys are stored in chunks by feature.
+"""Tokens of slots in the cache, also where keys and values are stored in chunks.
 
 Letters: G tensors of a stack, S slots, B slots in use by a call, M chunks for which a slot has room, C tokens of a
 chunk, D head size.

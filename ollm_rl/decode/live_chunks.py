@@ -2,10 +2,13 @@
 
 Both products of attention are weighted sums of rows of a table, and ``embedding_bag`` computes sums of different
 numbers of rows in one call. A head's output sums its tokens' values, weighted by their probabilities. A head's scores
-of C tokens sum one row of C numbers per feature, weighted by the query. So keys are stored by feature within a chunk,
-and chunk after chunk, because memory is read fastest in its order.
+of C tokens sum one row of C numbers per feature, weighted by the query. So keys are stored by feature within a chunk.
 
-Letters: B rows, D head size, C tokens of a chunk, L length of the cache that a step reads, N live chunks of all heads.
+Memory is read fastest in its order, and each jump takes as long as reading some 10 KB. So a row's chunks lie one after
+the other, each with those of all heads, and the live ones are read in one piece: values are summed per chunk first.
+
+Letters: B rows, D head size, C tokens of a chunk, L length of the cache that a step reads, M chunks for which a slot
+has room, N live chunks of all rows.
 """
 
 from typing import NamedTuple
@@ -20,16 +23,17 @@ class Bags(NamedTuple):
     """Which rows of the cache each sum reads, as ``embedding_bag`` takes them.
 
     Attributes:
-        chunks: Live chunks of all rows' heads, numbered without gaps for dead ones, (N,).
-        heads: The head of each, counted over all rows, (N,).
-        key_rows: Rows of the keys' table, one per live chunk and feature, (N * D,).
-        key_offsets: Where the rows of each chunk begin, live or not, and the end of the last.
-        value_rows: Rows of the values' table, one per token of a live chunk, (N * C,).
-        value_offsets: Where the rows of each head begin, and the end of the last.
+        owners: The row of each live chunk, (N,).
+        places: For each live chunk and head, its number if a row's heads follow each other with L / C chunks each,
+            (N * heads,).
+        key_rows: Rows of the keys' table, one per live chunk, head and feature, (N * heads * D,).
+        key_offsets: Where the rows of each chunk and head begin, live or not, and the end of the last.
+        value_rows: Rows of the values' table, one per live chunk, head and token, (N * heads * C,).
+        value_offsets: As ``key_offsets``, of ``value_rows``.
     """
 
-    chunks: torch.Tensor
-    heads: torch.Tensor
+    owners: torch.Tensor
+    places: torch.Tensor
     key_rows: torch.Tensor
     key_offsets: torch.Tensor
     value_rows: torch.Tensor
@@ -63,21 +67,23 @@ class LiveChunks:
 
         Args:
             query: (B, heads, 1, D).
-            key: The rows' keys in the cache, (B, heads, L / C, C, D), each chunk stored by feature.
-            value: The rows' values in the cache, (B, heads, L, value size).
+            key: The rows' keys in the cache, (B, heads, L / C, C, D); in memory (B, M, heads, D, C).
+            value: The rows' values in the cache, (B, heads, L / C, C, value size); in memory with C before that.
             mask: Mask added to the scores, (B, 1, 1, L).
             scale: Factor of the scores.
         """
         rows, heads, _, size = query.shape
-        value_size, bags = value.shape[3], self._of(heads, size)
-        weights = query.reshape(-1, size).index_select(0, bags.heads)
-        keys = key.as_strided((rows * heads * size * self._width // CHUNK, CHUNK), (CHUNK, 1))
-        values = value.as_strided((rows * heads * self._width, value_size), (value_size, 1))
-        scores = _sums(keys, bags.key_rows, bags.key_offsets, weights)
-        scores = torch.add(mask, scores.view(rows, heads, 1, self._length), alpha=scale)
-        weights = scores.softmax(-1).view(-1, CHUNK).index_select(0, bags.chunks)
+        value_size, bags = value.shape[4], self._of(heads, size)
+        used, tables = self._length // CHUNK, rows * heads * self._width
+        weights = query.reshape(rows, -1).index_select(0, bags.owners)
+        keys = key.as_strided((tables // CHUNK * size, CHUNK), (CHUNK, 1))
+        values = value.as_strided((tables, value_size), (value_size, 1))
+        by_chunk = _sums(keys, bags.key_rows, bags.key_offsets, weights).view(rows, used, heads, CHUNK)
+        scores = mask.new_empty(rows, heads, used, CHUNK)
+        torch.add(mask.view(rows, 1, used, CHUNK), by_chunk.transpose(1, 2), alpha=scale, out=scores)
+        weights = scores.view(-1, self._length).softmax(-1).view(-1, CHUNK).index_select(0, bags.places)
         sums = _sums(values, bags.value_rows, bags.value_offsets, weights)
-        return sums.view(rows, 1, heads, value_size)
+        return sums.view(rows, used, heads, value_size).sum(1, keepdim=True)
 
     def _of(self, heads: int, size: int) -> Bags:
         """The bags for layers with this number of heads and size of keys."""
@@ -86,21 +92,24 @@ class LiveChunks:
         return self._bags[heads, size]
 
     def _make(self, heads: int, size: int) -> Bags:
-        used, room = self._length // CHUNK, self._width // CHUNK  # chunks of a head that the step reads, and has
-        live = torch.arange(used) < self._counts[:, None, None].expand(-1, heads, 1)
+        used, room = self._length // CHUNK, self._width // CHUNK  # chunks of a row that the step reads, and has
+        live = torch.arange(used) < self._counts[:, None]
         chunks = live.view(-1).nonzero()[:, 0]
-        of_head = chunks // used
-        places = chunks + of_head * (room - used)  # among the chunks of the cache
-        value_rows = _rows(places, CHUNK)
-        key_rows = value_rows if size == CHUNK else _rows(places, size)
-        ends = F.pad(live.view(-1).cumsum(0, dtype=torch.int32), (1, 0))  # chunks before each, and all
-        return Bags(chunks, of_head, key_rows, ends * size, value_rows, ends[::used] * CHUNK)
+        owners = chunks // used
+        places = _rows(chunks + owners * (used * (heads - 1)), torch.arange(heads) * used)
+        in_cache = (chunks + owners * (room - used)).int() * heads
+        value_rows = _rows(in_cache * CHUNK, torch.arange(heads * CHUNK, dtype=torch.int32))
+        ends = F.pad(live[..., None].expand(-1, -1, heads).reshape(-1).cumsum(0, dtype=torch.int32), (1, 0))
+        value_offsets = ends * CHUNK
+        if size == CHUNK:
+            return Bags(owners, places, value_rows, value_offsets, value_rows, value_offsets)
+        key_rows = _rows(in_cache * size, torch.arange(heads * size, dtype=torch.int32))
+        return Bags(owners, places, key_rows, ends * size, value_rows, value_offsets)
 
 
-def _rows(places: torch.Tensor, count: int) -> torch.Tensor:
-    """The rows of chunks that have ``count`` of them, (N,) -> (N * count,)."""
-    # Of 32 bits: half as much to read for each row.
-    return ((places.int() * count)[:, None] + torch.arange(count, dtype=torch.int32)).view(-1)
+def _rows(first: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """The rows of pieces that begin at ``first``, (N,), and have these numbers from there, (R,): (N * R,)."""
+    return (first[:, None] + others).view(-1)
 
 
 def _sums(table: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

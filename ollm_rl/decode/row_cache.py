@@ -12,7 +12,7 @@ step reads.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -89,8 +89,8 @@ class RowLayer(StaticLayer):
     layout: StepLayout  # set by ``RowCache.lay_out`` before a step
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__(values.shape[2])
-        self.keys, self.values = keys, values  # (S, heads, max_length, head size), keys also in chunks
+        super().__init__(values.shape[2:-1].numel())
+        self.keys, self.values = keys, values  # (S, heads, max_length, head size), or in chunks
         self.is_initialized = True
 
     def update(
@@ -98,18 +98,15 @@ class RowLayer(StaticLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one token per row, (B, heads, 1, head size); return what rows may read, (B, heads, L, head size).
 
-        Keys in chunks are returned as ``LiveChunks`` reads them.
+        Those in chunks are returned as ``LiveChunks`` reads them.
         """
         layout, chunks = self.layout, self.layout.chunks
-        num_rows = len(layout.rows)
-        if chunks is None:
-            self.keys[layout.rows, :, layout.positions] = key_states[:, :, 0]
-            keys = self.keys[:num_rows, :, : layout.length]
-        else:
-            self.keys[layout.rows, :, chunks.numbers, chunks.offsets] = key_states[:, :, 0]
-            keys = self.keys[:num_rows, :, : layout.length // CHUNK]
-        self.values[layout.rows, :, layout.positions] = value_states[:, :, 0]
-        return keys, self.values[:num_rows, :, : layout.length]
+        num_rows, length = len(layout.rows), layout.length
+        where: Any = (layout.rows, slice(None), layout.positions)
+        if chunks is not None:
+            length, where = length // CHUNK, (layout.rows, slice(None), chunks.numbers, chunks.offsets)
+        self.keys[where], self.values[where] = key_states[:, :, 0], value_states[:, :, 0]
+        return self.keys[:num_rows, :, :length], self.values[:num_rows, :, :length]
 
     def get_seq_length(self) -> int:
         """Always 0, because positions and masks are passed explicitly."""
@@ -123,11 +120,11 @@ class RowCache(Cache):
         shapes: Number of heads and head size of every model layer's keys and values, alternately.
         num_slots: S.
         max_length: Maximum number of tokens in a slot.
-        by_feature: Whether keys are stored in chunks by feature, as ``LiveChunks`` reads them, in place of by token.
+        by_feature: Whether keys and values are stored in chunks, keys by feature, as ``LiveChunks`` reads them.
 
     Attributes:
-        stacks: Each (G, S, heads, max_length, head size), in chunks (G, S, heads, max_length / C, C, head size); the
-            layers' keys and values are views of them.
+        stacks: Each (G, S, heads, max_length, head size), in chunks (G, S, heads, max_length / C, C, head size) with
+            heads behind chunks in memory; the layers' keys and values are views of them.
     """
 
     def __init__(
@@ -144,11 +141,13 @@ class RowCache(Cache):
         tensors: dict[int, torch.Tensor] = {}
         for group in stack_groups(shapes, device):
             heads, size = shapes[group[0]]
-            before = len(group), num_slots, heads
-            if by_feature and group[0] % 2 == 0:  # keys
-                stack = zeros([*before, max_length // CHUNK, size, CHUNK], dtype, device).transpose(-1, -2)
+            if by_feature:
+                keys = group[0] % 2 == 0
+                sizes = (size, CHUNK) if keys else (CHUNK, size)
+                stack = zeros([len(group), num_slots, max_length // CHUNK, heads, *sizes], dtype, device)
+                stack = (stack.transpose(-1, -2) if keys else stack).transpose(2, 3)
             else:
-                stack = zeros([*before, max_length, size], dtype, device)
+                stack = zeros([len(group), num_slots, heads, max_length, size], dtype, device)
             self.stacks.append(stack)
             tensors |= {index: self.stacks[-1][row] for row, index in enumerate(group)}
         key_indices = range(0, len(tensors), 2)

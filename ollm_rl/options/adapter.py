@@ -54,10 +54,14 @@ class OptionAdapter(nn.Module):
         """Number of hidden states whose decoder activations, K * W for each, training keeps at a time."""
         return max(1, MAX_ACTIVATIONS // self.option_embedding.numel())
 
+    def activations(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What the decoder's last layer reads for every option but the identity: (..., H) -> (..., K, W)."""
+        preactivations = self.decoder_in(self.decoder_norm(hidden_states.float()))[..., None, :] + self.option_embedding
+        return F.gelu(preactivations)
+
     def biases(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The bias b_t of every option: (..., H) -> (..., K, H)."""
-        preactivations = self.decoder_in(self.decoder_norm(hidden_states.float()))[..., None, :] + self.option_embedding
-        biases = self.decoder_out(F.gelu(preactivations))
+        biases = self.decoder_out(self.activations(hidden_states))
         return F.pad(biases, (0, 0, 1, 0)) if self.identity_option else biases
 
     def biased(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -74,9 +78,8 @@ class OptionAdapter(nn.Module):
         """The weighted sum of the options' biases: (..., H), (..., K) -> (..., H)."""
         if self.identity_option:
             weights = weights[..., 1:]
-        preactivations = self.decoder_in(self.decoder_norm(hidden_states.float()))[..., None, :] + self.option_embedding
         # The last layer is linear, so the sum is taken before it: one matrix product instead of K.
-        summed = (weights[..., None, :] @ F.gelu(preactivations))[..., 0, :]
+        summed = (weights[..., None, :] @ self.activations(hidden_states))[..., 0, :]
         return F.linear(summed, self.decoder_out.weight) + weights.sum(-1, keepdim=True) * self.decoder_out.bias
 
     def option_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -36,6 +36,7 @@ from ollm_rl.options.losses import (
     sample_options,
     token_cross_entropy,
 )
+from ollm_rl.options.tokens import option_tokens
 from ollm_rl.runs import write_atomic
 
 IGNORED = -100  # label that transformers' losses ignore
@@ -148,7 +149,7 @@ class OptionModel(nn.Module):
     @torch.no_grad()
     def option_tokens(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Most probable token under every option: (..., H) -> (..., K)."""
-        return self.head.most_probable(self.adapter.biased(hidden_states))
+        return option_tokens(self.adapter, self.head, hidden_states)
 
     def generate(self, input_ids: torch.Tensor, *, option: Option = "policy", **arguments: Any) -> Any:
         """Write completions with transformers' ``generate``, which takes ``arguments`` and gives the result.

@@ -30,9 +30,11 @@ def cached(heads: int, size: int, value_size: int) -> tuple[torch.Tensor, torch.
     return keys, torch.randn(len(ENDS), heads, WIDTH, value_size, generator=generator)
 
 
-def in_chunks(keys: torch.Tensor) -> torch.Tensor:
-    """Keys by token as the cache of a CPU stores them, (B, heads, chunks, CHUNK, size), each chunk by feature."""
-    return keys.unflatten(2, (-1, CHUNK)).transpose(-1, -2).contiguous().transpose(-1, -2)
+def in_chunks(keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values as a CPU's cache stores them, (B, heads, chunks, CHUNK, size), each chunk of keys by feature."""
+    keys, values = (states.unflatten(2, (-1, CHUNK)).transpose(1, 2) for states in (keys, values))
+    keys = keys.transpose(-1, -2).contiguous().transpose(-1, -2)
+    return keys.transpose(1, 2), values.contiguous().transpose(1, 2)
 
 
 def mask_of(length: int, window: int = WIDTH) -> torch.Tensor:
@@ -55,7 +57,7 @@ def test_rows_of_any_length_attend_as_in_torch_and_read_no_dead_chunk(
             states[row, :, (end // CHUNK + 1) * CHUNK :] = NAN
     length = 3 * CHUNK
     chunks = LiveChunks(torch.tensor(ENDS), length, WIDTH)
-    read_keys, read_values = in_chunks(keys)[:, :, : length // CHUNK], values[:, :, :length]
+    read_keys, read_values = (states[:, :, : length // CHUNK] for states in in_chunks(keys, values))
     found = chunks.attend(queries, read_keys, read_values, mask_of(length, window), 0.3)
     torch.testing.assert_close(found, expected.transpose(1, 2), rtol=1e-5, atol=1e-6)
 
