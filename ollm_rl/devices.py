@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ollm_rl.errors import UsageError
@@ -20,7 +21,7 @@ def has_triton() -> bool:
 HAS_TRITON = has_triton()
 
 
-def to_device(numbers: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+def to_device(numbers: Sequence[int] | Sequence[Sequence[int]] | np.ndarray, device: torch.device) -> torch.Tensor:
     """Integers as a tensor on a device. The host does not wait for the device's pending work."""
     cuda = device.type == "cuda"  # a copy from pageable memory would block the host
     return torch.tensor(numbers, dtype=torch.long, pin_memory=cuda).to(device, non_blocking=cuda)

@@ -50,7 +50,7 @@ class RestrictedPolicy(ShiftedPolicy):
     def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
         """Evaluate a rollout's decisions under the current weights; the reference is the restricted backbone."""
         names = ("hidden_states", "option_tokens", "options")
-        hidden, tokens, chosen = (rollout.stored[name][rollout.decisions] for name in names)
+        hidden, tokens, chosen = (rollout.at_places(rollout.stored[name]) for name in names)
         log_probs = self._log_probs(self.shift(hidden), tokens)
         entropies = -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0)).sum(-1)
         reference_log_probs = None

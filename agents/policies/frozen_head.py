@@ -20,7 +20,7 @@ class FrozenHeadPolicy(ShiftedPolicy, VocabularyPolicy):
 
     def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
         """Evaluate a rollout's decisions under the current weights; the reference is the backbone."""
-        hidden = rollout.stored["hidden_states"][rollout.decisions]
+        hidden = rollout.at_places(rollout.stored["hidden_states"])
         log_probs, entropies = self._statistics(self.shift(hidden), rollout)
         reference_log_probs = None
         if reference:
@@ -31,7 +31,7 @@ class FrozenHeadPolicy(ShiftedPolicy, VocabularyPolicy):
 
     def _statistics(self, hidden_states: torch.Tensor, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of the decisions' tokens at h'_t, and entropies: (M, H) -> (M,) and (M,)."""
-        tokens = rollout.tokens[rollout.decisions]
+        tokens = rollout.at_places(rollout.tokens)
         return token_statistics(self._read, hidden_states, tokens, vocab_size=self.head.vocab_size)
 
     def _read(self, hidden_states: torch.Tensor) -> torch.Tensor:

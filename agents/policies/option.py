@@ -89,8 +89,9 @@ class OptionPolicy(nn.Module):
 
     def evaluate(self, rollout: Rollout, *, reference: bool = False) -> Evaluation:
         """Evaluate a rollout's decisions under the current weights; the reference is the SFT policy."""
-        hidden = rollout.stored["hidden_states"][rollout.decisions].float()
-        option_tokens, options = (rollout.stored[name][rollout.decisions] for name in ("option_tokens", "options"))
+        names = ("hidden_states", "option_tokens", "options")
+        hidden, option_tokens, options = (rollout.at_places(rollout.stored[name]) for name in names)
+        hidden = hidden.float()
         reference_log_probs = None
         if reference:
             with torch.no_grad():

@@ -63,7 +63,7 @@ class TokenPolicy(VocabularyPolicy):
             """h_t at the decisions, (M, H)."""
             # Without a mask attention is faster. What follows a row's end changes nothing before it.
             hidden = passes.hidden_states(input_ids)
-            return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))[rollout.decisions]
+            return rollout.at_places(hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1])))
 
         if reference:
             with torch.no_grad(), without_lora(self.backbone):
@@ -75,7 +75,7 @@ class TokenPolicy(VocabularyPolicy):
 
     def _statistics(self, hidden_states: torch.Tensor, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of the decisions' tokens, and entropies: (M, H) -> (M,) and (M,)."""
-        tokens = rollout.tokens[rollout.decisions]
+        tokens = rollout.at_places(rollout.tokens)
         return token_statistics(self.log_probs, hidden_states, tokens, vocab_size=self.head.vocab_size)
 
     def log_probs(self, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from ollm_rl.agents.config import RLConfig
@@ -70,6 +71,17 @@ class UpdateBatch:
             [number for part in parts for number in part.num_decisions],
         )
 
+    def know_places(self) -> None:
+        """Say where the rollout's decisions are, for which the host else waits for the device.
+
+        It is known where every token is a decision: a completion begins at the first column.
+        """
+        if self.lengths == self.num_decisions:
+            rows = np.repeat(np.arange(len(self.lengths)), self.lengths)
+            columns = np.concatenate([np.arange(length) for length in self.lengths])
+            rows_and_columns = to_device(np.stack([rows, columns]), self.advantages.device)
+            self.rollout.places = rows_and_columns[0], rows_and_columns[1]
+
     @cached_property
     def advantaged(self) -> list[bool]:
         """Whether an episode has an advantage that is not 0 at one of its decisions."""
@@ -82,19 +94,22 @@ class UpdateBatch:
 
     def num_bytes(self) -> int:
         """Memory of its tensors."""
-        tensors = [self.advantages, self.returns, *vars(self.rollout).values(), *self.rollout.stored.values()]
+        tensors = [self.advantages, self.returns, *_fields(self.rollout).values(), *self.rollout.stored.values()]
         return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
 
     def state(self) -> dict[str, Any]:
         """Everything as plain data and tensors, to be saved."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
-            "rollout": vars(self.rollout)
-        }
+        return _fields(self) | {"rollout": _fields(self.rollout)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "UpdateBatch":
         """The batch of a ``state``."""
         return cls(**{**state, "rollout": Rollout(**state["rollout"])})
+
+
+def _fields(record: UpdateBatch | Rollout) -> dict[str, Any]:
+    """Its fields, without what it keeps beside them."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def advantages_and_returns(
@@ -105,5 +120,5 @@ def advantages_and_returns(
         advantages = episode_advantages(rewards, config.group_size, config.baseline)
         return advantages[:, None].expand_as(rollout.values), rollout.values
     advantages = gae(rewards, rollout.values, rollout.decisions, gamma=config.gamma, gae_lambda=config.gae_lambda)
-    at_decisions = advantages[rollout.decisions]
+    at_decisions = rollout.at_places(advantages)
     return (advantages - at_decisions.mean()) / (at_decisions.std() + 1e-6), advantages + rollout.values

@@ -187,7 +187,8 @@ class Updater:
         self.optimizer.zero_grad()
         for group, teaches in self._passes_to_take(batch, rows, penalties):
             taken = batch.select(group)
-            advantages, returns = (values[taken.rollout.decisions] for values in (taken.advantages, taken.returns))
+            taken.know_places()
+            advantages, returns = map(taken.rollout.at_places, (taken.advantages, taken.returns))
             with torch.set_grad_enabled(teaches):
                 pass_terms, loss = self._loss(taken.rollout, advantages, returns, penalties)
             share = sum(taken.num_decisions) / total
@@ -228,7 +229,7 @@ class Updater:
         """Loss terms and loss of episodes; advantages and returns are those at their decisions, (M,)."""
         config = self.config
         current = self.policy.evaluate(episodes, reference=penalties.kl_coef > 0)
-        log_ratio = current.log_probs - episodes.log_probs[episodes.decisions]
+        log_ratio = current.log_probs - episodes.at_places(episodes.log_probs)
         terms = {
             "entropy": current.entropies.mean(),
             "approx_kl": kl_estimate(log_ratio).mean(),
@@ -238,8 +239,7 @@ class Updater:
             terms["value_loss"] = (current.values - returns).square().mean()
             terms["policy_loss"] = ppo_loss(log_ratio, advantages, config.clip_range)
         elif config.ratio == "topr":
-            episode = episodes.decisions.nonzero()[:, 0]
-            terms["policy_loss"] = topr_loss(current.log_probs, log_ratio, advantages, episode)
+            terms["policy_loss"] = topr_loss(current.log_probs, log_ratio, advantages, episodes.places[0])
         else:
             terms["policy_loss"] = reinforce_loss(log_ratio, advantages)
         loss = terms["policy_loss"] - penalties.ent_coef * terms["entropy"]

@@ -63,7 +63,7 @@ def packed(batch: Batch) -> Batch:
     The hidden states are most of what is sent, and an update reads them only there.
     """
     rollout = batch.rollout
-    at_decisions = {name: tensor[rollout.decisions] for name, tensor in rollout.stored.items()}
+    at_decisions = {name: rollout.at_places(tensor) for name, tensor in rollout.stored.items()}
     return replace(batch, rollout=replace(rollout, stored=at_decisions).to("cpu"))
 
 
@@ -74,7 +74,7 @@ def joined(parts: Sequence[Batch], device: torch.device) -> Batch:
     for name in parts[0].rollout.stored:
         sent = torch.cat([part.rollout.stored[name] for part in parts]).to(device)
         rollout.stored[name] = sent.new_zeros(*rollout.decisions.shape, *sent.shape[1:])
-        rollout.stored[name][rollout.decisions] = sent
+        rollout.stored[name][rollout.places] = sent
     return Batch(
         rollout=rollout,
         completions=[completion for part in parts for completion in part.completions],

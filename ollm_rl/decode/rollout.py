@@ -9,6 +9,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,6 +53,19 @@ class Rollout:
     def wasted_share(self) -> float:
         """Share of the slot-steps that wrote no token of an episode; for a whole rollout."""
         return 1 - int(self.completion_mask.sum()) / self.slot_steps
+
+    @cached_property
+    def places(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows and columns of the M decisions, (M,) each, row by row.
+
+        To find them the host waits for the device. Who knows them without may set them.
+        """
+        rows, columns = self.decisions.nonzero(as_tuple=True)
+        return rows, columns
+
+    def at_places(self, values: torch.Tensor) -> torch.Tensor:
+        """The values of the decisions: (N, T, ...) -> (M, ...)."""
+        return values[self.places]
 
     def select(self, rows: Sequence[int], width: int | None = None) -> "Rollout":
         """Some episodes, cut to ``width``, their longest completion. Passing it avoids a wait for the device."""
