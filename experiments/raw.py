@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -87,42 +87,69 @@ def by_method(rows: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> Run
     return runs
 
 
-def tables_of(*paths: Path, seeds: Collection[int] = ()) -> list[Table]:
-    """The tables of a comparison from its file, or of several as if they were one.
+class Comparison(NamedTuple):
+    """The runs of one comparison or of several.
+
+    Attributes:
+        config: Settings of the first.
+        tuned: What tuning found, by method.
+        curves: By method, one for each run.
+        results: By method and evaluation, one for each run that was evaluated.
+    """
+
+    config: CompareConfig
+    tuned: dict[str, Tuned]
+    curves: dict[str, list[Curve]]
+    results: dict[str, dict[str, list[Any]]]
+
+
+def read_all(paths: Sequence[Path], seeds: Collection[int] = ()) -> Comparison:
+    """The runs of some files as if they were one comparison.
 
     Args:
-        *paths: The files; the baseline and the thresholds are those of the first.
-        seeds: Only the learning of runs with these seeds; all there is of all runs if empty.
+        paths: The files, at least one.
+        seeds: Only the curves of runs with these seeds, and no results; all there is if empty.
 
     Raises:
-        UsageError: If one is no such file, their windows differ, or a seed is lacking.
+        UsageError: If one is no such file or is given twice, their runs are not alike in length and window, or a seed
+            is lacking.
     """
-    configs: list[CompareConfig] = []
-    tuned: dict[str, Tuned] = {}
-    curves: dict[str, list[Curve]] = {}
-    results: dict[str, dict[str, list[Any]]] = {}
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError(f"a file is given twice among {', '.join(map(str, paths))}; leave one out")
+    whole: Comparison | None = None
     found: set[int] = set()
     for path in paths:
         rows, data = read(path)
         try:
-            configs.append(config := CompareConfig(**data["config"], out=path.parent))
+            config = CompareConfig(**data["config"], out=path.parent)
         except (KeyError, TypeError) as error:
             raise _no_comparison(path, error) from error
-        if config.window != configs[0].window:
-            raise UsageError(
-                f"{path} has window={config.window}, {paths[0]} has {configs[0].window}; give files that have the same"
-            )
-        tuned = {name: Tuned(**one) for name, one in data["tuned"].items()} | tuned
+        whole = whole or Comparison(config, {}, {}, {})
+        for name in ("window", "max_episodes"):
+            here, there = getattr(config, name), getattr(whole.config, name)
+            if here != there:
+                raise UsageError(f"{path} has {name}={here}, {paths[0]} has {there}; give files that have the same")
         found |= {row["seed"] for row in rows}
         for method, by_seed in by_method(rows, data).items():
+            whole.tuned.setdefault(method, Tuned(**data["tuned"][method]))
             runs = [run for seed, run in by_seed.items() if not seeds or seed in seeds]
-            curves.setdefault(method, []).extend(Curve(run, config.window) for run in runs)
+            whole.curves.setdefault(method, []).extend(Curve(run, config.window) for run in runs)
         for method, of_method in {} if seeds else data["results"].items():
             for name, of_name in of_method.items():
-                results.setdefault(method, {}).setdefault(name, []).extend(of_name)
+                whole.results.setdefault(method, {}).setdefault(name, []).extend(of_name)
+    if whole is None:
+        raise UsageError("no file is given; give a comparison.parquet of ollm-rl compare")
     if missing := set(seeds).difference(found):
         raise UsageError(f"seeds={sorted(missing)}: {paths[0]} has no such runs; leave them out")
-    return comparison_tables(configs[0], tuned, curves, results)
+    return whole
+
+
+def tables_of(*paths: Path, seeds: Collection[int] = ()) -> list[Table]:
+    """The tables of a comparison from its file, or of several, with the baseline and thresholds of the first.
+
+    Arguments and errors are those of `read_all`.
+    """
+    return comparison_tables(*read_all(paths, seeds))
 
 
 def _no_comparison(path: Path, error: Exception | str) -> UsageError:

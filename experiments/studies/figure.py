@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ollm_rl.agents.evaluation.groups import history
-from ollm_rl.errors import MissingError
+from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.experiments.curves import Curve
-from ollm_rl.experiments.raw import by_method, read
+from ollm_rl.experiments.raw import read_all
 from ollm_rl.experiments.script import start
 from ollm_rl.report.canvas import save_svg
 
@@ -35,19 +35,27 @@ def of_demo(run: Path, method: str) -> Curve:
 def curves(sources: Sequence[Path]) -> dict[str, list[Curve]]:
     """The curves of every method, one per seed."""
     if all(source.suffix == ".parquet" for source in sources):
-        found: dict[str, list[Curve]] = {}
-        for rows, data in map(read, sources):
-            for method, by_seed in by_method(rows, data).items():
-                found.setdefault(method, []).extend(Curve(run, data["config"]["window"]) for run in by_seed.values())
-        return found
+        return read_all(sources).curves
     return {method: [of_demo(run, method) for run in sources] for method in METHODS}
 
 
 def draw(out: Path, sources: Sequence[Path]) -> None:
-    """Draw reward by episodes and by seconds, side by side."""
+    """Draw reward by episodes and by seconds, side by side.
+
+    Raises:
+        UsageError: If the methods are more than the colours, or the runs of one differ in length.
+    """
+    methods = curves(sources)
+    if len(methods) > len(COLOURS):
+        raise UsageError(
+            f"{len(methods)} methods are more than the {len(COLOURS)} that a figure can show; give fewer files"
+        )
+    for method, runs in methods.items():
+        if len({len(run.rows) for run in runs}) > 1:
+            raise UsageError(f"runs of {method} differ in their number of iterations; give files whose runs are whole")
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for colour, (method, runs) in zip(COLOURS, curves(sources).items(), strict=False):
+    for colour, (method, runs) in zip(COLOURS, methods.items(), strict=False):
         rewards = np.array([run.reward for run in runs])
         for axis, quantity in zip(axes, ("episodes", "seconds"), strict=True):
             positions = np.array([run.column(quantity) for run in runs]).mean(0)

@@ -34,7 +34,7 @@ from ollm_rl.report.tables import Cell, Table
 from ollm_rl.runs import origin, write_atomic
 
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
-ROWS = 1280  # solutions: 20 steps of 64
+ROWS = 1408  # solutions: 22 steps of 64
 OMNI_MATH = 4428  # problems
 FULL_STEPS = {"options": 313, "lora": 313, "forced": OMNI_MATH, "latent": 100, "vocabulary": 100, "eval": 5 * OMNI_MATH}
 UNITS = {"forced": "problem", "eval": "problem and model", "latent": "iteration", "vocabulary": "iteration"}
@@ -66,9 +66,14 @@ class Stages:
         self.omni = ["--data", f"hf:{self.standin / 'Omni-MATH'}", "--dtype", "float32" if tiny else "bfloat16"]
         self.model, self.lora_folder = (out / "runs" / name for name in ("options", "lora"))
 
-    def _sft(self, name: str, *tiny: Any) -> list[float]:
+    def _new_run(self, name: str) -> Path:
+        """The folder of a run, empty: seconds of one that was resumed would not count alike."""
         folder = self.out / "runs" / name
-        shutil.rmtree(folder, ignore_errors=True)  # seconds of a run that was resumed would not count alike
+        shutil.rmtree(folder, ignore_errors=True)
+        return folder
+
+    def _sft(self, name: str, *tiny: Any) -> list[float]:
+        folder = self._new_run(name)
         steps = ["--epochs", "null", "--max_steps", WARM_UP + self.steps, "--logging_steps", 1]
         small = ["--batch_size", 2, "--dtype", "float32", *tiny] if self.tiny else []
         words = ["--config", PRESETS / f"paper_{name}.yaml", *steps, "--backbone", self.standin / "model"]
@@ -80,7 +85,7 @@ class Stages:
 
     def _rl(self, name: str, *words: Any) -> list[float]:
         """Iterations after the first."""
-        folder = self.out / "runs" / name
+        folder = self._new_run(name)
         config = ["--config", PRESETS / "paper_rl.yaml", "--iterations", 1 + math.ceil(self.steps / ITERATION)]
         tiny = ["--episodes", 8, "--num_slots", 8, "--max_new_tokens", 8, "--dtype", "float32"] if self.tiny else []
         ollm("train", *config, "--data", self.data, "--model", self.model, "--out", folder, *words, *tiny)
@@ -123,8 +128,14 @@ def measure(name: str, args: argparse.Namespace) -> None:
     seconds = getattr(Stages(args.out, args.steps, tiny=args.tiny), name)()
     peak = torch.cuda.max_memory_allocated() / 1e9 if cuda else None
     device = torch.cuda.get_device_name() if cuda else "CPU"
-    spread = {"seconds": statistics.median(seconds), "lowest": min(seconds), "highest": max(seconds)}
-    result = {**spread, "peak_gb": peak, "device": device, "tiny": args.tiny, **origin()}
+    result = {
+        "seconds": statistics.median(seconds),
+        "all_seconds": seconds,
+        "peak_gb": peak,
+        "device": device,
+        "tiny": args.tiny,
+        **origin(),
+    }
     write_atomic(args.out / f"{name}.json", json.dumps(result, indent=1))
 
 
@@ -175,9 +186,14 @@ def table(folder: Path) -> Table:
             total += hours
             memory = "–" if result["peak_gb"] is None else f"{result['peak_gb']:.1f}"
             unit = f"{count:,} x {UNITS.get(name, 'step')}"
-            each = f"{result['seconds']:.2f} ({result['lowest']:.2f}, {result['highest']:.2f})"
+            each, seconds = f"{result['seconds']:.2f}", result.get("all_seconds", [])
+            if len(seconds) > 1:
+                each += f" ({min(seconds):.2f}, {max(seconds):.2f})"
             rows.append([name, each, unit, f"{hours:.2f}", memory, result["device"]])
-    note = f"{total:.2f} hours in all; loading comes on top. Random weights, so completions have their longest length."
+    note = (
+        f"{total:.2f} hours in all. Loading counts in the evaluations, and comes on top of the rest. Random weights, "
+        "so completions have their longest length."
+    )
     return Table(
         "Cost", note, ["stage", "seconds each (lowest, highest)", "times", "hours", "peak memory, GB", "device"], rows
     )

@@ -65,11 +65,11 @@ def write_standin(folder: Path, config: dict[str, Any], lengths: tuple[int, int]
 def letter_tokenizer(size: int) -> PreTrainedTokenizerFast:
     """One token per letter: byte-level BPE without merges.
 
-    Of ``size`` tokens hardly any ends a text, so a policy that samples random ones hardly ever does. The last one is
-    the token that the tokenizers of Qwen2 add.
+    Args:
+        size: Number of tokens. Most are no letter and in no text, so that a random one hardly ever ends a completion.
     """
     alphabet = ["<end>", "\u0120", *string.ascii_letters, *string.digits]
-    alphabet += [f"<{index}>" for index in range(len(alphabet), size - 1)]
+    alphabet += [f"<{index}>" for index in range(len(alphabet), size - 1)]  # Qwen2 tokenizers add one
     tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()

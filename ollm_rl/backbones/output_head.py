@@ -76,7 +76,7 @@ class OutputHead:
 
     def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """As the model's own forward pass computes them, those of tokens that are never written too."""
-        return self._capped(self.linear(hidden_states))
+        return self.capped(self.linear(hidden_states))
 
     def at(self, hidden_states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The logits of some tokens only, in float32: (..., H), (..., C) -> (..., C).
@@ -86,7 +86,7 @@ class OutputHead:
         logits = (self.linear.weight[tokens].float() @ hidden_states.float()[..., None])[..., 0]
         if self.linear.bias is not None:
             logits = logits + self.linear.bias[tokens].float()
-        return self._capped(logits)
+        return self.capped(logits)
 
     def most_probable(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The token with the highest logit, the first of several: (..., H) -> (...).
@@ -100,7 +100,7 @@ class OutputHead:
         return self.highest(self.logits(hidden_states))
 
     def highest(self, logits: torch.Tensor) -> torch.Tensor:
-        """The token with the highest of logits that this may change, the first of several: (..., V) -> (...)."""
+        """The token with the highest logit, the first of several: (..., V) -> (...). The logits may be overwritten."""
         logits = self._without_suppressed(logits)
         # numpy compares many numbers at a time, but on one core.
         if logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.numel() <= NUMPY_LOGITS:
@@ -141,7 +141,8 @@ class OutputHead:
         warnings.warn(message, RunWarning, stacklevel=2)
         return False
 
-    def _capped(self, logits: torch.Tensor) -> torch.Tensor:
+    def capped(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits after the model's soft cap, if it has one (Gemma 2): (...) -> (...)."""
         if self.soft_cap is not None:
             logits = torch.tanh(logits / self.soft_cap) * self.soft_cap
         return logits

@@ -58,7 +58,8 @@ class Rollout:
     def places(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows and columns of the M decisions, (M,) each, row by row.
 
-        To find them the host waits for the device. Who knows them without may set them.
+        To find them the host waits for the device. Who knows them without may set them. They are kept, so decisions
+        must not change afterwards.
         """
         rows, columns = self.decisions.nonzero(as_tuple=True)
         return rows, columns

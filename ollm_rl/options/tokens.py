@@ -26,8 +26,7 @@ def option_tokens(adapter: OptionAdapter, head: OutputHead, hidden_states: torch
     if head.linear.bias is not None:
         of_rows = of_rows + head.linear.bias
     logits = torch.baddbmm(of_rows[:, None], adapter.activations(rows), of_width.expand(len(rows), -1, -1))
-    # A soft cap changes no order, and is left out.
-    return head.highest(logits).view(*hidden_states.shape[:-1], -1)
+    return head.highest(head.capped(logits)).view(*hidden_states.shape[:-1], -1)
 
 
 def is_plain(adapter: OptionAdapter, head: OutputHead, rows: torch.Tensor) -> bool:

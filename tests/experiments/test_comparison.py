@@ -98,7 +98,7 @@ def test_a_threshold_has_medians_ratios_and_censored_runs(tables: dict[str, Tabl
 
 
 def test_the_last_threshold_is_the_best_reward_of_the_baseline(tables: dict[str, Table]) -> None:
-    # Its runs have windows of at most 1, 0 and 0.5.
+    # Its runs have windows of at most 1, 0 and 0.5: half of them reach 0.5.
     latent, vocabulary = (
         row(tables["Until reward 0.500, the baseline's best"], name) for name in ("latent", "vocabulary")
     )
@@ -166,7 +166,7 @@ def test_some_seeds_of_a_file_are_shown_by_themselves_and_one_that_it_lacks_is_r
     evaluations = {"greedy": [result] * 2, "sampled": [result] * 2}
     path = tmp_path / "comparison.parquet"
     path.write_bytes(pack(config, {"a": Tuned({}, math.nan, [])}, curves, {"a": evaluations}, {}))
-    titles = ["Learning", "Until reward 0.5", "Until reward 0.750, the baseline's best", "After training"]
+    titles = ["Learning", "Until reward 0.5", "Until reward 0.250, the baseline's best", "After training"]
     assert [table.title for table in tables_of(path)] == titles
     learning, reached, _ = tables_of(path, seeds=[7])
     assert [str(cell) for cell in learning.rows[0]][:3] == ["a", "1", "0.750 [0.750, 0.750]"]
@@ -191,6 +191,26 @@ def test_several_files_are_shown_as_one_comparison_and_must_fit_together(tmp_pat
     whole = packed("whole", {0: 0.25, 1: 0.5, 2: 0.75}, **fits)
     parts = packed("first", {0: 0.25}, **fits), packed("second", {1: 0.5, 2: 0.75}, **fits)
     assert tables_of(*parts) == tables_of(whole)
-    other = packed("other", {3: 1.0}, baseline="a", window=20)
-    with pytest.raises(UsageError, match=r"other.parquet has window=20, .*first.parquet has 10; give files that have"):
-        tables_of(parts[0], other)
+    wider = packed("wider", {3: 1.0}, baseline="a", window=20)
+    longer = packed("longer", {3: 1.0}, **fits, max_episodes=2_048)
+    with pytest.raises(UsageError, match=r"wider.parquet has window=20, .*first.parquet has 10; give files that have"):
+        tables_of(parts[0], wider)
+    with pytest.raises(UsageError, match=r"longer.parquet has max_episodes=2048, .*has 1024; give files that have"):
+        tables_of(parts[0], longer)
+    with pytest.raises(
+        UsageError, match=r"a file is given twice among .*first.parquet, .*first.parquet; leave one out"
+    ):
+        tables_of(parts[0], parts[0])
+
+
+def test_the_best_reward_of_an_even_number_of_runs_is_one_that_half_of_them_reach(tmp_path: Path) -> None:
+    runs = [run(tmp_path / f"{number}", [reward] * 2) for number, reward in enumerate((0.25, 0.5, 0.75, 1.0))]
+    config = CompareConfig(out=tmp_path, baseline="a", methods={"a": {}}, thresholds=[], window=20)
+    _, best = comparison_tables(config, {"a": Tuned({}, math.nan, [])}, {"a": runs}, {})
+    assert best.title == "Until reward 0.500, the baseline's best" and best.rows[0][1] == "3 of 4"
+
+
+def test_a_baseline_that_earns_nothing_has_no_best_reward(tmp_path: Path) -> None:
+    config = CompareConfig(out=tmp_path, baseline="a", methods={"a": {}}, thresholds=[], window=20)
+    (table,) = comparison_tables(config, {"a": Tuned({}, math.nan, [])}, {"a": [run(tmp_path / "one", [0.0, 0.0])]}, {})
+    assert table.title == "Learning"

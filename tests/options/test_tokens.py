@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from torch.nn import functional as F
 
 from ollm_rl.backbones import output_head
@@ -77,3 +78,24 @@ def test_numpy_and_torch_find_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(output_head, "NUMPY_LOGITS", 0)
         assert found.dtype == torch.long and torch.equal(found, head.highest(some.clone()))
         monkeypatch.undo()
+
+
+def test_a_wrapped_head_and_other_precisions_go_through_the_head() -> None:
+    plain, wrapped = (OptionModel(tiny_model("llama"), NARROW) for _ in range(2))
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["lm_head"]), wrapped.backbone)
+    assert is_plain(plain.adapter, plain.head, states(40))
+    assert not is_plain(wrapped.adapter, wrapped.head, states(40))
+    assert not is_plain(plain.adapter, plain.head, states(40).bfloat16())
+    plain.backbone.bfloat16()
+    assert not is_plain(plain.adapter, plain.head, states(40))
+
+
+@torch.no_grad()
+def test_a_rows_tokens_do_not_depend_on_how_many_rows_there_are_where_a_soft_cap_saturates() -> None:
+    backbone, hidden = tiny_model("gemma2"), states(64)
+    backbone.lm_head.weight.normal_(0, 40, generator=torch.Generator().manual_seed(0))
+    model = OptionModel(backbone, NARROW)
+    assert takes_fewer_products(64, model.adapter) and not takes_fewer_products(1, model.adapter)
+    logits = model.decode_options(hidden)
+    assert (logits == logits.amax(-1, keepdim=True)).sum(-1).max() > 1, "several are at the cap"
+    assert torch.equal(model.option_tokens(hidden), torch.cat([model.option_tokens(row[None]) for row in hidden]))
