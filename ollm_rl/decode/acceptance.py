@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ollm_rl.backbones.loading import context_length
 from ollm_rl.decode.lean_model import LeanModel, lean_model
 from ollm_rl.decode.live_chunks import CHUNK
-from ollm_rl.decode.row_cache import first_pass, keys_by_feature, stacked, supported_layer_types
+from ollm_rl.decode.row_cache import first_pass, stacked, stored_in_chunks, supported_layer_types
 from ollm_rl.decode.step import ModelStep
 from ollm_rl.errors import UsageError, one_line
 
@@ -70,7 +70,7 @@ def _check_all_layers(backbone: PreTrainedModel, tolerance: float) -> None:
 
 
 def fast_steps(backbone: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> tuple[bool, LeanModel | None]:
-    """How steps of many slots on a CPU take least time: whether with keys by feature, and by which `LeanModel`.
+    """How steps of many slots on a CPU take least time: whether with a cache in chunks, and by which `LeanModel`.
 
     Each is tried as decoding itself is, because a model may change keys before it uses them, or its layers' results.
 
@@ -80,34 +80,34 @@ def fast_steps(backbone: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> 
     """
     if backbone.device.type != "cpu":
         return False, None
-    if not keys_by_feature(backbone, shapes):
+    if not stored_in_chunks(backbone, shapes):
         return False, None
     lean = None
     with suppress(AttributeError):  # of parts with the usual names that have other attributes
         lean = lean_model(backbone)
     for candidate in (lean, None) if lean else (None,):
         with suppress(Exception):  # whatever a model raises that expects its keys by token
-            if decoding_error(backbone, by_feature=True, lean=candidate) <= TOLERANCE:
+            if decoding_error(backbone, in_chunks=True, lean=candidate) <= TOLERANCE:
                 return True, candidate
     return False, None
 
 
 @torch.no_grad()
-def decoding_error(backbone: PreTrainedModel, *, by_feature: bool = False, lean: LeanModel | None = None) -> float:
+def decoding_error(backbone: PreTrainedModel, *, in_chunks: bool = False, lean: LeanModel | None = None) -> float:
     """Relative error of the decoded hidden states of the worse of two rows; settings as for `ModelStep`.
 
     One pass gives both what the steps begin from and what they are compared with, because a pass over few tokens costs
     what reading the weights costs. What follows the shorter row there must not matter, like padding.
     """
-    # Keys by feature lie in chunks, and the longer row is to reach its second one.
-    width = min(CHUNK + WIDTH if by_feature else WIDTH, context_length(backbone))
+    # The longer row is to reach its second chunk.
+    width = min(CHUNK + WIDTH if in_chunks else WIDTH, context_length(backbone))
     vocab_size = backbone.get_input_embeddings().weight.shape[0]
     # From the middle of the vocabulary, because special tokens often stand at its ends.
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocab_size // 4, vocab_size // 2 + 1, (2, width), generator=generator).to(backbone.device)
     supported_layer_types(backbone)  # refuses by the layers' type what could fail in the pass
     whole, lengths = first_pass(backbone, tokens), [width, width // 2]
-    step = ModelStep(backbone, len(tokens), width, compiled=False, seen=whole, by_feature=by_feature, lean=lean)
+    step = ModelStep(backbone, len(tokens), width, compiled=False, seen=whole, in_chunks=in_chunks, lean=lean)
     found = _decoded(step, tokens, stacked(whole.cache), lengths)
     return max(_relative_error(found[row], whole.hidden_states[row, :length]) for row, length in enumerate(lengths))
 

@@ -73,9 +73,9 @@ class DecodeEngine:
         self.pass_tokens = checked("pass_tokens", pass_tokens, Count)
         many = num_slots >= MANY_SLOTS and not compiled
         seen = first_pass(backbone, torch.zeros(1, 1, dtype=torch.long, device=self.device))
-        by_feature, lean = fast_steps(backbone, seen.shapes) if many else (False, None)
+        in_chunks, lean = fast_steps(backbone, seen.shapes) if many else (False, None)
         self._step = ModelStep(
-            backbone, num_slots, max_length, compiled=compiled, seen=seen, by_feature=by_feature, lean=lean
+            backbone, num_slots, max_length, compiled=compiled, seen=seen, in_chunks=in_chunks, lean=lean
         )
         check_capacity(num_slots, self._step.slot_bytes, max_length, self.device)
         self.lengths = [0] * num_slots

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
-from ollm_rl.decode.chunked_keys import set_tokens, tokens_of
+from ollm_rl.decode.chunked_cache import set_tokens, tokens_of
 from ollm_rl.decode.live_chunks import CHUNK, LiveChunks
 from ollm_rl.decode.memory import zeros
 from ollm_rl.decode.named_attention import hands_over_cache
@@ -72,7 +72,7 @@ class StepLayout:
         length: L.
         sources: Row with the same prompt from which each row may read its beginning, (B,).
         shared: Number of tokens of that beginning, (B,).
-        chunks: What the rows hold, if keys are stored in chunks.
+        chunks: What the rows hold, if keys and values are stored in chunks.
     """
 
     rows: torch.Tensor
@@ -98,7 +98,7 @@ class RowLayer(StaticLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one token per row, (B, heads, 1, head size); return what rows may read, (B, heads, L, head size).
 
-        Those in chunks are returned as ``LiveChunks`` reads them.
+        Those in chunks are returned as ``LiveChunks`` reads them, (B, heads, L / C, C, head size).
         """
         layout, chunks = self.layout, self.layout.chunks
         num_rows, length = len(layout.rows), layout.length
@@ -120,7 +120,7 @@ class RowCache(Cache):
         shapes: Number of heads and head size of every model layer's keys and values, alternately.
         num_slots: S.
         max_length: Maximum number of tokens in a slot.
-        by_feature: Whether keys and values are stored in chunks, keys by feature, as ``LiveChunks`` reads them.
+        in_chunks: Whether keys and values are stored in chunks, keys by feature, as ``LiveChunks`` reads them.
 
     Attributes:
         stacks: Each (G, S, heads, max_length, head size), in chunks (G, S, heads, max_length / C, C, head size) with
@@ -135,13 +135,13 @@ class RowCache(Cache):
         *,
         dtype: torch.dtype,
         device: torch.device,
-        by_feature: bool = False,
+        in_chunks: bool = False,
     ) -> None:
         self.stacks: list[torch.Tensor] = []
         tensors: dict[int, torch.Tensor] = {}
         for group in stack_groups(shapes, device):
             heads, size = shapes[group[0]]
-            if by_feature:
+            if in_chunks:
                 keys = group[0] % 2 == 0
                 sizes = (size, CHUNK) if keys else (CHUNK, size)
                 stack = zeros([len(group), num_slots, max_length // CHUNK, heads, *sizes], dtype, device)
@@ -198,8 +198,8 @@ def stack_groups(shapes: Sequence[tuple[int, int]], device: torch.device) -> lis
     return list(groups.values())
 
 
-def keys_by_feature(backbone: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> bool:
-    """Whether the cache may store the model's keys by feature, because attention reads ``LiveChunks`` of it.
+def stored_in_chunks(backbone: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> bool:
+    """Whether the cache may store the model's keys and values in chunks, because attention reads ``LiveChunks`` of it.
 
     Sums of rows read keys that heads share once for every head, so these stay with torch's attention.
     """

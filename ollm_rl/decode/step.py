@@ -47,8 +47,8 @@ class ModelStep:
         max_length: Maximum number of tokens in a slot.
         compiled: Whether to compile steps and passes over prompts.
         seen: A pass of the model, from which sizes are taken.
-        by_feature: Whether the cache stores keys by feature.
-        lean: What computes steps in place of the model, with keys by feature.
+        in_chunks: Whether the cache stores keys and values in chunks.
+        lean: What computes steps in place of the model, with a cache in chunks.
 
     Attributes:
         cache: Keys and values; None until ``allocate``.
@@ -69,7 +69,7 @@ class ModelStep:
         *,
         compiled: bool,
         seen: FirstPass,
-        by_feature: bool = False,
+        in_chunks: bool = False,
         lean: LeanModel | None = None,
     ) -> None:
         self._layer_types = supported_layer_types(backbone)
@@ -83,8 +83,8 @@ class ModelStep:
         self._model: Any = torch.compile(backbone.base_model) if whole else backbone.base_model
         self._is_causal = compiled and is_causal(backbone, self._window, self._layer_types, max_length)
         self._reads_live_part = reads_live_part(backbone)
-        self._by_feature, self._lean = by_feature, lean
-        self._width = -(-max_length // CHUNK) * CHUNK if self._by_feature else max_length
+        self._in_chunks, self._lean = in_chunks, lean
+        self._width = -(-max_length // CHUNK) * CHUNK if self._in_chunks else max_length
         # Without the row kernel a step reads the cache up to the longest slot, rounded up to a multiple.
         self._bucket = self._width if self._reads_live_part else CHUNK
         # On a CPU one large matrix product is not faster.
@@ -105,7 +105,7 @@ class ModelStep:
         if self.cache is None:
             dtype, device = self._backbone.dtype, self._backbone.device
             self.cache = RowCache(
-                self._shapes, num_slots, self._width, dtype=dtype, device=device, by_feature=self._by_feature
+                self._shapes, num_slots, self._width, dtype=dtype, device=device, in_chunks=self._in_chunks
             )
         return self.cache
 
@@ -174,7 +174,7 @@ class ModelStep:
         assert self.cache is not None
         sources, shared = self._shared_prompts.sources[:count], self._shared_prompts.shared[:count]
         rows, positions = self._rows[:count], self.positions[:count]
-        chunks = LiveChunks(positions, length, self._width) if self._by_feature else None
+        chunks = LiveChunks(positions, length, self._width) if self._in_chunks else None
         layout = StepLayout(rows, positions, length, sources, shared, chunks)
         self.cache.lay_out(layout)
         masks = step_masks(layout, self._backbone.dtype, window=self._window, layer_types=self._layer_types)

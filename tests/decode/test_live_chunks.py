@@ -132,7 +132,7 @@ def test_a_released_slot_that_is_longer_than_all_others_does_not_disturb_them() 
 def test_slots_are_filled_moved_and_saved_alike_whether_keys_lie_in_chunks_or_not() -> None:
     shapes, device = [(2, 4), (2, 6)], torch.device("cpu")
     chunked, plain = (
-        RowCache(shapes, 3, WIDTH, dtype=torch.float32, device=device, by_feature=flag) for flag in (True, False)
+        RowCache(shapes, 3, WIDTH, dtype=torch.float32, device=device, in_chunks=flag) for flag in (True, False)
     )
     states = [torch.randn(1, 3, 2, WIDTH, size) for _, size in shapes]
     for cache in (chunked, plain):
@@ -180,5 +180,5 @@ def test_few_slots_are_read_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the few slots for which all other tests here read live parts
     for slots in (15, 16):
         cache = DecodeEngine(tiny_model("gpt2"), slots, 40)._step.allocate(slots)
-        by_feature = cache.stacks[0].stride()[-1] != 1
-        assert by_feature == (slots == 16)
+        in_chunks = cache.stacks[0].stride()[-1] != 1
+        assert in_chunks == (slots == 16)

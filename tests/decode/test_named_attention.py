@@ -11,7 +11,7 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.named_attention import hands_over_cache
 from ollm_rl.decode.prompt_attention import is_causal
 from ollm_rl.decode.row_attention import reads_live_part
-from ollm_rl.decode.row_cache import keys_by_feature
+from ollm_rl.decode.row_cache import stored_in_chunks
 from tests.decode.test_engine import random_ids
 from tests.tiny_models import CONTEXT, HIDDEN, VOCAB, randomized, tiny_model
 
@@ -41,7 +41,7 @@ def test_what_only_registered_attention_can_do_is_left_out_for_attention_of_a_mo
 ) -> None:
     sizes = [(4, HIDDEN // 4)] * 2
     llama, own = LlamaForCausalLM(LlamaConfig(**SIZES, intermediate_size=48)), falcon()
-    assert keys_by_feature(llama, sizes) and not keys_by_feature(own, sizes)
+    assert stored_in_chunks(llama, sizes) and not stored_in_chunks(own, sizes)
     assert is_causal(llama, None, [], CONTEXT) and not is_causal(own, None, [], CONTEXT)
     # No GPU is needed to see that the probe decides there too.
     monkeypatch.setattr(row_attention, "HAS_TRITON", True)
