@@ -61,8 +61,9 @@ def test_a_window_longer_than_the_runs_is_refused(tmp_path: Path) -> None:
         CompareConfig(out=tmp_path, baseline="latent", methods={"latent": {}}, max_episodes=32)
 
 
-@pytest.fixture
-def tables(tmp_path: Path) -> dict[str, Table]:
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Table]:
+    tmp_path = tmp_path_factory.mktemp("runs")
     first: list[list[float]] = [[1, 1, 1, 1], [0, 1, 1, 1], [0, 0, 1, 1]]
     second: list[list[float]] = [[0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]]
     ours = [run(tmp_path / f"ours{number}", rewards) for number, rewards in enumerate(first)]
