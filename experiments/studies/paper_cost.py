@@ -130,7 +130,8 @@ def measure(name: str, args: argparse.Namespace) -> None:
     device = torch.cuda.get_device_name() if cuda else "CPU"
     result = {
         "seconds": statistics.median(seconds),
-        "all_seconds": seconds,
+        "lowest": min(seconds),
+        "highest": max(seconds),
         "peak_gb": peak,
         "device": device,
         "tiny": args.tiny,
@@ -186,9 +187,9 @@ def table(folder: Path) -> Table:
             total += hours
             memory = "–" if result["peak_gb"] is None else f"{result['peak_gb']:.1f}"
             unit = f"{count:,} x {UNITS.get(name, 'step')}"
-            each, seconds = f"{result['seconds']:.2f}", result.get("all_seconds", [])
-            if len(seconds) > 1:
-                each += f" ({min(seconds):.2f}, {max(seconds):.2f})"
+            each = f"{result['seconds']:.2f}"
+            if result["lowest"] < result["highest"]:
+                each += f" ({result['lowest']:.2f}, {result['highest']:.2f})"
             rows.append([name, each, unit, f"{hours:.2f}", memory, result["device"]])
     note = (
         f"{total:.2f} hours in all. Loading counts in the evaluations, and comes on top of the rest. Random weights, "
@@ -207,7 +208,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=tuple(FULL_STEPS), choices=FULL_STEPS, help="stages")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and short texts, to try this script")
     args = parser.parse_args()
-    write_once(args.out, tiny=args.tiny)
+    if not all((args.out / f"{name}.json").exists() for name in args.only):
+        write_once(args.out, tiny=args.tiny)
     failed = measure_missing(args)
     print(table(args.out).markdown())
     if failed:
