@@ -23,8 +23,10 @@ HAS_TRITON = has_triton()
 
 def to_device(numbers: Sequence[int] | Sequence[Sequence[int]] | np.ndarray, device: torch.device) -> torch.Tensor:
     """Integers as a tensor on a device. The host does not wait for the device's pending work."""
-    cuda = device.type == "cuda"  # a copy from pageable memory would block the host
-    return torch.tensor(numbers, dtype=torch.long, pin_memory=cuda).to(device, non_blocking=cuda)
+    tensor = torch.tensor(numbers, dtype=torch.long)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # a copy from pageable memory would block the host
 
 
 class Fetched:
