@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Drift of SmolLM2-135M in long training on prompts in five languages, over options and over the vocabulary.
-# Runs unattended on one CUDA GPU after smollm2_human_styles.sh, whose backbone and options it uses, and resumes.
+# Drift of SmolLM2-135M in long training on prompts in five languages, over options and over the vocabulary, then PPO and
+# controls. Runs unattended on one CUDA GPU after smollm2_human_styles.sh, whose backbone and options it uses, and resumes.
 #
 #   experiments/studies/smollm2_drift.sh DATA OUT
 #
@@ -11,20 +11,24 @@ set -euo pipefail
 data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}
 presets=$(dirname "$0")/../presets
 # shellcheck disable=SC2206  # words of flags
-drift=(${DRIFT:-})
+options=(${OPTIONS:-}) drift=(${DRIFT:-})
 "$(dirname "$0")/smollm2_english_options.sh" "$data" "$out"
+python3 -m ollm_rl.cli sft --config "$presets/smollm2_options.yaml" --backbone "$out/backbone" \
+    --data "jsonl:$out/data/sft.jsonl" "${options[@]}" --max_steps 1 --learning_rate 1e-9 --out "$out/untrained"
 mkdir -p "$out/drift/data" "$out/drift/logs"
 five='"lang": "(en|de|es|fr|sw)"'
 { grep -E "$five" "$data/mgsm_exemplars.jsonl"; head -n 160 "$out/data/rl.jsonl"; } >"$out/drift/data/train.jsonl"
 grep -E "$five" "$data/mgsm_dev.jsonl" >"$out/drift/data/test.jsonl"
-sed "s#runs/english#$out/english#" "$presets/smollm2_drift.yaml" >"$out/drift/drift.yaml"
-work() {
-    python3 -m ollm_rl.experiments.studies.drift --config "$out/drift/drift.yaml" --train.model "$out/options" \
+work() { # NAME
+    python3 -m ollm_rl.experiments.studies.drift --config "$out/drift/$1.yaml" --train.model "$out/options" \
         --train.data "jsonl:$out/drift/data/train.jsonl" --eval_data "jsonl:$out/drift/data/test.jsonl" \
-        --out "$out/drift/results" "${drift[@]}"
+        --out "$out/drift/$1" "${drift[@]}"
 }
-for gpu in ${GPUS:-${CUDA_VISIBLE_DEVICES:-0}}; do
-    for worker in 1 2 3; do CUDA_VISIBLE_DEVICES=$gpu work >"$out/drift/logs/$gpu-$worker.log" 2>&1 & done
+for name in drift controls_drift; do
+    sed "s#runs/#$out/#" "$presets/smollm2_$name.yaml" >"$out/drift/$name.yaml"
+    for gpu in ${GPUS:-${CUDA_VISIBLE_DEVICES:-0}}; do
+        for worker in 1 2 3; do CUDA_VISIBLE_DEVICES=$gpu work "$name" >"$out/drift/logs/$name-$gpu-$worker.log" 2>&1 & done
+    done
+    for job in $(jobs -p); do wait "$job" || true; done
+    work "$name" # runs exist by now, so this prints the tables; it does what a process that failed left, or says why not
 done
-for job in $(jobs -p); do wait "$job" || true; done
-work # runs exist by now, so this prints the tables; it does what a process that failed left, or says why not

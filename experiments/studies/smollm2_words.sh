@@ -14,7 +14,9 @@ ollm() { python3 -m ollm_rl.cli "$@"; }
 mkdir -p "$out"
 head -n -300 "$data/word_problems_train.jsonl" >"$out/train.jsonl"
 { cat "$data/word_problems_dev.jsonl"; tail -n 300 "$data/word_problems_train.jsonl"; } >"$out/test.jsonl"
-ollm sft --config "$presets/smollm2_backbone.yaml" --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/backbone"
+ollm sft --config "$presets/smollm2_backbone.yaml" --stage lora --lora_rank 16 --max_steps 250 --learning_rate 1e-3 \
+    --save_steps 50 --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/lora"
+[ -f "$out/backbone/model.safetensors" ] || python3 -m ollm_rl.experiments.studies.merge "$out/lora" "$out/backbone"
 ollm sft --config "$presets/smollm2_options.yaml" --options.kl_target 0.8 --backbone "$out/backbone" \
     --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/options"
 ollm sft --config "$presets/smollm2_options.yaml" --max_steps 1 --learning_rate 1e-9 --backbone "$out/backbone" \
