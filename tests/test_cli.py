@@ -157,7 +157,7 @@ def test_every_preset_is_understood(path: Path) -> None:
         (["sft", "--out", "x", "--max_steps", "many"], ["max_steps", "many"]),
         (["sft", "--out", "x", "--bogus", "1"], ["--bogus"]),
         (["sft", "--out", "x", "--config", "none.yaml"], ["none.yaml", "not exist"]),
-        (["sft", "--out", "x", "--options.num_options", "1"], ["num_options=1", "at least 2"]),
+        (["sft", "--out", "x", "--options.num_options", "0"], ["num_options=0", "at least 1"]),
         (["sft", "--out", "x", "--options.kl_target", "-1"], ["kl_target=-1", "more than 0"]),
         (["sft", "--out", "x", "--data", "jsonl:missing.jsonl"], ["no file missing.jsonl"]),
         (["sft", "--out", "x", "--data", "csv:missing"], ["'csv:missing'", "jsonl:PATH"]),

@@ -80,7 +80,7 @@ def test_every_setting_of_every_command_is_described_in_the_page(reference: Modu
             for field, _, description in reference.described(section):
                 assert description, f"{section.__name__}.{field.name} has no description"
     assert (
-        "- **`--options.num_options`** (whole number, at least 2 and at most 10,000; default `10`) - Number of" in text
+        "- **`--options.num_options`** (whole number, at least 1 and at most 10,000; default `10`) - Number of" in text
     )
     assert "- **`--out`** (path; required) - Folder of the run" in text
     assert "- **`--compiled`** (true or false; default `false`) - Compile" in text

@@ -239,7 +239,7 @@ def _completions(model: ModelName, results: Sequence[Row]) -> list[Row]:
 def _explore(
     method: str, model: ModelName, completions: Sequence[Row], results: Sequence[Row], device: str, notes: list[str]
 ) -> Row | None:
-    """Explorer and maps of one policy over options; None, with a note, if that is no longer possible."""
+    """Explorer and maps of one policy over options; None, with a note, if there is nothing to choose or to load."""
     settings = results[0] if results else model.description
     torch_device = resolve_device(device)
     problems = [
@@ -250,6 +250,8 @@ def _explore(
     try:
         policy, tokenizer = load_policy(model, dtype=getattr(torch, settings["dtype"]), device=torch_device)
         assert isinstance(policy, ExploredPolicy)
+        if policy.model.option_config.num_options == 1:
+            raise UsageError("it has only one option")
         return {
             "method": method,
             "explored": explore(policy, tokenizer, problems[:EXPLORED], max_new_tokens=limit),

@@ -121,4 +121,6 @@ def advantages_and_returns(
         return advantages[:, None].expand_as(rollout.values), rollout.values
     advantages = gae(rewards, rollout.values, rollout.decisions, gamma=config.gamma, gae_lambda=config.gae_lambda)
     at_decisions = rollout.at_places(advantages)
+    if len(at_decisions) < 2:  # they have no standard deviation
+        return advantages, advantages + rollout.values
     return (advantages - at_decisions.mean()) / (at_decisions.std() + 1e-6), advantages + rollout.values

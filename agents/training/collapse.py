@@ -22,6 +22,8 @@ def _collapse(history: Sequence[Mapping[str, float]]) -> str | None:
     last = history[-LAST:]
     if len(last) < LAST or sum(row["reward_correctness"] for row in last) >= SOLVED * LAST:
         return None
+    if not any(row["live_share"] for row in last):  # one option: there was never a choice
+        return None
     change = "lower learning_rate, or give kl_coef, say 0.01, or ent_coef, say 0.01"
     entropies = [row["entropy"] for row in last]
     if max(entropies) < MIN_ENTROPY * history[0]["entropy"]:

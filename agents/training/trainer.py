@@ -27,6 +27,7 @@ from ollm_rl.agents.training.writers import Writers
 from ollm_rl.agents.workers.local import RolloutSource, RolloutWorker, episode_shares
 from ollm_rl.agents.workers.processes import SharedRollouts, check_processes
 from ollm_rl.backbones.loading import context_length, not_finite
+from ollm_rl.decode.rollout import Rollout
 from ollm_rl.envs.own_rewards import OwnReward, own_rewards
 from ollm_rl.errors import RunError, UsageError, one_line
 from ollm_rl.files.tensors import load_tensors
@@ -195,7 +196,7 @@ class Trainer:
         batch = self.source.collect_iteration(iteration)
         batch = replace(batch, completions=from_first(lambda: self._rewarded(iteration, batch.completions)))
         generated = time.perf_counter()
-        if not batch.rollout.decisions.any():
+        if not (batch.rollout.decisions.any() or _has_one_option(batch.rollout)):
             raise UsageError(
                 "all options lead to the same token at every position, so there is nothing to choose; "
                 "train options with a higher kl_target or more steps"
@@ -332,3 +333,9 @@ class Trainer:
             return
         if fault is not None:
             raise fault
+
+
+def _has_one_option(rollout: Rollout) -> bool:
+    """Whether the model has one option, a control that leaves nothing to choose."""
+    tokens = rollout.stored.get("option_tokens")
+    return tokens is not None and tokens.shape[-1] == 1

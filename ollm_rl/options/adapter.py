@@ -41,7 +41,8 @@ class OptionAdapter(nn.Module):
         # With the policy as the prior a weight of 1 is the evidence lower bound, which does not change if a prediction
         # is split into options. A weight above 1 rewards making all options alike.
         max_weight = 1.0 if config.prior == "policy" else 10.0
-        self.kl_weight = AdaptiveKLWeight(config.kl_target, config.kl_weight_init, max_weight=max_weight)
+        kl_target = config.kl_target if config.num_options > 1 else None  # the KL of one option is 0
+        self.kl_weight = AdaptiveKLWeight(kl_target, config.kl_weight_init, max_weight=max_weight)
 
     def encode(self, hidden_states: torch.Tensor, next_embeddings: torch.Tensor) -> torch.Tensor:
         """Logits of q(z | h_t, e(x_{t+1})): (..., H), (..., H) -> (..., K)."""

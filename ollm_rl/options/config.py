@@ -16,8 +16,8 @@ class OptionConfig(Settings):
     OLLM, Sec. 2.2-2.3.
     """
 
-    num_options: Annotated[int, Interval(ge=2, le=10**4)] = 10
-    """Number of options K; at least 2. The paper uses 10."""
+    num_options: Annotated[int, Interval(ge=1, le=10**4)] = 10
+    """Number of options K; the paper uses 10. With 1, a control, a policy has no choice."""
     width: Width | None = None
     """Hidden width of encoder, decoder and policy. If left out: the largest with which the plug-in has at most 2 % of
     the backbone's parameters."""
@@ -50,6 +50,8 @@ class OptionConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.identity_option and self.num_options == 1:
+            raise UsageError("identity_option leaves none of num_options=1 to train; raise num_options")
         if self.estimator == "gumbel" and self.policy_objective == "marginal":
             raise UsageError(
                 "policy_objective='marginal' needs the loss of every option, and estimator='gumbel' computes one; "

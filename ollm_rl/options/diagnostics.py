@@ -21,8 +21,13 @@ COLLAPSED_USAGE = 0.2
 
 
 def option_usage(option_probs: torch.Tensor) -> torch.Tensor:
-    """Entropy of the mean of q, divided by log K: (N, K) -> scalar. 1 for uniform usage, 0 if only one is used."""
+    """Entropy of the mean of q, divided by log K: (N, K) -> scalar. 1 for uniform usage, 0 if only one is used.
+
+    With K = 1 usage is uniform.
+    """
     mean = option_probs.mean(0)
+    if len(mean) == 1:
+        return torch.ones_like(mean[0])
     return torch.special.entr(mean).sum() / math.log(len(mean))
 
 
@@ -95,7 +100,8 @@ def option_diagnostics(
         ``oracle_token_accuracy``, the share of true tokens that some option offers; ``whole_coverage``, the share of
         solutions that options offer whole (NaN without one); ``mutual_information`` in nats;
         ``mode_coverage_live`` and ``mode_coverage_first``, the share of the backbone's modes that some option offers,
-        over live positions and over the first FIRST_TOKENS of a completion (NaN without such positions).
+        over live positions (left out with one option) and over the first FIRST_TOKENS of a completion (NaN without such
+        positions).
     """
     hidden, targets, offsets = (part[:max_positions] for part in states)
     hidden = hidden.to(model.backbone.dtype)
@@ -115,16 +121,20 @@ def option_diagnostics(
         "mode_coverage_live": offered[live].sum() / modes[live].sum(),
         "mode_coverage_first": offered[first].sum() / modes[first].sum(),
     }
+    if model.option_config.num_options == 1:
+        del values["mode_coverage_live"]
     return {name: float(value) for name, value in values.items()}
 
 
 def collapse_warning(metrics: dict[str, float], config: OptionConfig) -> str | None:
-    """One line that says how the options collapsed and what to change; None if they did not collapse.
+    """One line that says how the options collapsed and what to change; None if they did not, or there is only one.
 
     Args:
         metrics: ``kl``, ``distinct_tokens`` and ``option_usage``.
         config: The plug-in's settings.
     """
+    if config.num_options == 1:
+        return None
     if metrics["kl"] < COLLAPSED_KL * (config.kl_target or 0.1):
         how = f"the encoder carries no information about the next token (KL {metrics['kl']:.2g} nats)"
     elif metrics["distinct_tokens"] < COLLAPSED_DISTINCT:

@@ -26,13 +26,14 @@ from tests.tiny_models import save_backbone
 
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods, one of them tuned, with a second of training per run."""
+    """Two methods, one of them tuned, and a control with one option, with a second of training per run."""
     folder = tmp_path_factory.mktemp("compare")
     torch.manual_seed(0)
     model = OptionModel.from_backbone(save_backbone(folder / "backbone"), OptionConfig(num_options=4, width=8))
     with torch.no_grad():
         model.adapter.decoder_out.weight.mul_(30)  # options that lead to different tokens
     model.save_pretrained(folder / "options")
+    OptionModel.from_backbone(model.backbone, OptionConfig(num_options=1, width=8)).save_pretrained(folder / "one")
     (folder / "problems.jsonl").write_text('{"question": "Give a?", "answer": "1"}\n{"question": "b?", "answer": "2"}')
     data = f"jsonl:{folder / 'problems.jsonl'}"
     run = {"model": str(folder / "options"), "data": data, "group_size": 4, "max_new_tokens": 8, "num_slots": 8}
@@ -45,6 +46,7 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "random": {"learning_rate": {"loguniform": [1e-3, 1e-2]}},
             },
             "vocabulary": {"train": {"action_space": "tokens", "lora_rank": 2}},
+            "one option": {"train": {"model": str(folder / "one"), "policy": "latent"}},
         },
         "max_episodes": 16,
         "window": 16,
@@ -86,10 +88,13 @@ def test_it_tunes_runs_fresh_seeds_and_writes_tables_and_report(undisturbed: Pat
     assert trials == ["anchored-00-seed7", "anchored-01-seed7"], "the vocabulary has nothing to tune"
     chosen = json.loads((undisturbed / "chosen.json").read_text())
     assert 1e-3 < chosen["anchored"]["settings"]["learning_rate"] < 1e-2
-    assert list(rewards(undisturbed)) == [f"{m}-seed{seed}" for m in ("anchored", "vocabulary") for seed in (0, 1)]
+    methods = ("anchored", "one option", "vocabulary")
+    assert list(rewards(undisturbed)) == [f"{method}-seed{seed}" for method in methods for seed in (0, 1)]
     tables = json.loads((undisturbed / "comparison.json").read_text())
     titles = ["Chosen settings", "Learning", "Until reward 0.5", "After training"]
     assert [table["title"] for table in tables["tables"]] == titles
+    (greedy, sampled) = next(row[1:3] for row in tables["tables"][-1]["rows"] if row[0] == "one option")
+    assert greedy == sampled and greedy[0] == greedy[1] == greedy[2], "one option leaves nothing to chance or to learn"
     assert tables["seeds"] == [0, 1] and {"command", "commit", "machine"} <= tables.keys()
     assert "### Until reward 0.5" in (undisturbed / "comparison.md").read_text()
     again = "\n\n".join(table.markdown() for table in tables_of(undisturbed / "comparison.parquet"))
@@ -124,7 +129,7 @@ def test_a_comparison_whose_runs_all_failed_says_why(
         "ollm_rl.experiments.compare.run_trials", lambda _, configs, *__, **___: dict.fromkeys(configs, "no")
     )
     assert compare(preset, undisturbed) == 2
-    assert capsys.readouterr().err == "ollm-rl: all 4 runs failed; anchored-seed0: no\n"
+    assert capsys.readouterr().err == "ollm-rl: all 6 runs failed; anchored-seed0: no\n"
     assert (undisturbed / "comparison.md").read_text() == before
 
 

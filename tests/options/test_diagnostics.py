@@ -32,6 +32,7 @@ def test_usage_is_the_entropy_of_the_mean_choice_over_log_k() -> None:
     assert option_usage(torch.tensor([[0.5, 0.5], [1.0, 0.0]])).item() == pytest.approx(0.8113, abs=1e-4)
     assert option_usage(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).item() == pytest.approx(1)
     assert option_usage(torch.tensor([[0.0, 1.0, 0.0]] * 5)).item() == 0
+    assert option_usage(torch.ones(5, 1)).item() == 1
 
 
 def test_distinct_tokens_are_counted_in_any_order() -> None:
@@ -100,6 +101,12 @@ SOUND = {"kl": 0.2, "distinct_tokens": 1.4, "option_usage": 0.9}
 
 def test_options_that_differ_and_are_used_are_not_a_collapse() -> None:
     assert collapse_warning(SOUND, OptionConfig()) is None
+
+
+def test_one_option_is_not_a_collapse() -> None:
+    metrics = {"kl": 0.0, "distinct_tokens": 1.0, "option_usage": 1.0}
+    assert collapse_warning(metrics, OptionConfig()) is not None
+    assert collapse_warning(metrics, OptionConfig(num_options=1)) is None
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,7 @@ def test_the_trainable_share_is_the_plug_ins_part_of_the_backbone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("num_options", 1), ("width", 0), ("kl_target", 0.0), ("kl_weight_init", -0.1)]
+    ("setting", "value"), [("num_options", 0), ("width", 0), ("kl_target", 0.0), ("kl_weight_init", -0.1)]
 )
 def test_a_setting_out_of_range_is_refused_by_name_and_value(setting: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{setting}={value}"):

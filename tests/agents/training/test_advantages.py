@@ -1,6 +1,7 @@
 """Advantages and losses of the policy gradient against numbers worked by hand and stable-baselines3."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from stable_baselines3.common.buffers import RolloutBuffer
 
+from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.training.advantages import (
     episode_advantages,
     gae,
@@ -17,6 +19,8 @@ from ollm_rl.agents.training.advantages import (
     reinforce_loss,
     topr_loss,
 )
+from ollm_rl.agents.training.batches import advantages_and_returns
+from ollm_rl.decode.rollout import Rollout
 
 
 def test_group_advantages_are_rewards_normalised_within_each_group() -> None:
@@ -60,6 +64,20 @@ def test_gae_by_hand_passes_over_positions_without_a_choice() -> None:
     decisions = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 1], [0, 0, 0, 0]], dtype=torch.bool)
     found = gae(torch.tensor([4.0, 8.0, 5.0]), values, decisions, gamma=0.5, gae_lambda=0.5)
     assert found.tolist() == [[0.5, 0, 2, 0], [0, 1.25, -3, 4], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("decides", [False, True])
+def test_fewer_than_two_decisions_are_not_normalised(decides: bool) -> None:
+    written = torch.ones(2, 3, dtype=torch.bool)
+    values = torch.full((2, 3), 0.25)
+    decisions = torch.zeros(2, 3, dtype=torch.bool)
+    decisions[1, 2] = decides
+    rollout = Rollout([[1], [2]], written.long(), written, decisions, values.log(), values, written[:, 0])
+    config = RLConfig(out=Path("unused"), model="unused", algorithm="ppo")
+    advantages, returns = advantages_and_returns(config, rollout, torch.ones(2))
+    expected = torch.zeros(2, 3)
+    expected[1, 2] = 0.75 * decides  # the reward of 1 less the value
+    assert torch.equal(advantages, expected) and torch.equal(returns, expected + 0.25)
 
 
 def test_undiscounted_gae_is_the_reward_minus_the_value() -> None:

@@ -2,7 +2,7 @@
 
 from ollm_rl.agents.training.collapse import collapse_warning
 
-LIVELY = {"reward_correctness": 0.3, "entropy": 0.5, "mixed_groups": 0.4}
+LIVELY = {"reward_correctness": 0.3, "entropy": 0.5, "mixed_groups": 0.4, "live_share": 0.2}
 
 
 def warnings(*changes: dict[str, float]) -> list[str | None]:
@@ -31,6 +31,11 @@ def test_groups_without_both_answers_are_told() -> None:
 def test_a_solved_task_is_no_collapse() -> None:
     solved = {"reward_correctness": 0.97, "entropy": 0.0, "mixed_groups": 0.0}
     assert warnings({}, *[solved] * 5) == [None] * 6
+
+
+def test_one_option_has_no_choice_to_lose() -> None:
+    one = {"reward_correctness": 0.3, "entropy": 0.0, "mixed_groups": 0.0, "live_share": 0.0}
+    assert warnings(*[one] * 5) == [None] * 5
 
 
 def test_runs_without_groups_are_judged_by_their_entropy_only() -> None:
