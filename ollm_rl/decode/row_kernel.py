@@ -8,8 +8,10 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK = 64  # keys per iteration of the loop
-STAGES = 2  # iterations in flight
+# Keys per iteration of the loop, warps, and iterations in flight: for heads of up to NARROW_BYTES, 64 numbers in
+# bfloat16, and for wider ones.
+NARROW_BYTES = 128
+NARROW, WIDE = (32, 1, 2), (64, 4, 2)
 
 
 @triton.jit
@@ -21,8 +23,8 @@ def _attend(  # type: ignore[no-untyped-def]
     SCALE: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, VALUE_SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    live = tl.load(positions + row) + 1
-    source, num_shared = tl.load(sources + row), tl.load(shared + row)
+    live = tl.load(positions + row).to(tl.int32) + 1
+    source, num_shared = tl.load(sources + row), tl.load(shared + row).to(tl.int32)
     heads, sizes, value_sizes = tl.arange(0, GROUP), tl.arange(0, SIZE), tl.arange(0, VALUE_SIZE)
     head_ids = head * group + heads
     queries = tl.load(
@@ -91,6 +93,7 @@ def attend_live(
     groups, value_size = key.shape[1], value.shape[-1]
     out = query.new_empty(rows, 1, heads, value_size)
     assert query.stride(-1) == key.stride(-1) == value.stride(-1) == mask.stride(-1) == 1
+    block, warps, stages = NARROW if max(size, value_size) * key.itemsize <= NARROW_BYTES else WIDE
     _attend[(rows, groups)](
         query, key, value, mask, positions, sources, shared, out,
         heads // groups, size, value_size,
@@ -100,8 +103,8 @@ def attend_live(
         GROUP=max(16, triton.next_power_of_2(heads // groups)),
         SIZE=max(16, triton.next_power_of_2(size)),
         VALUE_SIZE=max(16, triton.next_power_of_2(value_size)),
-        BLOCK=BLOCK,
-        num_warps=4,
-        num_stages=STAGES,
+        BLOCK=block,
+        num_warps=warps,
+        num_stages=stages,
     )  # fmt: skip
     return out
