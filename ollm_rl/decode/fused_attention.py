@@ -87,7 +87,7 @@ def fused_attention(backbone: PreTrainedModel, max_length: int) -> list[FusedAtt
     window = getattr(config, "sliding_window", None)
     if not reads_live_part(backbone) or not sees_all(window, supported_layer_types(backbone), max_length):
         return []
-    if getattr(config, "clip_qkv", None) is not None:  # OLMo's; which a few tokens may not reach
+    if getattr(config, "clip_qkv", None) is not None:  # of OLMo; few tokens may not reach it
         return []
     calls, cache = _calls(backbone)
     if [call.layer.layer_idx for call in calls] != list(range(len(cache.layers))):
@@ -116,11 +116,13 @@ def _calls(backbone: PreTrainedModel) -> tuple[list[_Call], Cache]:
 
 
 def _has_parts(module: nn.Module) -> bool:
-    parts = {name for name, _ in module.named_children()} == ATTENTION
+    if {name for name, _ in module.named_children()} != ATTENTION:
+        return False
     # A replaced forward belongs to other code. Some scale queries by their positions, which may begin to matter only
     # after thousands of tokens.
-    plain = "forward" not in vars(module) and "position_ids" not in signature(type(module).forward).parameters
-    return parts and plain and hasattr(module, "scaling") and hasattr(module, "layer_idx")
+    if "forward" in vars(module) or "position_ids" in signature(type(module).forward).parameters:
+        return False
+    return hasattr(module, "scaling") and hasattr(module, "layer_idx")
 
 
 @torch.no_grad()

@@ -255,7 +255,7 @@ def test_code_that_others_have_put_in_place_of_a_forward_stays() -> None:
 
 
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel = fused_attention.turn_and_attend
+    kernel: Any = fused_attention.turn_and_attend
     monkeypatch.setattr(fused_attention, "turn_and_attend", lambda *args: kernel(*args[:-1], 2 * args[-1]))
     assert_decodes(engine_of(model_of(config_of("llama")), used=False))
 
@@ -265,9 +265,7 @@ def test_a_kernel_that_fails_is_named_and_not_used(monkeypatch: pytest.MonkeyPat
         raise RuntimeError("no such\ninstruction")
 
     monkeypatch.setattr(fused_attention, "turn_and_attend", broken)
-    with pytest.warns(
-        RunWarning, match=r"does not work here \(RuntimeError: no such instruction\); decoding is slower"
-    ):
+    with pytest.warns(RunWarning, match=r"does not work here \(RuntimeError: no such instruction\)"):
         made = engine_of(model_of(config_of("llama")), used=False)
     assert_decodes(made)
 
