@@ -23,8 +23,8 @@ def _attend(  # type: ignore[no-untyped-def]
     SCALE: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, VALUE_SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    live = tl.load(positions + row).to(tl.int32) + 1
-    source, num_shared = tl.load(sources + row), tl.load(shared + row).to(tl.int32)
+    live = tl.load(positions + row) + 1
+    source, num_shared = tl.load(sources + row), tl.load(shared + row)
     heads, sizes, value_sizes = tl.arange(0, GROUP), tl.arange(0, SIZE), tl.arange(0, VALUE_SIZE)
     head_ids = head * group + heads
     queries = tl.load(
