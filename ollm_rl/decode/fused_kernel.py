@@ -11,43 +11,25 @@ import triton.language as tl
 
 from ollm_rl.decode.row_kernel import NARROW_BYTES, WIDE
 
+LOG2_E = 1.4426950408889634  # weights are powers of two, not of e
 NARROW = (32, 1, 3)  # as in `row_kernel`, with one more iteration in flight
 
 
 @triton.jit
-def _turn_and_attend(  # type: ignore[no-untyped-def]
-    query, key, value, cosines, sines, states, positions, sources, shared, out,
-    group, query_row, key_row, value_row, angle_row, states_half, states_row, states_head, states_token, out_row,
-    SCALE: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+def _turned(numbers, partners, cosine, sine, mask):  # type: ignore[no-untyped-def]
+    """Heads turned by their position: pointers to their numbers and to those of their other halves."""
+    states = tl.load(numbers, mask=mask, other=0.0).to(tl.float32) * cosine
+    return states + tl.load(partners, mask=mask, other=0.0).to(tl.float32) * sine
+
+
+@triton.jit
+def _attend_before(  # type: ignore[no-untyped-def]
+    queries, new_key, new_value, keys, values, row, source, num_shared, before, states_row, states_token,
+    FACTOR: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    position = tl.load(positions + row)
-    before = position.to(tl.int32)  # number of tokens before the new one
-    source, num_shared = tl.load(sources + row), tl.load(shared + row).to(tl.int32)
-    heads, sizes = tl.arange(0, GROUP), tl.arange(0, SIZE)
-    first_half = sizes < SIZE // 2
-    partners = tl.where(first_half, sizes + SIZE // 2, sizes - SIZE // 2)
-    cosine = tl.load(cosines + row * angle_row + sizes).to(tl.float32)
-    sine = tl.load(sines + row * angle_row + sizes).to(tl.float32)
-    sine = tl.where(first_half, -sine, sine)
-    in_group = heads[:, None] < group
-    head_ids = head * group + heads
-    query_pointers = query + row * query_row + head_ids[:, None] * SIZE
-    queries = tl.load(query_pointers + sizes[None, :], mask=in_group, other=0.0).to(tl.float32)
-    turned = tl.load(query_pointers + partners[None, :], mask=in_group, other=0.0).to(tl.float32)
-    queries = (queries * cosine[None, :] + turned * sine[None, :]).to(states.dtype.element_ty)
-    key_pointers = key + row * key_row + head * SIZE
-    new_key = tl.load(key_pointers + sizes).to(tl.float32) * cosine
-    new_key = (new_key + tl.load(key_pointers + partners).to(tl.float32) * sine).to(states.dtype.element_ty)
-    new_value = tl.load(value + row * value_row + head * SIZE + sizes)
-    keys = states + head * states_head
-    values = keys + states_half
-    place = row * states_row + position * states_token + sizes
-    tl.store(keys + place, new_key)
-    tl.store(values + place, new_value)
-    # Weights are powers of two. The new token comes first, so that nothing is read that has just been written.
-    factor: tl.constexpr = SCALE * 1.4426950408889634
-    highest = tl.sum(queries.to(tl.float32) * new_key.to(tl.float32)[None, :], 1) * factor
+    """Attention to a new token and the ``before`` tokens before it. The loop reads nothing that was just written."""
+    sizes = tl.arange(0, SIZE)
+    highest = tl.sum(queries.to(tl.float32) * new_key.to(tl.float32)[None, :], 1) * FACTOR
     total = tl.full([GROUP], 1.0, tl.float32)
     mixed = tl.zeros([GROUP, SIZE], tl.float32) + new_value.to(tl.float32)[None, :]
     for start in range(0, before, BLOCK):
@@ -58,7 +40,7 @@ def _turn_and_attend(  # type: ignore[no-untyped-def]
             mask=indices[None, :] < before,
             other=0.0,
         )
-        scores = tl.dot(queries, old_keys, input_precision="ieee") * factor
+        scores = tl.dot(queries, old_keys, input_precision="ieee") * FACTOR
         scores = tl.where(indices[None, :] < before, scores, float("-inf"))
         new_highest = tl.maximum(highest, tl.max(scores, 1))
         weights, decay = tl.exp2(scores - new_highest[:, None]), tl.exp2(highest - new_highest)
@@ -70,10 +52,44 @@ def _turn_and_attend(  # type: ignore[no-untyped-def]
         mixed = mixed * decay[:, None] + tl.dot(weights.to(old_values.dtype), old_values, input_precision="ieee")
         total = total * decay + tl.sum(weights, 1)
         highest = new_highest
+    return mixed / total[:, None]
+
+
+@triton.jit
+def _turn_and_attend(  # type: ignore[no-untyped-def]
+    query, key, value, cosines, sines, states, positions, sources, shared, out,
+    group, query_row, key_row, value_row, angle_row, states_half, states_row, states_head, states_token, out_row,
+    FACTOR: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    position = tl.load(positions + row)
+    source, num_shared = tl.load(sources + row), tl.load(shared + row).to(tl.int32)
+    heads, sizes = tl.arange(0, GROUP), tl.arange(0, SIZE)
+    first_half = sizes < SIZE // 2
+    partners = tl.where(first_half, sizes + SIZE // 2, sizes - SIZE // 2)
+    cosine = tl.load(cosines + row * angle_row + sizes).to(tl.float32)
+    sine = tl.load(sines + row * angle_row + sizes).to(tl.float32)
+    sine = tl.where(first_half, -sine, sine)
+    in_group = heads[:, None] < group
+    head_ids = head * group + heads
+    query_heads = query + row * query_row + head_ids[:, None] * SIZE
+    queries = _turned(
+        query_heads + sizes[None, :], query_heads + partners[None, :], cosine[None, :], sine[None, :], in_group
+    ).to(states.dtype.element_ty)
+    key_head = key + row * key_row + head * SIZE
+    new_key = _turned(key_head + sizes, key_head + partners, cosine, sine, sizes < SIZE).to(states.dtype.element_ty)
+    new_value = tl.load(value + row * value_row + head * SIZE + sizes)
+    keys = states + head * states_head
+    values = keys + states_half
+    place = row * states_row + position * states_token + sizes
+    tl.store(keys + place, new_key)
+    tl.store(values + place, new_value)
+    result = _attend_before(
+        queries, new_key, new_value, keys, values, row, source, num_shared, position.to(tl.int32),
+        states_row, states_token, FACTOR, GROUP, SIZE, BLOCK,
+    )  # fmt: skip
     tl.store(
-        out + row * out_row + head_ids[:, None] * SIZE + sizes[None, :],
-        (mixed / total[:, None]).to(out.dtype.element_ty),
-        mask=in_group,
+        out + row * out_row + head_ids[:, None] * SIZE + sizes[None, :], result.to(out.dtype.element_ty), mask=in_group
     )
 
 
@@ -117,7 +133,7 @@ def turn_and_attend(
     _turn_and_attend[(rows, groups)](
         query, key, value, cosines, sines, states, positions, sources, shared, out,
         group, query.stride(0), key.stride(0), value.stride(0), cosines.stride(0), *states.stride()[:4], out.stride(0),
-        SCALE=scale,
+        FACTOR=scale * LOG2_E,
         GROUP=max(16, triton.next_power_of_2(group)),
         SIZE=size,
         BLOCK=block,
