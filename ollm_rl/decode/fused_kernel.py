@@ -128,7 +128,7 @@ def turn_and_attend(
     assert size >= 16 and size == triton.next_power_of_2(size)
     assert query.stride(-1) == key.stride(-1) == value.stride(-1) == states.stride(-1) == 1
     assert cosines.shape == sines.shape == (rows, 1, size) and cosines.stride() == sines.stride()
-    block, warps, stages = NARROW if size * states.itemsize <= NARROW_BYTES else WIDE
+    block, warps, stages = NARROW if size * states.element_size() <= NARROW_BYTES else WIDE
     out = query.new_empty(rows, 1, groups * group * size)
     _turn_and_attend[(rows, groups)](
         query, key, value, cosines, sines, states, positions, sources, shared, out,

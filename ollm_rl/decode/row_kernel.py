@@ -93,7 +93,7 @@ def attend_live(
     groups, value_size = key.shape[1], value.shape[-1]
     out = query.new_empty(rows, 1, heads, value_size)
     assert query.stride(-1) == key.stride(-1) == value.stride(-1) == mask.stride(-1) == 1
-    block, warps, stages = NARROW if max(size, value_size) * key.itemsize <= NARROW_BYTES else WIDE
+    block, warps, stages = NARROW if max(size, value_size) * key.element_size() <= NARROW_BYTES else WIDE
     _attend[(rows, groups)](
         query, key, value, mask, positions, sources, shared, out,
         heads // groups, size, value_size,
