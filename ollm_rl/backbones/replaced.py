@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 @contextmanager
-def replaced(forwards: Iterable[tuple[nn.Module, Forward]]) -> Iterator[None]:
+def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     """Within this context each layer computes by the function beside it; outside of it the layers are unchanged."""
     pairs = list(forwards)
     for layer, forward in pairs:

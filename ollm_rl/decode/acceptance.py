@@ -6,6 +6,7 @@ would decode nonsense without an error.
 Letters: R rows, N compared positions of a row, T tokens, H hidden.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from weakref import WeakSet
@@ -14,11 +15,12 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ollm_rl.backbones.loading import context_length
+from ollm_rl.decode.fused_attention import FusedAttention, fused_attention
 from ollm_rl.decode.lean_model import LeanModel, lean_model
 from ollm_rl.decode.live_chunks import CHUNK
 from ollm_rl.decode.row_cache import first_pass, stacked, stored_in_chunks, supported_layer_types
 from ollm_rl.decode.step import ModelStep
-from ollm_rl.errors import UsageError, one_line
+from ollm_rl.errors import RunWarning, UsageError, one_line
 
 WIDTH, STEPS = 12, 2  # tokens of the longer row, and how many of them are decoded; the shorter row is half as long
 WINDOW = 4  # tokens; a longer window is cut to this for the comparison, so that few tokens go beyond it
@@ -27,6 +29,7 @@ WINDOW = 4  # tokens; a longer window is cut to this for the comparison, so that
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.25
 
 _accepted: WeakSet[PreTrainedModel] = WeakSet()
+_fused: WeakSet[PreTrainedModel] = WeakSet()  # with `FusedAttention`
 
 
 def check_decoding(backbone: PreTrainedModel) -> None:
@@ -40,7 +43,7 @@ def check_decoding(backbone: PreTrainedModel) -> None:
     """
     if backbone in _accepted:
         return
-    tolerance = TOLERANCE if backbone.dtype == torch.float32 else HALF_TOLERANCE
+    tolerance = _tolerance(backbone)
     config = backbone.config.get_text_config()
     with _changed(config, "sliding_window", WINDOW):
         with _changed(config, "num_hidden_layers", _first_layers(config)), suppress(Exception):
@@ -92,8 +95,44 @@ def fast_steps(backbone: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> 
     return False, None
 
 
+def fused_steps(backbone: PreTrainedModel, max_length: int) -> list[FusedAttention]:
+    """The attention of all layers for steps on CUDA; none where that computes something else, or fails.
+
+    It is tried as decoding itself is, once for a model object that it fits.
+
+    Args:
+        backbone: The model.
+        max_length: Maximum number of tokens in a slot.
+    """
+    fused = fused_attention(backbone, max_length)
+    if not fused or backbone in _fused:
+        return fused
+    try:
+        if not decoding_error(backbone, fused=fused) <= _tolerance(backbone):
+            return []
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a compiler of kernels raises
+        problem = f"{type(error).__name__}: {one_line(error)}"
+        message = f"the kernel for rotary embedding and attention does not work here ({problem}); decoding is slower"
+        warnings.warn(message, RunWarning, stacklevel=3)
+        return []
+    _fused.add(backbone)
+    return fused
+
+
+def _tolerance(backbone: PreTrainedModel) -> float:
+    return TOLERANCE if backbone.dtype == torch.float32 else HALF_TOLERANCE
+
+
 @torch.no_grad()
-def decoding_error(backbone: PreTrainedModel, *, in_chunks: bool = False, lean: LeanModel | None = None) -> float:
+def decoding_error(
+    backbone: PreTrainedModel,
+    *,
+    in_chunks: bool = False,
+    lean: LeanModel | None = None,
+    fused: Sequence[FusedAttention] = (),
+) -> float:
     """Relative error of the decoded hidden states of the worse of two rows; settings as for `ModelStep`.
 
     One pass gives both what the steps begin from and what they are compared with, because a pass over few tokens costs
@@ -107,7 +146,9 @@ def decoding_error(backbone: PreTrainedModel, *, in_chunks: bool = False, lean: 
     tokens = torch.randint(vocab_size // 4, vocab_size // 2 + 1, (2, width), generator=generator).to(backbone.device)
     supported_layer_types(backbone)  # refuses by the layers' type what could fail in the pass
     whole, lengths = first_pass(backbone, tokens), [width, width // 2]
-    step = ModelStep(backbone, len(tokens), width, compiled=False, seen=whole, in_chunks=in_chunks, lean=lean)
+    step = ModelStep(
+        backbone, len(tokens), width, compiled=False, seen=whole, in_chunks=in_chunks, lean=lean, fused=fused
+    )
     found = _decoded(step, tokens, stacked(whole.cache), lengths)
     return max(_relative_error(found[row], whole.hidden_states[row, :length]) for row, length in enumerate(lengths))
 

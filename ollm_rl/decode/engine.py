@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.loading import context_length
-from ollm_rl.decode.acceptance import check_decoding, fast_steps
+from ollm_rl.decode.acceptance import check_decoding, fast_steps, fused_steps
 from ollm_rl.decode.memory import check_capacity, worthwhile_slots
 from ollm_rl.decode.prefill import CPU_PASS_TOKENS, PASS_TOKENS, check_prompts, encode
 from ollm_rl.decode.row_cache import EncodedPrompt, RowCache, Snapshot, first_pass
@@ -74,8 +74,9 @@ class DecodeEngine:
         many = num_slots >= MANY_SLOTS and not compiled
         seen = first_pass(backbone, torch.zeros(1, 1, dtype=torch.long, device=self.device))
         in_chunks, lean = fast_steps(backbone, seen.shapes) if many else (False, None)
+        fused = fused_steps(backbone, max_length)
         self._step = ModelStep(
-            backbone, num_slots, max_length, compiled=compiled, seen=seen, in_chunks=in_chunks, lean=lean
+            backbone, num_slots, max_length, compiled=compiled, seen=seen, in_chunks=in_chunks, lean=lean, fused=fused
         )
         check_capacity(num_slots, self._step.slot_bytes, max_length, self.device)
         self.lengths = [0] * num_slots

@@ -84,13 +84,19 @@ class StepLayout:
 
 
 class RowLayer(StaticLayer):
-    """Keys and values of one model layer."""
+    """Keys and values of one model layer.
+
+    Args:
+        keys: (S, heads, max_length, head size), or in chunks.
+        values: As ``keys``.
+        states: Both as one tensor, (2, S, ...); None if they are not neighbours in a stack.
+    """
 
     layout: StepLayout  # set by ``RowCache.lay_out`` before a step
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, states: torch.Tensor | None = None) -> None:
         super().__init__(values.shape[2:-1].numel())
-        self.keys, self.values = keys, values  # (S, heads, max_length, head size), or in chunks
+        self.keys, self.values, self.states = keys, values, states
         self.is_initialized = True
 
     def update(
@@ -139,6 +145,7 @@ class RowCache(Cache):
     ) -> None:
         self.stacks: list[torch.Tensor] = []
         tensors: dict[int, torch.Tensor] = {}
+        pairs: dict[int, torch.Tensor] = {}
         for group in stack_groups(shapes, device):
             heads, size = shapes[group[0]]
             if in_chunks:
@@ -149,9 +156,11 @@ class RowCache(Cache):
             else:
                 stack = zeros([len(group), num_slots, heads, max_length, size], dtype, device)
             self.stacks.append(stack)
-            tensors |= {index: self.stacks[-1][row] for row, index in enumerate(group)}
+            tensors |= {index: stack[row] for row, index in enumerate(group)}
+            pairs |= {index: stack[row : row + 2] for row, index in enumerate(group) if index + 1 in group}
         key_indices = range(0, len(tensors), 2)
-        super().__init__(layers=[RowLayer(tensors[index], tensors[index + 1]) for index in key_indices])
+        layers = [RowLayer(tensors[index], tensors[index + 1], pairs.get(index)) for index in key_indices]
+        super().__init__(layers=layers)
 
     def lay_out(self, layout: StepLayout) -> None:
         """Say where the next step writes and reads.

@@ -8,8 +8,10 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK = 64  # keys per iteration of the loop
-STAGES = 2  # iterations in flight
+# Keys per iteration of the loop, warps, and iterations in flight: for heads of up to NARROW_BYTES, 64 numbers in
+# bfloat16, and for wider ones.
+NARROW_BYTES = 128
+NARROW, WIDE = (32, 1, 2), (64, 4, 2)
 
 
 @triton.jit
@@ -91,6 +93,7 @@ def attend_live(
     groups, value_size = key.shape[1], value.shape[-1]
     out = query.new_empty(rows, 1, heads, value_size)
     assert query.stride(-1) == key.stride(-1) == value.stride(-1) == mask.stride(-1) == 1
+    block, warps, stages = NARROW if max(size, value_size) * key.element_size() <= NARROW_BYTES else WIDE
     _attend[(rows, groups)](
         query, key, value, mask, positions, sources, shared, out,
         heads // groups, size, value_size,
@@ -100,8 +103,8 @@ def attend_live(
         GROUP=max(16, triton.next_power_of_2(heads // groups)),
         SIZE=max(16, triton.next_power_of_2(size)),
         VALUE_SIZE=max(16, triton.next_power_of_2(value_size)),
-        BLOCK=BLOCK,
-        num_warps=4,
-        num_stages=STAGES,
+        BLOCK=block,
+        num_warps=warps,
+        num_stages=stages,
     )  # fmt: skip
     return out

@@ -18,6 +18,7 @@ from ollm_rl.backbones.fused_norms import fused_norms
 from ollm_rl.backbones.plans import without_plans
 from ollm_rl.backbones.replaced import replaced
 from ollm_rl.decode.compiled_layers import compiled_layers
+from ollm_rl.decode.fused_attention import FusedAttention
 from ollm_rl.decode.graphs import Graphs
 from ollm_rl.decode.joint_products import joined, joint_products
 from ollm_rl.decode.lean_model import LeanModel
@@ -49,6 +50,7 @@ class ModelStep:
         seen: A pass of the model, from which sizes are taken.
         in_chunks: Whether the cache stores keys and values in chunks.
         lean: What computes steps in place of the model, with a cache in chunks.
+        fused: What computes the attention of steps, in all layers or none. It needs no mask.
 
     Attributes:
         cache: Keys and values; None until ``allocate``.
@@ -71,6 +73,7 @@ class ModelStep:
         seen: FirstPass,
         in_chunks: bool = False,
         lean: LeanModel | None = None,
+        fused: Sequence[FusedAttention] = (),
     ) -> None:
         self._layer_types = supported_layer_types(backbone)
         self._config = config = backbone.config.get_text_config()
@@ -84,6 +87,8 @@ class ModelStep:
         self._is_causal = compiled and is_causal(backbone, self._window, self._layer_types, max_length)
         self._reads_live_part = reads_live_part(backbone)
         self._in_chunks, self._lean = in_chunks, lean
+        # In one graph of all layers each would write a copy of the cache, because their parts share memory.
+        self._fused = [] if whole else fused
         self._width = -(-max_length // CHUNK) * CHUNK if self._in_chunks else max_length
         # Without the row kernel a step reads the cache up to the longest slot, rounded up to a multiple.
         self._bucket = self._width if self._reads_live_part else CHUNK
@@ -91,7 +96,8 @@ class ModelStep:
         self._products = joint_products(backbone) if device.type == "cuda" else []
         self._lora = LoraLayers(backbone)
         # What is compiled is fused there.
-        self._norms = [] if compiled else fused_norms(backbone.base_model)
+        outer = [] if whole else fused_norms(backbone.base_model)
+        self._norms = [pair for pair in outer if not (self._layers and pair[0] in self._layers.modules)]
         self._graphs = Graphs(device)
         self._shared_prompts = SharedPrompts(num_slots, device)
         self._rows = torch.arange(num_slots, device=device)
@@ -177,14 +183,14 @@ class ModelStep:
         chunks = LiveChunks(positions, length, self._width) if self._in_chunks else None
         layout = StepLayout(rows, positions, length, sources, shared, chunks)
         self.cache.lay_out(layout)
-        masks = step_masks(layout, self._backbone.dtype, window=self._window, layer_types=self._layer_types)
+        masks = self._masks(layout)
         if self._lean and isinstance(masks, torch.Tensor):  # one mask for all layers
             with replaced(self._lora.forwards):
                 self.hidden[:count] = self._lean(self.tokens[:count], layout, masks, self.cache)
             return
         input_ids, position_ids = self.tokens[:count, None], layout.positions[:, None]
         if self._compiled:
-            all_masks = masks.values() if isinstance(masks, dict) else [masks]
+            all_masks = masks.values() if isinstance(masks, dict) else [] if masks is None else [masks]
             _compile_for_any(0, input_ids, position_ids, layout.rows, layout.positions, sources, shared, *all_masks)
         with use_row_attention(self._config, layout), self._fast_layers(step=True):
             output = self._model(
@@ -200,8 +206,15 @@ class ModelStep:
     def _fast_layers(self, *, step: bool) -> Iterator[None]:
         """Within this context the model's parts are computed by what takes less time than their own code."""
         compiled = self._layers.used(step=step) if self._layers else nullcontext()
-        with joined(self._products), replaced([*self._lora.forwards, *self._norms]), compiled:
+        attention = [(fused.layer, fused.forward) for fused in self._fused] if step else []
+        with joined(self._products), replaced([*self._lora.forwards, *self._norms, *attention]), compiled:
             yield
+
+    def _masks(self, layout: StepLayout) -> torch.Tensor | dict[str, torch.Tensor] | None:
+        """What ``step_masks`` makes; None where attention needs no mask."""
+        if self._fused:
+            return None
+        return step_masks(layout, self._backbone.dtype, window=self._window, layer_types=self._layer_types)
 
     def _read_length(self, longest: int) -> int:
         """L of a step before which the longest slot holds ``longest`` tokens."""

@@ -36,6 +36,8 @@ def test_keys_and_values_of_all_layers_of_an_ordinary_model_are_one_tensor() -> 
     ]
     assert found == [0, one, 2 * one, 3 * one]
     assert all(layer.keys.is_contiguous() and layer.values.is_contiguous() for layer in engine.cache.layers)
+    for layer in engine.cache.layers:  # both as one tensor
+        assert layer.states.shape == (2, 3, 2, 16, 8) and layer.states.data_ptr() == layer.keys.data_ptr()
     assert [states.shape for states in engine.snapshot([0, 2]).states] == [(4, 2, 2, 4, 8)]
 
 
@@ -55,6 +57,7 @@ def test_a_pass_is_stacked_as_the_cache_of_the_slots_is() -> None:
     cache = filled_cache((1, 4), (3, 6), (3, 6), (1, 4), num_slots=3, max_length=7)
     cache.write(torch.tensor([2, 0]), saved, torch.tensor([1, 0]), 0, 5)
     layers = [(layer.keys, layer.values) for layer in cache.layers]
+    assert [layer.states for layer in cache.layers] == [None, None], "a layer's keys and values differ in shape"
     for (keys, values), (new_keys, new_values) in zip(layers, [(one, two), (three, four)], strict=True):
         assert torch.equal(keys[[2, 0], :, :5], new_keys[[1, 0]])
         assert torch.equal(values[[2, 0], :, :5], new_values[[1, 0]])

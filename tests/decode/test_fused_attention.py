@@ -1,0 +1,297 @@
+"""Steps whose attention is one kernel per layer: what transformers computes, or not used at all.
+
+Without CUDA the kernel's place is taken by `rotary_attention`.
+"""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    GemmaConfig,
+    GlmConfig,
+    GraniteConfig,
+    MixtralConfig,
+    OlmoConfig,
+    PhiConfig,
+    PreTrainedModel,
+    Qwen3Config,
+    SmolLM3Config,
+    StableLmConfig,
+)
+
+from ollm_rl.agents.policies.token import TokenPolicy
+from ollm_rl.decode import acceptance, engine, fused_attention, row_cache, step
+from ollm_rl.decode.engine import DecodeEngine
+from ollm_rl.decode.named_attention import hands_over_cache
+from ollm_rl.errors import RunWarning
+from tests.decode import rotary_attention
+from tests.decode.test_engine import random_ids
+from tests.tiny_models import full_hidden_states, randomized, tiny_config
+
+CONTEXT, SIZE = 200, 16  # tokens, head size
+
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+COMPILED = [False, pytest.param(True, marks=on_cuda)]
+not_on_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="for the stand-in")
+
+
+@pytest.fixture(autouse=True)
+def kernel_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without CUDA the engine does what it does there, with a kernel of torch's operations."""
+    if torch.cuda.is_available():
+        return
+    monkeypatch.setattr(row_cache, "STACKED", ("cpu", "cuda"))
+    monkeypatch.setattr(step, "reads_live_part", hands_over_cache)
+    monkeypatch.setattr(fused_attention, "reads_live_part", hands_over_cache)
+    monkeypatch.setattr(fused_attention, "turn_and_attend", rotary_attention.turn_and_attend, raising=False)
+
+
+def config_of(family: str, **settings: Any) -> Any:
+    config = tiny_config(family)
+    config.update({"head_dim": SIZE, "max_position_embeddings": CONTEXT, **settings})
+    return config
+
+
+def like_llama(kind: Callable[..., Any], **settings: Any) -> Any:
+    """The config of another class with the sizes of a tiny llama."""
+    sizes = config_of("llama").to_dict()
+    return kind(**{name: sizes[name] for name in sizes if name not in ("model_type", "rope_parameters")} | settings)
+
+
+def model_of(config: Any, attention: str | None = None) -> PreTrainedModel:
+    backbone = randomized(AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval())
+    return backbone.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
+
+
+def with_lora() -> PreTrainedModel:
+    torch.manual_seed(0)
+    backbone = TokenPolicy(model_of(config_of("llama")), rank=4).backbone
+    with torch.no_grad():
+        for name, weight in backbone.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.3)
+    return backbone
+
+
+def engine_of(backbone: PreTrainedModel, *, used: bool = True, num_slots: int = 4, **settings: Any) -> DecodeEngine:
+    """An engine whose steps are, or are not, computed with `FusedAttention`."""
+    made = DecodeEngine(backbone, num_slots, CONTEXT, **settings)
+    assert bool(made._step._fused) == used
+    return made
+
+
+def assert_steps(made: DecodeEngine, sequences: list[list[int]], tokens: tuple[int, ...] = (7, 8, 9)) -> None:
+    """Append tokens to slots that hold these sequences; hidden states are those of one pass without a cache."""
+    for token in tokens:
+        found = made.step(torch.tensor([token + row for row in range(len(sequences))], device=made.device))
+        for row, sequence in enumerate(sequences):
+            sequence.append(token + row)
+            expected = full_hidden_states(made.backbone, sequence)[-1]
+            torch.testing.assert_close(found[row], expected, rtol=1e-3, atol=1e-3)
+
+
+def assert_decodes(made: DecodeEngine) -> None:
+    prompts = random_ids(100, 5, 1, 31)
+    made.prefill(range(4), prompts)
+    assert_steps(made, prompts)
+
+
+USUAL = {
+    "llama": config_of("llama"),
+    "one head for all keys": config_of("llama", num_key_value_heads=1),
+    "heads of 64": config_of("llama", head_dim=64),
+    "qwen2": config_of("qwen2"),
+    "a window wider than the slots": config_of("mistral", sliding_window=CONTEXT + 1),
+    "gemma": like_llama(GemmaConfig),
+    "granite": like_llama(GraniteConfig, attention_multiplier=0.1, residual_multiplier=0.5),
+    "far positions": config_of(
+        "llama",
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 100.0,
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
+    ),
+}
+UNUSUAL = {
+    "small heads": config_of("llama", head_dim=8),
+    "heads of a size that is no power of two": config_of("llama", head_dim=24),
+    "a window": config_of("mistral"),
+    "scores with a soft cap": config_of("gemma2"),
+    "norms of queries": like_llama(Qwen3Config),
+    "learned positions": tiny_config("gpt2"),
+    "a part of the head": like_llama(PhiConfig, hidden_size=64),
+    "a part of the head, usual names": like_llama(StableLmConfig, hidden_size=64),
+    "a part of the head, by pairs": like_llama(GlmConfig),
+    "pairs": like_llama(CohereConfig, hidden_size=64),
+    "layers without positions": like_llama(SmolLM3Config, no_rope_layers=[1, 0], hidden_size=64),
+    "clamped queries": like_llama(OlmoConfig, hidden_size=64, clip_qkv=30.0),
+    "compressed keys": tiny_config("deepseek"),
+}
+
+
+@pytest.mark.parametrize("config", USUAL.values(), ids=USUAL)
+def test_models_with_the_usual_attention_are_decoded_with_the_kernel(config: Any) -> None:
+    assert_decodes(engine_of(model_of(config)))
+
+
+@not_on_cuda
+def test_a_mixture_of_experts_may_have_it_too() -> None:
+    assert_decodes(engine_of(model_of(like_llama(MixtralConfig, num_local_experts=2))))
+
+
+@pytest.mark.parametrize("config", UNUSUAL.values(), ids=UNUSUAL)
+def test_other_models_keep_their_own_code(config: Any, recwarn: pytest.WarningsRecorder) -> None:
+    config.max_position_embeddings = CONTEXT
+    assert_decodes(engine_of(model_of(config), used=False))
+    assert not [warning for warning in recwarn if issubclass(warning.category, RunWarning)]
+
+
+def test_another_attention_than_sdpa_keeps_its_own_code() -> None:
+    assert_decodes(engine_of(model_of(config_of("llama"), "eager"), used=False))
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize("family", ["llama", "qwen2", "lora"])
+def test_steps_are_those_of_the_path_without_the_kernel(
+    family: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = with_lora() if family == "lora" else model_of(config_of(family))
+    fused = engine_of(backbone, compiled=compiled)
+    monkeypatch.setattr(engine, "fused_steps", lambda backbone, max_length: [])
+    plain, prompts = engine_of(backbone, used=False, compiled=compiled), random_ids(60, 130, 3, 33)
+    for made in (fused, plain):
+        made.prefill(range(4), prompts)
+    for count in (4, 3, 1):  # fewer slots than were allocated
+        for _ in range(3):
+            tokens = torch.arange(count, device=fused.device) + 1
+            torch.testing.assert_close(fused.step(tokens), plain.step(tokens), rtol=1e-3, atol=1e-3)
+        for made in (fused, plain):
+            made.keep(range(max(1, count // 2)) if count < 4 else [0, 1, 3])
+    for name in ("keys", "values"):
+        assert fused.cache is not None and plain.cache is not None
+        for one, other in zip(fused.cache.layers, plain.cache.layers, strict=True):
+            written = [getattr(layer, name)[0, :, : fused.lengths[0]] for layer in (one, other)]
+            torch.testing.assert_close(*written, rtol=1e-3, atol=1e-3)
+
+
+def test_in_bfloat16_steps_are_as_exact_as_without_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, prompts = model_of(config_of("qwen2")).bfloat16(), random_ids(60, 130, 3, 33)
+    exact = copy.deepcopy(backbone).cpu().double()
+    expected = torch.stack([full_hidden_states(exact, [*prompt, 7])[-1] for prompt in prompts])
+    errors = []
+    for used in (True, False):
+        made = engine_of(backbone, used=used)
+        made.prefill(range(4), prompts)
+        found = made.step(torch.full((4,), 7, device=made.device)).cpu().double()
+        errors.append(float((found - expected).norm() / expected.norm()))
+        monkeypatch.setattr(engine, "fused_steps", lambda backbone, max_length: [])
+    assert errors[0] <= 1.5 * errors[1] + 0.01, errors
+
+
+def test_a_slot_reads_a_shared_prompt_from_another_one() -> None:
+    made, prompt = engine_of(model_of(config_of("llama"))), random_ids(70)[0]
+    made.prefill(range(4), [prompt, prompt, *random_ids(9, seed=1), prompt])
+    sequences = [list(prompt), list(prompt), *random_ids(9, seed=1), list(prompt)]
+    assert_steps(made, sequences)
+    assert made._step._shared_prompts.shared.tolist().count(70) >= 2
+    assert made.cache is not None
+    for layer in made.cache.layers:  # what a slot reads elsewhere need not be there
+        for slot in range(4):
+            if made._step._shared_prompts.sources[slot] != slot:
+                layer.keys[slot, :, :70] = layer.values[slot, :, :70] = 100.0
+    assert_steps(made, sequences)
+
+
+def test_slots_that_were_saved_restored_and_copied_continue_as_before() -> None:
+    made, sequences = engine_of(model_of(config_of("qwen2"))), random_ids(40, 5, 31, 64)
+    made.prefill(range(4), sequences)
+    assert_steps(made, sequences)
+    saved, held = made.snapshot([2, 0]), [list(sequences[2]), list(sequences[0])]
+    assert_steps(made, sequences)
+    made.restore(saved, [1, 3])
+    made.fork(0, [2])
+    sequences[1], sequences[3], sequences[2] = *held, list(sequences[0])
+    assert_steps(made, sequences)
+
+
+def test_no_mask_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = engine_of(model_of(config_of("llama")))
+    monkeypatch.setattr(step, "step_masks", None)
+    assert_decodes(made)
+
+
+@not_on_cuda
+@pytest.mark.parametrize("family", ["llama", "qwen2", "lora"])
+def test_one_graph_serves_all_layers_and_numbers_of_slots(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    backbone = with_lora() if family == "lora" else model_of(config_of(family))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend, fullgraph=True))
+    torch._dynamo.reset()
+    made, sequences = engine_of(backbone, compiled=True), random_ids(60, 9, 3, 33)
+    made.prefill(range(4), sequences)
+    for count in (4, 3, 2):
+        assert_steps(made, sequences)
+        made.keep(range(count - 1))
+        del sequences[count - 1 :]
+    assert len(graphs) == 2, "one graph of a pass over prompts and one of a step"
+
+
+def test_of_a_compiled_model_the_norm_behind_the_layers_is_one_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    backbone = model_of(config_of("llama"))
+    made = engine_of(backbone, compiled=True)
+    assert [layer for layer, _ in made._step._norms] == [backbone.base_model.norm]
+
+
+def test_a_model_that_is_compiled_as_a_whole_keeps_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(step, "compiled_layers", lambda backbone: None)
+    torch._dynamo.reset()
+    assert_decodes(engine_of(model_of(config_of("llama")), used=False, compiled=True))
+
+
+def test_code_that_others_have_put_in_place_of_a_forward_stays() -> None:
+    backbone = model_of(config_of("llama"))
+    attention: Any = backbone.base_model.layers[1].self_attn
+    attention.forward = lambda *args, **kwargs: type(attention).forward(attention, *args, **kwargs)
+    assert_decodes(engine_of(backbone, used=False))
+    del attention.forward
+    engine_of(backbone)
+
+
+def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel: Any = fused_attention.turn_and_attend
+    monkeypatch.setattr(fused_attention, "turn_and_attend", lambda *args: kernel(*args[:-1], 2 * args[-1]))
+    assert_decodes(engine_of(model_of(config_of("llama")), used=False))
+
+
+def test_a_kernel_that_fails_is_named_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> torch.Tensor:
+        raise RuntimeError("no such\ninstruction")
+
+    monkeypatch.setattr(fused_attention, "turn_and_attend", broken)
+    with pytest.warns(RunWarning, match=r"does not work here \(RuntimeError: no such instruction\)"):
+        made = engine_of(model_of(config_of("llama")), used=False)
+    assert_decodes(made)
+
+
+def test_a_model_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = model_of(config_of("llama"))
+    engine_of(backbone)
+    monkeypatch.setattr(acceptance, "decoding_error", None)
+    assert_decodes(engine_of(backbone))
