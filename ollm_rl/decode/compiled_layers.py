@@ -27,15 +27,11 @@ class CompiledLayers:
     Args:
         layers: All of one class, in order.
         function: Its ``forward``, compiled.
-
-    Attributes:
-        modules: All modules that are computed by it.
     """
 
     def __init__(self, layers: Sequence[nn.Module], function: Callable[..., Any]) -> None:
         self._layers, self._function = layers, function
-        self.modules = {module for layer in layers for module in layer.modules()}
-        self._numbered = [module for module in self.modules if NUMBER in vars(module)]
+        self._numbered = [module for layer in layers for module in layer.modules() if NUMBER in vars(module)]
 
     @contextmanager
     def used(self, *, step: bool) -> Iterator[None]:

@@ -74,7 +74,8 @@ class DecodeEngine:
         many = num_slots >= MANY_SLOTS and not compiled
         seen = first_pass(backbone, torch.zeros(1, 1, dtype=torch.long, device=self.device))
         in_chunks, lean = fast_steps(backbone, seen.shapes) if many else (False, None)
-        fused = fused_steps(backbone, max_length)
+        # Within compiled layers it has not been shown to be faster (experiments/results/decode.md).
+        fused = [] if compiled else fused_steps(backbone, max_length)
         self._step = ModelStep(
             backbone, num_slots, max_length, compiled=compiled, seen=seen, in_chunks=in_chunks, lean=lean, fused=fused
         )

@@ -50,7 +50,7 @@ class ModelStep:
         seen: A pass of the model, from which sizes are taken.
         in_chunks: Whether the cache stores keys and values in chunks.
         lean: What computes steps in place of the model, with a cache in chunks.
-        fused: What computes the attention of steps, in all layers or none. It needs no mask.
+        fused: What computes the attention of steps that are not compiled, in all layers or none. It needs no mask.
 
     Attributes:
         cache: Keys and values; None until ``allocate``.
@@ -87,8 +87,7 @@ class ModelStep:
         self._is_causal = compiled and is_causal(backbone, self._window, self._layer_types, max_length)
         self._reads_live_part = reads_live_part(backbone)
         self._in_chunks, self._lean = in_chunks, lean
-        # In one graph of all layers each would write a copy of the cache, because their parts share memory.
-        self._fused = [] if whole else fused
+        self._fused = fused
         self._width = -(-max_length // CHUNK) * CHUNK if self._in_chunks else max_length
         # Without the row kernel a step reads the cache up to the longest slot, rounded up to a multiple.
         self._bucket = self._width if self._reads_live_part else CHUNK
@@ -96,8 +95,7 @@ class ModelStep:
         self._products = joint_products(backbone) if device.type == "cuda" else []
         self._lora = LoraLayers(backbone)
         # What is compiled is fused there.
-        outer = [] if whole else fused_norms(backbone.base_model)
-        self._norms = [pair for pair in outer if not (self._layers and pair[0] in self._layers.modules)]
+        self._norms = [] if compiled else fused_norms(backbone.base_model)
         self._graphs = Graphs(device)
         self._shared_prompts = SharedPrompts(num_slots, device)
         self._rows = torch.arange(num_slots, device=device)
@@ -190,7 +188,7 @@ class ModelStep:
             return
         input_ids, position_ids = self.tokens[:count, None], layout.positions[:, None]
         if self._compiled:
-            all_masks = masks.values() if isinstance(masks, dict) else [] if masks is None else [masks]
+            all_masks = masks.values() if isinstance(masks, dict) else [masks]
             _compile_for_any(0, input_ids, position_ids, layout.rows, layout.positions, sources, shared, *all_masks)
         with use_row_attention(self._config, layout), self._fast_layers(step=True):
             output = self._model(

@@ -36,8 +36,6 @@ from tests.tiny_models import full_hidden_states, randomized, tiny_config
 
 CONTEXT, SIZE = 200, 16  # tokens, head size
 
-on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-COMPILED = [False, pytest.param(True, marks=on_cuda)]
 not_on_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="for the stand-in")
 
 
@@ -160,15 +158,12 @@ def test_another_attention_than_sdpa_keeps_its_own_code() -> None:
     assert_decodes(engine_of(model_of(config_of("llama"), "eager"), used=False))
 
 
-@pytest.mark.parametrize("compiled", COMPILED)
 @pytest.mark.parametrize("family", ["llama", "qwen2", "lora"])
-def test_steps_are_those_of_the_path_without_the_kernel(
-    family: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_are_those_of_the_path_without_the_kernel(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = with_lora() if family == "lora" else model_of(config_of(family))
-    fused = engine_of(backbone, compiled=compiled)
+    fused = engine_of(backbone)
     monkeypatch.setattr(engine, "fused_steps", lambda backbone, max_length: [])
-    plain, prompts = engine_of(backbone, used=False, compiled=compiled), random_ids(60, 130, 3, 33)
+    plain, prompts = engine_of(backbone, used=False), random_ids(60, 130, 3, 33)
     for made in (fused, plain):
         made.prefill(range(4), prompts)
     for count in (4, 3, 1):  # fewer slots than were allocated
@@ -230,39 +225,11 @@ def test_no_mask_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_decodes(made)
 
 
-@not_on_cuda
-@pytest.mark.parametrize("family", ["llama", "qwen2", "lora"])
-def test_one_graph_serves_all_layers_and_numbers_of_slots(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    graphs: list[Any] = []
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
-    backbone = with_lora() if family == "lora" else model_of(config_of(family))
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend, fullgraph=True))
-    torch._dynamo.reset()
-    made, sequences = engine_of(backbone, compiled=True), random_ids(60, 9, 3, 33)
-    made.prefill(range(4), sequences)
-    for count in (4, 3, 2):
-        assert_steps(made, sequences)
-        made.keep(range(count - 1))
-        del sequences[count - 1 :]
-    assert len(graphs) == 2, "one graph of a pass over prompts and one of a step"
-
-
-def test_of_a_compiled_model_the_norm_behind_the_layers_is_one_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_compiled_steps_keep_their_own_code(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    backbone = model_of(config_of("llama"))
-    made = engine_of(backbone, compiled=True)
-    assert [layer for layer, _ in made._step._norms] == [backbone.base_model.norm]
-
-
-def test_a_model_that_is_compiled_as_a_whole_keeps_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    monkeypatch.setattr(step, "compiled_layers", lambda backbone: None)
     torch._dynamo.reset()
-    assert_decodes(engine_of(model_of(config_of("llama")), used=False, compiled=True))
+    assert_decodes(engine_of(model_of(config_of("llama")), used=not compiled, compiled=compiled))
 
 
 def test_code_that_others_have_put_in_place_of_a_forward_stays() -> None:
