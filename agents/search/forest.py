@@ -1,8 +1,8 @@
 """Many trees of completions in parallel on one decode engine; no prefix is run twice.
 
-Every node keeps a snapshot of its keys and values beyond the prompt until its tree is finished. So a branch begins with
-a copy instead of a pass over its prefix. Each tree has its own slots, which always hold its prompt, and each step runs
-all slots of all trees. So the result of a tree does not depend on the trees beside it.
+Every token of a tree is kept once, with its keys and values, until the tree is finished. So a branch begins with a copy
+of its path instead of a pass over it. Each tree has its own slots, which always hold its prompt, and each step runs all
+slots of all trees. So the result of a tree does not depend on the trees beside it.
 """
 
 from collections import deque
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.search.tree import Node, Search, Tree
 from ollm_rl.decode.engine import DecodeEngine
+from ollm_rl.decode.token_store import TokenStore
 
 MOVES = 32  # maximum moves of a node, the most probable tokens: all options, or the top of the vocabulary
 
@@ -45,6 +46,8 @@ class _Group:
 
     tree: Tree
     slots: list[int]
+    region: range  # of places in the store
+    num_saved: int = 0  # tokens in its first places
     num_searches: int = 0  # not yet finished
     queue: deque[_Job] = field(default_factory=deque)
     waiting: list[Search] = field(default_factory=list)  # for one step of the others
@@ -59,7 +62,7 @@ class Forest:
         end_tokens: Each ends a completion and is part of it.
         max_new_tokens: Token limit per completion.
         leaves: Slots per tree.
-        fork: Whether branches begin from snapshots; if not, each runs its prefix again (for comparison).
+        fork: Whether branches begin from copies; if not, each runs its prefix again (for comparison).
 
     Attributes:
         recomputed: Prefix tokens that were run again.
@@ -91,12 +94,15 @@ class Forest:
             create_searches: Creates the searches of a tree, which run in parallel in its slots.
         """
         waiting = deque(trees)
-        width = min(len(trees), self.engine.num_slots // self.leaves)
+        width, budget = min(len(trees), self.engine.num_slots // self.leaves), max(tree.budget for tree in trees)
         self.engine.restart(width * self.leaves)
         free = [list(range(first * self.leaves, (first + 1) * self.leaves)) for first in range(width)]
+        self._store = TokenStore(self.engine, width * budget)
+        regions = [range(first * budget, (first + 1) * budget) for first in range(width)]
         with tqdm(total=len(trees), desc="search") as bar:
             while waiting or self._groups:
-                begun = [_Group(waiting.popleft(), free.pop()) for _ in range(min(len(free), len(waiting)))]
+                count = min(len(free), len(waiting))
+                begun = [_Group(waiting.popleft(), free.pop(), regions.pop()) for _ in range(count)]
                 self._begin(begun)
                 self._inspect(create_searches)
                 self._resume_waiting()
@@ -104,8 +110,7 @@ class Forest:
                 done = [group for group in self._groups if not group.num_searches and group.slots[0] not in self._jobs]
                 self._groups = [group for group in self._groups if group not in done]
                 free += [group.slots for group in done]
-                for group in done:
-                    _forget_states(group.tree.root)
+                regions += [group.region for group in done]
                 if done:
                     bar.update(len(done))
                 if not waiting:
@@ -140,14 +145,11 @@ class Forest:
             job.node.moves, job.node.log_probs = moves[:count], scores[:count]
             if count > 1 or self._append(group.tree, job, moves[0]):
                 stopped.append((group, slot))
-        at_nodes = [slot for _, slot in stopped if self._jobs[slot].node.moves]
-        snapshot = None
-        if at_nodes and self.fork:
-            prompt = min(len(group.tree.prompt) for group, _ in stopped)
-            snapshot = self.engine.snapshot(at_nodes, start=prompt)
-        for row, slot in enumerate(at_nodes):
-            node = self._node_in[slot] = self._jobs[slot].node
-            node.state = None if snapshot is None else (snapshot, row)
+        at_nodes = [(group, slot) for group, slot in stopped if self._jobs[slot].node.moves]
+        for _, slot in at_nodes:
+            self._node_in[slot] = self._jobs[slot].node
+        if self.fork:
+            self._save(at_nodes)
         for group, slot in stopped:
             job = self._jobs.pop(slot)
             if job.request is None:
@@ -157,6 +159,24 @@ class Forest:
                     self._resume(group, search, None)
             else:
                 self._deliver(group, job)
+
+    def _save(self, at_nodes: Sequence[tuple[_Group, int]]) -> None:
+        """Save the tokens between new nodes and their parents."""
+        slots: list[int] = []
+        positions: list[int] = []
+        places: list[int] = []
+        for group, slot in at_nodes:
+            job, prompt = self._jobs[slot], len(group.tree.prompt)
+            known = [] if job.parent is None else job.parent.places
+            new = range(len(known), len(job.node.tokens))
+            saved = group.region[group.num_saved : group.num_saved + len(new)]
+            group.num_saved += len(new)
+            job.node.places = [*known, *saved]
+            slots += [slot] * len(new)
+            positions += [prompt + token for token in new]
+            places += saved
+        if slots:
+            self._store.save(slots, positions, places)
 
     def _append(self, tree: Tree, job: _Job, token: int) -> bool:
         """Add a token to a job's node; True if the job ends there: at an end or out of budget."""
@@ -208,7 +228,7 @@ class Forest:
 
     def _assign_slots(self) -> None:
         """Assign slots to queued jobs, if possible the slot that holds their parent."""
-        branches: list[tuple[int, Node, Tree]] = []
+        branches: list[tuple[int, Node, Tree]] = []  # slots, and the nodes from which they continue
         for group in self._groups:
             while group.queue:
                 idle = [slot for slot in group.slots if slot not in self._jobs]
@@ -230,7 +250,8 @@ class Forest:
                     branches.append((slot, job.parent, group.tree))
         slots = [slot for slot, _, _ in branches]
         if self.fork:
-            self.engine.begin(slots, [node.state for _, node, _ in branches if node.state is not None])
+            prompts = [len(tree.prompt) for _, _, tree in branches]
+            self._store.continue_slots(slots, prompts, [node.places for _, node, _ in branches])
         elif branches:
             prefixes = [tree.prompt + node.tokens for _, node, tree in branches]
             self.recomputed += sum(map(len, prefixes))
@@ -264,12 +285,3 @@ class Forest:
         for group in self._groups:
             group.slots = [new_slots[slot] for slot in group.slots]
         return []
-
-
-def _forget_states(root: Node) -> None:
-    """Free the memory of a finished tree's snapshots."""
-    nodes = [root]
-    while nodes:
-        node = nodes.pop()
-        node.state = None
-        nodes += node.children.values()

@@ -7,8 +7,6 @@ the tokens are decoded without a node.
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
-from ollm_rl.decode.row_cache import Snapshot
-
 
 @dataclass(eq=False)
 class Node:
@@ -22,7 +20,7 @@ class Node:
         moves: Tokens that may follow, the most probable first; empty at an end.
         log_probs: Log-probabilities of the moves, in nats.
         cut: Whether the budget was spent before the next node or end.
-        state: Snapshot, and the row in it, to continue from.
+        places: Where the `TokenStore` has its tokens, to continue from them.
         children: Child nodes by the move that leads to them.
         visits: Simulations through this node, running ones included (tree search).
         total: Sum of the values of these simulations.
@@ -37,7 +35,7 @@ class Node:
     moves: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     cut: bool = False
-    state: tuple[Snapshot, int] | None = None
+    places: list[int] = field(default_factory=list)
     children: dict[int, "Node"] = field(default_factory=dict)
     visits: int = 0
     total: float = 0.0

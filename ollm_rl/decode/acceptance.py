@@ -166,7 +166,7 @@ def _decoded(step: ModelStep, tokens: torch.Tensor, states: list[torch.Tensor], 
     for stack in states:
         for row, length in enumerate(lengths):
             stack[:, row, :, length - STEPS :] = 0  # the steps have to write these
-    step.allocate(len(tokens)).write(index, states, index, 0, tokens.shape[1])
+    step.allocate(len(tokens)).write(index, states, index, tokens.shape[1])
     hidden = []
     for number in range(-STEPS, 0):
         step.positions[:] = ends + number

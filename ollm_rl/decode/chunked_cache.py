@@ -9,26 +9,29 @@ import torch
 from ollm_rl.decode.live_chunks import CHUNK
 
 
-def tokens_of(stack: torch.Tensor, slots: torch.Tensor, start: int, end: int) -> torch.Tensor:
-    """A copy of the tokens of slots in [start, end), (G, B, heads, end - start, D).
+def tokens_of(stack: torch.Tensor, slots: torch.Tensor, width: int) -> torch.Tensor:
+    """A copy of the first tokens of slots, (G, B, heads, width, D).
 
     Args:
         stack: Keys or values, (G, S, heads, max_length, D); in chunks (G, S, heads, M, C, D).
         slots: Numbers of the slots, (B,).
-        start: First token.
-        end: End of the tokens.
+        width: Number of tokens.
     """
     if stack.dim() == 5:
-        return stack[:, slots, :, start:end]
-    first = start // CHUNK
-    tokens = stack[:, slots, :, first : -(-end // CHUNK)].flatten(3, 4)
-    return tokens[:, :, :, start - first * CHUNK : end - first * CHUNK]
+        return stack[:, slots, :, :width]
+    return stack[:, slots, :, : -(-width // CHUNK)].flatten(3, 4)[:, :, :, :width]
 
 
-def set_tokens(stack: torch.Tensor, slots: torch.Tensor, start: int, end: int, states: torch.Tensor) -> None:
-    """Overwrite what ``tokens_of`` reads by ``states``, (G, B, heads, end - start, D)."""
+def set_tokens(stack: torch.Tensor, slots: torch.Tensor, width: int, states: torch.Tensor) -> None:
+    """Overwrite what ``tokens_of`` reads by ``states``, (G, B, heads, width, D)."""
     if stack.dim() == 5:
-        stack[:, slots, :, start:end] = states
+        stack[:, slots, :, :width] = states
         return
-    tokens = torch.arange(start, end)
-    stack[:, slots[:, None], :, tokens // CHUNK, tokens % CHUNK] = states.permute(1, 3, 0, 2, 4)
+    stack[index_of(stack, slots[:, None], torch.arange(width))] = states.permute(1, 3, 0, 2, 4)
+
+
+def index_of(stack: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor) -> tuple[slice | torch.Tensor, ...]:
+    """The index of single tokens, by two tensors of one shape (...): what it reads is (..., G, heads, D)."""
+    if stack.dim() == 5:
+        return slice(None), slots, slice(None), positions
+    return slice(None), slots, slice(None), positions // CHUNK, positions % CHUNK

@@ -147,24 +147,17 @@ class DecodeEngine:
             self.restore(snapshot, [slots[index] for index in group], [states[index][1] for index in group])
         return self.hidden[self._index(slots)]
 
-    def snapshot(self, slots: Sequence[int], start: int = 0) -> Snapshot:
+    def snapshot(self, slots: Sequence[int]) -> Snapshot:
         """Save occupied slots, to continue from them later or elsewhere; the slots do not change.
 
-        Args:
-            slots: Slot numbers.
-            start: Number of tokens at the beginning that are not saved, at most the length of the shortest slot. Slots
-                that are restored from the snapshot must already hold these tokens, as slots of the same prompt do.
-
         Raises:
-            ValueError: If a slot is not occupied or holds fewer tokens than ``start``.
+            ValueError: If a slot is not occupied.
         """
         self._check_occupied(slots)
         assert self.cache is not None
         lengths, index = [self.lengths[slot] for slot in slots], self._index(slots)
-        if not 0 <= start <= min(lengths):
-            raise ValueError(f"start={start} is not within 0 to {min(lengths)}, the tokens of the shortest slot")
         prompts = [self.prompts[slot] for slot in slots]
-        return Snapshot(self.cache.read(index, start, max(lengths)), lengths, self.hidden[index], prompts, start)
+        return Snapshot(self.cache.read(index, max(lengths)), lengths, self.hidden[index], prompts)
 
     def restore(self, snapshot: Snapshot, slots: Sequence[int], rows: Sequence[int] | None = None) -> torch.Tensor:
         """Fill slots from a snapshot, exactly; their previous contents are overwritten.
@@ -178,8 +171,7 @@ class DecodeEngine:
             h_t of these slots, (B, H), as it was when they were saved.
 
         Raises:
-            ValueError: If there is not one row per slot, a row is longer than a slot, or a slot holds fewer tokens than
-                were left out of the snapshot.
+            ValueError: If there is not one row per slot, or a row is longer than a slot.
         """
         rows = range(len(slots)) if rows is None else rows
         if len(rows) != len(slots) or max(rows) >= len(snapshot.lengths):
@@ -190,15 +182,9 @@ class DecodeEngine:
         longest = max(lengths)
         if longest > self.max_length:
             raise ValueError(f"a saved slot of {longest} tokens does not fit slots of {self.max_length}")
-        for slot in slots:
-            if self.lengths[slot] < snapshot.start:
-                raise ValueError(
-                    f"slot {slot} holds {self.lengths[slot]} tokens, and the snapshot left the first {snapshot.start} "
-                    "out; fill the slot with them first, or save with start=0"
-                )
         # One copy to the device instead of three.
         index, source, positions = to_device([list(slots), list(rows), lengths], self.device)
-        self._step.allocate(self.num_slots).write(index, snapshot.states, source, snapshot.start, longest)
+        self._step.allocate(self.num_slots).write(index, snapshot.states, source, longest)
         hidden = snapshot.hidden[source]
         self.hidden[index], self._step.positions[index] = hidden, positions
         for slot, row, length in zip(slots, rows, lengths, strict=True):

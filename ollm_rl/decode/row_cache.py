@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
-from ollm_rl.decode.chunked_cache import set_tokens, tokens_of
+from ollm_rl.decode.chunked_cache import index_of, set_tokens, tokens_of
 from ollm_rl.decode.live_chunks import CHUNK, LiveChunks
 from ollm_rl.decode.memory import zeros
 from ollm_rl.decode.named_attention import hands_over_cache
@@ -43,23 +43,21 @@ class Snapshot(NamedTuple):
 
     Attributes:
         states: Keys and values of the model's layers as ``stacked`` orders them, each (G, N, heads, width, head size).
-        lengths: Number of tokens in each of the N slots, at most start + width.
+        lengths: Number of tokens in each of the N slots, at most the width.
         hidden: h_t at their last tokens, (N, H).
         prompts: Encoded prompt of each of the N slots; None if it has been overwritten.
-        start: Number of tokens before those in ``states``, which a slot must already hold to continue from here.
     """
 
     states: list[torch.Tensor]
     lengths: list[int]
     hidden: torch.Tensor
     prompts: list[EncodedPrompt | None]
-    start: int = 0
 
     def select(self, rows: Sequence[int]) -> "Snapshot":
         """A copy of some rows, cut to their greatest length."""
         index, lengths = to_device(rows, self.hidden.device), [self.lengths[row] for row in rows]
-        states = [stack[:, index, :, : max(lengths) - self.start] for stack in self.states]
-        return Snapshot(states, lengths, self.hidden[index], [self.prompts[row] for row in rows], self.start)
+        states = [stack[:, index, :, : max(lengths)] for stack in self.states]
+        return Snapshot(states, lengths, self.hidden[index], [self.prompts[row] for row in rows])
 
 
 @dataclass
@@ -170,23 +168,30 @@ class RowCache(Cache):
         for layer in self.layers:
             layer.layout = layout
 
-    def read(self, slots: torch.Tensor, start: int, end: int) -> list[torch.Tensor]:
-        """Copies of the tokens of some slots in [start, end), each (G, B, heads, end - start, head size)."""
-        return [tokens_of(stack, slots, start, end) for stack in self.stacks]
+    def read(self, slots: torch.Tensor, width: int) -> list[torch.Tensor]:
+        """Copies of the first tokens of some slots, each (G, B, heads, width, head size)."""
+        return [tokens_of(stack, slots, width) for stack in self.stacks]
 
-    def write(
-        self, slots: torch.Tensor, states: Sequence[torch.Tensor], rows: torch.Tensor, start: int, end: int
-    ) -> None:
-        """Copy the first tokens of rows of saved states, as ``read`` returns them, to [start, end) of slots."""
+    def write(self, slots: torch.Tensor, states: Sequence[torch.Tensor], rows: torch.Tensor, width: int) -> None:
+        """Copy the first tokens of rows of saved states, as ``read`` returns them, to slots."""
         for stack, saved in zip(self.stacks, states, strict=True):
-            for part in _parts(stack, len(slots), end - start):
-                set_tokens(stack[part], slots, start, end, saved[part][:, rows, :, : end - start])
+            for part in _parts(stack, len(slots), width):
+                set_tokens(stack[part], slots, width, saved[part][:, rows, :, :width])
+
+    def read_tokens(self, slots: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
+        """Copies of N tokens, each named by its slot and its position in it, (N,): (N, G, heads, head size) each."""
+        return [stack[index_of(stack, slots, positions)] for stack in self.stacks]
+
+    def write_tokens(self, slots: torch.Tensor, positions: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
+        """Overwrite what ``read_tokens`` reads."""
+        for stack, saved in zip(self.stacks, states, strict=True):
+            stack[index_of(stack, slots, positions)] = saved
 
     def copy(self, sources: torch.Tensor, targets: torch.Tensor, width: int) -> None:
         """Copy the first ``width`` tokens of slots to other slots; a slot may be both source and target."""
         for stack in self.stacks:
             for part in _parts(stack, len(targets), width):
-                set_tokens(stack[part], targets, 0, width, tokens_of(stack[part], sources, 0, width))
+                set_tokens(stack[part], targets, width, tokens_of(stack[part], sources, width))
 
 
 def _parts(stack: torch.Tensor, slots: int, width: int) -> Iterator[slice]:

@@ -135,17 +135,22 @@ def test_slots_are_filled_moved_and_saved_alike_whether_keys_lie_in_chunks_or_no
         RowCache(shapes, 3, WIDTH, dtype=torch.float32, device=device, in_chunks=flag) for flag in (True, False)
     )
     states = [torch.randn(1, 3, 2, WIDTH, size) for _, size in shapes]
+    single = [torch.randn(3, 1, 2, size) for _, size in shapes]
+    slots, positions = torch.tensor([2, 0, 2]), torch.tensor([CHUNK + 1, 3, 2 * CHUNK])
     for cache in (chunked, plain):
-        slots, rows = torch.tensor([2, 0]), torch.tensor([1, 2])
-        cache.write(slots, states, rows, 0, CHUNK + 3)  # ends within the second chunk
-        cache.write(slots, states, rows, CHUNK + 3, 3 * CHUNK - 1)
+        cache.write(torch.tensor([2, 0]), states, torch.tensor([1, 2]), 2 * CHUNK + 3)  # ends within a chunk
+        cache.write_tokens(slots, positions, single)
         cache.copy(torch.tensor([0, 2]), torch.tensor([1, 0]), CHUNK + 5)
-    for start, end in ((0, WIDTH), (CHUNK - 1, CHUNK + 1), (2 * CHUNK, 2 * CHUNK + 7), (5, 5)):
-        pairs = zip(*(cache.read(torch.arange(3), start, end) for cache in (chunked, plain)), strict=True)
+    for width in (WIDTH, CHUNK + 1, 2 * CHUNK, 5, 0):
+        pairs = zip(*(cache.read(torch.arange(3), width) for cache in (chunked, plain)), strict=True)
         assert all(torch.equal(found, expected) for found, expected in pairs)
-    keys, _ = chunked.read(torch.tensor([1]), CHUNK, CHUNK + 5)
-    (written,) = states[0][0, 2:]
-    assert torch.equal(keys[0, 0], torch.cat([written[:, CHUNK : CHUNK + 3], written[:, :2]], 1))
+    keys, _ = chunked.read(torch.tensor([1]), CHUNK + 5)
+    expected = states[0][0, 2, :, : CHUNK + 5].clone()
+    expected[:, 3] = single[0][1, 0]
+    assert torch.equal(keys[0, 0], expected)
+    for cache in (chunked, plain):
+        _, values = cache.read_tokens(torch.tensor([2, 0]), torch.tensor([2 * CHUNK, CHUNK + 1]))
+        assert torch.equal(values, torch.stack([single[1][2], single[1][0]])), "slot 0 was copied from slot 2"
 
 
 def test_prompts_are_encoded_in_passes_that_fit_the_cache_of_a_processor() -> None:

@@ -55,7 +55,7 @@ def test_a_pass_is_stacked_as_the_cache_of_the_slots_is() -> None:
     saved = stacked(encoded)
     assert [states.shape for states in saved] == [(2, 2, 1, 5, 4), (2, 2, 3, 5, 6)]
     cache = filled_cache((1, 4), (3, 6), (3, 6), (1, 4), num_slots=3, max_length=7)
-    cache.write(torch.tensor([2, 0]), saved, torch.tensor([1, 0]), 0, 5)
+    cache.write(torch.tensor([2, 0]), saved, torch.tensor([1, 0]), 5)
     layers = [(layer.keys, layer.values) for layer in cache.layers]
     assert [layer.states for layer in cache.layers] == [None, None], "a layer's keys and values differ in shape"
     for (keys, values), (new_keys, new_values) in zip(layers, [(one, two), (three, four)], strict=True):
@@ -75,7 +75,7 @@ def test_slots_are_swapped_correctly_however_little_is_moved_at_a_time(
     assert torch.equal(after[:, [1, 0], :, :4], before[:, [0, 1], :, :4])
     assert torch.equal(after[..., 4, :], before[..., 4, :])
     assert torch.equal(after[:, 2], before[:, 2])
-    cache.write(torch.tensor([2]), [before[:, [1, 0]]], torch.tensor([1]), 0, 3)
+    cache.write(torch.tensor([2]), [before[:, [1, 0]]], torch.tensor([1]), 3)
     assert torch.equal(after[:, 2, :, :3], before[:, 0, :, :3])
     assert torch.equal(after[:, 2, :, 3:], before[:, 2, :, 3:])
     assert torch.equal(after[:, :2, :, 4], before[:, :2, :, 4])
