@@ -11,8 +11,12 @@ presets=$(dirname "$0")/../presets
 # shellcheck disable=SC2206  # words of flags
 options=(${OPTIONS:-}) compare=(${COMPARE:-})
 "$(dirname "$0")/smollm2_english_options.sh" "$data" "$out"
-python3 -m ollm_rl.cli sft --config "$presets/smollm2_options.yaml" --backbone "$out/backbone" \
-    --data "jsonl:$out/data/sft.jsonl" "${options[@]}" --max_steps 1 --learning_rate 1e-9 --out "$out/untrained"
+sft() { # NAME, flags
+    python3 -m ollm_rl.cli sft --config "$presets/smollm2_options.yaml" --backbone "$out/backbone" \
+        --data "jsonl:$out/data/sft.jsonl" "${options[@]}" "${@:2}" --out "$out/$1"
+}
+sft untrained --max_steps 1 --learning_rate 1e-9
+sft one-option --options.num_options 1
 for name in fresh controls ppo; do
     sed "s#runs/#$out/#" "$presets/smollm2_human_styles_${name}_compare.yaml" >"$out/$name.yaml"
     python3 -m ollm_rl.cli compare --config "$out/$name.yaml" --train.model "$out/options" \

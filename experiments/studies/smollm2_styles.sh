@@ -15,6 +15,8 @@ ollm sft --config "$presets/smollm2_options.yaml" --max_steps 120 --backbone "$o
 ollm compare --config "$presets/smollm2_styles_compare.yaml" --train.model "$out/options" --out "$out/compare"
 ollm sft --config "$presets/smollm2_options.yaml" --max_steps 1 --learning_rate 1e-9 --backbone "$out/backbone" --data arith \
     --out "$out/untrained"
-sed "s#runs/untrained#$out/untrained#" "$presets/smollm2_styles_controls_compare.yaml" >"$out/controls.yaml"
+ollm sft --config "$presets/smollm2_options.yaml" --max_steps 120 --options.num_options 1 --backbone "$out/backbone" --data arith \
+    --out "$out/one-option"
+sed "s#runs/#$out/#" "$presets/smollm2_styles_controls_compare.yaml" >"$out/controls.yaml"
 ollm compare --config "$out/controls.yaml" --train.model "$out/options" --out "$out/controls"
 ollm compare --config "$presets/smollm2_styles_ppo_compare.yaml" --train.model "$out/options" --out "$out/ppo"

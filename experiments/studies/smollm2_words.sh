@@ -21,7 +21,9 @@ ollm sft --config "$presets/smollm2_options.yaml" --options.kl_target 0.8 --back
     --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/options"
 ollm sft --config "$presets/smollm2_options.yaml" --max_steps 1 --learning_rate 1e-9 --backbone "$out/backbone" \
     --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/untrained"
-sed "s#runs/untrained#$out/untrained#" "$presets/smollm2_words_controls_compare.yaml" >"$out/controls.yaml"
+ollm sft --config "$presets/smollm2_options.yaml" --options.num_options 1 --backbone "$out/backbone" \
+    --data "jsonl:$data/gsm8k_train.jsonl" --out "$out/one-option"
+sed "s#runs/#$out/#" "$presets/smollm2_words_controls_compare.yaml" >"$out/controls.yaml"
 compare() { # CONFIG, NAME
     ollm compare --config "$1" --train.model "$out/options" --train.data "jsonl:$out/train.jsonl" \
         --train.eval_data "jsonl:$out/test.jsonl" --eval_data "jsonl:$out/test.jsonl" --out "$out/$2"
