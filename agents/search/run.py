@@ -29,6 +29,7 @@ from ollm_rl.backbones.loading import context_length
 from ollm_rl.backbones.names import ModelName, resolve
 from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
+from ollm_rl.decode.memory import check_capacity
 from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import UsageError
@@ -187,9 +188,13 @@ def _grow(
     """Tree search for every prompt."""
     ends = end_tokens(policy.backbone, tokenizer)
     slots = min(settings.num_slots, settings.leaves * len(prompts))
+    engine = DecodeEngine(policy.backbone, slots, max(map(len, prompts)) + settings.max_new_tokens)
+    tree_bytes = settings.budget_tokens * engine.token_bytes
+    held = f"{engine.max_length} tokens, and budget_tokens={settings.budget_tokens} of each tree,"
+    check_capacity(slots, engine.slot_bytes + tree_bytes // settings.leaves, held, engine.device)
     forest = Forest(
         policy,
-        DecodeEngine(policy.backbone, slots, max(map(len, prompts)) + settings.max_new_tokens),
+        engine,
         end_tokens=ends,
         max_new_tokens=settings.max_new_tokens,
         leaves=settings.leaves,

@@ -9,7 +9,7 @@ Letters: R rows, N compared positions of a row, T tokens, H hidden.
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -29,7 +29,7 @@ WINDOW = 4  # tokens; a longer window is cut to this for the comparison, so that
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.25
 
 _accepted: WeakSet[PreTrainedModel] = WeakSet()
-_fused: WeakSet[PreTrainedModel] = WeakSet()  # with `FusedAttention`
+_fused: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()  # whether `FusedAttention` computes the same
 
 
 def check_decoding(backbone: PreTrainedModel) -> None:
@@ -98,27 +98,29 @@ def fast_steps(backbone: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> 
 def fused_steps(backbone: PreTrainedModel, max_length: int) -> list[FusedAttention]:
     """The attention of all layers for steps on CUDA; none where that computes something else, or fails.
 
-    It is tried as decoding itself is, once for a model object that it fits.
+    It is tried as decoding itself is, once for a model object.
 
     Args:
         backbone: The model.
         max_length: Maximum number of tokens in a slot.
     """
     fused = fused_attention(backbone, max_length)
-    if not fused or backbone in _fused:
-        return fused
+    if fused and backbone not in _fused:
+        _fused[backbone] = _computes_the_same(backbone, fused)
+    return fused if _fused.get(backbone) else []
+
+
+def _computes_the_same(backbone: PreTrainedModel, fused: Sequence[FusedAttention]) -> bool:
+    """Whether a model decodes with this attention; says so if its kernel fails."""
     try:
-        if not decoding_error(backbone, fused=fused) <= _tolerance(backbone):
-            return []
+        return decoding_error(backbone, fused=fused) <= _tolerance(backbone)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a compiler of kernels raises
         problem = f"{type(error).__name__}: {one_line(error)}"
         message = f"the kernel for rotary embedding and attention does not work here ({problem}); decoding is slower"
-        warnings.warn(message, RunWarning, stacklevel=3)
-        return []
-    _fused.add(backbone)
-    return fused
+        warnings.warn(message, RunWarning, stacklevel=4)
+        return False
 
 
 def _tolerance(backbone: PreTrainedModel) -> float:

@@ -79,7 +79,7 @@ class DecodeEngine:
         self._step = ModelStep(
             backbone, num_slots, max_length, compiled=compiled, seen=seen, in_chunks=in_chunks, lean=lean, fused=fused
         )
-        check_capacity(num_slots, self._step.slot_bytes, max_length, self.device)
+        check_capacity(num_slots, self.slot_bytes, f"{max_length} tokens", self.device)
         self.lengths = [0] * num_slots
         self.prompts: list[EncodedPrompt | None] = [None] * num_slots
 
@@ -87,6 +87,16 @@ class DecodeEngine:
     def hidden(self) -> torch.Tensor:
         """h_t of every slot, (S, H); rows of unoccupied slots are undefined."""
         return self._step.hidden
+
+    @property
+    def slot_bytes(self) -> int:
+        """Memory of one slot's keys and values."""
+        return self._step.slot_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Memory of one token's keys and values."""
+        return self._step.token_bytes
 
     @property
     def cache(self) -> RowCache | None:

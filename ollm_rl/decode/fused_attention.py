@@ -133,7 +133,10 @@ def _is_usual(call: _Call, states: Any) -> bool:
     shapes = states.values.shape == states.keys.shape and size >= 16 and size & (size - 1) == 0
     if hidden is None or angles is None or not shapes or [angle.shape for angle in angles] != [(1, 1, size)] * 2:
         return False
-    key, value = (product(hidden).view(states.keys.shape) for product in (call.layer.k_proj, call.layer.v_proj))
+    key, value = (product(hidden) for product in (call.layer.k_proj, call.layer.v_proj))
+    if not key.numel() == value.numel() == states.keys.numel():
+        return False
+    key, value = key.view(states.keys.shape), value.view(states.keys.shape)
     tolerance = TOLERANCE if key.dtype == torch.float32 else HALF_TOLERANCE
     pairs = (rotated(key, *angles), states.keys), (value, states.values)
     return all((found - stored).norm() <= tolerance * stored.norm() for found, stored in pairs)

@@ -22,8 +22,14 @@ def free_memory(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def check_capacity(num_slots: int, slot_bytes: int, max_length: int, device: torch.device) -> None:
+def check_capacity(num_slots: int, slot_bytes: int, held: str, device: torch.device) -> None:
     """Refuse more slots than fit.
+
+    Args:
+        num_slots: Number of slots.
+        slot_bytes: Bytes that each needs.
+        held: What they hold, for the message.
+        device: Where they are.
 
     Raises:
         UsageError: If they do not fit; the message states the maximum number that fits.
@@ -32,7 +38,7 @@ def check_capacity(num_slots: int, slot_bytes: int, max_length: int, device: tor
     max_slots = int(SHARE * free) // slot_bytes
     if num_slots > max_slots:
         raise UsageError(
-            f"num_slots={num_slots} of {max_length} tokens need {num_slots * slot_bytes / 2**30:.1f} GiB, but of the "
+            f"num_slots={num_slots} of {held} need {num_slots * slot_bytes / 2**30:.1f} GiB, but of the "
             f"{free / 2**30:.1f} GiB free on {device} at most {SHARE:.0%} are for slots; the largest batch that fits "
             f"is {max_slots}"
         )

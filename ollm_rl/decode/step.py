@@ -57,7 +57,8 @@ class ModelStep:
         tokens: Next token of every slot, (S,); read by a step.
         positions: Position of that token, (S,); read by a step.
         hidden: h_t of every slot, (S, H); written by a step.
-        slot_bytes: Memory of one slot's keys and values.
+        token_bytes: Memory of one token's keys and values.
+        slot_bytes: Memory of one slot's.
 
     Raises:
         UsageError: If the architecture's attention or cache is not supported.
@@ -102,7 +103,8 @@ class ModelStep:
         self.cache: RowCache | None = None
         self.tokens, self.positions = torch.zeros(2, num_slots, dtype=torch.long, device=device)
         self.hidden = torch.zeros(num_slots, seen.hidden_states.shape[-1], dtype=backbone.dtype, device=device)
-        self.slot_bytes = sum(heads * size for heads, size in self._shapes) * self._width * backbone.dtype.itemsize
+        self.token_bytes = sum(heads * size for heads, size in self._shapes) * backbone.dtype.itemsize
+        self.slot_bytes = self.token_bytes * self._width
 
     def allocate(self, num_slots: int) -> RowCache:
         """Return the cache; allocate it for ``num_slots`` slots if there is none yet."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ollm_rl.decode.engine import DecodeEngine
+from ollm_rl.decode.row_cache import MOVED_BYTES
 from ollm_rl.devices import to_device
 
 
@@ -47,19 +48,21 @@ class TokenStore:
         h_t of the slots is undefined until the next step.
 
         Raises:
-            ValueError: If a slot holds fewer tokens, or has no room for them. No token is written then.
+            ValueError: If a slot holds fewer tokens, or has no room for them.
         """
         engine = self._engine
         targets: list[tuple[int, int, int]] = []  # slot, position, place
         for slot, length, of_slot in zip(slots, lengths, places, strict=True):
             if length + len(of_slot) > engine.max_length:
                 raise ValueError(f"{length + len(of_slot)} tokens do not fit slots of {engine.max_length}")
-            engine.crop(slot, length)
             targets += [(slot, length + number, place) for number, place in enumerate(of_slot)]
-        if not targets:
-            return
-        assert engine.cache is not None
-        of_slots, of_tokens, index = to_device(list(zip(*targets, strict=True)), engine.device)
-        engine.cache.write_tokens(of_slots, of_tokens, [states[index] for states in self._states])
+        for slot, length in zip(slots, lengths, strict=True):
+            engine.crop(slot, length)
+        together = max(1, MOVED_BYTES // engine.token_bytes)
+        for start in range(0, len(targets), together):
+            part = list(zip(*targets[start : start + together], strict=True))
+            of_slots, of_tokens, index = to_device(part, engine.device)
+            assert engine.cache is not None
+            engine.cache.write_tokens(of_slots, of_tokens, [states[index] for states in self._states])
         for slot, length, of_slot in zip(slots, lengths, places, strict=True):
             engine.lengths[slot] = length + len(of_slot)

@@ -255,6 +255,8 @@ def test_a_kernel_that_fails_is_named_and_not_used(monkeypatch: pytest.MonkeyPat
     with pytest.warns(RunWarning, match=r"does not work here \(RuntimeError: no such instruction\)"):
         made = engine_of(model_of(config_of("llama")), used=False)
     assert_decodes(made)
+    monkeypatch.setattr(acceptance, "decoding_error", None)
+    assert_decodes(engine_of(made.backbone, used=False))  # not tried again, and not named again
 
 
 def test_a_model_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,3 +264,13 @@ def test_a_model_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     engine_of(backbone)
     monkeypatch.setattr(acceptance, "decoding_error", None)
     assert_decodes(engine_of(backbone))
+
+
+def test_a_product_of_another_size_than_what_is_stored_is_unusual() -> None:
+    backbone = model_of(config_of("llama"))
+    calls, cache = fused_attention._calls(backbone)
+    call = calls[0]
+    assert fused_attention._is_usual(call, cache.layers[0])
+    wide = torch.nn.Linear(call.layer.k_proj.in_features, 2 * call.layer.k_proj.out_features).to(backbone.device)
+    call.layer.k_proj = wide
+    assert not fused_attention._is_usual(call, cache.layers[0])

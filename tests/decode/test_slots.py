@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from ollm_rl.decode.engine import MANY_SLOTS, DecodeEngine
+from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.memory import free_memory
 from ollm_rl.decode.prompt_store import PromptStore
-from ollm_rl.decode.token_store import TokenStore
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from tests.decode.test_engine import MODELS, assert_same, feed, random_ids
@@ -72,41 +71,12 @@ def test_a_restored_slot_continues_token_for_token(backbone: PreTrainedModel) ->
     assert greedy(other, 12)[0] == first[1]
 
 
-@pytest.mark.parametrize("num_slots", [4, MANY_SLOTS])  # read as a whole, and in chunks
-def test_a_slot_continues_from_saved_tokens(num_slots: int, backbone: PreTrainedModel) -> None:
-    short, long = random_ids(9, 12)
-    engine = DecodeEngine(backbone, num_slots, 48)
-    engine.prefill(range(4), [short, long, short, long])
-    greedy(engine, 6)  # appends 5 tokens to each
-    store = TokenStore(engine, 20)
-    store.save([0] * 5, range(9, 14), [3, 1, 4, 2, 0])
-    store.save([1] * 5, range(12, 17), range(10, 15))
-    first = greedy(engine, 8)
-    engine.crop(2, 9)
-    engine.crop(3, 12)
-    engine.step(torch.ones(len(engine.lengths), dtype=torch.long))  # the cropped slots get another token
-    store.continue_slots([2, 3], [9, 12], [[3, 1, 4, 2, 0], range(10, 15)])
-    assert engine.lengths[2:4] == [14, 17]
-    engine.step(torch.tensor([0, 0, first[0][0], first[1][0], *[0] * (len(engine.lengths) - 4)]))
-    assert greedy(engine, 7)[2:4] == [tokens[1:] for tokens in first[:2]]
-    store.continue_slots([2], [9], [[]])
-    assert engine.lengths[2] == 9
-
-
-def test_tokens_that_a_slot_does_not_hold_cannot_be_saved_or_cropped_to() -> None:
-    engine = DecodeEngine(tiny_model("llama"), 2, 6)
+def test_a_slot_cannot_be_cropped_to_more_than_it_holds() -> None:
+    engine = DecodeEngine(tiny_model("llama"), 1, 6)
     engine.prefill([0], random_ids(5))
-    store = TokenStore(engine, 2)
-    with pytest.raises(ValueError, match="position=5 is not within the 5 tokens of slot 0"):
-        store.save([0, 0], [4, 5], [0, 1])
-    store.save([0, 0], [3, 4], [0, 1])
-    with pytest.raises(ValueError, match="7 tokens do not fit slots of 6"):
-        store.continue_slots([0], [5], [[0, 1]])
-    with pytest.raises(ValueError, match="length=1 is not within 1 to 0, the tokens of slot 1"):
-        store.continue_slots([1], [1], [[0, 1]])
     with pytest.raises(ValueError, match="length=6 is not within 1 to 5, the tokens of slot 0"):
         engine.crop(0, 6)
-    assert engine.lengths == [5, 0]
+    assert engine.lengths == [5]
 
 
 def test_a_snapshot_does_not_change_with_the_slot_it_was_taken_from() -> None:

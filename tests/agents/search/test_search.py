@@ -20,7 +20,6 @@ from ollm_rl.agents.search.run import check_value_head, search
 from ollm_rl.agents.search.tree import Node, Search, Tree
 from ollm_rl.backbones.names import resolve
 from ollm_rl.decode.engine import DecodeEngine
-from ollm_rl.decode.token_store import TokenStore
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.problem import Problem
@@ -235,20 +234,6 @@ def test_forked_branches_find_the_same_completions_as_recomputed_ones_and_cost_n
     ]
     assert results[0]["generated_tokens"] == results[1]["generated_tokens"] == 3 * 60
     assert results[0]["recomputed_tokens"] == 0 < results[1]["recomputed_tokens"]
-
-
-@pytest.mark.parametrize("method", ["beam", "mcts"])
-def test_the_states_of_each_token_are_saved_once(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved: list[int] = []
-    save = TokenStore.save
-
-    def noted(store: TokenStore, slots: Sequence[int], positions: Sequence[int], places: Sequence[int]) -> None:
-        saved.extend(places)
-        save(store, slots, positions, places)
-
-    monkeypatch.setattr(TokenStore, "save", noted)
-    spent = run(option_policy(), method, 60, max_new_tokens=12, leaves=2)["generated_tokens"]
-    assert 0 < len(saved) == len(set(saved)) <= spent
 
 
 @pytest.mark.parametrize("method", ["beam", "mcts"])
