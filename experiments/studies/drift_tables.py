@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.experiments.script import positive, start
+from ollm_rl.experiments.studies.colours import GREY, SIDES
 from ollm_rl.report.canvas import save_svg
 from ollm_rl.report.tables import Cell, Estimate, Table
 
@@ -31,7 +32,6 @@ STYLES = {
     "with language reward": ":",
     "on English options": "-.",
 }
-COLOURS = {"latent": "#0072b2", "anchored": "#009e73", "vocabulary": "#d55e00"}
 # Quantity: name in tables, factor, digits.
 RATES = {
     "correct": ("reward", 1, 3),
@@ -172,7 +172,7 @@ def draw(path: Path, window: int, out: Path) -> None:
             axis=0,
         )
         means = dict(zip(RATES, blocks.T, strict=True))
-        colour = COLOURS.get(method.split()[0], "#555555")
+        colour = SIDES.get(method.split()[0], GREY)
         style = next((style for end, style in STYLES.items() if method.endswith(end)), "-")
         for axis, key in zip(axes.flat, panels, strict=True):
             values = RATES[key][1] * means[key]

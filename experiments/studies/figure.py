@@ -16,9 +16,9 @@ from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.experiments.curves import Curve
 from ollm_rl.experiments.raw import read_all
 from ollm_rl.experiments.script import start
+from ollm_rl.experiments.studies.colours import GREY, colours
 from ollm_rl.report.canvas import save_svg
 
-COLOURS = ("#0072b2", "#009e73", "#d55e00", "#56b4e9", "#e69f00", "#cc79a7")
 METHODS, WINDOW = ("latent", "anchored", "vocabulary"), 96  # of a demo; episodes that a shown reward is the mean of
 
 
@@ -46,16 +46,16 @@ def draw(out: Path, sources: Sequence[Path]) -> None:
         UsageError: If the methods are more than the colours, or the runs of one differ in length.
     """
     methods = curves(sources)
-    if len(methods) > len(COLOURS):
-        raise UsageError(
-            f"{len(methods)} methods are more than the {len(COLOURS)} that a figure can show; give fewer files"
-        )
+    by_method = colours(methods)
+    if GREY in by_method.values():
+        raise UsageError(f"{len(methods)} methods need more colours than a figure has; give fewer files")
     for method, runs in methods.items():
         if len({len(run.rows) for run in runs}) > 1:
             raise UsageError(f"runs of {method} differ in their number of iterations; give files whose runs are whole")
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for colour, (method, runs) in zip(COLOURS, methods.items(), strict=False):
+    for method, runs in methods.items():
+        colour = by_method[method]
         rewards = np.array([run.reward for run in runs])
         for axis, quantity in zip(axes, ("episodes", "seconds"), strict=True):
             positions = np.array([run.column(quantity) for run in runs]).mean(0)

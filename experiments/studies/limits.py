@@ -22,6 +22,7 @@ from ollm_rl.agents.evaluation.groups import METRICS_FILE, history
 from ollm_rl.agents.evaluation.results import SUMMARY_FILE
 from ollm_rl.errors import UsageError
 from ollm_rl.experiments.script import start
+from ollm_rl.experiments.studies.colours import GREY, OTHERS, colours
 from ollm_rl.experiments.studies.intervals import scaled
 from ollm_rl.files.records import Entries, read_object, read_rows
 from ollm_rl.report.canvas import save_svg
@@ -30,7 +31,6 @@ from ollm_rl.runs import write_atomic
 
 SIGNALS = {"reward": "reward", "mixed_groups": "mixed groups", "live_share": "share of decisions"}
 SUMMARY: Entries = {"model": str, **dict.fromkeys(("accuracy", "low", "high"), float)}
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
 
 Runs = Mapping[str, Sequence[Sequence[dict[str, Any]]]]  # by method, the rows of every seed
 
@@ -178,10 +178,11 @@ def draw(settings: Mapping[str, Setting], out: Path) -> None:
 
 
 def _draw_start(axis: Axes, start: Mapping[str, Mapping[str, Any]]) -> None:
-    measured = {name: result for name, result in start.items() if result["pass"]}
-    for colour, (name, result) in zip(COLOURS, measured.items(), strict=False):
-        values = [100 * value for value in result["pass"].values()]
-        axis.semilogx(list(result["pass"]), values, "o-", color=colour, label=name)
+    measured = {name: result["pass"] for name, result in start.items() if result["pass"]}
+    for name, colour in colours(measured).items():
+        axis.semilogx(
+            list(measured[name]), [100 * value for value in measured[name].values()], "o-", color=colour, label=name
+        )
     axis.set(xlabel="k", ylabel="pass@k before training, %")
 
 
@@ -190,15 +191,17 @@ def _draw_ceilings(axis: Axes, ceilings: Mapping[str, Mapping[str, Any]]) -> Non
     if not ceilings:
         return
     places = np.arange(len(ceilings))
-    for shift, key, colour in ((-0.2, "whole_coverage", COLOURS[6]), (0.2, "after", COLOURS[2])):
+    for shift, key, colour in ((-0.2, "whole_coverage", GREY), (0.2, "after", OTHERS[0])):
         values = [found[key] if key == "whole_coverage" else found[key][0] for found in ceilings.values()]
         name = {"whole_coverage": "completions offered whole", "after": "greedy after imitation"}[key]
         axis.bar(places + shift, [100 * value for value in values], 0.38, color=colour, label=name)
     axis.set_xticks(places, list(ceilings), rotation=20)
+    axis.set_ylim(0, 135)  # room for the legend
 
 
 def _draw_signal(axis: Axes, runs: Runs, key: str, label: str) -> None:
-    for colour, (method, seeds) in zip(COLOURS, runs.items(), strict=False):
+    for method, colour in colours(runs).items():
+        seeds = runs[method]
         length = min(len(run) for run in seeds)
         signal = np.mean([column(run, key)[:length] for run in seeds], axis=0)
         episodes = column(seeds[0], "episodes")[:length]

@@ -12,7 +12,8 @@ from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.curves import Curve
 from ollm_rl.experiments.raw import pack
-from ollm_rl.experiments.studies.figure import COLOURS, curves, draw
+from ollm_rl.experiments.studies.colours import GREY, SIDES, colours
+from ollm_rl.experiments.studies.figure import curves, draw
 from ollm_rl.experiments.tuning import Tuned
 from ollm_rl.runs import write_atomic
 
@@ -60,7 +61,13 @@ def test_a_figure_of_too_many_methods_or_of_runs_that_differ_in_length_is_refuse
         write_atomic(path, pack(config, dict.fromkeys(methods, Tuned({}, 0.0, [])), runs, {}, {}))
         return path
 
-    with pytest.raises(UsageError, match=r"7 methods are more than the 6 that a figure can show; give fewer files"):
-        draw(tmp_path / "figure.svg", [packed(ROWS, len(COLOURS) + 1)])
+    with pytest.raises(UsageError, match=r"6 methods need more colours than a figure has; give fewer files"):
+        draw(tmp_path / "figure.svg", [packed(ROWS, 6)])
     with pytest.raises(UsageError, match=r"runs of m0 differ in their number of iterations; give files whose runs"):
         draw(tmp_path / "figure.svg", [packed(ROWS[:4], 1)])
+
+
+def test_the_same_method_has_the_same_colour_in_all_figures() -> None:
+    few, many = colours(["vocabulary", "top tokens"]), colours(["a", "b", "vocabulary", "c", "d", "e", "f"])
+    assert few["vocabulary"] == many["vocabulary"] == SIDES["vocabulary"]
+    assert len(set(many.values())) == 7 and many["f"] == GREY
