@@ -23,6 +23,7 @@ from ollm_rl.decode.step import ModelStep
 from ollm_rl.errors import RunWarning, UsageError, one_line
 
 WIDTH, STEPS = 12, 2  # tokens of the longer row, and how many of them are decoded; the shorter row is half as long
+FUSED_BLOCK = 64  # most keys per iteration of ``fused_kernel``
 WINDOW = 4  # tokens; a longer window is cut to this for the comparison, so that few tokens go beyond it
 # Highest relative error. Rounding in float32 makes 1e-5, in bfloat16 up to 0.1, more where an expert is chosen
 # differently; a wrong position or mask makes 0.3 and more of a trained model's hidden states.
@@ -140,8 +141,9 @@ def decoding_error(
     One pass gives both what the steps begin from and what they are compared with, because a pass over few tokens costs
     what reading the weights costs. What follows the shorter row there must not matter, like padding.
     """
-    # The longer row is to reach its second chunk.
-    width = min(CHUNK + WIDTH if in_chunks else WIDTH, context_length(backbone))
+    # The longer row is to reach its second chunk, or its second block of keys.
+    before = CHUNK if in_chunks else FUSED_BLOCK if fused else 0
+    width = min(before + WIDTH, context_length(backbone))
     vocab_size = backbone.get_input_embeddings().weight.shape[0]
     # From the middle of the vocabulary, because special tokens often stand at its ends.
     generator = torch.Generator().manual_seed(0)

@@ -247,6 +247,18 @@ def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.M
     assert_decodes(engine_of(model_of(config_of("llama")), used=False))
 
 
+def test_a_kernel_that_is_wrong_beyond_its_first_block_of_keys_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel: Any = fused_attention.turn_and_attend
+
+    def one_block(*args: Any) -> torch.Tensor:
+        *others, states, positions, sources, shared, scale = args
+        summed: torch.Tensor = kernel(*others, states, positions, sources, shared, scale)
+        return summed * (positions < acceptance.FUSED_BLOCK)[:, None, None]
+
+    monkeypatch.setattr(fused_attention, "turn_and_attend", one_block)
+    assert_decodes(engine_of(model_of(config_of("llama")), used=False))
+
+
 def test_a_kernel_that_fails_is_named_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any) -> torch.Tensor:
         raise RuntimeError("no such\ninstruction")
