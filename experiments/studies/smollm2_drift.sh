@@ -11,14 +11,8 @@ set -euo pipefail
 data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}
 presets=$(dirname "$0")/../presets
 # shellcheck disable=SC2206  # words of flags
-options=(${OPTIONS:-}) drift=(${DRIFT:-})
-"$(dirname "$0")/smollm2_english_options.sh" "$data" "$out"
-sft() { # NAME, flags
-    python3 -m ollm_rl.cli sft --config "$presets/smollm2_options.yaml" --backbone "$out/backbone" \
-        --data "jsonl:$out/data/sft.jsonl" "${options[@]}" "${@:2}" --out "$out/$1"
-}
-sft untrained --max_steps 1 --learning_rate 1e-9
-sft one-option --options.num_options 1
+drift=(${DRIFT:-})
+"$(dirname "$0")/smollm2_more_options.sh" "$data" "$out"
 mkdir -p "$out/drift/data" "$out/drift/logs"
 five='"lang": "(en|de|es|fr|sw)"'
 { grep -E "$five" "$data/mgsm_exemplars.jsonl"; head -n 160 "$out/data/rl.jsonl"; } >"$out/drift/data/train.jsonl"

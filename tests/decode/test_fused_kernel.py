@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from ollm_rl.decode.acceptance import FUSED_BLOCK
 from ollm_rl.devices import HAS_TRITON
 from tests.decode import rotary_attention
 
 if HAS_TRITON:
-    from ollm_rl.decode.fused_kernel import turn_and_attend
+    from ollm_rl.decode.fused_kernel import NARROW, WIDE, turn_and_attend
 
 pytestmark = pytest.mark.skipif(not (HAS_TRITON and torch.cuda.is_available()), reason="needs a CUDA device and Triton")
 
@@ -47,3 +48,7 @@ def test_keys_are_turned_and_stored_and_a_row_reads_its_live_part_and_the_beginn
     torch.testing.assert_close(states.cpu().double(), expected_states, rtol=tolerance, atol=tolerance)
     written = (states != before).any(-1)  # (2, slots, key heads, length)
     assert written.any(2).nonzero()[:, 1:].unique(dim=0).tolist() == [[row, at] for row, at in enumerate(POSITIONS)]
+
+
+def test_the_trial_of_a_model_reaches_a_second_block_of_keys() -> None:
+    assert max(NARROW[0], WIDE[0]) == FUSED_BLOCK
