@@ -19,7 +19,7 @@ from ollm_rl.decode.fused_attention import FusedAttention, fused_attention
 from ollm_rl.decode.lean_model import LeanModel, lean_model
 from ollm_rl.decode.live_chunks import CHUNK
 from ollm_rl.decode.row_cache import first_pass, stacked, stored_in_chunks, supported_layer_types
-from ollm_rl.decode.step import ModelStep
+from ollm_rl.decode.step import NO_SHORTCUTS, ModelStep, Shortcuts
 from ollm_rl.errors import RunWarning, UsageError, one_line
 
 WIDTH, STEPS = 12, 2  # tokens of the longer row, and how many of them are decoded; the shorter row is half as long
@@ -30,7 +30,8 @@ WINDOW = 4  # tokens; a longer window is cut to this for the comparison, so that
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.25
 
 _accepted: WeakSet[PreTrainedModel] = WeakSet()
-_fused: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()  # whether `FusedAttention` computes the same
+# Whether `FusedAttention` computes the same, and with it `LeanModel`.
+_fused: WeakKeyDictionary[PreTrainedModel, tuple[bool, bool]] = WeakKeyDictionary()
 
 
 def check_decoding(backbone: PreTrainedModel) -> None:
@@ -73,55 +74,68 @@ def _check_all_layers(backbone: PreTrainedModel, tolerance: float) -> None:
         )
 
 
-def fast_steps(backbone: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> tuple[bool, LeanModel | None]:
-    """How steps of many slots on a CPU take least time: whether with a cache in chunks, and by which `LeanModel`.
+def shortcuts(
+    backbone: PreTrainedModel, shapes: Sequence[tuple[int, int]], max_length: int, *, many: bool, compiled: bool
+) -> Shortcuts:
+    """By which steps take least time, as a trial of each shows, like that of decoding itself.
 
-    Each is tried as decoding itself is, because a model may change keys before it uses them, or its layers' results.
+    A model may change keys before it uses them, or its layers' results.
 
     Args:
         backbone: The model.
         shapes: Of a `FirstPass`.
-    """
-    if backbone.device.type != "cpu":
-        return False, None
-    if not stored_in_chunks(backbone, shapes):
-        return False, None
-    lean = None
-    with suppress(AttributeError):  # of parts with the usual names that have other attributes
-        lean = lean_model(backbone)
-    for candidate in (lean, None) if lean else (None,):
-        with suppress(Exception):  # whatever a model raises that expects its keys by token
-            if decoding_error(backbone, in_chunks=True, lean=candidate) <= TOLERANCE:
-                return True, candidate
-    return False, None
-
-
-def fused_steps(backbone: PreTrainedModel, max_length: int) -> list[FusedAttention]:
-    """The attention of all layers for steps on CUDA; none where that computes something else, or fails.
-
-    It is tried as decoding itself is, once for a model object.
-
-    Args:
-        backbone: The model.
         max_length: Maximum number of tokens in a slot.
+        many: Whether there are so many slots that a CPU should read each slot's own part of the cache.
+        compiled: Whether layers are compiled otherwise. Within these one kernel for attention has not been shown to be
+            faster (experiments/results/decode.md).
     """
     fused = fused_attention(backbone, max_length)
-    if fused and backbone not in _fused:
-        _fused[backbone] = _computes_the_same(backbone, fused)
-    return fused if _fused.get(backbone) else []
+    if not fused:
+        in_chunks = many and not compiled and backbone.device.type == "cpu" and stored_in_chunks(backbone, shapes)
+        return _with_chunks(backbone) if in_chunks else NO_SHORTCUTS
+    lean = _lean_model(backbone)
+    if backbone not in _fused:  # a model object is tried once
+        _fused[backbone] = _fused_works(backbone, fused, lean)
+    works, works_lean = _fused[backbone]
+    if works_lean:
+        return Shortcuts(lean=lean, fused=fused)
+    return Shortcuts(fused=fused) if works and not compiled else NO_SHORTCUTS
 
 
-def _computes_the_same(backbone: PreTrainedModel, fused: Sequence[FusedAttention]) -> bool:
-    """Whether a model decodes with this attention; says so if its kernel fails."""
+def _lean_model(backbone: PreTrainedModel) -> LeanModel | None:
+    with suppress(AttributeError):  # of parts with the usual names that have other attributes
+        return lean_model(backbone)
+    return None
+
+
+def _with_chunks(backbone: PreTrainedModel) -> Shortcuts:
+    """A cache in chunks, if the model can be run with it, and a lean model, if that computes the same."""
+    lean = _lean_model(backbone)
+    for candidate in (lean, None) if lean else (None,):
+        found = Shortcuts(in_chunks=True, lean=candidate)
+        with suppress(Exception):  # whatever a model raises that expects its keys by token
+            if decoding_error(backbone, found) <= TOLERANCE:
+                return found
+    return NO_SHORTCUTS
+
+
+def _fused_works(
+    backbone: PreTrainedModel, fused: Sequence[FusedAttention], lean: LeanModel | None
+) -> tuple[bool, bool]:
+    """Whether a model decodes with this attention, and by this lean model; says so if the kernel fails."""
+    with suppress(Exception):  # whatever layers raise that are not called as they expect, or a compiler of kernels
+        lean_steps = Shortcuts(lean=lean, fused=fused)
+        if lean and lean.agrees() and decoding_error(backbone, lean_steps) <= _tolerance(backbone):
+            return True, True
     try:
-        return decoding_error(backbone, fused=fused) <= _tolerance(backbone)
+        return decoding_error(backbone, Shortcuts(fused=fused)) <= _tolerance(backbone), False
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a compiler of kernels raises
         problem = f"{type(error).__name__}: {one_line(error)}"
         message = f"the kernel for rotary embedding and attention does not work here ({problem}); decoding is slower"
         warnings.warn(message, RunWarning, stacklevel=4)
-        return False
+        return False, False
 
 
 def _tolerance(backbone: PreTrainedModel) -> float:
@@ -129,20 +143,14 @@ def _tolerance(backbone: PreTrainedModel) -> float:
 
 
 @torch.no_grad()
-def decoding_error(
-    backbone: PreTrainedModel,
-    *,
-    in_chunks: bool = False,
-    lean: LeanModel | None = None,
-    fused: Sequence[FusedAttention] = (),
-) -> float:
-    """Relative error of the decoded hidden states of the worse of two rows; settings as for `ModelStep`.
+def decoding_error(backbone: PreTrainedModel, shortcuts: Shortcuts = NO_SHORTCUTS) -> float:
+    """Relative error of the decoded hidden states of the worse of two rows.
 
     One pass gives both what the steps begin from and what they are compared with, because a pass over few tokens costs
     what reading the weights costs. What follows the shorter row there must not matter, like padding.
     """
     # The longer row is to reach its second chunk, or its second block of keys.
-    before = CHUNK if in_chunks else FUSED_BLOCK if fused else 0
+    before = CHUNK if shortcuts.in_chunks else FUSED_BLOCK if shortcuts.fused else 0
     width = min(before + WIDTH, context_length(backbone))
     vocab_size = backbone.get_input_embeddings().weight.shape[0]
     # From the middle of the vocabulary, because special tokens often stand at its ends.
@@ -150,9 +158,7 @@ def decoding_error(
     tokens = torch.randint(vocab_size // 4, vocab_size // 2 + 1, (2, width), generator=generator).to(backbone.device)
     supported_layer_types(backbone)  # refuses by the layers' type what could fail in the pass
     whole, lengths = first_pass(backbone, tokens), [width, width // 2]
-    step = ModelStep(
-        backbone, len(tokens), width, compiled=False, seen=whole, in_chunks=in_chunks, lean=lean, fused=fused
-    )
+    step = ModelStep(backbone, len(tokens), width, compiled=False, seen=whole, shortcuts=shortcuts)
     found = _decoded(step, tokens, stacked(whole.cache), lengths)
     return max(_relative_error(found[row], whole.hidden_states[row, :length]) for row, length in enumerate(lengths))
 

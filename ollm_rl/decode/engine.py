@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.loading import context_length
-from ollm_rl.decode.acceptance import check_decoding, fast_steps, fused_steps
+from ollm_rl.decode.acceptance import check_decoding, shortcuts
 from ollm_rl.decode.memory import check_capacity, worthwhile_slots
 from ollm_rl.decode.prefill import CPU_PASS_TOKENS, PASS_TOKENS, check_prompts, encode
 from ollm_rl.decode.row_cache import EncodedPrompt, RowCache, Snapshot, first_pass
@@ -71,14 +71,9 @@ class DecodeEngine:
         if pass_tokens is None:
             pass_tokens = CPU_PASS_TOKENS if self.device.type == "cpu" else PASS_TOKENS
         self.pass_tokens = checked("pass_tokens", pass_tokens, Count)
-        many = num_slots >= MANY_SLOTS and not compiled
         seen = first_pass(backbone, torch.zeros(1, 1, dtype=torch.long, device=self.device))
-        in_chunks, lean = fast_steps(backbone, seen.shapes) if many else (False, None)
-        # Within compiled layers it has not been shown to be faster (experiments/results/decode.md).
-        fused = [] if compiled else fused_steps(backbone, max_length)
-        self._step = ModelStep(
-            backbone, num_slots, max_length, compiled=compiled, seen=seen, in_chunks=in_chunks, lean=lean, fused=fused
-        )
+        found = shortcuts(backbone, seen.shapes, max_length, many=num_slots >= MANY_SLOTS, compiled=compiled)
+        self._step = ModelStep(backbone, num_slots, max_length, compiled=compiled, seen=seen, shortcuts=found)
         check_capacity(num_slots, self.slot_bytes, f"{max_length} tokens", self.device)
         self.lengths = [0] * num_slots
         self.prompts: list[EncodedPrompt | None] = [None] * num_slots

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 
-from ollm_rl.decode.lean_model import ATTENTION, rotated
+from ollm_rl.decode.lean_model import ATTENTION, HALF_TOLERANCE, TOLERANCE, rotated
 from ollm_rl.decode.prompt_attention import sees_all
 from ollm_rl.decode.row_attention import reads_live_part
 from ollm_rl.decode.row_cache import supported_layer_types
@@ -22,7 +22,6 @@ if HAS_TRITON:
     from ollm_rl.decode.fused_kernel import turn_and_attend
 
 POSITION = 5  # at which keys are compared; at 0 nothing is turned
-TOLERANCE, HALF_TOLERANCE = 1e-4, 0.02  # relative
 
 
 class FusedAttention:

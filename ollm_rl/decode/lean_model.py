@@ -1,56 +1,39 @@
-"""A step of a decoder of the usual shape on a CPU, in six tenths of the operations of transformers' own.
+"""A step of a decoder of the usual shape in few operations.
 
-There a small model's step spends as much time on starting some four hundred operations, and in Python, as on its
-numbers. So layers that read one tensor are one product, a product adds its residual, and rows have no dimension for
-their one token.
+A small model's step spends as much time on starting its operations, on a CPU some four hundred, as on its numbers. So
+layers that read one tensor are one product, a product adds its residual, and rows have no dimension for their token.
 
-Letters: B rows, H hidden, D head size; ``...`` any leading dimensions.
+Letters: B rows, H hidden, D head size, F features of an MLP; ``...`` any leading dimensions.
 """
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.fused_norms import FusedNorm
-from ollm_rl.decode.joint_products import concatenated
+from ollm_rl.backbones.lora_products import LoraProduct, plain_products
+from ollm_rl.decode.lean_products import Product
 from ollm_rl.decode.row_cache import RowCache, RowLayer, StepLayout
+from ollm_rl.devices import HAS_TRITON
+
+if HAS_TRITON:
+    from ollm_rl.decode.fused_kernel import turn_and_attend
+    from ollm_rl.decode.gate_kernel import silu_times
 
 # The parts of a model. One with others, such as norms of queries or two more norms per layer, keeps its own code.
 MODEL = {"embed_tokens", "layers", "norm", "rotary_emb"}
 LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 ATTENTION, MLP = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"gate_proj", "up_proj", "down_proj", "act_fn"}
+TOLERANCE, HALF_TOLERANCE = 1e-4, 0.02  # relative error of a part by itself
 
-
-class Product:
-    """Linear layers with the same input, as one matrix product if they are plain and frozen.
-
-    Args:
-        *layers: The layers. Those with a LoRA, for one, compute their own products.
-    """
-
-    def __init__(self, *layers: Any) -> None:
-        self._layers = layers
-        self._weight = self._bias = None
-        plain = all(type(layer) is nn.Linear and not layer.weight.requires_grad for layer in layers)
-        if plain and len({layer.bias is None for layer in layers}) == 1:
-            self._weight = concatenated([layer.weight for layer in layers])
-            self._bias = None if layers[0].bias is None else concatenated([layer.bias for layer in layers])
-
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(B, inputs) -> (B, outputs of all layers)."""
-        if self._weight is None:
-            return torch.cat([layer(inputs) for layer in self._layers], -1)
-        return F.linear(inputs, self._weight, self._bias)
-
-    def added_to(self, residual: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        """The sum of a residual, (B, outputs), and the product."""
-        if self._weight is None or self._bias is not None:
-            return residual + self(inputs)
-        return torch.addmm(residual, inputs, self._weight.T)
+# Queries, keys and values of a layer's rows side by side, (B, heads * D + 2 * key heads * D) -> what attention sums,
+# (B, heads * D).
+Attend = Callable[[torch.Tensor], torch.Tensor]
 
 
 class LeanLayer:
@@ -58,59 +41,105 @@ class LeanLayer:
 
     Args:
         layer: A layer with the parts LAYER, ATTENTION and MLP.
+        loras: As for `Product`.
+
+    Attributes:
+        size: D.
+        scale: Factor of the scores.
+        widths: Numbers of the queries, keys and values of a row.
+        products: The layer's.
     """
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, loras: Mapping[nn.Module, LoraProduct]) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self._size, self._scale, self._activation = attention.head_dim, attention.scaling, mlp.act_fn
+        self.size, self.scale, self._activation = attention.head_dim, attention.scaling, mlp.act_fn
+        heads, gate_and_up = (attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj)
+        self.widths = [part.out_features for part in heads]
         self._norms = FusedNorm(layer.input_layernorm).forward, FusedNorm(layer.post_attention_layernorm).forward
-        self._heads = Product(attention.q_proj, attention.k_proj, attention.v_proj)
-        self._output = Product(attention.o_proj)
-        self._gate_and_up, self._down = Product(mlp.gate_proj, mlp.up_proj), Product(mlp.down_proj)
+        inputs = heads, (attention.o_proj,), gate_and_up, (mlp.down_proj,)
+        self.products = [Product(layers, loras) for layers in inputs]
 
-    def __call__(
-        self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, mask: torch.Tensor, states: RowLayer
-    ) -> torch.Tensor:
-        """One token per row, (B, H) -> (B, H).
+    def __call__(self, hidden: torch.Tensor, attend: Attend) -> None:
+        """Change the states of one token per row, (B, H), to what the layer makes of them."""
+        heads, output, gate_and_up, down = self.products
+        output.add_to(hidden, attend(heads(self._norms[0](hidden))))
+        down.add_to(hidden, self._gated(gate_and_up(self._norms[1](hidden))))
 
-        Args:
-            hidden: Output of the layer before.
-            cos: Table of the rows' positions, (B, 1, 1, D).
-            sin: As ``cos``.
-            mask: Mask added to the scores, (B, 1, 1, L).
-            states: The layer's part of the cache.
-        """
-        rows, chunks = len(hidden), states.layout.chunks
-        assert chunks is not None
-        heads = self._heads(self._norms[0](hidden)).view(rows, 3, -1, self._size)
-        query, key = rotated(heads[:, :2], cos, sin)[..., None, :].unbind(1)
-        keys, values = states.update(key, heads[:, 2, :, None])
-        summed = chunks.attend(query, keys, values, mask, self._scale)
-        hidden = self._output.added_to(hidden, summed.view(rows, -1))
-        gate, up = self._gate_and_up(self._norms[1](hidden)).chunk(2, -1)
-        return self._down.added_to(hidden, self._activation(gate).mul_(up))
+    def _gated(self, gate_and_up: torch.Tensor) -> torch.Tensor:
+        """(B, 2 F) -> (B, F)."""
+        if gate_and_up.is_cuda and HAS_TRITON and type(self._activation) is nn.SiLU:
+            return silu_times(gate_and_up)
+        gate, up = gate_and_up.chunk(2, -1)
+        product: torch.Tensor = self._activation(gate).mul_(up)
+        return product
 
 
 class LeanModel:
-    """A model of `LeanLayer` without its output head, in steps of which the cache stores keys in chunks.
+    """A model of `LeanLayer` without its output head.
 
     Args:
-        model: A model with the parts MODEL, no heads of which share keys.
+        model: A model with the parts MODEL.
+        loras: As for `Product`.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._embedding, self._rotary = model.embed_tokens, model.rotary_emb
-        self._layers = [LeanLayer(layer) for layer in model.layers]
+    def __init__(self, model: Any, loras: Mapping[nn.Module, LoraProduct]) -> None:
+        self._model, self._embedding, self._rotary = model, model.embed_tokens, model.rotary_emb
+        self._layers = [LeanLayer(layer, loras) for layer in model.layers]
         self._norm = FusedNorm(model.norm).forward
+        copies = [pair for layer in self._layers for product in layer.products for pair in product.copies]
+        self._copies, self._weights = [copy for copy, _ in copies], [weight for _, weight in copies]
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the copies of LoRAs up to date, before a step."""
+        if self._copies:
+            torch._foreach_copy_(self._copies, self._weights)
 
     @torch.inference_mode()
-    def __call__(self, tokens: torch.Tensor, layout: StepLayout, mask: torch.Tensor, cache: RowCache) -> torch.Tensor:
-        """One token per row, (B,) -> (B, H)."""
+    def __call__(
+        self, tokens: torch.Tensor, layout: StepLayout, mask: torch.Tensor | None, cache: RowCache
+    ) -> torch.Tensor:
+        """One token per row, (B,) -> (B, H).
+
+        Args:
+            tokens: (B,).
+            layout: Where the step writes and reads.
+            mask: Mask added to the scores, (B, 1, 1, L), if the cache stores keys in chunks; else one kernel does all
+                between the products, which needs none.
+            cache: Keys and values. If in chunks, no heads share them.
+        """
         hidden = self._embedding(tokens)
-        cos, sin = (table[:, None] for table in self._rotary(hidden, layout.positions[:, None]))
+        angles = self._rotary(hidden, layout.positions[:, None])
+        attend = _by_kernel if mask is None else partial(_in_chunks, mask)
         for layer, states in zip(self._layers, cache.layers, strict=True):
-            hidden = layer(hidden, cos, sin, mask, states)
+            layer(hidden, partial(attend, layer, angles, states))
         return self._norm(hidden)
+
+    @torch.inference_mode()
+    def agrees(self) -> bool:
+        """Whether each part computes for one token, in half precision too, what the model's own does.
+
+        Whole steps differ there by so much that a factor near 1 would not show.
+        """
+        calls: list[tuple[torch.Tensor, torch.Tensor]] = []
+        hooks = [
+            layer.register_forward_hook(lambda _, args, output: calls.append((args[0].clone(), output.clone())))
+            for layer in self._model.layers
+        ]
+        try:
+            token = torch.zeros(1, 1, dtype=torch.long, device=self._embedding.weight.device)
+            last = self._model(input_ids=token, use_cache=False).last_hidden_state[0]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not torch.equal(self._embedding(token), calls[0][0]) or not _close(self._norm(calls[-1][1][0]), last, last):
+            return False
+        for layer, (before, after) in zip(self._layers, calls, strict=True):
+            hidden = before[0].clone()
+            layer(hidden, partial(_to_itself, layer))
+            if not _close(hidden, after[0], after[0] - before[0]):
+                return False
+        return True
 
 
 def rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -123,15 +152,61 @@ def rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
 
 
 def lean_model(backbone: PreTrainedModel) -> LeanModel | None:
-    """The model as a `LeanModel` if it has its parts; whether that computes the same is to be tried."""
+    """The model as a `LeanModel`, if it has its parts and no code of others; it is to be tried."""
     model: Any = backbone.base_model
-    return LeanModel(model) if _has(model, MODEL) and all(map(_is_usual, model.layers)) else None
+    usual = _has(model, MODEL) and all(map(_is_usual, model.layers)) and all(map(_is_untouched, model.modules()))
+    return LeanModel(model, {product.layer: product for product in plain_products(backbone)}) if usual else None
+
+
+def _by_kernel(
+    layer: LeanLayer, angles: tuple[torch.Tensor, torch.Tensor], states: RowLayer, heads: torch.Tensor
+) -> torch.Tensor:
+    query, key, value = heads[:, None].split(layer.widths, -1)
+    both, layout = states.states, states.layout
+    assert both is not None
+    where = layout.positions, layout.sources, layout.shared
+    return turn_and_attend(query, key, value, *angles, both, *where, layer.scale)[:, 0]
+
+
+def _in_chunks(
+    mask: torch.Tensor,
+    layer: LeanLayer,
+    angles: tuple[torch.Tensor, torch.Tensor],
+    states: RowLayer,
+    heads: torch.Tensor,
+) -> torch.Tensor:
+    chunks, parts = states.layout.chunks, heads.view(len(heads), 3, -1, layer.size)
+    assert chunks is not None
+    query, key = rotated(parts[:, :2], *(table[:, None] for table in angles))[..., None, :].unbind(1)
+    keys, values = states.update(key, parts[:, 2, :, None])
+    return chunks.attend(query, keys, values, mask, layer.scale).view(len(heads), -1)
+
+
+def _to_itself(layer: LeanLayer, heads: torch.Tensor) -> torch.Tensor:
+    """Attention of a token with nothing before it: the values."""
+    query, _, value = layer.widths
+    values = heads[:, -value:].unflatten(-1, (-1, layer.size))
+    return values.repeat_interleave(query // value, 1).flatten(1)
+
+
+def _close(found: torch.Tensor, expected: torch.Tensor, change: torch.Tensor) -> bool:
+    """Whether an error is small beside what a part changes, and what rounding of its result makes."""
+    tolerance = TOLERANCE if expected.dtype == torch.float32 else HALF_TOLERANCE
+    allowed = tolerance * change.float().norm() + torch.finfo(expected.dtype).eps * expected.float().norm()
+    return bool((found.float() - expected.float()).norm() <= allowed)
 
 
 def _is_usual(layer: Any) -> bool:
     parts = _has(layer, LAYER) and _has(layer.self_attn, ATTENTION) and _has(layer.mlp, MLP)
     # Some scale queries by their positions, which may begin to matter only after thousands of tokens.
     return parts and "position_ids" not in signature(type(layer.self_attn).forward).parameters
+
+
+def _is_untouched(module: nn.Module) -> bool:
+    """Whether a module has no replaced forward and no hooks, but for those by which transformers notes outputs."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    own = all(getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks)
+    return own and "forward" not in vars(module)
 
 
 def _has(module: nn.Module, names: set[str]) -> bool:

@@ -8,7 +8,7 @@ Letters: S slots, B slots in use by a call, H hidden, L length of the cache that
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import Cache, PreTrainedModel
@@ -39,6 +39,23 @@ from ollm_rl.decode.shared_prompts import SharedPrompts
 Choose = Callable[[torch.Tensor], torch.Tensor]  # h_t of slots, (B, H) -> their next tokens, (B,)
 
 
+class Shortcuts(NamedTuple):
+    """What computes steps in less time than the model as it is.
+
+    Attributes:
+        in_chunks: Whether the cache stores keys and values in chunks.
+        lean: In place of the model, with a cache in chunks or with ``fused``. It is not compiled.
+        fused: The attention of all layers. It needs no mask, and is not for compiled layers.
+    """
+
+    in_chunks: bool = False
+    lean: LeanModel | None = None
+    fused: Sequence[FusedAttention] = ()
+
+
+NO_SHORTCUTS = Shortcuts()
+
+
 class ModelStep:
     """One model on S slots.
 
@@ -48,9 +65,7 @@ class ModelStep:
         max_length: Maximum number of tokens in a slot.
         compiled: Whether to compile steps and passes over prompts.
         seen: A pass of the model, from which sizes are taken.
-        in_chunks: Whether the cache stores keys and values in chunks.
-        lean: What computes steps in place of the model, with a cache in chunks.
-        fused: What computes the attention of steps that are not compiled, in all layers or none. It needs no mask.
+        shortcuts: What steps are computed by, where it is not by the model as it is.
 
     Attributes:
         cache: Keys and values; None until ``allocate``.
@@ -72,9 +87,7 @@ class ModelStep:
         *,
         compiled: bool,
         seen: FirstPass,
-        in_chunks: bool = False,
-        lean: LeanModel | None = None,
-        fused: Sequence[FusedAttention] = (),
+        shortcuts: Shortcuts = NO_SHORTCUTS,
     ) -> None:
         self._layer_types = supported_layer_types(backbone)
         self._config = config = backbone.config.get_text_config()
@@ -87,8 +100,7 @@ class ModelStep:
         self._model: Any = torch.compile(backbone.base_model) if whole else backbone.base_model
         self._is_causal = compiled and is_causal(backbone, self._window, self._layer_types, max_length)
         self._reads_live_part = reads_live_part(backbone)
-        self._in_chunks, self._lean = in_chunks, lean
-        self._fused = fused
+        self._in_chunks, self._lean, self._fused = shortcuts
         self._width = -(-max_length // CHUNK) * CHUNK if self._in_chunks else max_length
         # Without the row kernel a step reads the cache up to the longest slot, rounded up to a multiple.
         self._bucket = self._width if self._reads_live_part else CHUNK
@@ -143,15 +155,20 @@ class ModelStep:
             longest: Number of tokens in the longest of them.
         """
         length = self._read_length(longest)
-        self._lora.refresh()
+        self._refresh()
         self._graphs.run((count, length), partial(self._advance, count, length))
+
+    def _refresh(self) -> None:
+        self._lora.refresh()
+        if self._lean:
+            self._lean.refresh()
 
     def turns(
         self, choose: Choose, active: torch.Tensor, longest: int, turns: int, mutated: Sequence[torch.Tensor]
     ) -> None:
         """Several turns without a return to the host; arguments as for ``DecodeEngine.run``, ``active`` is (B,)."""
         count = len(active)
-        self._lora.refresh()
+        self._refresh()
         mutated = (self.positions, self.hidden, active, *mutated)
         for turn in range(turns):
             # Slots that end during the turns do not advance, so no position exceeds the longest slot's.
@@ -184,7 +201,7 @@ class ModelStep:
         layout = StepLayout(rows, positions, length, sources, shared, chunks)
         self.cache.lay_out(layout)
         masks = self._masks(layout)
-        if self._lean and isinstance(masks, torch.Tensor):  # one mask for all layers
+        if self._lean and not isinstance(masks, dict):  # one mask for all layers, or none
             with replaced(self._lora.forwards):
                 self.hidden[:count] = self._lean(self.tokens[:count], layout, masks, self.cache)
             return

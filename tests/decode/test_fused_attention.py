@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from ollm_rl.agents.policies.token import TokenPolicy
-from ollm_rl.decode import acceptance, engine, fused_attention, row_cache, step
+from ollm_rl.decode import acceptance, engine, fused_attention, lean_model, row_cache, step
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.named_attention import hands_over_cache
 from ollm_rl.errors import RunWarning
@@ -47,7 +47,12 @@ def kernel_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_cache, "STACKED", ("cpu", "cuda"))
     monkeypatch.setattr(step, "reads_live_part", hands_over_cache)
     monkeypatch.setattr(fused_attention, "reads_live_part", hands_over_cache)
-    monkeypatch.setattr(fused_attention, "turn_and_attend", rotary_attention.turn_and_attend, raising=False)
+    use_kernel(rotary_attention.turn_and_attend, monkeypatch)
+
+
+def use_kernel(kernel: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (fused_attention, lean_model):
+        monkeypatch.setattr(module, "turn_and_attend", kernel, raising=False)
 
 
 def config_of(family: str, **settings: Any) -> Any:
@@ -77,10 +82,13 @@ def with_lora() -> PreTrainedModel:
     return backbone
 
 
-def engine_of(backbone: PreTrainedModel, *, used: bool = True, num_slots: int = 4, **settings: Any) -> DecodeEngine:
-    """An engine whose steps are, or are not, computed with `FusedAttention`."""
+def engine_of(
+    backbone: PreTrainedModel, *, used: bool = True, lean: bool | None = None, num_slots: int = 4, **settings: Any
+) -> DecodeEngine:
+    """An engine whose steps are, or are not, computed with `FusedAttention`, and by a `LeanModel`."""
     made = DecodeEngine(backbone, num_slots, CONTEXT, **settings)
     assert bool(made._step._fused) == used
+    assert lean is None or (made._step._lean is not None) == lean
     return made
 
 
@@ -139,7 +147,7 @@ UNUSUAL = {
 
 @pytest.mark.parametrize("config", USUAL.values(), ids=USUAL)
 def test_models_with_the_usual_attention_are_decoded_with_the_kernel(config: Any) -> None:
-    assert_decodes(engine_of(model_of(config)))
+    assert_decodes(engine_of(model_of(config), lean=config.model_type in ("llama", "qwen2", "mistral")))
 
 
 @not_on_cuda
@@ -162,7 +170,7 @@ def test_another_attention_than_sdpa_keeps_its_own_code() -> None:
 def test_steps_are_those_of_the_path_without_the_kernel(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = with_lora() if family == "lora" else model_of(config_of(family))
     fused = engine_of(backbone)
-    monkeypatch.setattr(engine, "fused_steps", lambda backbone, max_length: [])
+    monkeypatch.setattr(engine, "shortcuts", lambda *args, **kwargs: step.NO_SHORTCUTS)
     plain, prompts = engine_of(backbone, used=False), random_ids(60, 130, 3, 33)
     for made in (fused, plain):
         made.prefill(range(4), prompts)
@@ -189,7 +197,7 @@ def test_in_bfloat16_steps_are_as_exact_as_without_the_kernel(monkeypatch: pytes
         made.prefill(range(4), prompts)
         found = made.step(torch.full((4,), 7, device=made.device)).cpu().double()
         errors.append(float((found - expected).norm() / expected.norm()))
-        monkeypatch.setattr(engine, "fused_steps", lambda backbone, max_length: [])
+        monkeypatch.setattr(engine, "shortcuts", lambda *args, **kwargs: step.NO_SHORTCUTS)
     assert errors[0] <= 1.5 * errors[1] + 0.01, errors
 
 
@@ -225,11 +233,29 @@ def test_no_mask_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_decodes(made)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_compiled_steps_keep_their_own_code(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("config", "lean"), [(config_of("llama"), True), (like_llama(GraniteConfig, residual_multiplier=0.5), False)]
+)
+def test_compiled_layers_keep_their_own_attention(config: Any, lean: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     torch._dynamo.reset()
-    assert_decodes(engine_of(model_of(config_of("llama")), used=not compiled, compiled=compiled))
+    assert_decodes(engine_of(model_of(config), used=lean, lean=lean, compiled=True))
+
+
+def test_a_factor_near_1_that_bfloat16_hides_in_whole_steps_is_seen_in_single_layers() -> None:
+    scaled = like_llama(GraniteConfig, residual_multiplier=0.9, attention_multiplier=SIZE**-0.5)
+    assert_decodes(engine_of(model_of(scaled), lean=False))
+    engine_of(model_of(scaled).bfloat16(), lean=False)
+    plain = like_llama(GraniteConfig, attention_multiplier=SIZE**-0.5)
+    engine_of(model_of(plain).bfloat16(), lean=True)
+
+
+def test_a_hook_takes_effect() -> None:
+    backbone = model_of(config_of("llama"))
+    query: Any = backbone.base_model.layers[1].self_attn.q_proj
+    hook = query.register_forward_hook(lambda module, args, output: output * 0.5)
+    assert_decodes(engine_of(backbone, lean=False))
+    hook.remove()
 
 
 def test_code_that_others_have_put_in_place_of_a_forward_stays() -> None:
@@ -243,7 +269,7 @@ def test_code_that_others_have_put_in_place_of_a_forward_stays() -> None:
 
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel: Any = fused_attention.turn_and_attend
-    monkeypatch.setattr(fused_attention, "turn_and_attend", lambda *args: kernel(*args[:-1], 2 * args[-1]))
+    use_kernel(lambda *args: kernel(*args[:-1], 2 * args[-1]), monkeypatch)
     assert_decodes(engine_of(model_of(config_of("llama")), used=False))
 
 
@@ -255,7 +281,7 @@ def test_a_kernel_that_is_wrong_beyond_its_first_block_of_keys_is_not_used(monke
         summed: torch.Tensor = kernel(*others, states, positions, sources, shared, scale)
         return summed * (positions < acceptance.FUSED_BLOCK)[:, None, None]
 
-    monkeypatch.setattr(fused_attention, "turn_and_attend", one_block)
+    use_kernel(one_block, monkeypatch)
     assert_decodes(engine_of(model_of(config_of("llama")), used=False))
 
 
@@ -263,7 +289,7 @@ def test_a_kernel_that_fails_is_named_and_not_used(monkeypatch: pytest.MonkeyPat
     def broken(*args: Any) -> torch.Tensor:
         raise RuntimeError("no such\ninstruction")
 
-    monkeypatch.setattr(fused_attention, "turn_and_attend", broken)
+    use_kernel(broken, monkeypatch)
     with pytest.warns(RunWarning, match=r"does not work here \(RuntimeError: no such instruction\)"):
         made = engine_of(model_of(config_of("llama")), used=False)
     assert_decodes(made)

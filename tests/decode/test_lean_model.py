@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.layer import Linear as LoraLinear
 from transformers import AutoModelForCausalLM, GraniteConfig, Ministral3Config, PreTrainedModel
 
 from ollm_rl.agents.policies.token import TokenPolicy
@@ -93,6 +95,32 @@ def test_a_lora_is_computed_with_the_weights_of_the_moment() -> None:
                 if "lora_B" in name:
                     weight.normal_(0, 0.3)
         assert_decodes(engine)
+
+
+def test_layers_of_which_only_some_have_a_lora_are_computed_as_peft_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj"], rank_pattern={"up_proj": 2})
+    backbone = get_peft_model(unshared("qwen2"), settings).get_base_model()
+    with torch.no_grad():
+        for name, weight in backbone.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.3)
+    assert_decodes(engine_of(backbone))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_lora_that_is_merged_or_put_aside_later_is_left_to_peft(merged: bool) -> None:
+    torch.manual_seed(0)
+    policy = TokenPolicy(unshared("llama"), rank=4)
+    with torch.no_grad():
+        for name, weight in policy.backbone.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.3)
+    engine = engine_of(policy.backbone)
+    for layer in policy.backbone.modules():
+        if isinstance(layer, LoraLinear):
+            layer.merge() if merged else layer.enable_adapters(False)
+    assert_decodes(engine)
 
 
 def test_a_model_of_this_shape_that_computes_something_else_keeps_its_own_code() -> None:
