@@ -8,8 +8,9 @@ set -euo pipefail
 out=${1:?give OUT}
 presets=$(dirname "$0")/../presets
 ollm() { python3 -m ollm_rl.cli "$@"; }
-ollm sft --config "$presets/smollm2_backbone.yaml" --max_steps 600 --learning_rate 3e-4 --data arith \
-    --out "$out/backbone"
+ollm sft --config "$presets/smollm2_backbone.yaml" --stage lora --lora_rank 16 --max_steps 600 --learning_rate 1e-3 \
+    --save_steps 50 --data arith --out "$out/lora"
+[ -f "$out/backbone/model.safetensors" ] || python3 -m ollm_rl.experiments.studies.merge "$out/lora" "$out/backbone"
 ollm sft --config "$presets/smollm2_options.yaml" --max_steps 120 --backbone "$out/backbone" --data arith \
     --out "$out/options"
 ollm compare --config "$presets/smollm2_styles_compare.yaml" --train.model "$out/options" --out "$out/compare"
