@@ -14,21 +14,24 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
 
 from ollm_rl.backbones.fused_norms import FusedNorm
 from ollm_rl.backbones.lora_products import LoraProduct, plain_products
+from ollm_rl.backbones.replaced import Forward
 from ollm_rl.decode.lean_products import Product
 from ollm_rl.decode.row_cache import RowCache, RowLayer, StepLayout
 from ollm_rl.devices import HAS_TRITON
 
 if HAS_TRITON:
     from ollm_rl.decode.fused_kernel import turn_and_attend
-    from ollm_rl.decode.gate_kernel import silu_times
+    from ollm_rl.decode.layer_kernels import normed, silu_times
 
 # The parts of a model. One with others, such as norms of queries or two more norms per layer, keeps its own code.
 MODEL = {"embed_tokens", "layers", "norm", "rotary_emb"}
 LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 ATTENTION, MLP = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"gate_proj", "up_proj", "down_proj", "act_fn"}
+SILU = nn.SiLU, type(ACT2FN["silu"])
 TOLERANCE, HALF_TOLERANCE = 1e-4, 0.02  # relative error of a part by itself
 
 # Queries, keys and values of a layer's rows side by side, (B, heads * D + 2 * key heads * D) -> what attention sums,
@@ -55,7 +58,7 @@ class LeanLayer:
         self.size, self.scale, self._activation = attention.head_dim, attention.scaling, mlp.act_fn
         heads, gate_and_up = (attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj)
         self.widths = [part.out_features for part in heads]
-        self._norms = FusedNorm(layer.input_layernorm).forward, FusedNorm(layer.post_attention_layernorm).forward
+        self._norms = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
         inputs = heads, (attention.o_proj,), gate_and_up, (mlp.down_proj,)
         self.products = [Product(layers, loras) for layers in inputs]
 
@@ -67,7 +70,7 @@ class LeanLayer:
 
     def _gated(self, gate_and_up: torch.Tensor) -> torch.Tensor:
         """(B, 2 F) -> (B, F)."""
-        if gate_and_up.is_cuda and HAS_TRITON and type(self._activation) is nn.SiLU:
+        if gate_and_up.is_cuda and HAS_TRITON and type(self._activation) in SILU:
             return silu_times(gate_and_up)
         gate, up = gate_and_up.chunk(2, -1)
         product: torch.Tensor = self._activation(gate).mul_(up)
@@ -85,7 +88,7 @@ class LeanModel:
     def __init__(self, model: Any, loras: Mapping[nn.Module, LoraProduct]) -> None:
         self._model, self._embedding, self._rotary = model, model.embed_tokens, model.rotary_emb
         self._layers = [LeanLayer(layer, loras) for layer in model.layers]
-        self._norm = FusedNorm(model.norm).forward
+        self._norm = _norm(model.norm)
         copies = [pair for layer in self._layers for product in layer.products for pair in product.copies]
         self._copies, self._weights = [copy for copy, _ in copies], [weight for _, weight in copies]
 
@@ -156,6 +159,12 @@ def lean_model(backbone: PreTrainedModel) -> LeanModel | None:
     model: Any = backbone.base_model
     usual = _has(model, MODEL) and all(map(_is_usual, model.layers)) and all(map(_is_untouched, model.modules()))
     return LeanModel(model, {product.layer: product for product in plain_products(backbone)}) if usual else None
+
+
+def _norm(layer: Any) -> Forward:
+    """What an RMS norm computes for rows, (B, H) -> (B, H)."""
+    weight, eps = layer.weight, layer.variance_epsilon
+    return partial(normed, weight=weight, eps=eps) if HAS_TRITON and weight.is_cuda else FusedNorm(layer).forward
 
 
 def _by_kernel(

@@ -1,4 +1,4 @@
-"""The kernel of an MLP's gate against torch's own operations."""
+"""The kernels of a layer's small operations against torch's own."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from ollm_rl.devices import HAS_TRITON
 
 if HAS_TRITON:
-    from ollm_rl.decode.gate_kernel import BLOCK, silu_times
+    from ollm_rl.decode.layer_kernels import BLOCK, normed, silu_times
 
 pytestmark = pytest.mark.skipif(not (HAS_TRITON and torch.cuda.is_available()), reason="needs a CUDA device and Triton")
 
@@ -21,3 +21,14 @@ def test_a_row_is_multiplied_by_its_gate(more: int, dtype: torch.dtype, toleranc
     found = silu_times(rows.cuda())
     assert found.dtype == dtype
     torch.testing.assert_close(found.cpu().double(), F.silu(gate) * up, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
+@pytest.mark.parametrize("size", [7, 576, 1536])
+def test_a_row_is_normed(size: int, dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    rows, weight = torch.randn(3, size).mul(0.01).to(dtype), torch.rand(size).to(dtype)
+    found = normed(rows.cuda(), weight.cuda(), 1e-5)
+    assert found.dtype == dtype
+    expected = F.rms_norm(rows.double(), (size,), weight.double(), 1e-5)
+    torch.testing.assert_close(found.cpu().double(), expected, rtol=tolerance, atol=tolerance)
