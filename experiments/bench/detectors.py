@@ -199,8 +199,7 @@ def letters(problems: Mapping[str, Sequence[Problem]]) -> str:
 def _pair_counts(texts: Iterable[str]) -> np.ndarray:
     counts = np.zeros((26, 26))
     for text in texts:
-        for pair in letter_pairs(latin_words(text)):
-            counts[pair] += 1
+        np.add.at(counts, tuple(letter_pairs(latin_words(text)).T), 1)
     return counts
 
 

@@ -71,7 +71,9 @@ def _is_empty(text: str) -> bool:
 
 def _has_answer(text: str) -> bool:
     """Whether a text states an answer, has a number, or ends with a number in words or the letter of a choice."""
-    found = extract_answer(text)
-    if any(sign.isnumeric() for sign in text) or (found and found[1] != "last_number"):
+    if any(sign.isnumeric() for sign in text):
         return True
-    return found is not None and (bool(_CHOICE.fullmatch(found[0])) or read_quantity(found[0]) is not None)
+    found = extract_answer(text)
+    if found is None or found[1] != "last_number":
+        return found is not None
+    return bool(_CHOICE.fullmatch(found[0])) or read_quantity(found[0]) is not None

@@ -15,12 +15,9 @@ SHORT_PROMPT = 4  # words; a prompt with fewer may always be English
 MAX_JUDGED_CHARACTERS = 200  # a longer text adds time but no information
 
 
-@functools.lru_cache(maxsize=65536)
 def confidences_of(words: str, with_others: bool = False) -> dict[str, float]:
     """Probability of each language for words joined by spaces; empty if the detector knows none of the letters."""
-    values = _detector(with_others).compute_language_confidence_values(words[:MAX_JUDGED_CHARACTERS])
-    confidences = {value.language.iso_code_639_1.name.lower(): value.value for value in values}
-    return confidences if any(confidences.values()) else {}
+    return _confidences_of(words[:MAX_JUDGED_CHARACTERS], with_others)
 
 
 def likeliest(confidences: dict[str, float]) -> str:
@@ -35,6 +32,13 @@ def is_other(words: str, confidences: dict[str, float]) -> bool:
         return False
     of_all = confidences_of(words, with_others=True)
     return likeliest(of_all) in OTHERS and sum(of_all[code] for code in OTHERS) >= 0.5
+
+
+@functools.lru_cache(maxsize=16384)  # up to 40 MB; 512 solutions of GSM8K ask about 4,000 texts
+def _confidences_of(words: str, with_others: bool) -> dict[str, float]:
+    values = _detector(with_others).compute_language_confidence_values(words)
+    confidences = {value.language.iso_code_639_1.name.lower(): value.value for value in values}
+    return confidences if any(confidences.values()) else {}
 
 
 @functools.cache

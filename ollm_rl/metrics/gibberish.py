@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ollm_rl.metrics.scripts import script_of_letter
+from ollm_rl.metrics.scripts import code_points, script_of_letter
 from ollm_rl.metrics.sentences import latin_words
 
 MAX_LETTER_BITS = 4.5  # per letter pair
@@ -20,8 +20,8 @@ MIN_BYTES = 200  # minimum to judge a text by deflate, unless it is all ASCII
 
 # Not words: columns of tables, keys and digests.
 _CODE = re.compile(
-    r"\\begin\{(?:array|tabular)\}\{[^}]*\}|\b[\da-f]{16,}\b|\b[\dA-F]{16,}\b"
-    r"|(?<![\w+/])(?=(?:[A-Za-z+/_-]*\d){3}|[a-z]*[A-Z]+[a-z]+[A-Z]+[a-z]+[A-Z])[\w+/-]{20,}={0,2}"
+    r"\\begin\{(?:array|tabular)\}\{[^}]*\}|(?=[\w+/-]{16})(?:\b[\da-f]{16,}\b|\b[\dA-F]{16,}\b"
+    r"|(?<![\w+/])(?=(?:[A-Za-z+/_-]*\d){3}|[a-z]*[A-Z]+[a-z]+[A-Z]+[a-z]+[A-Z])[\w+/-]{20,}={0,2})"
 )
 
 # Bits of the second letter given the first (one row per first letter, a to z, hexadecimal, at most 15). They come from
@@ -56,18 +56,22 @@ def letter_bits(text: str) -> float:
     if len(pairs) < LETTER_PAIRS:
         return 0.0
     window = min(LETTER_WINDOW, len(pairs))
-    totals = np.concatenate(([0], np.cumsum(_LETTER_BITS[tuple(zip(*pairs, strict=True))])))
+    totals = np.concatenate(([0], np.cumsum(_LETTER_BITS[pairs[:, 0], pairs[:, 1]])))
     return float((totals[window:] - totals[:-window]).max() / window)
 
 
-def letter_pairs(words: Iterable[str]) -> list[tuple[int, int]]:
-    """Pairs of neighbouring letters a to z of words, as numbers from 0, without accents; other characters separate."""
-    pairs: list[tuple[int, int]] = []
-    for word in words:
-        plain = [c for c in unicodedata.normalize("NFKD", word.lower()) if not unicodedata.combining(c)]
-        codes = [ord(character) - ord("a") for character in plain]
-        pairs += [pair for pair in zip(codes, codes[1:], strict=False) if min(pair) >= 0 and max(pair) < 26]
-    return pairs
+def letter_pairs(words: Iterable[str]) -> np.ndarray:
+    """Pairs of neighbouring letters a to z of words, without accents; other characters separate.
+
+    Returns:
+        Numbers from 0, (N, 2).
+    """
+    text = " ".join(words).lower()
+    if not text.isascii():
+        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    codes = code_points(text) - ord("a")
+    pairs = np.stack((codes[:-1], codes[1:]), axis=1)
+    return pairs[((pairs >= 0) & (pairs < 26)).all(axis=1)]
 
 
 def _is_incompressible(text: str) -> bool:
@@ -81,10 +85,10 @@ def _is_incompressible(text: str) -> bool:
 
 def _is_mixed(text: str) -> bool:
     """Whether letters of many scripts are side by side. Greek does not count, because formulas use it."""
-    scripts = [script_of_letter(letter) if letter.isalpha() else "" for letter in text]
-    scripts = ["" if script == "GREEK" else script for script in scripts]
-    if len(set(scripts) - {""}) <= MAX_SCRIPTS:
+    script_of = {letter: script_of_letter(letter) if letter.isalpha() else "" for letter in set(text)}
+    if len(set(script_of.values()) - {"", "GREEK"}) <= MAX_SCRIPTS:
         return False
+    scripts = ["" if script_of[letter] == "GREEK" else script_of[letter] for letter in text]
     return (
         sum(bool(one and other and one != other) for one, other in zip(scripts, scripts[1:], strict=False)) > MAX_MIXED
     )

@@ -4,6 +4,7 @@ Texts are short solutions full of mathematics, so each sentence is judged by its
 by `lingua` (`ollm_rl.metrics.detection`).
 """
 
+import functools
 import re
 from collections import Counter
 from dataclasses import replace
@@ -120,30 +121,42 @@ def measure_switching(prompt: str, completion: str) -> Switching:
     for quotation in QUOTED.finditer(prompt):
         completion = completion.replace(quotation[2] or quotation[3], " ")
     pieces = split_pieces(completion)
-    asked = split_pieces(prompt, longest_quotation=len(prompt)) or split_pieces(prompt, longest_quotation=0)
+    asked = _prompt_pieces(prompt)
     if not asked or not pieces:
         return Switching(0, 0, 0)
-    language, script = _prompt_language(asked, [piece for piece in pieces if not _repeats(prompt, piece)] or pieces)
-    pieces = [part for piece in pieces for part in _split_at_change(piece, script, language)]
+    prompt = prompt.casefold()
+    new = [piece for piece in pieces if not _repeats(prompt, piece)]
+    language, script = _prompt_language(asked, new or pieces)
     uses_script = any(piece.script == script for piece in pieces)
-    verdicts = [
-        _is_foreign(piece.words, language) if piece.script == script else _is_switch_of_script(piece, uses_script)
-        for piece in pieces
-    ]
-    verdicts = [
-        None if verdict and _repeats(prompt, piece) else verdict
-        for piece, verdict in zip(pieces, verdicts, strict=True)
-    ]
-    current = next((verdict for verdict in verdicts if verdict is not None), False)
+
+    def verdict(piece: Piece) -> bool | None:
+        if piece.script != script:
+            is_foreign = _is_switch_of_script(piece, uses_script)
+        else:
+            is_foreign = _is_foreign(piece.words, language)
+        return None if is_foreign and _repeats(prompt, piece) else is_foreign
+
+    # Sentences of the prompt's words are never foreign, so they need no verdict unless another one is.
+    if not any(verdict(part) for piece in new for part in _split_at_change(piece, script, language)):
+        return Switching(sum(piece.num_words for piece in pieces), 0, 0, known=language is not None)
+    pieces = [part for piece in pieces for part in _split_at_change(piece, script, language)]
+    verdicts = [verdict(piece) for piece in pieces]
+    current = next((found for found in verdicts if found is not None), False)
     words = foreign_words = 0
     switches = int(current)
-    for piece, verdict in zip(pieces, verdicts, strict=True):
-        if verdict is not None:
-            switches += verdict != current
-            current = verdict
+    for piece, found in zip(pieces, verdicts, strict=True):
+        if found is not None:
+            switches += found != current
+            current = found
         words += piece.num_words
         foreign_words += piece.num_words * current
     return Switching(words, foreign_words, switches, known=language is not None)
+
+
+@functools.lru_cache(maxsize=256)
+def _prompt_pieces(prompt: str) -> list[Piece]:
+    """Pieces of a prompt, which most completions share with others."""
+    return split_pieces(prompt, longest_quotation=len(prompt)) or split_pieces(prompt, longest_quotation=0)
 
 
 def _prompt_language(asked: list[Piece], pieces: list[Piece]) -> tuple[str | None, str]:
@@ -168,13 +181,15 @@ def _prompt_language(asked: list[Piece], pieces: list[Piece]) -> tuple[str | Non
             return "en", script
         if max(confidences.values()) < SURE_CONFIDENCE:
             possible["en"] = max(confidences["en"], PROMPT_CONFIDENCE)
+    if len(possible) == 1:
+        return likeliest(possible), script
     beginning = confidences_of(" ".join(piece.text for piece in pieces if piece.script == script))
     return likeliest({code: value * beginning.get(code, 1.0) for code, value in possible.items()}), script
 
 
 def _repeats(prompt: str, piece: Piece) -> bool:
-    """Whether the prompt has all words of a piece."""
-    return all(word.casefold() in prompt.casefold() for word in piece.words)
+    """Whether the prompt, in small letters, has all words of a piece."""
+    return all(word.casefold() in prompt for word in piece.words)
 
 
 def _split_at_change(piece: Piece, script: str, language: str | None) -> list[Piece]:
@@ -183,11 +198,13 @@ def _split_at_change(piece: Piece, script: str, language: str | None) -> list[Pi
     if piece.script != script or language not in LANGUAGES or middle < HALF_WORDS:
         return [piece]
     halves = [replace(piece, words=piece.words[:middle]), replace(piece, words=piece.words[middle:])]
-    first, second = (confidences_of(half.text) for half in halves)
-    if not first or not second or (likeliest(first) == language) == (likeliest(second) == language):
-        return [piece]
-    foreign = second if likeliest(first) == language else first
-    return halves if foreign[likeliest(foreign)] >= HALF_CONFIDENCE else [piece]
+    languages = []
+    for half in halves:
+        confidences = confidences_of(half.text)
+        languages.append(likeliest(confidences) if confidences else None)
+        if languages[-1] != language and max(confidences.values(), default=0.0) < HALF_CONFIDENCE:
+            return [piece]
+    return halves if languages.count(language) == 1 else [piece]
 
 
 def _is_switch_of_script(piece: Piece, uses_script: bool) -> bool | None:

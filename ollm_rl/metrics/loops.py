@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ollm_rl.metrics.scripts import code_points
+
 # A run is a sequence of tokens repeated without a break. At the end of a text it counts at any share of the text.
 RUN_REPEATS = 4
 RUN_TOKENS, RUN_SHARE = 12, 0.5
@@ -16,10 +18,9 @@ RULE_CHARACTERS = 200  # characters that a rule of hyphens or dots may have
 NGRAM = 8  # tokens
 NGRAM_TOKENS, NGRAM_SHARE = 60, 0.95  # the last tokens, and the share in n-grams that occurred twice before
 
-_SYLLABLES = re.compile(
-    rf"([^\W_]|[^\W\d_]{{2,4}}?|[^\w\s&.·•…=~*#|+–—─━═_-])\1{{{CHARACTERS - 1},}}"
-    rf"|\s{{{CHARACTERS},}}\Z|\s{{{RULE_CHARACTERS},}}"
-)
+_SYLLABLES = re.compile(rf"([^\W_]|[^\W\d_]{{2,4}}?|[^\w\s&.·•…=~*#|+–—─━═_-])\1{{{CHARACTERS - 1},}}")
+_SYLLABLES_PERIOD = 12  # in which syllables of 1 to 4 characters repeat
+_BLANKS = re.compile(rf"\s{{{CHARACTERS},}}\Z|\s{{{RULE_CHARACTERS}}}")
 _RULE = re.compile(r"([-–—─━═=_.·•…~*#|+&])\1{2,}|\.(?: \.){2,}")
 _TABLE_RULE = re.compile(r"^[ \t|:+-]{3,}$|\\begin\{(?:array|tabular)\}\{[^}]*\}", re.MULTILINE)
 # Cut at 20 characters: a run such as "hahaha..." has no spaces, and its equal pieces still show the period.
@@ -32,12 +33,20 @@ _TERM = re.compile(
 
 def is_loop(text: str) -> bool:
     """Whether a text loops, as `ollm_rl.metrics.degenerate.degeneracy` defines it."""
-    if _SYLLABLES.search(text) or any(len(rule.group()) > RULE_CHARACTERS for rule in _RULE.finditer(text)):
+    if _has_syllables(text) or _BLANKS.search(text):
+        return True
+    if any(len(rule.group()) > RULE_CHARACTERS for rule in _RULE.finditer(text)):
         return True
     words = _TOKEN.findall(_RULE.sub(" ", _TABLE_RULE.sub(" ", text)))
-    codes: dict[str, int] = {}
-    tokens = np.array([codes.setdefault(word, len(codes)) for word in words])
+    tokens = _numbered(words)
     return _has_run(tokens, words) or _says_nothing_new(tokens) or _counts_on(words)
+
+
+def _has_syllables(text: str) -> bool:
+    """Whether one character or syllable is repeated. The pattern is slow, so characters are compared first."""
+    signs = code_points(text)
+    equal = (signs[_SYLLABLES_PERIOD:] == signs[:-_SYLLABLES_PERIOD]).tobytes()
+    return b"\1" * (CHARACTERS - _SYLLABLES_PERIOD) in equal and _SYLLABLES.search(text) is not None
 
 
 def _has_run(tokens: np.ndarray, words: list[str]) -> bool:
@@ -53,15 +62,28 @@ def _has_run(tokens: np.ndarray, words: list[str]) -> bool:
 
 def _runs(tokens: np.ndarray, repeats: int) -> Iterator[tuple[int, int, int, int]]:
     """Start, end, period and repeats of every run with at least ``repeats`` repeats, tokens: (T,)."""
-    for period in range(1, len(tokens) // repeats + 1):
+    # No token of a run is new after the first period, so the longest stretch without a new token bounds the period.
+    longest = np.diff(np.flatnonzero(np.concatenate((_is_new(tokens), [True])))).max() - 1
+    for period in range(1, longest // (repeats - 1) + 1):
         equal = tokens[period:] == tokens[:-period]
         if np.count_nonzero(equal) < (repeats - 1) * period:
             continue
         edges = np.flatnonzero(np.concatenate(([True], ~equal, [True])))
-        for before, after in zip(edges[:-1], edges[1:], strict=True):
-            length = int(after - before) - 1
-            if length >= (repeats - 1) * period:
-                yield int(before), int(before) + length + period, period, length // period + 1
+        lengths = np.diff(edges) - 1
+        for index in np.flatnonzero(lengths >= (repeats - 1) * period):
+            start, length = int(edges[index]), int(lengths[index])
+            yield start, start + length + period, period, length // period + 1
+
+
+def _numbered(words: list[str]) -> np.ndarray:
+    """Words as numbers in the order in which they first occur, (T,)."""
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    return np.array([numbers[word] for word in words], dtype=np.int32)
+
+
+def _is_new(tokens: np.ndarray) -> np.ndarray:
+    """Where a token of `_numbered` occurs for the first time, at least one token: (T,)."""
+    return np.concatenate(([True], np.diff(np.maximum.accumulate(tokens)) > 0))
 
 
 def _is_long(start: int, end: int, total: int) -> bool:
@@ -82,8 +104,8 @@ def _says_nothing_new(tokens: np.ndarray) -> bool:
 
     Once is not enough, because a solution may be stated again as the final write-up.
     """
-    if len(tokens) < NGRAM_TOKENS:
-        return False
+    if len(tokens) < NGRAM_TOKENS or _is_new(tokens)[-NGRAM_TOKENS:].mean() > 1 - NGRAM_SHARE:
+        return False  # most texts, soon: a new token is in no n-gram that occurred before
     ngrams = np.lib.stride_tricks.sliding_window_view(tokens, NGRAM)
     _, inverse = np.unique(ngrams, axis=0, return_inverse=True)
     order = np.argsort(inverse.ravel(), kind="stable")
@@ -97,10 +119,9 @@ def _says_nothing_new(tokens: np.ndarray) -> bool:
 def _counts_on(words: list[str]) -> bool:
     """Whether a sequence of words is repeated with nothing new but a number that grows by one."""
     is_number = np.array([word.isdigit() for word in words], dtype=bool)
-    if is_number.sum() < COUNTED_REPEATS:
+    if np.count_nonzero(is_number) < COUNTED_REPEATS:
         return False
-    codes: dict[str, int] = {}
-    tokens = np.array([codes.setdefault("0" if word.isdigit() else word, len(codes)) for word in words])
+    tokens = _numbered(["0" if word.isdigit() else word for word in words])
     for start, end, period, repeats in _runs(tokens, COUNTED_REPEATS):
         if not _is_long(start, end, len(words)) or all(is_number[start : start + period] | (period == 1)):
             continue

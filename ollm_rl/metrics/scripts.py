@@ -4,10 +4,12 @@ import functools
 import re
 import unicodedata
 
+import numpy as np
+
 # `re` does not treat combining vowel signs and tones as letters, but they occur inside words.
 _SIGNS = r"\u0300-\u036f\u0900-\u0963\u0981-\u0d7f\u0d82-\u0df4\u0e31-\u0e4e\u0eb1-\u0ecd\u1000-\u109f\u1780-\u17d3"
-_LETTER = rf"(?:(?!\d)(?:[^\W_]|[{_SIGNS}]))"
-WORD = re.compile(rf"{_LETTER}(?:{_LETTER}|['’](?={_LETTER}))*")
+_LETTERS = rf"(?:[^\W\d_]+|(?!\d)[{_SIGNS}])"
+WORD = re.compile(rf"{_LETTERS}(?:{_LETTERS}|['’](?={_LETTERS}))*")
 # Characters that count as one word, in scripts without spaces between words.
 _CHARACTERS = {"CJK": 2, "THAI": 4, "LAO": 4, "KHMER": 4, "MYANMAR": 4}
 _SAME = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK", "IDEOGRAPHIC": "CJK", "HALFWIDTH": "CJK"}
@@ -32,14 +34,18 @@ def script_of_letter(letter: str) -> str:
     return "" if name in _NO_SCRIPT else _SAME.get(name, name)
 
 
-@functools.lru_cache(maxsize=4096)
 def script_of_word(word: str) -> str:
     """The script of most of a word's letters."""
     scripts = [script_of_letter(letter) for letter in word if letter.isalpha()]
     return max(scripts, key=scripts.count, default="")
 
 
-def word_length(word: str, script: str) -> int:
-    """Number of words that an unbroken run of letters counts as."""
+def code_points(text: str) -> np.ndarray:
+    """Numbers of a text's characters in Unicode, (N,)."""
+    return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype="<i4")
+
+
+def count_words(words: list[str], script: str) -> int:
+    """Number of words. In scripts without spaces a run of letters counts by its length."""
     characters = _CHARACTERS.get(script, 0)
-    return -(-len(word) // characters) if characters else 1
+    return sum(-(-len(word) // characters) for word in words) if characters else len(words)

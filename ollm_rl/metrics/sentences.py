@@ -3,12 +3,13 @@
 Mathematics, code, addresses and short quotations are removed first; they are written alike in all languages.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from itertools import groupby
 
 from ollm_rl.answers.prose import FORMULA, read_prose
-from ollm_rl.metrics.scripts import WORD, script_of_word, word_length
+from ollm_rl.metrics.scripts import WORD, count_words, script_of_word
 
 NAME_WORDS = 2  # so many words of another script are a name or a term; twice as many in quotes
 
@@ -19,7 +20,7 @@ _MARKUP = re.compile(
 )
 # Code within a line, addresses, paths and file names.
 _NO_PROSE = re.compile(
-    r"[`ˋ][^`ˋ\n]{1,200}[`ˋ]|www\.\S+|\S{1,64}@\S+|(?:[\w.~:-]{0,64}[/\\]){2,}[\w.-]*|\b\w+\.[a-z]{2,4}\b"
+    r"[`ˋ][^`ˋ\n]{1,200}[`ˋ]|www\.\S+|\S{1,64}@\S+|(?:[\w.~:-]{0,64}+[/\\]){2,}[\w.-]*|\b\w+\.[a-z]{2,4}\b"
 )
 QUOTED = re.compile(r"(?<!\w)(['\"])((?:(?!\1)[^\n]){1,80})\1(?!\w)|[“„«‘「]([^”“»’」\n]{1,80})[”“»’」]")
 _SENTENCE_END = re.compile(r"[.!?:;\n।。！？：；]+")
@@ -42,7 +43,7 @@ class Piece:
     @property
     def num_words(self) -> int:
         """Number of words. In scripts without spaces a run of letters counts by its length."""
-        return sum(word_length(word, self.script) for word in self.words)
+        return count_words(self.words, self.script)
 
 
 def split_pieces(text: str, *, longest_quotation: int = 2 * NAME_WORDS) -> list[Piece]:
@@ -54,7 +55,7 @@ def split_pieces(text: str, *, longest_quotation: int = 2 * NAME_WORDS) -> list[
 
     pieces = []
     for sentence in _SENTENCE_END.split(QUOTED.sub(remove_short, text)):
-        groups = [(script, list(words)) for script, words in groupby(_words(sentence), key=script_of_word)]
+        groups = [(script, list(words)) for script, words in groupby(_words(sentence), key=_script)]
         pieces += [Piece(script, words, len(groups) == 1) for script, words in groups]
     return pieces
 
@@ -66,14 +67,16 @@ def all_words(text: str) -> str:
 
 def latin_words(text: str) -> list[str]:
     """Words of a text in Latin script, without code blocks, LaTeX commands, variables, units and labels."""
-    return [word for word in _words(_MARKUP.sub(" ", text)) if script_of_word(word) == "LATIN"]
+    return [word for word in _words(_MARKUP.sub(" ", text)) if _script(word) == "LATIN"]
 
 
 def _words(sentence: str) -> list[str]:
-    """Words that indicate a language: no variables, units or labels."""
-    words = WORD.findall(sentence)
-    return [word for word in words if not (_SYMBOL.fullmatch(word) or _is_label(word) or not script_of_word(word))]
+    """Words that indicate a language."""
+    return [word for word in WORD.findall(sentence) if _script(word)]
 
 
-def _is_label(word: str) -> bool:
-    return word.isupper() and len(word) <= 4
+@functools.lru_cache(maxsize=4096)
+def _script(word: str) -> str:
+    """The script of a word that indicates a language; empty for variables, units and labels."""
+    is_label = word.isupper() and len(word) <= 4
+    return "" if is_label or _SYMBOL.fullmatch(word) else script_of_word(word)
