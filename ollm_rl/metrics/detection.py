@@ -34,7 +34,7 @@ def is_other(words: str, confidences: dict[str, float]) -> bool:
     return likeliest(of_all) in OTHERS and sum(of_all[code] for code in OTHERS) >= 0.5
 
 
-@functools.lru_cache(maxsize=16384)  # up to 40 MB; 512 solutions of GSM8K ask about 4,000 texts
+@functools.lru_cache(maxsize=16384)  # some 30 MB; 512 solutions of GSM8K ask about 4,000 texts
 def _confidences_of(words: str, with_others: bool) -> dict[str, float]:
     values = _detector(with_others).compute_language_confidence_values(words)
     confidences = {value.language.iso_code_639_1.name.lower(): value.value for value in values}
