@@ -1,6 +1,6 @@
 """Tables of the scripts ``*_selection.sh``: ``python -m ollm_rl.experiments.studies.selection_table OUT``.
 
-Reads OUT/forced.json, the result of ``ollm-rl teacher-forced``, and those of ``ollm-rl search`` beside it, if any.
+Reads OUT/forced.json, of ``ollm-rl teacher-forced``, and the results of ``ollm-rl search`` beside it, as far as they exist.
 """
 
 import argparse
@@ -60,13 +60,14 @@ def search_table(folder: Path, choice: str) -> Table:
 
 def show(out: Path) -> None:
     """Print all tables."""
-    path = out / "forced.json"
-    if not path.is_file():
-        raise MissingError(f"{path} does not exist; give the folder that a script *_selection.sh wrote")
-    forced = json.loads(path.read_text())
-    tables = [forced_table(forced), ambiguity_table(forced)]
+    path, tables = out / "forced.json", list[Table]()
+    if path.is_file():
+        forced = json.loads(path.read_text())
+        tables += [forced_table(forced), ambiguity_table(forced)]
     if any(out.glob("*-*.json")):
         tables += [search_table(out, choice) for choice in ("oracle", "majority", "likelihood")]
+    if not tables:
+        raise MissingError(f"{out} holds no forced.json and no searches; give the folder a script *_selection.sh wrote")
     print("\n\n".join(table.markdown() for table in tables))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ollm_rl.errors import MissingError
 from ollm_rl.experiments.studies.selection_table import ambiguity_table, forced_table, search_table, show
 
 
@@ -40,3 +41,21 @@ def test_how_sure_the_text_is_and_a_folder_without_searches(tmp_path: Path, caps
     show(tmp_path)
     printed = capsys.readouterr().out
     assert "### Ambiguity" in printed and "### Oracle" not in printed
+
+
+def test_searches_without_scores_along_solutions_and_a_folder_without_either(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(MissingError, match=f"{tmp_path} holds no forced.json and no searches; give the folder"):
+        show(tmp_path)
+    choices = ("oracle", "majority", "likelihood")
+    result = {
+        "budgets": [6],
+        "curves": {choice: [0.5] for choice in choices},
+        "accuracy": {choice: {"mean": 0.5, "low": 0.25, "high": 0.75} for choice in choices},
+        "num_problems": 8,
+    }
+    (tmp_path / "beam-options.json").write_text(json.dumps(result))
+    show(tmp_path)
+    printed = capsys.readouterr().out
+    assert printed.startswith("### Oracle") and "### Likelihood" in printed and "Teacher-forced" not in printed
