@@ -1,6 +1,6 @@
 """Tables of the scripts ``*_selection.sh``: ``python -m ollm_rl.experiments.studies.selection_table OUT``.
 
-Reads OUT/forced.json, of ``ollm-rl teacher-forced``, and the results of ``ollm-rl search`` beside it, as far as they exist.
+Reads OUT/forced.json, of ``ollm-rl teacher-forced``, and what ``ollm-rl search`` wrote beside it, as far as they exist.
 """
 
 import argparse
