@@ -80,8 +80,10 @@ def value_in_prose(expression: str, *, is_formula: bool, is_called: bool) -> str
         is_formula: Whether it is a formula.
         is_called: Whether the sentence names its value: "the distance is 2c = 8".
     """
-    inner = _LAST_RELATION.split(expression.replace(r"\!", ""))[-1]
-    parts = [part for part in sides(inner) if part.strip("~ ")]
+    # A relation may be the last that is there ("x = 6 ⇒").
+    pieces = [piece for piece in _LAST_RELATION.split(expression.replace(r"\!", "")) if piece.strip("~ =")]
+    inner = pieces[-1] if pieces else expression
+    parts = [part for part in sides(inner) if part.strip("~ ")] or [inner]
     if len(parts) > 1 and not is_formula:  # "400 g / 200 g = 2", "120 / 12 = 10 dozen"
         bare = sides(_COUNTED_IN.sub("", inner))
         parts = bare if bare != parts and len(bare) > 1 and _is_true_sum(bare) else parts

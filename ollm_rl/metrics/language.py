@@ -140,17 +140,22 @@ def measure_switching(prompt: str, completion: str) -> Switching:
     if not any(verdict(part) for piece in new for part in _split_at_change(piece, script, language)):
         return Switching(sum(piece.num_words for piece in pieces), 0, 0, known=language is not None)
     pieces = [part for piece in pieces for part in _split_at_change(piece, script, language)]
-    verdicts = [verdict(piece) for piece in pieces]
-    current = next((found for found in verdicts if found is not None), False)
+    words, foreign_words, switches = _count(pieces, [verdict(piece) for piece in pieces])
+    return Switching(words, foreign_words, switches, known=language is not None)
+
+
+def _count(pieces: list[Piece], verdicts: list[bool | None]) -> tuple[int, int, int]:
+    """Words, words in another language, and switches; a sentence without a verdict counts as the one before it."""
+    current = next((verdict for verdict in verdicts if verdict is not None), False)
     words = foreign_words = 0
     switches = int(current)
-    for piece, found in zip(pieces, verdicts, strict=True):
-        if found is not None:
-            switches += found != current
-            current = found
+    for piece, verdict in zip(pieces, verdicts, strict=True):
+        if verdict is not None:
+            switches += verdict != current
+            current = verdict
         words += piece.num_words
         foreign_words += piece.num_words * current
-    return Switching(words, foreign_words, switches, known=language is not None)
+    return words, foreign_words, switches
 
 
 @functools.lru_cache(maxsize=256)

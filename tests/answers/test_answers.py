@@ -200,3 +200,14 @@ def test_no_text_makes_extraction_or_comparison_raise(text: str, other: str) -> 
         assert compare(clean(part), clean(other)) in (True, False, None)
         read_quantity(clean(part))
         split_unit(clean(part))
+
+
+@pytest.mark.parametrize("text", [r"6\implies AB", r"so x = 6 \implies", "x = 6 ⇒", r"Thus $x = 6 \Rightarrow$"])
+def test_a_relation_after_which_nothing_follows_is_no_part_of_the_answer(text: str) -> None:
+    found = extract_answer(text)
+    assert found is not None and found[0] == "6"
+
+
+@pytest.mark.parametrize("text", ["The answer is =", "=", r"The answer is \implies", "1 = ="])
+def test_relations_without_sides_raise_nothing(text: str) -> None:
+    extract_answer(text)
