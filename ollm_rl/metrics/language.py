@@ -130,6 +130,7 @@ def measure_switching(prompt: str, completion: str) -> Switching:
     uses_script = any(piece.script == script for piece in pieces)
 
     def verdict(piece: Piece) -> bool | None:
+        """Whether a piece is in another language; None if it cannot be told, or has only the prompt's words."""
         if piece.script != script:
             is_foreign = _is_switch_of_script(piece, uses_script)
         else:
