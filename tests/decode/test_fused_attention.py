@@ -250,6 +250,15 @@ def test_a_factor_near_1_that_bfloat16_hides_in_whole_steps_is_seen_in_single_la
     engine_of(model_of(plain).bfloat16(), lean=True)
 
 
+def test_an_embedding_of_zeros_hides_nothing() -> None:
+    settings = {"residual_multiplier": 0.22, "attention_multiplier": SIZE**-0.5, "embedding_multiplier": 12.0}
+    backbone = model_of(like_llama(GraniteConfig, **settings)).bfloat16()
+    with torch.no_grad():
+        backbone.get_input_embeddings().weight[0] = 0  # as that of padding
+    model = lean_model.lean_model(backbone)
+    assert model is not None and not model.agrees()
+
+
 def test_a_hook_takes_effect() -> None:
     backbone = model_of(config_of("llama"))
     query: Any = backbone.base_model.layers[1].self_attn.q_proj
