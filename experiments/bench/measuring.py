@@ -11,6 +11,7 @@ of RUN in their order. Set OMP_NUM_THREADS=1.
 
 import argparse
 import json
+import operator
 import os
 import statistics
 import subprocess
@@ -70,7 +71,7 @@ def in_checkout(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print a Markdown table of medians over the rounds."""
+    """Measure and print a Markdown table of medians over the rounds, and of the most results that differ in one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the problems")
     parser.add_argument("--against", type=Path, help="folder with another commit")
@@ -89,7 +90,8 @@ def main() -> None:
     for kind, first in rounds[0][0].items():
         other, ours = ([pair[side][kind]["ms"] for pair in rounds] for side in (0, 1))
         ratios = [one / two for one, two in zip(other, ours, strict=True)]
-        different = sum(one != two for one, two in zip(first["found"], rounds[0][1][kind]["found"], strict=True))
+        found = [[side[kind]["found"] for side in pair] for pair in rounds]
+        different = max(sum(map(operator.ne, *pair)) for pair in found)
         print(
             f"| {kind} | {len(first['found']):,} | {statistics.median(other):.2f} | {statistics.median(ours):.2f} "
             f"| {statistics.median(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f}) | {different} |"

@@ -21,3 +21,10 @@ def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterat
     finally:
         for layer, _ in pairs:
             del vars(layer)["forward"]
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether a module has no replaced forward and no hooks, but for those by which transformers notes outputs."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    own = all(getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks)
+    return own and "forward" not in vars(module)

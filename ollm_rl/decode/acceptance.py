@@ -30,8 +30,9 @@ WINDOW = 4  # tokens; a longer window is cut to this for the comparison, so that
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.25
 
 _accepted: WeakSet[PreTrainedModel] = WeakSet()
-# Whether `FusedAttention` computes the same, and with it `LeanModel`.
-_fused: WeakKeyDictionary[PreTrainedModel, tuple[bool, bool]] = WeakKeyDictionary()
+# Whether `FusedAttention` computes the same, and `LeanModel` with it. A model object is tried once.
+_fused: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_lean: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 def check_decoding(backbone: PreTrainedModel) -> None:
@@ -77,7 +78,7 @@ def _check_all_layers(backbone: PreTrainedModel, tolerance: float) -> None:
 def shortcuts(
     backbone: PreTrainedModel, shapes: Sequence[tuple[int, int]], max_length: int, *, many: bool, compiled: bool
 ) -> Shortcuts:
-    """By which steps take least time, as a trial of each shows, like that of decoding itself.
+    """The shortcuts with which steps take least time; each is tried first, as decoding itself is.
 
     A model may change keys before it uses them, or its layers' results.
 
@@ -93,13 +94,16 @@ def shortcuts(
     if not fused:
         in_chunks = many and not compiled and backbone.device.type == "cpu" and stored_in_chunks(backbone, shapes)
         return _with_chunks(backbone) if in_chunks else NO_SHORTCUTS
-    lean = _lean_model(backbone)
-    if backbone not in _fused:  # a model object is tried once
-        _fused[backbone] = _fused_works(backbone, fused, lean)
-    works, works_lean = _fused[backbone]
-    if works_lean:
+    lean = _lean_model(backbone) if _lean.get(backbone, True) else None
+    if lean and backbone not in _lean:
+        _lean[backbone] = _lean_works(backbone, lean, fused)
+    if lean and _lean[backbone]:
         return Shortcuts(lean=lean, fused=fused)
-    return Shortcuts(fused=fused) if works and not compiled else NO_SHORTCUTS
+    if compiled:
+        return NO_SHORTCUTS
+    if backbone not in _fused:
+        _fused[backbone] = _fused_works(backbone, fused)
+    return Shortcuts(fused=fused) if _fused[backbone] else NO_SHORTCUTS
 
 
 def _lean_model(backbone: PreTrainedModel) -> LeanModel | None:
@@ -119,23 +123,27 @@ def _with_chunks(backbone: PreTrainedModel) -> Shortcuts:
     return NO_SHORTCUTS
 
 
-def _fused_works(
-    backbone: PreTrainedModel, fused: Sequence[FusedAttention], lean: LeanModel | None
-) -> tuple[bool, bool]:
-    """Whether a model decodes with this attention, and by this lean model; says so if the kernel fails."""
-    with suppress(Exception):  # whatever layers raise that are not called as they expect, or a compiler of kernels
-        lean_steps = Shortcuts(lean=lean, fused=fused)
-        if lean and lean.agrees() and decoding_error(backbone, lean_steps) <= _tolerance(backbone):
-            return True, True
+def _lean_works(backbone: PreTrainedModel, lean: LeanModel, fused: Sequence[FusedAttention]) -> bool:
+    """Whether a model decodes by this lean model with this attention."""
     try:
-        return decoding_error(backbone, Shortcuts(fused=fused)) <= _tolerance(backbone), False
+        return lean.agrees() and decoding_error(backbone, Shortcuts(lean=lean, fused=fused)) <= _tolerance(backbone)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # whatever layers raise that are not called as they expect, or a compiler of kernels
+        return False
+
+
+def _fused_works(backbone: PreTrainedModel, fused: Sequence[FusedAttention]) -> bool:
+    """Whether a model decodes with this attention; says so if the kernel fails."""
+    try:
+        return decoding_error(backbone, Shortcuts(fused=fused)) <= _tolerance(backbone)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a compiler of kernels raises
         problem = f"{type(error).__name__}: {one_line(error)}"
         message = f"the kernel for rotary embedding and attention does not work here ({problem}); decoding is slower"
         warnings.warn(message, RunWarning, stacklevel=4)
-        return False, False
+        return False
 
 
 def _tolerance(backbone: PreTrainedModel) -> float:

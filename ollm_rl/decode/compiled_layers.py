@@ -13,7 +13,7 @@ from torch import nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from ollm_rl.backbones.replaced import replaced
+from ollm_rl.backbones.replaced import is_untouched, replaced
 
 NUMBER = "layer_idx"
 # Kinds of layers, as those with and without a window. Each is compiled by itself, for passes over prompts and for
@@ -75,7 +75,8 @@ def compiled_layers(backbone: PreTrainedModel) -> CompiledLayers | None:
     for module in backbone.base_model.modules():
         if not isinstance(module, nn.ModuleList) or len({type(layer) for layer in module}) != 1 or len(module) < 2:
             continue
-        if any("forward" in vars(layer) for layer in module):  # other code has replaced it
+        # What is compiled for one layer would leave out another's hook.
+        if not all(map(is_untouched, module.modules())):
             continue
         if len({_kind(layer) for layer in module}) > MOST_KINDS:
             continue

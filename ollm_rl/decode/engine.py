@@ -37,8 +37,11 @@ class DecodeEngine:
         max_length: Maximum number of tokens in a slot, prompt and completion together.
         pass_tokens: Maximum number of tokens in one pass over prompts. It bounds memory and does not change the result.
             None is 1,024 on a CPU, else 16,384.
-        compiled: Whether to compile steps, passes over prompts, and the chooser of ``Turns``; takes half a minute, or
-            minutes if the model's layers differ.
+        compiled: Whether to compile passes over prompts, the chooser of ``Turns``, and steps that have no other
+            shortcut; takes up to half a minute, or minutes if the model's layers differ.
+
+    Weights may change in place. Hooks, layers and LoRAs that are added later may have no effect on steps, nor may, on
+    CUDA, the merging or disabling of a LoRA, until ``free`` is called.
 
     Attributes:
         lengths: Number of tokens in each slot; 0 if it is not occupied.

@@ -250,13 +250,36 @@ def test_a_factor_near_1_that_bfloat16_hides_in_whole_steps_is_seen_in_single_la
     engine_of(model_of(plain).bfloat16(), lean=True)
 
 
-def test_an_embedding_of_zeros_hides_nothing() -> None:
-    settings = {"residual_multiplier": 0.22, "attention_multiplier": SIZE**-0.5, "embedding_multiplier": 12.0}
-    backbone = model_of(like_llama(GraniteConfig, **settings)).bfloat16()
+@pytest.mark.parametrize("number", [0.0, 5000.0])
+def test_embeddings_that_are_zero_or_huge_hide_nothing(number: float) -> None:
+    """As those of padding, and of tokens whose states a layer changes by less than their rounding."""
+    backbone = model_of(like_llama(GraniteConfig, residual_multiplier=0.9, attention_multiplier=SIZE**-0.5)).bfloat16()
     with torch.no_grad():
-        backbone.get_input_embeddings().weight[0] = 0  # as that of padding
+        backbone.get_input_embeddings().weight[:, :16] = number
+        backbone.get_input_embeddings().weight[0] = number
     model = lean_model.lean_model(backbone)
     assert model is not None and not model.agrees()
+
+
+def test_what_only_several_tokens_show_is_seen() -> None:
+    model = lean_model.lean_model(model_of(config_of("llama")).bfloat16())
+    assert model is not None and model.agrees()
+    for layer in model._layers:
+        layer.scale *= 2
+    assert not model.agrees()
+
+
+def test_a_hook_that_comes_or_goes_between_two_engines_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    backbone = model_of(config_of("llama"))
+    engine_of(backbone, lean=True, compiled=True)
+    query: Any = backbone.base_model.layers[1].self_attn.q_proj
+    hook = query.register_forward_hook(lambda module, args, output: output * 0.5)
+    assert_decodes(engine_of(backbone, used=False, lean=False, compiled=True))
+    assert_decodes(engine_of(backbone, used=True, lean=False))
+    hook.remove()
+    assert_decodes(engine_of(backbone, lean=True))
 
 
 def test_a_hook_takes_effect() -> None:
