@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -156,10 +157,11 @@ def _trainable(
     configs: dict[str, RLConfig], metric: str, threads: int, finish: Callable[[RLConfig], object] | None
 ) -> Callable[[dict[str, Any]], None]:
     """The function that Tune calls to run one trial by its name."""
-    working_folder = Path.cwd()
+    working_folder, command = Path.cwd(), list(sys.argv)
 
     def run_trial(parameters: dict[str, Any]) -> None:
         os.chdir(working_folder)  # Tune changes the working folder, and settings may contain relative paths
+        sys.argv[:] = command  # the one that a run records, in place of the worker's
         torch.set_num_threads(threads)
         config = configs[parameters["trial"]]
 

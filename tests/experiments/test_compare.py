@@ -99,6 +99,8 @@ def test_it_tunes_runs_fresh_seeds_and_writes_tables_and_report(undisturbed: Pat
     assert "### Until reward 0.5" in (undisturbed / "comparison.md").read_text()
     again = "\n\n".join(table.markdown() for table in tables_of(undisturbed / "comparison.parquet"))
     assert again + "\n" == (undisturbed / "comparison.md").read_text(), "the raw file gives the same tables"
+    recorded = json.loads((undisturbed / "runs" / "anchored-seed0" / "run.json").read_text())["command"]
+    assert recorded == tables["command"], "not that of a process of Ray"
     page = (undisturbed / "report.html").read_text()
     assert "Until reward 0.5" in page and "P(fewer episodes)" in page
 
