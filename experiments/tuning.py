@@ -162,7 +162,9 @@ def _round(
             for seed in config.tuning_seeds:
                 name = f"{method}-{trial:02d}-seed{seed}"
                 configs[name] = method_config(config, method, settings, seed, folder / "trials" / name)
-    errors = run_trials(folder / "tune", configs, config)
+    # What takes longest starts first, so that no GPU waits long for the last.
+    order = sorted(configs, key=lambda name: (configs[name].action_space != "tokens", -configs[name].replay))
+    errors = run_trials(folder / "tune", {name: configs[name] for name in order}, config)
     results: dict[str, list[tuple[dict[str, Any], float]]] = {}
     for method, trials in drawn.items():
         results[method] = []

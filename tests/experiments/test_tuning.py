@@ -71,6 +71,14 @@ def test_every_method_has_the_same_number_of_trials_and_seeds(tmp_path: Path, sc
     assert 2e-3 < found["latent"].settings["learning_rate"] < 8e-3 and found["latent"].notes == []
 
 
+def test_trials_that_take_longest_start_first(tmp_path: Path, scored: Any) -> None:
+    trained = scored(lambda run: 1.0)
+    tune_methods(config(tmp_path, random={"replay": {"choice": [0, 4]}}, max_widenings=0))
+    assert [run.action_space for run in trained.runs] == ["tokens"] * 8 + ["options"] * 8
+    replays = [run.replay for run in trained.runs[:8]]
+    assert replays == sorted(replays, reverse=True) and len(set(replays)) == 2
+
+
 def test_the_best_at_an_edge_widens_the_range_and_says_so(tmp_path: Path, scored: Any) -> None:
     trained = scored(lambda run: run.learning_rate)  # higher is always better
     found = tune_methods(config(tmp_path, num_trials=40, max_widenings=2))
