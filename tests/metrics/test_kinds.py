@@ -127,6 +127,17 @@ WORKED = (
         r"We add $\frac16+\frac16+\frac16+\frac16+\frac16+\frac16 = 1$.",
         r"$2\cdot2\cdot2\cdot2\cdot2\cdot2\cdot2\cdot2$ is 256",
         "0.5 + 0.5 + 0.5 + 0.5 + 0.5 + 0.5 + 0.5 + 0.5 = 4",
+        "n + n + n + n + n + n + n + n = 8n",
+        "y^2 + y^2 + y^2 + y^2 + y^2 = 5y^2",
+        "(2-1)+(2-1)+(2-1)+(2-1)+(2-1)+(2-1) = 6",
+        "(t+2)(t+2)(t+2)(t+2)(t+2) is of degree 5",
+        r"$\sqrt{3}+\sqrt{3}+\sqrt{3}+\sqrt{3}+\sqrt{3}$ is $5\sqrt{3}$",
+        r"\sqrt{6+\sqrt{6+\sqrt{6+\sqrt{6+\sqrt{6+\cdots}}}}} = 3",
+        "20% + 20% + 20% + 20% + 20% = 100%",
+        "4 Stifte + 4 Stifte + 4 Stifte + 4 Stifte + 4 Stifte",
+        f"{'+'.join(['4'] * 50)} = 200",
+        "The scores are 9, 9, 9, 9, 9, 9, 9, 9. Their mean is 9.",
+        "🖍🖍🖍🖍🖍🖍🖍🖍🖍🖍🖍🖍🖍 = 13",
         f"Solution\n{'-' * 40}\nThe answer is 5.",
         f"Step 1 {'.' * 40} 3\nStep 2 {'.' * 40} 5",
         "+----+----+----+----+\n| 1 | 2 | 3 | 4 |\n+----+----+----+----+\n| 3 | 4 | 5 | 6 |\n+----+----+----+----+",
@@ -139,6 +150,7 @@ WORKED = (
         "Row 1: 1\nRow 2: 2\nRow 3: 3\nRow 4: 4\nRow 5: 5",
         "(C)",
         "The answer is B.",
+        "Option D",
         "答案是三。",
         "三十二",
         "Twelve",
@@ -148,7 +160,12 @@ def test_sums_rules_tables_codes_and_short_answers_are_sound(text: str) -> None:
     assert degeneracy(text) == set()
 
 
-@pytest.mark.parametrize("text", ["\u200b", "\u200b\u2060\ufeff", "\u00ad \u200e\n", "\u3000"])
+@pytest.mark.parametrize("end", ["9, 9, 9, 9, 9, 9, 9, 9", "9 - 4 9 - 4 9 - 4 9 - 4", "4 + 4 = 8, " * 4])
+def test_numbers_and_equations_that_are_repeated_to_the_end_are_a_loop(end: str) -> None:
+    assert degeneracy(f"{WORKED} {end}") == {"loop"}
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\u200b\u2060\ufeff", "\u00ad \u200e\n", "\u3000", "\ufe0f"])
 def test_text_that_nobody_sees_is_empty(text: str) -> None:
     assert degeneracy(text) == {"empty"}
 
