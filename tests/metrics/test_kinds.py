@@ -63,6 +63,13 @@ def test_a_script_that_the_prompts_language_does_not_use_is_another_language(lan
         "Animal: 7. Real: 5. Total: 12. Final: 12.",
         "| Mia | 12 |\n|---|---|\n| Noah | 5 |",
         "Let β = 3 and Δ = 4, so R = 7 Ω.",
+        "She said »Wir kommen morgen wieder« and kept 7.",
+        "The label 『本日のおすすめ商品』 is on 7 of them.",
+        "#lápices #oficina @papeleria_gomez sold 7",
+        r"The file D:\Bücher\Übungen\Lösung.txt has 7 lines.",
+        "~~~\nlapices_restantes = total - regalados\n~~~\n7 pencils are left.",
+        "Ｍｉａ　ｈａｓ　７　ｐｅｎｃｉｌｓ　ｌｅｆｔ．",
+        "ヾ(・ω・)ﾉ There are 7 pencils left.",
     ],
 )
 def test_names_terms_quotations_addresses_and_cognates_are_no_switch(completion: str) -> None:
@@ -76,6 +83,7 @@ def test_names_terms_quotations_addresses_and_cognates_are_no_switch(completion:
         ("Find $x$.", "We get x = 7.", False),
         ("Find $x$.", "Die Lösung der Gleichung ist sieben.", True),
         ("Factor $x^2-1$.", "It factors as (x-1)(x+1).", False),
+        ("Find $x$.", "Solution\n~~~~~~~~\nDie Lösung der Gleichung ist sieben.", True),
         ("$2+2=?$", "The answer is 4.", False),
         ("¿Cuántos lápices quedan?", "There are seven pencils left in the box.", True),
         ("¿Cuántos lápices quedan?", "Quedan 7 lápices. Total: 7", False),
@@ -89,6 +97,57 @@ def test_short_prompts_kanji_and_sentences_of_the_prompt_are_understood(
     prompt: str, completion: str, switches: bool
 ) -> None:
     assert switches_language(prompt, completion) is switches
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "<think>\n12减5等于7。\n</think>\n<answer>7</answer>",
+        "<|begin_of_solution|>米娅还剩7支铅笔。<|end_of_solution|>",
+        '<p class="result">还剩7支。</p>',
+        "pencils = 12\npencils -= 5\nprint(pencils)\n还剩7支铅笔。",
+        "def left(total):\n    return total - 5\n还剩7支铅笔。",
+        "还剩7支铅笔。\n```python\npencils = 12 - 5  # cut off",
+        "max(7, 5) = 7，min(7, 5) = 5，7 mod 5 = 2，det A = 7。",
+    ],
+)
+def test_tags_code_and_functions_are_in_no_language(completion: str) -> None:
+    assert switches_language("米娅有12支铅笔，给了诺亚5支，还剩几支？", completion) is False
+
+
+INSTRUCTION = "Please think step by step and write the final answer in a box."
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "switches"),
+    [
+        (f"Wie viele Stifte hat Mia? {INSTRUCTION}", "Mia hat noch sieben Stifte.", False),
+        (f"Combien de crayons reste-t-il ? {INSTRUCTION}", "Il reste sept crayons dans la boîte.", False),
+        (f"Combien de crayons reste-t-il ? {INSTRUCTION}", "There are seven pencils left.", False),
+        (f"Combien de crayons reste-t-il ? {INSTRUCTION}", "Quedan siete lápices en la caja.", True),
+        (f"Quantos lápis a Mia ainda tem? {INSTRUCTION}", "A Mia ainda tem sete lápis.", None),
+        ("Translate to English: Die Stifte liegen auf dem Tisch.", "The pencils are on the table.", False),
+    ],
+)
+def test_a_prompt_in_two_languages_may_be_answered_in_either(
+    prompt: str, completion: str, switches: bool | None
+) -> None:
+    assert switches_language(prompt, completion) is switches
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [
+        (ENGLISH_PROMPT, "Mia heeft nog zeven potloden over."),
+        (ENGLISH_PROMPT, "A menina ainda tem sete lápis na caixa."),
+        (ENGLISH_PROMPT, "Nu har hon bara sju pennor kvar."),
+        ("¿Cuántos lápices le quedan a Mia?", "Le restano sette matite perché ne ha date cinque."),
+        ("Сколько карандашей осталось у Мии?", "У неї залишилося сім олівців, бо п'ять вона віддала Ною."),
+        ("كم قلما بقي مع ميا؟", "میا کے پاس سات پنسلیں باقی ہیں۔"),
+    ],
+)
+def test_a_completion_in_an_unknown_language_is_a_switch(prompt: str, completion: str) -> None:
+    assert switches_language(prompt, completion) is True
 
 
 @pytest.mark.parametrize(
