@@ -56,6 +56,7 @@ _ENGLISH_STARTS = (
 )
 # Letters of Ukrainian, Persian and Urdu that the one known language in their script lacks.
 _FOREIGN_LETTERS = {"ru": re.compile("[іїєґ]"), "ar": re.compile("[پچژگکیہےںٹڈڑ]")}
+_NAME = re.compile(r"[A-Z]|^[ァ-ヿ]+$")  # in a sentence in another script
 _KANA = re.compile(r"[\u3040-\u30ff]")
 
 
@@ -115,9 +116,10 @@ def measure_switching(prompt: str, completion: str) -> Switching:
 
     All words of a sentence in one script get that sentence's language, or that of its half if it changes in the middle.
     A script that the prompt's language does not use is another language. A sentence without a clear language ("Total:
-    5", names, words of the prompt, one or two words of another script) counts as the one before it, at the start as the
-    next clear one. A prompt too short to be clear ("Compute 3 + 4") gets that of its likely languages in which the
-    completion begins. A prompt with sentences in several languages gets the one that makes the fewest words foreign.
+    5", names, words of the prompt, one or two words of another script, four with capitals) counts as the one before it,
+    at the start as the next clear one. A prompt too short to be clear ("Compute 3 + 4") gets that of its likely
+    languages in which the completion begins. A prompt with sentences in several languages gets the one that makes the
+    fewest words foreign.
 
     A switch is a change from the prompt's language to another or back, starting at the prompt. So a completion that is
     foreign throughout has one. A change from one foreign language to another is not a switch.
@@ -243,6 +245,8 @@ def _split_at_change(piece: Piece, script: str, language: str | None) -> list[Pi
 def _is_switch_of_script(piece: Piece, uses_script: bool) -> bool | None:
     """Whether a piece in another script than the prompt's is in another language; None if it may be a name."""
     most = NAME_WORDS if not piece.is_whole else int(piece.script == "LATIN")
+    if not piece.is_whole and all(_NAME.search(word) for word in piece.words):
+        most = 2 * NAME_WORDS
     return None if uses_script and piece.num_words <= most else True
 
 
