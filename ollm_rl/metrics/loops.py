@@ -30,7 +30,7 @@ _OPERATORS = ("+", "*", "×", "·", "−", "-", "cdot", "times")
 _NUMBER = r"\d+(?: [.,] \d+)*(?! \d)"
 _PART = (
     rf"(?:{_NUMBER}(?: [^\W\d_]{{2,}}|(?: [\u3040-\u9fff]){{1,4}})?|\\ (?:(?![cl]?dots)[A-Za-z]+|[$%])"
-    r"|[A-Za-z\u0370-\u03ff½-¾⅐-⅞](?!\w)|[-−+*/×·÷^_{}()\[\]%¢$€£])"
+    r"|(?:log|ln|sin|cos|tan|[A-Za-z\u0370-\u03ff½-¾⅐-⅞])(?!\w)|[-−+*/×·÷√!|^_{}()\[\]%¢$€£])"
 )
 _TERM = re.compile(rf"(?!.*[+*×·/÷] [+*×·/÷]){_PART}(?: {_PART})*")
 # A number of a list, a factor in brackets, or a sign to count with.
@@ -74,13 +74,15 @@ def _runs(tokens: np.ndarray, repeats: int) -> Iterator[tuple[int, int, int, int
     """Start, end, period and repeats of every run with at least ``repeats`` repeats, tokens: (T,)."""
     # No token of a run is new after the first period, so the longest stretch without a new token bounds the period.
     longest = np.diff(np.flatnonzero(np.concatenate((_is_new(tokens), [True])))).max() - 1
-    for period in range(1, longest // (repeats - 1) + 1):
+    for period in range(1, (longest + 1) // (repeats - 1) + 1):
         equal = tokens[period:] == tokens[:-period]
-        if np.count_nonzero(equal) < (repeats - 1) * period:
+        least = (repeats - 1) * period
+        if np.count_nonzero(equal) < least - 1:
             continue
         edges = np.flatnonzero(np.concatenate(([True], ~equal, [True])))
         lengths = np.diff(edges) - 1
-        for index in np.flatnonzero(lengths >= (repeats - 1) * period):
+        lengths_needed = np.append(np.full(len(lengths) - 1, least), least - 1)  # the last sign may be missing
+        for index in np.flatnonzero(lengths >= lengths_needed):
             start, length = int(edges[index]), int(lengths[index])
             yield start, start + length + period, period, length // period + 1
 

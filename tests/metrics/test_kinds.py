@@ -195,6 +195,10 @@ WORKED = (
         "(t+2)(t+2)(t+2)(t+2)(t+2) is of degree 5",
         r"$\sqrt{3}+\sqrt{3}+\sqrt{3}+\sqrt{3}+\sqrt{3}$ is $5\sqrt{3}$",
         r"\sqrt{6+\sqrt{6+\sqrt{6+\sqrt{6+\sqrt{6+\cdots}}}}} = 3",
+        "√7 + √7 + √7 + √7 + √7 = 5√7",
+        "|y| + |y| + |y| + |y| + |y| = 5|y|",
+        "4! + 4! + 4! + 4! + 4! = 120",
+        "ln 3 + ln 3 + ln 3 + ln 3 + ln 3 = 5 ln 3",
         "20% + 20% + 20% + 20% + 20% = 100%",
         "4 Stifte + 4 Stifte + 4 Stifte + 4 Stifte + 4 Stifte",
         f"{'+'.join(['4'] * 50)} = 200",
@@ -222,7 +226,10 @@ def test_sums_rules_tables_codes_and_short_answers_are_sound(text: str) -> None:
     assert degeneracy(text) == set()
 
 
-@pytest.mark.parametrize("end", ["9, 9, 9, 9, 9, 9, 9, 9", "9 - 4 9 - 4 9 - 4 9 - 4", "4 + 4 = 8, " * 4])
+@pytest.mark.parametrize(
+    "end",
+    ["9, 9, 9, 9, 9, 9, 9, 9", "9 - 4 9 - 4 9 - 4 9 - 4", "4 + 4 = 8, " * 4, "4, 5, 6, 4, 5, 6, 4, 5, 6, 4, 5, 6"],
+)
 def test_numbers_and_equations_that_are_repeated_to_the_end_are_a_loop(end: str) -> None:
     assert degeneracy(f"{WORKED} {end}") == {"loop"}
 
