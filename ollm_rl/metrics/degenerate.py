@@ -19,18 +19,19 @@ FLAGS = ("loop", "no_end", "gibberish", "empty", "no_answer")
 MAX_PERPLEXITY = 20.0
 PERPLEXITY_TOKENS = 10
 
-_CHOICE = re.compile(r"\(?[A-Z]\)?")
-_BLANKS = "\u2800\u3164\uffa0\u115f\u1160"  # blank, but signs or letters to Unicode
+_CHOICE = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice) )?\(?[A-Z]\)?")
+_BLANKS = "\u2800\u3164\uffa0\u115f\u1160\u034f\ufe0e\ufe0f"  # blank, but signs or letters to Unicode
 
 
 def degeneracy(text: str, *, finished: bool = True, log_probs: Sequence[float] | None = None) -> frozenset[str]:
     """Name what is degenerate about a completion.
 
     - ``loop``: a sequence of tokens is repeated at least 4 times in a row. This run has at least 8 tokens and ends the
-      text (except for one token that may be cut off), or has at least 12 and covers at least half of the text. Equal
-      terms of a sum are not a loop. Or at least 95 % of the last 60 tokens are in sequences of 8 that occurred twice
-      before. Or one character or syllable is repeated 32 times, or one sequence 8 times with nothing new but a number
-      that counts on. A token is a word, a whole number, a sign, or a character of a script without spaces.
+      text (its last token may be missing, or one more cut off), or has at least 12 and covers at least half of the
+      text. Equal terms of a sum are not a loop, nor fewer than 32 equal numbers or signs before other text. Or at least
+      95 % of the last 60 tokens are in sequences of 8 that occurred twice before. Or one character or syllable is
+      repeated 32 times, or one sequence 8 times with nothing new but a number that counts on. A token is a word, a
+      whole number, a sign, or a character of a script without spaces.
     - ``no_end``: generation reached its token limit.
     - ``gibberish``: letter pairs unlike those of the languages in Latin script (`letter_bits` above 4.5), letters of
       more than 3 scripts side by side within words, a text that deflate hardly shortens, or perplexity above 20.

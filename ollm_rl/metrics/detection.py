@@ -11,6 +11,7 @@ LANGUAGES = ("ar", "bn", "de", "en", "es", "fr", "hi", "ja", "ko", "ru", "sw", "
 OTHERS = ("cs", "fa", "fi", "hu", "id", "it", "mr", "nl", "pl", "pt", "ro", "sv", "tr", "uk", "ur", "vi")
 PROMPT_CONFIDENCE = 0.1  # minimum for a language the prompt may be in; long prompts reach it only in their own
 SURE_CONFIDENCE = 0.9  # of English, from which on OTHERS are not considered
+OTHERS_CONFIDENCE = 0.8  # minimum sum of OTHERS for a completion's sentence to be in one of them
 SHORT_PROMPT = 4  # words; a prompt with fewer may always be English
 MAX_JUDGED_CHARACTERS = 200  # a longer text adds time but no information
 
@@ -32,6 +33,16 @@ def is_other(words: str, confidences: dict[str, float]) -> bool:
         return False
     of_all = confidences_of(words, with_others=True)
     return likeliest(of_all) in OTHERS and sum(of_all[code] for code in OTHERS) >= 0.5
+
+
+def is_surely_other(words: str, language: str) -> bool:
+    """Whether words are in one of OTHERS and not in a language, without much doubt."""
+    of_all = confidences_of(words, with_others=True)
+    return (
+        bool(of_all)
+        and of_all[language] < PROMPT_CONFIDENCE
+        and sum(of_all[code] for code in OTHERS) >= OTHERS_CONFIDENCE
+    )
 
 
 @functools.lru_cache(maxsize=16384)  # some 30 MB; 512 solutions of GSM8K ask about 4,000 texts

@@ -17,6 +17,7 @@ from ollm_rl.metrics.detection import (
     SURE_CONFIDENCE,
     confidences_of,
     is_other,
+    is_surely_other,
     likeliest,
 )
 from ollm_rl.metrics.sentences import NAME_WORDS, QUOTED, Piece, all_words, split_pieces
@@ -31,9 +32,12 @@ LEAVE_CONFIDENCE = 0.6
 LEAVE_CONFIDENCE_OF_FEW = 0.8
 # A sentence of so many words is in another language if the prompt's language has at most this confidence.
 FAR_WORDS, FAR_CONFIDENCE = 5, 0.15
+# A sentence in which the prompt's language has less than this confidence may be in a language that is not known.
+UNCLEAR_CONFIDENCE = 0.5
 # The halves of a long sentence are judged separately if one of them is in another language at this confidence.
 HALF_CONFIDENCE = 0.9
 HALF_WORDS = 4
+CLEAR_WORDS = 3  # minimum of a prompt's sentence to be in another language than the rest
 SCRIPT_SHARE = 0.2  # minimum share of a prompt's words in a script for the prompt to use it
 
 # First words by which a short prompt is English.
@@ -50,6 +54,9 @@ _ENGLISH_STARTS = (
     "what",
     "how",
 )
+# Letters of Ukrainian, Persian and Urdu that the one known language in their script lacks.
+_FOREIGN_LETTERS = {"ru": re.compile("[іїєґ]"), "ar": re.compile("[پچژگکیہےںٹڈڑ]")}
+_NAME = re.compile(r"[A-Z]|^[ァ-ヿ]+$")  # in a sentence in another script
 _KANA = re.compile(r"[\u3040-\u30ff]")
 
 
@@ -102,15 +109,17 @@ def switches_language(prompt: str, completion: str) -> bool | None:
 def measure_switching(prompt: str, completion: str) -> Switching:
     """Count a completion's words, those in another language than its prompt's, and the switches between the two.
 
-    Words exclude numbers, code (between backticks or [asy] marks), addresses, LaTeX commands, short quotations, labels
+    Words exclude numbers, code (between backticks or [asy] marks, or lines of it), tags ("<think>"), addresses, LaTeX
+    commands, short quotations, labels
     of up to four capitals ("LCM"), names of functions ("cos"), single letters, and two or three letters without a vowel
     ("x", "km"). In Chinese and Japanese two characters count as one word, in Thai four.
 
     All words of a sentence in one script get that sentence's language, or that of its half if it changes in the middle.
     A script that the prompt's language does not use is another language. A sentence without a clear language ("Total:
-    5", names, words of the prompt, one or two words of another script) counts as the one before it, at the start as the
-    next clear one. A prompt too short to be clear ("Compute 3 + 4") gets that of its likely languages in which the
-    completion begins.
+    5", names, words of the prompt, one or two words of another script, four with capitals) counts as the one before it,
+    at the start as the next clear one. A prompt too short to be clear ("Compute 3 + 4") gets that of its likely
+    languages in which the completion begins. A prompt with sentences in several languages gets the one that makes the
+    fewest words foreign.
 
     A switch is a change from the prompt's language to another or back, starting at the prompt. So a completion that is
     foreign throughout has one. A change from one foreign language to another is not a switch.
@@ -126,7 +135,15 @@ def measure_switching(prompt: str, completion: str) -> Switching:
         return Switching(0, 0, 0)
     prompt = prompt.casefold()
     new = [piece for piece in pieces if not _repeats(prompt, piece)]
-    language, script = _prompt_language(asked, new or pieces)
+    measured = _measure(prompt, pieces, new, *_prompt_language(asked, new or pieces))
+    if measured.foreign_words:  # an instruction may be in another language than the question
+        others = [_measure(prompt, pieces, new, *language) for language in _sentence_languages(asked)]
+        measured = min([measured, *others], key=lambda other: other.foreign_words)
+    return measured
+
+
+def _measure(prompt: str, pieces: list[Piece], new: list[Piece], language: str | None, script: str) -> Switching:
+    """Count what is not in one language of a prompt, given in small letters; ``new`` pieces are not in the prompt."""
     uses_script = any(piece.script == script for piece in pieces)
 
     def verdict(piece: Piece) -> bool | None:
@@ -163,6 +180,18 @@ def _count(pieces: list[Piece], verdicts: list[bool | None]) -> tuple[int, int, 
 def _prompt_pieces(prompt: str) -> list[Piece]:
     """Pieces of a prompt, which most completions share with others."""
     return split_pieces(prompt, longest_quotation=len(prompt)) or split_pieces(prompt, longest_quotation=0)
+
+
+def _sentence_languages(asked: list[Piece]) -> list[tuple[str | None, str]]:
+    """Clear languages and scripts of a prompt's sentences, each with at least SCRIPT_SHARE of its words."""
+    lengths: Counter[tuple[str | None, str]] = Counter()
+    for piece in asked:
+        confidences = confidences_of(piece.text) if piece.num_words >= CLEAR_WORDS else {}
+        if max(confidences.values(), default=0.0) >= LEAVE_CONFIDENCE:
+            language = None if is_other(piece.text, confidences) else likeliest(confidences)
+            lengths[language, piece.script] += piece.num_words
+    least = SCRIPT_SHARE * sum(piece.num_words for piece in asked)
+    return [language for language, length in lengths.items() if length >= least]
 
 
 def _prompt_language(asked: list[Piece], pieces: list[Piece]) -> tuple[str | None, str]:
@@ -216,6 +245,8 @@ def _split_at_change(piece: Piece, script: str, language: str | None) -> list[Pi
 def _is_switch_of_script(piece: Piece, uses_script: bool) -> bool | None:
     """Whether a piece in another script than the prompt's is in another language; None if it may be a name."""
     most = NAME_WORDS if not piece.is_whole else int(piece.script == "LATIN")
+    if not piece.is_whole and all(_NAME.search(word) for word in piece.words):
+        most = 2 * NAME_WORDS
     return None if uses_script and piece.num_words <= most else True
 
 
@@ -223,26 +254,38 @@ def _is_foreign(words: list[str], language: str | None) -> bool | None:
     """Whether a sentence in the prompt's script is in another language; None if that is unclear."""
     if language not in LANGUAGES:
         return None if language is None else False
+    letters = _FOREIGN_LETTERS.get(language)
+    if letters and sum(letters.search(word) is not None for word in words if not word[0].isupper()) > 1:
+        return True
     text = " ".join(words)
     if language == "ja" and not _KANA.search(text) and _is_japanese(text):
         return None
     confidences = confidences_of(text)
     if not confidences:
         return None
+    if confidences[language] >= UNCLEAR_CONFIDENCE:
+        return False
+    common = _without_names(words, language)
+    if len(common) >= CLEAR_WORDS and is_surely_other(" ".join(common), language):
+        return True
     if _stays(confidences, language):
         return False
-    # Names, German nouns, and in English words with accents ("café"), indicate less than the words around them.
-    is_name = [index > 0 and word[0].isupper() for index, word in enumerate(words)]
-    is_name[0] = is_name[1:2] == [True] or (len(words) == 1 and words[0].istitle() and not words[0].isascii())
-    if language == "en" and 2 * sum(not word.isascii() for word in words) <= len(words):
-        is_name = [flag or not word.isascii() for flag, word in zip(is_name, words, strict=True)]
-    if any(is_name):
-        common = confidences_of(" ".join(word for word, name in zip(words, is_name, strict=True) if not name))
-        if not common or _stays(common, language):
+    if len(common) < len(words):
+        of_common = confidences_of(" ".join(common))
+        if not of_common or _stays(of_common, language):
             return None
     needed = LEAVE_CONFIDENCE if len(words) > 2 else LEAVE_CONFIDENCE_OF_FEW
     is_far = len(words) >= FAR_WORDS and confidences[language] <= FAR_CONFIDENCE
     return True if max(confidences.values()) >= needed or is_far else None
+
+
+def _without_names(words: list[str], language: str) -> list[str]:
+    """Words without names, German nouns, and in English words with accents ("café"), which say less than the others."""
+    is_name = [index > 0 and word[0].isupper() for index, word in enumerate(words)]
+    is_name[0] = is_name[1:2] == [True] or (len(words) == 1 and words[0].istitle() and not words[0].isascii())
+    if language == "en" and 2 * sum(not word.isascii() for word in words) <= len(words):
+        is_name = [flag or not word.isascii() for flag, word in zip(is_name, words, strict=True)]
+    return [word for word, flag in zip(words, is_name, strict=True) if not flag]
 
 
 def _stays(confidences: dict[str, float], language: str) -> bool:

@@ -11,7 +11,7 @@ from ollm_rl.metrics.scripts import code_points
 RUN_REPEATS = 4
 RUN_TOKENS, RUN_SHARE = 12, 0.5
 END_RUN_TOKENS = 8
-SUM_TERMS = 32  # a text may end with fewer equal terms of a sum
+SUM_TERMS = 32  # a text may end with fewer equal terms of a sum, and contain fewer equal items of a list
 COUNTED_REPEATS = 8  # of a sequence in which only a number that counts on is new
 CHARACTERS = 32  # equal characters or syllables in a row
 RULE_CHARACTERS = 200  # characters that a rule of hyphens or dots may have
@@ -26,9 +26,15 @@ _TABLE_RULE = re.compile(r"^[ \t|:+-]{3,}$|\\begin\{(?:array|tabular)\}\{[^}]*\}
 # Cut at 20 characters: a run such as "hahaha..." has no spaces, and its equal pieces still show the period.
 _TOKEN = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]{1,20}|\d{1,20}|[^\w\s]|_")
 _OPERATORS = ("+", "*", "×", "·", "−", "-", "cdot", "times")
-_TERM = re.compile(
-    r"\(?[$€£]?(?:\d+(?:[.,/]\d+)?[A-Za-z]*|\\[dt]?frac(?:\{\d+\}\{\d+\}|\d\d))\)?(?:[+*×·−-]|\\cdot|\\times)"
+# A part of a term, with a space between tokens: a number with its unit ("2 . 5 cm"), a command, a letter or a sign.
+_NUMBER = r"\d+(?: [.,] \d+)*(?! \d)"
+_PART = (
+    rf"(?:{_NUMBER}(?: [^\W\d_]{{2,}}|(?: [\u3040-\u9fff]){{1,4}})?|\\ (?:(?![cl]?dots)[A-Za-z]+|[$%])"
+    r"|(?:log|ln|sin|cos|tan|[A-Za-z\u0370-\u03ff½-¾⅐-⅞])(?!\w)|[-−+*/×·÷√!|^_{}()\[\]%¢$€£])"
 )
+_TERM = re.compile(rf"(?!.*[+*×·/÷] [+*×·/÷]){_PART}(?: {_PART})*")
+# A number of a list, a factor in brackets, or a sign to count with.
+_ITEM = re.compile(rf"{_NUMBER} [,;]|[,;] {_NUMBER}|\( {_NUMBER} \)|[|/\u2190-\U0001faff]")
 
 
 def is_loop(text: str) -> bool:
@@ -39,7 +45,8 @@ def is_loop(text: str) -> bool:
         return True
     words = _TOKEN.findall(_RULE.sub(" ", _TABLE_RULE.sub(" ", text)))
     tokens = _numbered(words)
-    return _has_run(tokens, words) or _says_nothing_new(tokens) or _counts_on(words)
+    terms = _equal_terms(tokens, words)
+    return terms is None or _says_nothing_new(np.delete(tokens, terms)) or _counts_on(words)
 
 
 def _has_syllables(text: str) -> bool:
@@ -49,28 +56,33 @@ def _has_syllables(text: str) -> bool:
     return b"\1" * (CHARACTERS - _SYLLABLES_PERIOD) in equal and _SYLLABLES.search(text) is not None
 
 
-def _has_run(tokens: np.ndarray, words: list[str]) -> bool:
-    """Search every period p for a run of tokens that equal the token p positions before them, tokens: (T,)."""
-    sums: list[tuple[int, int]] = []
+def _equal_terms(tokens: np.ndarray, words: list[str]) -> list[int] | None:
+    """Positions of equal terms of sums and equal items of lists; None if any other sequence loops, tokens: (T,).
+
+    Every period p is searched for a run of tokens that equal the token p positions before them.
+    """
+    positions: set[int] = set()
     for start, end, period, repeats in _runs(tokens, RUN_REPEATS):
-        if _is_term(words[start : start + period]) and (end < len(words) - 1 or repeats < SUM_TERMS):
-            sums.append((start, end))
-        elif _is_long(start, end, len(words)) and not any(first <= start and end <= last for first, last in sums):
-            return True
-    return False
+        if _is_sound(words[start : start + period], end < len(words) - 1, repeats):
+            positions.update(range(start, end))
+        elif _is_long(start, end, len(words)) and not positions.issuperset(range(start, end)):
+            return None
+    return sorted(positions)
 
 
 def _runs(tokens: np.ndarray, repeats: int) -> Iterator[tuple[int, int, int, int]]:
     """Start, end, period and repeats of every run with at least ``repeats`` repeats, tokens: (T,)."""
     # No token of a run is new after the first period, so the longest stretch without a new token bounds the period.
     longest = np.diff(np.flatnonzero(np.concatenate((_is_new(tokens), [True])))).max() - 1
-    for period in range(1, longest // (repeats - 1) + 1):
+    for period in range(1, (longest + 1) // (repeats - 1) + 1):
         equal = tokens[period:] == tokens[:-period]
-        if np.count_nonzero(equal) < (repeats - 1) * period:
+        least = (repeats - 1) * period
+        if np.count_nonzero(equal) < least - 1:
             continue
         edges = np.flatnonzero(np.concatenate(([True], ~equal, [True])))
         lengths = np.diff(edges) - 1
-        for index in np.flatnonzero(lengths >= (repeats - 1) * period):
+        lengths_needed = np.append(np.full(len(lengths) - 1, least), least - 1)  # the last sign may be missing
+        for index in np.flatnonzero(lengths >= lengths_needed):
             start, length = int(edges[index]), int(lengths[index])
             yield start, start + length + period, period, length // period + 1
 
@@ -93,10 +105,18 @@ def _is_long(start: int, end: int, total: int) -> bool:
     return end - start >= max(RUN_TOKENS, RUN_SHARE * total)
 
 
-def _is_term(words: list[str]) -> bool:
-    r"""Whether a period is one term of a sum or product with its sign: "5 +", "2.5 cm +", ``\frac{1}{6} +``."""
-    end = next((end for end, word in enumerate(words, 1) if word in _OPERATORS), 0)
-    return bool(_TERM.fullmatch("".join(words[end:] + words[:end])))
+def _is_sound(words: list[str], is_within: bool, repeats: int) -> bool:
+    r"""Whether a period is a term of a sum or an item of a list, repeated no more than sound texts do.
+
+    A term of a sum or product has a sign: "5 +", "2.5 cm +", "(1-1)+", ``\sqrt{2}+``. Terms may be many if the text
+    continues after them, or few and end the text; items must be few and not end it.
+    """
+    is_short = repeats < SUM_TERMS
+    if is_within and is_short and _ITEM.fullmatch(" ".join(words)):
+        return True
+    has_sign = any(word in _OPERATORS for word in words)
+    has_operand = any(word.isalnum() and word not in _OPERATORS for word in words)
+    return (is_within or is_short) and has_sign and has_operand and bool(_TERM.fullmatch(" ".join(words * 2)))
 
 
 def _says_nothing_new(tokens: np.ndarray) -> bool:

@@ -13,6 +13,7 @@ WORD = re.compile(rf"{_LETTERS}(?:{_LETTERS}|['’](?={_LETTERS}))*")
 # Characters that count as one word, in scripts without spaces between words.
 _CHARACTERS = {"CJK": 2, "THAI": 4, "LAO": 4, "KHMER": 4, "MYANMAR": 4}
 _SAME = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK", "IDEOGRAPHIC": "CJK", "HALFWIDTH": "CJK"}
+_SAME |= {"FULLWIDTH": "LATIN"}
 # First words in the Unicode names of letters that are signs of mathematics, sound or units.
 _NO_SCRIPT = (
     "MATHEMATICAL",

@@ -13,18 +13,26 @@ from ollm_rl.metrics.scripts import WORD, count_words, script_of_word
 
 NAME_WORDS = 2  # so many words of another script are a name or a term; twice as many in quotes
 
+# Code blocks, open ones to the end of the text; tags; commands.
 _MARKUP = re.compile(
-    r"\[asy\](?:(?!\[asy\]).)*?\[/asy\]|(?P<fence>[`ˋ]{3})(?:(?!(?P=fence)).)*(?P=fence)|\\(?:begin|end)\{[^}]*\}"
-    r"|\\[a-zA-Z]+|https?://\S+",
+    r"\[asy\](?:(?!\[asy\]).)*?\[/asy\]|(?P<fence>[`ˋ]{3}|(?<!~)~{3}(?!~))(?:(?!(?P=fence)).)*(?:(?P=fence)|\Z)"
+    r'|</?[a-z]\w*(?: [\w-]+="[^"\n]*")*/?>|<\|\w+\|>|\\(?:begin|end)\{[^}]*\}|\b[A-Z]:\\[\w\\.-]+|\\[a-zA-Z]+|https?://\S+',
     re.DOTALL,
 )
-# Code within a line, addresses, paths and file names.
+# Code within a line, lines of code, addresses, paths, file names and tags of posts.
 _NO_PROSE = re.compile(
-    r"[`ˋ][^`ˋ\n]{1,200}[`ˋ]|www\.\S+|\S{1,64}@\S+|(?:[\w.~:-]{0,64}+[/\\]){2,}[\w.-]*|\b\w+\.[a-z]{2,4}\b"
+    r"[`ˋ][^`ˋ\n]{1,200}[`ˋ]|^[ \t]*(?:import \w+|from \w+ import .+|(?:def|class) \w+\(.*|(?:for|while|if|elif) .*:"
+    r"|else:|return .+|print\(.*\)|[a-z_]\w* [-+*/]?= [\w.()\[\]]+(?: ?[-+*/%] ?[\w.()\[\]]+)*)[ \t]*$"
+    r"|www\.\S+|\S{1,64}@\S+|[@#]\w+|(?:[\w.~:-]{0,64}+[/\\]){2,}[\w.-]*|\b\w+\.[a-z]{2,4}\b",
+    re.MULTILINE,
 )
-QUOTED = re.compile(r"(?<!\w)(['\"])((?:(?!\1)[^\n]){1,80})\1(?!\w)|[“„«‘「]([^”“»’」\n]{1,80})[”“»’」]")
+QUOTED = re.compile(r"(?<!\w)(['\"])((?:(?!\1)[^\n]){1,80})\1(?!\w)|[“„«»‘「『《]([^”“»«’」』》\n]{1,80})[”“»«’」』》]")
 _SENTENCE_END = re.compile(r"[.!?:;\n।。！？：；]+")
-_SYMBOL = re.compile(r"[a-zͰ-Ͽ]|[b-df-hj-np-tv-z]{2,3}|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|cis|log|sqrt", re.IGNORECASE)
+_SYMBOL = re.compile(
+    r"[a-zͰ-Ͽァ-ヿｦ-ﾟ]|[b-df-hj-np-tv-z]{2,3}|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|cis|log|sqrt"
+    r"|(?-i:max|min|lim|mod|det|exp|deg)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)

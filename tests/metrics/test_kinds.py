@@ -63,6 +63,13 @@ def test_a_script_that_the_prompts_language_does_not_use_is_another_language(lan
         "Animal: 7. Real: 5. Total: 12. Final: 12.",
         "| Mia | 12 |\n|---|---|\n| Noah | 5 |",
         "Let β = 3 and Δ = 4, so R = 7 Ω.",
+        "She said »Wir kommen morgen wieder« and kept 7.",
+        "The label 『本日のおすすめ商品』 is on 7 of them.",
+        "#lápices #oficina @papeleria_gomez sold 7",
+        r"The file D:\Bücher\Übungen\Lösung.txt has 7 lines.",
+        "~~~\nlapices_restantes = total - regalados\n~~~\n7 pencils are left.",
+        "Ｍｉａ　ｈａｓ　７　ｐｅｎｃｉｌｓ　ｌｅｆｔ．",
+        "ヾ(・ω・)ﾉ There are 7 pencils left.",
     ],
 )
 def test_names_terms_quotations_addresses_and_cognates_are_no_switch(completion: str) -> None:
@@ -76,9 +83,13 @@ def test_names_terms_quotations_addresses_and_cognates_are_no_switch(completion:
         ("Find $x$.", "We get x = 7.", False),
         ("Find $x$.", "Die Lösung der Gleichung ist sieben.", True),
         ("Factor $x^2-1$.", "It factors as (x-1)(x+1).", False),
+        ("Find $x$.", "Solution\n~~~~~~~~\nDie Lösung der Gleichung ist sieben.", True),
         ("$2+2=?$", "The answer is 4.", False),
         ("¿Cuántos lápices quedan?", "There are seven pencils left in the box.", True),
         ("¿Cuántos lápices quedan?", "Quedan 7 lápices. Total: 7", False),
+        ("花子は鉛筆を12本持っています。残りは？", "San Francisco Stationery で7本を買いました。", False),
+        ("花子は鉛筆を12本持っています。残りは？", "so we find that 残りは7本です。", True),
+        ("How many are left?", "There are 7 left, says エリザベス to us.", False),
         ("花子は鉛筆を12本持っています。残りは？", "残七本。合計十七本。", False),
         ("花子は鉛筆を12本持っています。残りは？", "所以答案是七支铅笔，因为她给了他五支。", True),
         ("Translate 'Das ist ein Haus' into English.", "Das ist ein Haus means: this is a house.", False),
@@ -89,6 +100,57 @@ def test_short_prompts_kanji_and_sentences_of_the_prompt_are_understood(
     prompt: str, completion: str, switches: bool
 ) -> None:
     assert switches_language(prompt, completion) is switches
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "<think>\n12减5等于7。\n</think>\n<answer>7</answer>",
+        "<|begin_of_solution|>米娅还剩7支铅笔。<|end_of_solution|>",
+        '<p class="result">还剩7支。</p>',
+        "pencils = 12\npencils -= 5\nprint(pencils)\n还剩7支铅笔。",
+        "def left(total):\n    return total - 5\n还剩7支铅笔。",
+        "还剩7支铅笔。\n```python\npencils = 12 - 5  # cut off",
+        "max(7, 5) = 7，min(7, 5) = 5，7 mod 5 = 2，det A = 7。",
+    ],
+)
+def test_tags_code_and_functions_are_in_no_language(completion: str) -> None:
+    assert switches_language("米娅有12支铅笔，给了诺亚5支，还剩几支？", completion) is False
+
+
+INSTRUCTION = "Please think step by step and write the final answer in a box."
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "switches"),
+    [
+        (f"Wie viele Stifte hat Mia? {INSTRUCTION}", "Mia hat noch sieben Stifte.", False),
+        (f"Combien de crayons reste-t-il ? {INSTRUCTION}", "Il reste sept crayons dans la boîte.", False),
+        (f"Combien de crayons reste-t-il ? {INSTRUCTION}", "There are seven pencils left.", False),
+        (f"Combien de crayons reste-t-il ? {INSTRUCTION}", "Quedan siete lápices en la caja.", True),
+        (f"Quantos lápis a Mia ainda tem? {INSTRUCTION}", "A Mia ainda tem sete lápis.", None),
+        ("Translate to English: Die Stifte liegen auf dem Tisch.", "The pencils are on the table.", False),
+    ],
+)
+def test_a_prompt_in_two_languages_may_be_answered_in_either(
+    prompt: str, completion: str, switches: bool | None
+) -> None:
+    assert switches_language(prompt, completion) is switches
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [
+        (ENGLISH_PROMPT, "Mia heeft nog zeven potloden over."),
+        (ENGLISH_PROMPT, "A menina ainda tem sete lápis na caixa."),
+        (ENGLISH_PROMPT, "Nu har hon bara sju pennor kvar."),
+        ("¿Cuántos lápices le quedan a Mia?", "Le restano sette matite perché ne ha date cinque."),
+        ("Сколько карандашей осталось у Мии?", "У неї залишилося сім олівців, бо п'ять вона віддала Ною."),
+        ("كم قلما بقي مع ميا؟", "میا کے پاس سات پنسلیں باقی ہیں۔"),
+    ],
+)
+def test_a_completion_in_an_unknown_language_is_a_switch(prompt: str, completion: str) -> None:
+    assert switches_language(prompt, completion) is True
 
 
 @pytest.mark.parametrize(
@@ -127,6 +189,21 @@ WORKED = (
         r"We add $\frac16+\frac16+\frac16+\frac16+\frac16+\frac16 = 1$.",
         r"$2\cdot2\cdot2\cdot2\cdot2\cdot2\cdot2\cdot2$ is 256",
         "0.5 + 0.5 + 0.5 + 0.5 + 0.5 + 0.5 + 0.5 + 0.5 = 4",
+        "n + n + n + n + n + n + n + n = 8n",
+        "y^2 + y^2 + y^2 + y^2 + y^2 = 5y^2",
+        "(2-1)+(2-1)+(2-1)+(2-1)+(2-1)+(2-1) = 6",
+        "(t+2)(t+2)(t+2)(t+2)(t+2) is of degree 5",
+        r"$\sqrt{3}+\sqrt{3}+\sqrt{3}+\sqrt{3}+\sqrt{3}$ is $5\sqrt{3}$",
+        r"\sqrt{6+\sqrt{6+\sqrt{6+\sqrt{6+\sqrt{6+\cdots}}}}} = 3",
+        "√7 + √7 + √7 + √7 + √7 = 5√7",
+        "|y| + |y| + |y| + |y| + |y| = 5|y|",
+        "4! + 4! + 4! + 4! + 4! = 120",
+        "ln 3 + ln 3 + ln 3 + ln 3 + ln 3 = 5 ln 3",
+        "20% + 20% + 20% + 20% + 20% = 100%",
+        "4 Stifte + 4 Stifte + 4 Stifte + 4 Stifte + 4 Stifte",
+        f"{'+'.join(['4'] * 50)} = 200",
+        "The scores are 9, 9, 9, 9, 9, 9, 9, 9. Their mean is 9.",
+        "🖍🖍🖍🖍🖍🖍🖍🖍🖍🖍🖍🖍🖍 = 13",
         f"Solution\n{'-' * 40}\nThe answer is 5.",
         f"Step 1 {'.' * 40} 3\nStep 2 {'.' * 40} 5",
         "+----+----+----+----+\n| 1 | 2 | 3 | 4 |\n+----+----+----+----+\n| 3 | 4 | 5 | 6 |\n+----+----+----+----+",
@@ -139,6 +216,7 @@ WORKED = (
         "Row 1: 1\nRow 2: 2\nRow 3: 3\nRow 4: 4\nRow 5: 5",
         "(C)",
         "The answer is B.",
+        "Option D",
         "答案是三。",
         "三十二",
         "Twelve",
@@ -148,7 +226,15 @@ def test_sums_rules_tables_codes_and_short_answers_are_sound(text: str) -> None:
     assert degeneracy(text) == set()
 
 
-@pytest.mark.parametrize("text", ["\u200b", "\u200b\u2060\ufeff", "\u00ad \u200e\n", "\u3000"])
+@pytest.mark.parametrize(
+    "end",
+    ["9, 9, 9, 9, 9, 9, 9, 9", "9 - 4 9 - 4 9 - 4 9 - 4", "4 + 4 = 8, " * 4, "4, 5, 6, 4, 5, 6, 4, 5, 6, 4, 5, 6"],
+)
+def test_numbers_and_equations_that_are_repeated_to_the_end_are_a_loop(end: str) -> None:
+    assert degeneracy(f"{WORKED} {end}") == {"loop"}
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\u200b\u2060\ufeff", "\u00ad \u200e\n", "\u3000", "\ufe0f"])
 def test_text_that_nobody_sees_is_empty(text: str) -> None:
     assert degeneracy(text) == {"empty"}
 
