@@ -16,7 +16,9 @@ _REMEDIES = {
     errno.EACCES: "give a path that you may use",
     errno.EPERM: "give a path that you may use",
     errno.EIO: "check its disk",
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "move away what stands there, then start again"),
     errno.ENAMETOOLONG: "give a shorter path",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 
@@ -55,9 +57,10 @@ def extra(name: str) -> Iterator[None]:
 
 
 def machine_fault(error: BaseException) -> str | None:
-    """What the machine lacked and what to do, in one line, if an exception says so: memory, disk or permission."""
+    """What is wrong with memory, disk or files and what to do, in one line, if an exception says so."""
     if isinstance(error, OSError) and error.errno in _REMEDIES:
-        where = f"{error.filename}: " if error.filename else ""
+        path = error.filename2 or error.filename  # where a finished file goes, not its temporary name
+        where = f"{path}: " if path else ""
         return f"{where}{error.strerror} (error {error.errno}); {_REMEDIES[error.errno]}"
     text = one_line(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:

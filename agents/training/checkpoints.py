@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ollm_rl.errors import UsageError
+from ollm_rl.files.records import read_rows
 from ollm_rl.files.tensors import sealed_tensors
 from ollm_rl.runs import CHECKPOINTS_FOLDER, numbered_checkpoints, write_atomic
 
-BEST_FILE = "best.pt"
+BEST_FILE, METRICS_FILE = "best.pt", "metrics.json"
 
 
 def score(row: dict[str, float]) -> tuple[str, float]:
@@ -37,6 +39,21 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     write_atomic(folder / CHECKPOINTS_FOLDER / f"{len(history):06d}.pt", data)
 
 
+def check_history(folder: Path, checkpoint: Path, history: list[dict[str, float]]) -> None:
+    """Refuse a checkpoint of another run, whose rows are not those of ``metrics.json``; one of them may have more.
+
+    Raises:
+        UsageError: If a row that both have differs, or ``metrics.json`` is broken.
+    """
+    path = folder / METRICS_FILE
+    rows = read_rows(path, {}, remedy="delete it, and the run writes it again") if path.exists() else []
+    for row, (saved, shown) in enumerate(zip(history, rows, strict=False), 1):
+        if json.dumps(saved) != json.dumps(shown):  # as text, since NaN is not equal to itself
+            raise UsageError(
+                f"{checkpoint} and {path} differ in row {row}, so one is of another run; delete the one that is wrong"
+            )
+
+
 def complete_checkpoint(folder: Path, history: list[dict[str, float]], *, keep: int) -> None:
     """Remove older checkpoints and write ``metrics.json`` for people and reports.
 
@@ -47,4 +64,4 @@ def complete_checkpoint(folder: Path, history: list[dict[str, float]], *, keep: 
     """
     for path in numbered_checkpoints(folder)[:-keep]:
         path.unlink()
-    write_atomic(folder / "metrics.json", json.dumps(history, indent=1))
+    write_atomic(folder / METRICS_FILE, json.dumps(history, indent=1))

@@ -18,7 +18,7 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.free_running import evaluate
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_weights
-from ollm_rl.agents.training.checkpoints import complete_checkpoint, save_checkpoint
+from ollm_rl.agents.training.checkpoints import check_history, complete_checkpoint, save_checkpoint
 from ollm_rl.agents.training.collapse import collapse_warning
 from ollm_rl.agents.training.metrics import episode_metrics
 from ollm_rl.agents.training.problems import evaluation_problems, training_problems
@@ -327,6 +327,7 @@ class Trainer:
                     say(f"{one_line(error)}; trying the checkpoint before {path}")
                     fault = fault or error
                     continue
+            check_history(self.config.out, path, state["history"])
             load_weights(self.policy, state["policy"])
             self.updater.optimizer.load_state_dict(state["optimizer"])
             self.history = state["history"]

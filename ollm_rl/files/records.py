@@ -1,6 +1,7 @@
 """JSON that is read from disk: broken, incomplete or damaged files get one line that names file and remedy."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,8 @@ def read_object(path: Path, entries: Entries | None = None, *, remedy: str = AGA
 
     Args:
         path: The file.
-        entries: Entries that it must have, with their types. ``float`` stands for any number, a mapping for an object
-            with these entries, and a list with one mapping for a list of such objects.
+        entries: Entries that it must have, with their types. ``float`` stands for any number that is not infinite,
+            a mapping for an object with these entries, and a list with one mapping for a list of such objects.
         remedy: What the user can do, for the error.
 
     Raises:
@@ -85,6 +86,10 @@ def _checked(content: Any, entries: Entries, name: str = "it") -> dict[str, Any]
             _checked(content[entry], kind, repr(entry))
         elif isinstance(kind, list):
             _checked_rows(content[entry], kind[0])
-        elif not isinstance(content[entry], (int, float) if kind is float else kind):
+        elif not (_is_number(content[entry]) if kind is float else isinstance(content[entry], kind)):
             raise ValueError(f"{entry!r} of {name} is {str(content[entry])[:40]!r}")
     return content
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > sys.float_info.max

@@ -11,7 +11,7 @@ import torch
 from ollm_rl.agents.policies.loading import load_policy, trained_weights
 from ollm_rl.agents.training.trainer import train
 from ollm_rl.cli import main
-from ollm_rl.errors import DamagedError
+from ollm_rl.errors import DamagedError, UsageError
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from tests.damage import flip, garbage, refusal, truncate
@@ -164,3 +164,56 @@ def test_a_flipped_result_is_noticed_by_all_that_read_it(
         assert f"{result} is damaged: its checksum differs" in refusal(capsys, *command)
     message = refusal(capsys, "eval", "--model", origin / "run", *arguments)
     assert message == f"{result} is damaged: its checksum differs; delete it to evaluate again"
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed_from(origin: Path, run: Path) -> None:
+    data = f"jsonl:{origin / 'problems.jsonl'}"
+    other = train(config(run.parent / "other", origin / "options", data, ratio="topr", replay=2, seed=4))
+    shutil.copy(other / "checkpoints" / "000004.pt", run / "checkpoints" / "000004.pt")
+    before = (run / "metrics.json").read_bytes()
+    with pytest.raises(UsageError, match=r"000004.pt and .*metrics.json differ in row 1, .*; delete the one that is"):
+        resume(origin, run)
+    assert (run / "metrics.json").read_bytes() == before
+    (run / "checkpoints" / "000004.pt").unlink()
+    resume(origin, run)
+    assert_equal_runs(run, origin / "run")
+
+
+def test_broken_metrics_are_written_again_from_the_checkpoint_once_they_are_deleted(origin: Path, run: Path) -> None:
+    truncate(run / "metrics.json")
+    with pytest.raises(UsageError, match="metrics.json cannot be read .*; delete it, and the run writes it again"):
+        resume(origin, run)
+    (run / "metrics.json").unlink()
+    resume(origin, run)
+    assert_equal_runs(run, origin / "run")
+
+
+@pytest.mark.parametrize("value", ["Infinity", "-1e999", "1" + "0" * 400, "true"])
+def test_a_metric_that_is_no_number_is_refused(run: Path, capsys: pytest.CaptureFixture[str], value: str) -> None:
+    rows = json.loads((run / "metrics.json").read_text())
+    rows[1]["reward"] = "here"
+    (run / "metrics.json").write_text(json.dumps(rows).replace('"here"', value))
+    message = refusal(capsys, "report", run, "--out", run.parent / "report.html")
+    assert "'reward' of row 2 is '" in message and message.endswith("copy it again")
+
+
+@pytest.mark.parametrize("name", ["completions", "checkpoints", "metrics.json"])
+def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file_get_one_line(
+    origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
+    small = "--iterations 1 --episodes 8 --group_size 4 --max_new_tokens 3 --num_slots 4 --device cpu"
+    data = f"jsonl:{origin / 'problems.jsonl'}"
+    command = ["train", "--out", str(tmp_path / "run"), "--model", str(origin / "options"), "--data", data]
+    assert main([*command, *small.split()]) == 0
+    path = tmp_path / "run" / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.touch()
+    else:
+        path.unlink()
+        path.mkdir()
+    capsys.readouterr()
+    assert main([*command, *small.split(), "--iterations", "2"]) in (1, 2)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ollm-rl: ")]
+    assert str(path) in line and ("move away" in line or "delete it" in line)

@@ -211,3 +211,11 @@ def test_a_folder_of_other_files_gets_no_lock(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no run of ours"):
         exclusive_run(tmp_path, "train", config(tmp_path, tmp_path, "arith")).__enter__()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_limit_of_file_sizes_is_named(tmp_path: Path, model_folder: Path, data: str) -> None:
+    command = f"ulimit -f 1; exec {sys.executable} -m ollm_rl.cli eval --model {model_folder} --data {data}"
+    flags = f"--max_new_tokens 3 --device cpu --out {tmp_path / 'out'}"
+    ended = subprocess.run(["bash", "-c", f"{command} {flags}"], capture_output=True, text=True, cwd=ROOT)
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("ollm-rl: ")]
+    assert ended.returncode == 1 and line.endswith("raise the limit of file sizes (ulimit -f)")
