@@ -179,6 +179,13 @@ def test_a_checkpoint_of_another_run_is_not_resumed_from(origin: Path, run: Path
     assert_equal_runs(run, origin / "run")
 
 
+def test_iterations_that_took_other_seconds_the_first_time_are_the_same_run(origin: Path, run: Path) -> None:
+    rows = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps([row | {"seconds": 99.0} for row in rows]))
+    resume(origin, run)
+    assert_equal_runs(run, origin / "run")
+
+
 def test_broken_metrics_are_written_again_from_the_checkpoint_once_they_are_deleted(origin: Path, run: Path) -> None:
     truncate(run / "metrics.json")
     with pytest.raises(UsageError, match="metrics.json cannot be read .*; delete it, and the run writes it again"):
