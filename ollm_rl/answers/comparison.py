@@ -10,6 +10,8 @@ r"""Compares two short answers exactly: as text, numbers, ratios, times, and lis
 """
 
 import re
+from collections.abc import Iterable
+from itertools import pairwise
 
 from ollm_rl.answers.equations import is_name, is_system, sides, value_of
 from ollm_rl.answers.forms import compare_forms
@@ -24,6 +26,9 @@ _MODULUS = re.compile(r" ?(?:\\pmod ?(?:\{[^{}]*\}|\w)|\( ?\\?b?mod(?:ulo)?(?![a
 _CHOICE = re.compile(r"(?:(?i:option|choice|answer) )?(?:\(([A-J])\)|([A-J])(?:\)|[.:](?= )|$))\s*(.*)", re.DOTALL)
 _ANOTHER_CHOICE = re.compile(r"(?:and|or|,)(?![a-z])|\(?[A-J]\)")
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[' -]){3,}|[A-Z]")
+_NAMED_TUPLE = re.compile(r"\(([A-Za-z](?:, ?[A-Za-z])+)\) ?= ?\(([^()]+)\)")
+_NAME = re.compile(r"[A-Za-z](?:_ ?(?:\w|\{\w+\})|'*\([^()=]*\))?")  # x, a_1, f(2)
+_ROMAN = re.compile(r"[ivx]{2,}|[IVXLCDM]{2,}")
 _SEQUENCE = re.compile(r"(\\\{|[\[(])?(.*?)(\\\}|[\])])?", re.DOTALL)
 _SEPARATOR = re.compile(r"[,;]? ?\b(?:and|or)\b|[,;]|(?<=[\d}]) (?:y|o|et|ou|und|oder|和|或) (?=[-\d\\])")
 _ALTERNATIVES = re.compile(r"(?<=[\d}]) (?:or|and) (?=[-\d\\])")
@@ -47,6 +52,9 @@ def compare(answer: str, gold: str) -> bool | None:
     parts = sides(answer)
     if len(parts) > 1 and "=" not in gold and not is_system(parts):
         return False  # "x + 5 = 7" does not say 7
+    names, gold_names = _values_by_name(answer).keys(), _values_by_name(gold).keys()
+    if (names and gold_names and names != gold_names) or (_ROMAN.fullmatch(answer) and _ROMAN.fullmatch(gold)):
+        return False
     units = split_unit(answer)[1], split_unit(gold)[1]
     answer, gold = _without_wrappers(answer), _without_wrappers(gold)
     if _same_text(answer, gold):
@@ -74,12 +82,51 @@ def reduce(answer: str, gold: str) -> tuple[str, str]:
     answer, gold = _reduce_choices(_LABEL.sub("", answer, count=1), _LABEL.sub("", gold, count=1))
     if bool(_MODULUS.search(answer)) != bool(_MODULUS.search(gold)):
         answer, gold = _MODULUS.sub("", answer), _MODULUS.sub("", gold)
+    answer, gold = _as_tuples(answer, gold)
     parts, gold_parts = sides(answer), sides(gold)
     are_named = min(len(parts), len(gold_parts)) > 1 and is_name(parts[0]) and is_name(gold_parts[0])
     if are_named and not _same_text(parts[0], gold_parts[0]):
         return answer, gold
     value, gold_value = value_of(parts), value_of(gold_parts)
     return (answer, gold) if value is None or gold_value is None else (value, gold_value)
+
+
+def _as_tuples(answer: str, gold: str) -> tuple[str, str]:
+    """Values of named variables ("x = 1, y = 2") as a tuple if only one of two answers has the form of a system."""
+    values, gold_values = _values_by_name(answer), _values_by_name(gold)
+    both = bool(values and gold_values)
+    if both and values.keys() == gold_values.keys() and ")" in answer + gold:
+        return _tuple_of(values, values), _tuple_of(gold_values, values)
+    if both or max(len(values), len(gold_values)) < 2:
+        return answer, gold
+    brackets, items = _sequence(gold if values else answer)
+    if len(items) != len(values or gold_values) or brackets not in ("", "()"):
+        return answer, gold
+    as_tuple = f"({', '.join(items)})"
+    named = values or gold_values
+    names = sorted(named)  # x, y as in the alphabet; other names as they are given
+    follow = all(len(after) == 1 and ord(after) - ord(before[0]) == 1 for before, after in pairwise(names))
+    named_tuple = _tuple_of(named, names if follow else named)
+    return (named_tuple, as_tuple) if values else (as_tuple, named_tuple)
+
+
+def _tuple_of(values: dict[str, str], names: Iterable[str]) -> str:
+    return f"({', '.join(values[name] for name in names)})"
+
+
+def _values_by_name(text: str) -> dict[str, str]:
+    """Values by name, of ``x = 1, y = 2``, ``(x, y) = (1, 2)`` or ``f(2) = 3``; empty if it is none of these."""
+    if "=" not in text:
+        return {}
+    text = _TEXT.sub(r" \1 ", text).strip()
+    if match := _NAMED_TUPLE.fullmatch(text):
+        names, items = ([part.strip() for part in group.split(",")] for group in match.groups())
+        return dict(zip(names, items, strict=True)) if len(names) == len(items) else {}
+    parts = [sides(item.strip()) for item in _SEPARATOR.split(text)]
+    are_values = all(len(part) == 2 and _NAME.fullmatch(part[0]) for part in parts)
+    values = {part[0].replace(" ", ""): part[1] for part in parts} if are_values else {}
+    is_value = len(parts) == 1 and "(" in parts[0][0]  # math-verify would not compare the arguments of f(2) = 3
+    return values if len(values) > 1 or is_value else {}
 
 
 def _reduce_choices(answer: str, gold: str) -> tuple[str, str]:
