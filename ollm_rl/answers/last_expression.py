@@ -32,7 +32,8 @@ _DENIED = re.compile(
     r"[\s(,](?:(?:not|cannot|no es|nicht|pas|except|without|instead of|(?:[a-z]+er|more|less|rather) than"
     r"|(?:is|are|be) at (?:least|most)|(?:multiple|factor|divisor|power|half|third|fourth|quarter|fifth|tenth)"
     r" of|percent of|(?:twice|times|half) as [a-z]+ as|divisible by|per|twice"
-    r"|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply))?"
+    r"|(?:reject|discard|exclude|ignore|eliminate)(?:s|d|ed|ing)?"
+    r"|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
     r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)) $",  # "3 of the 10 books"
     re.IGNORECASE,
 )
@@ -58,7 +59,8 @@ def last_expression(text: str) -> str | None:
 
     Exceptions:
 
-    - Expressions in a premise ("Since ...,"), in a reason ("because ...") or after "not" or "than" are not answers.
+    - Expressions in a premise ("Since ...,"), in a reason ("because ...") or after "not", "than" or "reject" are not
+      answers.
     - In a sentence that rounds, the answer is the rounded number. An equation comes before other expressions, a
       formula before a number outside of formulas. In "there are 3 ways for 2 people" the answer is 3.
     - If a sentence repeats the result of the last equation before it, and its last number is not new either, the
