@@ -54,7 +54,7 @@ ACTIVITIES = {
     "tiny-arith": "backbone training",
 }
 PLACE: Entries = {field.name: str for field in dataclasses.fields(Place)}
-CHECKPOINTS_FOLDER = "checkpoints"  # within the folder of a training run
+CHECKPOINTS_FOLDER, METRICS_FILE = "checkpoints", "metrics.json"  # within the folder of a training run
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:

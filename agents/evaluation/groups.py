@@ -10,10 +10,9 @@ from ollm_rl.agents.completions import Row
 from ollm_rl.backbones.names import ModelName
 from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.files.records import Entries, read_rows, require
-from ollm_rl.runs import places_in, read_record, read_run
+from ollm_rl.runs import METRICS_FILE, places_in, read_record, read_run
 from ollm_rl.safekeeping.places import located
 
-METRICS_FILE = "metrics.json"
 # Those that every agent logs in every iteration and that are read here and in reports.
 METRICS: Entries = dict.fromkeys(
     (

@@ -7,9 +7,9 @@ from typing import Any
 from ollm_rl.errors import UsageError
 from ollm_rl.files.records import read_rows
 from ollm_rl.files.tensors import sealed_tensors
-from ollm_rl.runs import CHECKPOINTS_FOLDER, numbered_checkpoints, write_atomic
+from ollm_rl.runs import CHECKPOINTS_FOLDER, METRICS_FILE, numbered_checkpoints, write_atomic
 
-BEST_FILE, METRICS_FILE = "best.pt", "metrics.json"
+BEST_FILE = "best.pt"
 # What an iteration that is computed again, after a damaged checkpoint, has as before; its seconds differ.
 SAME_AGAIN = ("episodes", "reward", "completion_tokens")
 

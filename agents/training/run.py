@@ -8,6 +8,7 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.training.trainer import OnIteration, train
 from ollm_rl.files import read_rows
 from ollm_rl.report.ending import counted, ending
+from ollm_rl.runs import METRICS_FILE
 
 
 def train_agent(
@@ -26,7 +27,7 @@ def train_agent(
 
 def train_ending(folder: Path, config: RLConfig) -> str:
     """The last reward of a run, and its last accuracy if it was evaluated, where the run lies, and what comes next."""
-    rows = read_rows(folder / "metrics.json", {"reward": float, "episodes": float})
+    rows = read_rows(folder / METRICS_FILE, {"reward": float, "episodes": float})
     last = rows[-1]
     accuracies = [f", accuracy {row['eval_accuracy']:.1%}" for row in rows if "eval_accuracy" in row]
     return ending(

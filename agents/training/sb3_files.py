@@ -15,7 +15,7 @@ import torch
 from ollm_rl.errors import DamagedError, MissingError, UsageError, extra, one_line
 from ollm_rl.files.records import Entries, read_rows
 from ollm_rl.files.tensors import check_tensors, load_tensors, sealed_tensors, sealed_zip
-from ollm_rl.runs import write_atomic
+from ollm_rl.runs import METRICS_FILE, write_atomic
 
 with extra("sb3"):
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -23,7 +23,7 @@ with extra("sb3"):
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
     from stable_baselines3.common.save_util import load_from_zip_file
 
-METRICS_FILE, MODEL_FILE, REPLAY_FILE = "metrics.json", "model.zip", "replay_buffer.pt"
+MODEL_FILE, REPLAY_FILE = "model.zip", "replay_buffer.pt"
 # SB3's counters: of steps, updates and episodes, the share of training left, and those of DQN.
 COUNTERS = (
     "num_timesteps",

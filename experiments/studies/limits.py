@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ollm_rl.agents.evaluation.groups import METRICS_FILE, history
+from ollm_rl.agents.evaluation.groups import history
 from ollm_rl.agents.evaluation.results import SUMMARY_FILE
 from ollm_rl.errors import UsageError
 from ollm_rl.experiments.script import start
@@ -27,7 +27,7 @@ from ollm_rl.experiments.studies.intervals import scaled
 from ollm_rl.files.records import Entries, read_object, read_rows
 from ollm_rl.report.canvas import save_svg
 from ollm_rl.report.tables import Cell, Table
-from ollm_rl.runs import write_atomic
+from ollm_rl.runs import METRICS_FILE, write_atomic
 
 SIGNALS = {"reward": "reward", "mixed_groups": "mixed groups", "live_share": "share of decisions"}
 SUMMARY: Entries = {"model": str, **dict.fromkeys(("accuracy", "low", "high"), float)}

@@ -4,8 +4,8 @@
 #
 #   experiments/studies/smollm2_drift.sh DATA OUT
 #
-# DATA holds mgsm_exemplars.jsonl and mgsm_dev.jsonl (data.py) too; OUT is that of smollm2_human_styles.sh. Trained on are the 40
-# exemplars in English, German, Spanish, French and Swahili and 160 English word problems, 32 times each. Three processes
+# DATA holds mgsm_exemplars.jsonl and mgsm_dev.jsonl (data.py) too; OUT is that of smollm2_human_styles.sh. Trained on
+# are the 40 exemplars in English, German, Spanish, French and Swahili and 160 English word problems, 32 times each. Three processes
 # share each GPU in GPUS, such as GPUS="0 1" (else the visible one). Flags in OPTIONS and DRIFT come last.
 set -euo pipefail
 data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}

@@ -7,7 +7,8 @@
 #   experiments/studies/smollm2_words.sh DATA OUT
 #
 # DATA holds gsm8k_train.jsonl, word_problems_train.jsonl and word_problems_dev.jsonl (fields question, solution,
-# answer), as data.py fetches them. The last 300 problems of word_problems_train are not trained on: they belong to the test.
+# answer), as data.py fetches them. The last 300 problems of word_problems_train are not trained on: they belong to the
+# test.
 set -euo pipefail
 data=${1:?give DATA and OUT} out=${2:?give DATA and OUT}
 presets=$(dirname "$0")/../presets

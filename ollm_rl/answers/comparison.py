@@ -28,7 +28,7 @@ _ANOTHER_CHOICE = re.compile(r"(?:and|or|,)(?![a-z])|\(?[A-J]\)")
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[' -]){3,}|[A-Z]")
 _NAMED_TUPLE = re.compile(r"\(([A-Za-z](?:, ?[A-Za-z])+)\) ?= ?\(([^()]+)\)")
 _NAME = re.compile(r"[A-Za-z](?:_ ?(?:\w|\{\w+\})|'*\([^()=]*\))?")  # x, a_1, f(2)
-_ROMAN = re.compile(r"[ivx]{2,}|[IVXLCDM]{2,}")
+_ROMAN = re.compile(r"(?=..)(?:x{0,3}(?:ix|iv|v?i{0,3})|X{0,3}(?:IX|IV|V?I{0,3}))")  # IX is not XI, though AB may be BA
 _SEQUENCE = re.compile(r"(\\\{|[\[(])?(.*?)(\\\}|[\])])?", re.DOTALL)
 _SEPARATOR = re.compile(r"[,;]? ?\b(?:and|or)\b|[,;]|(?<=[\d}]) (?:y|o|et|ou|und|oder|和|或) (?=[-\d\\])")
 _ALTERNATIVES = re.compile(r"(?<=[\d}]) (?:or|and) (?=[-\d\\])")
@@ -92,18 +92,15 @@ def reduce(answer: str, gold: str) -> tuple[str, str]:
 
 
 def _as_tuples(answer: str, gold: str) -> tuple[str, str]:
-    """Values of named variables ("x = 1, y = 2") as a tuple if only one of two answers has the form of a system."""
+    """Two answers as tuples where one has values by name and the other has them too, or is a tuple or list."""
     values, gold_values = _values_by_name(answer), _values_by_name(gold)
-    both = bool(values and gold_values)
-    if both and values.keys() == gold_values.keys() and ")" in answer + gold:
+    if values and values.keys() == gold_values.keys():
         return _tuple_of(values, values), _tuple_of(gold_values, values)
-    if both or max(len(values), len(gold_values)) < 2:
-        return answer, gold
+    named = values or gold_values
     brackets, items = _sequence(gold if values else answer)
-    if len(items) != len(values or gold_values) or brackets not in ("", "()"):
+    if (values and gold_values) or not 1 < len(named) == len(items) or brackets not in ("", "()"):
         return answer, gold
     as_tuple = f"({', '.join(items)})"
-    named = values or gold_values
     names = sorted(named)  # x, y as in the alphabet; other names as they are given
     follow = all(len(after) == 1 and ord(after) - ord(before[0]) == 1 for before, after in pairwise(names))
     named_tuple = _tuple_of(named, names if follow else named)

@@ -13,9 +13,9 @@ from ollm_rl.metrics.scripts import WORD, count_words, script_of_word
 
 NAME_WORDS = 2  # so many words of another script are a name or a term; twice as many in quotes
 
-# Code blocks, open ones to the end of the text; tags; commands.
+# Code blocks, open ones to the end of the text if that is ASCII, so that they hide no other script; tags; commands.
 _MARKUP = re.compile(
-    r"\[asy\](?:(?!\[asy\]).)*?\[/asy\]|(?P<fence>[`ˋ]{3}|(?<!~)~{3}(?!~))(?:(?!(?P=fence)).)*(?:(?P=fence)|\Z)"
+    r"\[asy\](?:(?!\[asy\]).)*?\[/asy\]|(?P<fence>[`ˋ]{3}|(?<!~)~{3}(?!~))(?:(?:(?!(?P=fence)).)*(?P=fence)|[\0-\x7f]*\Z)"
     r'|</?[a-z]\w*(?: [\w-]+="[^"\n]*")*/?>|<\|\w+\|>|\\(?:begin|end)\{[^}]*\}|\b[A-Z]:\\[\w\\.-]+|\\[a-zA-Z]+|https?://\S+',
     re.DOTALL,
 )

@@ -18,9 +18,9 @@ from ollm_rl.backbones.names import (
     is_hub_id,
 )
 from ollm_rl.errors import MissingError, UsageError, one_line
-from ollm_rl.runs import write_atomic
+from ollm_rl.runs import METRICS_FILE, write_atomic
 
-METRICS_FILE, RUN_FILE, CARD_FILE = "metrics.json", "run.json", "README.md"
+RUN_FILE, CARD_FILE = "run.json", "README.md"
 
 
 def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:

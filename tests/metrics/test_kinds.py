@@ -118,6 +118,11 @@ def test_tags_code_and_functions_are_in_no_language(completion: str) -> None:
     assert switches_language("米娅有12支铅笔，给了诺亚5支，还剩几支？", completion) is False
 
 
+def test_a_code_block_that_is_never_closed_hides_no_other_script() -> None:
+    completion = "She had 12 pencils.\n```python\npencils = 12 - 5\n米娅还剩7支铅笔，因为她给了诺亚5支。"
+    assert switches_language("Mia has 12 pencils and gives Noah 5. How many are left?", completion) is True
+
+
 INSTRUCTION = "Please think step by step and write the final answer in a box."
 
 
