@@ -20,6 +20,7 @@ from ollm_rl.answers.comparison import compare, reduce
 from ollm_rl.answers.extraction import extract_answer
 from ollm_rl.answers.spelling import clean
 from ollm_rl.answers.units import split_unit
+from ollm_rl.errors import UsageError
 
 __all__ = ["FAILURES", "Verdict", "VerifierPool", "extract_answer", "verify"]
 
@@ -59,7 +60,13 @@ def verify(completion: str, gold: str) -> Verdict:
     Args:
         completion: Generated text.
         gold: The bare answer, such as ``72`` or ``\frac{1}{2}``.
+
+    Raises:
+        UsageError: If one of them is not text.
     """
+    for name, text in (("completion", completion), ("gold", gold)):
+        if not isinstance(text, str):
+            raise UsageError(f"{name}={text!r} is not text; give text, such as '72'")
     return shared_pool().submit(completion, gold).result()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ollm_rl.answers.pool import Verdict, VerifierPool, shared_pool, verify
+from ollm_rl.errors import UsageError
 
 POISON = r"\boxed{\dfrac{5^{5^{5^{5^5}}-4}-5}{16}}"
 PAIRS = [json.loads(line) for line in (Path(__file__).with_name("answer_pairs.jsonl")).read_text().splitlines()]
@@ -56,6 +57,13 @@ def test_what_is_no_number_is_compared_by_meaning(answer: str, gold: str, correc
 
 def test_a_completion_without_an_answer_is_not_correct() -> None:
     assert verify("Well, hard to say.", "3") == Verdict(False, None, None, "no_answer")
+
+
+def test_an_answer_that_is_not_text_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="^gold=72 is not text; give text, such as '72'$"):
+        verify("The answer is 72.", 72)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="^completion=None is not text"):
+        verify(None, "72")  # type: ignore[arg-type]
 
 
 def test_a_very_long_answer_is_not_looked_at() -> None:
