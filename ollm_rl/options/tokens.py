@@ -40,6 +40,9 @@ def is_plain(adapter: OptionAdapter, head: OutputHead, rows: torch.Tensor) -> bo
 
 
 def takes_fewer_products(count: int, adapter: OptionAdapter) -> bool:
-    """Whether they are at most half as many for this number of rows, because they are smaller and so less efficient."""
+    """Whether `option_tokens` saves at least half of the multiplications for ``count`` rows.
+
+    Less is not worth it: these products are smaller, and so less efficient.
+    """
     (num_options, width), size = adapter.option_embedding.shape, adapter.decoder_out.out_features
     return 2 * ((count + width) * size + count * num_options * width) <= count * num_options * size

@@ -169,6 +169,16 @@ def test_labels_without_a_token_that_counts_are_refused() -> None:
         model(ids, labels)
 
 
+def test_padding_on_the_left_and_padding_that_counts_are_refused() -> None:
+    model = OptionModel(tiny_model("llama"), CONFIG)
+    ids, mask = random_ids(2, 6), torch.ones(2, 6, dtype=torch.long)
+    mask[0, 4:] = 0
+    with pytest.raises(ValueError, match="labels count padding, where attention_mask is 0; set them to -100 there"):
+        model(ids, ids, mask)
+    with pytest.raises(ValueError, match="input_ids are padded on the left; pad on the right"):
+        model(ids, ids, mask.flip(1))
+
+
 def test_the_options_come_to_offer_both_continuations_of_an_ambiguous_prefix() -> None:
     """Each of four prefixes is followed by one of two tokens, each with probability 1/2."""
     torch.manual_seed(0)
