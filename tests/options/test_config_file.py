@@ -28,5 +28,5 @@ def test_peft_does_not_take_a_plug_in_for_its_own_and_plug_ins_of_older_versions
 
 def test_a_lora_is_no_plug_in(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "backbone"}')
-    with pytest.raises(MissingError, match=f"^{tmp_path} holds a peft adapter, not an option plug-in; give an option SFT"):
+    with pytest.raises(MissingError, match=f"^{tmp_path} holds a peft adapter, not an option plug-in; give an"):
         OptionModel.from_pretrained(tmp_path)
