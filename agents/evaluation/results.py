@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,19 @@ class ResultFile:
         if path is not None:
             write_atomic(path, sealed_json(result))
         return result
+
+
+def refuse_shared_files(files: Iterable[ResultFile]) -> None:
+    """Refuse pairs of model and problem set whose results would replace each other, such as runs/a and runs-a.
+
+    Raises:
+        UsageError: It names two of them and their file.
+    """
+    by_path: dict[Path, str] = {}
+    for file in files:
+        pair = f"{file.settings['model']} on {file.settings['data']}"
+        if file.path is not None and (other := by_path.setdefault(file.path, pair)) != pair:
+            raise UsageError(f"{other} and {pair} would both be written to {file.path}; leave one out")
 
 
 def hash_weights(model: ModelName) -> str:

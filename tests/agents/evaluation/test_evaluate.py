@@ -16,6 +16,7 @@ from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.answers.pool import Verdict
 from ollm_rl.backbones.names import resolve
 from ollm_rl.cli import main
+from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import load_problems
@@ -40,6 +41,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def config(**changes: Any) -> EvalConfig:
     settings: dict[str, Any] = {"model": ["options", "backbone"], "data": ["jsonl:small.jsonl", "jsonl:large.jsonl"]}
     return EvalConfig(**{**settings, "out": Path("results"), "max_new_tokens": 6, "num_slots": 2, **changes})
+
+
+def test_results_that_would_replace_each_other_are_refused(folder: Path) -> None:
+    with pytest.raises(UsageError) as raised:
+        run_eval(config(model=["options", "./options"]))
+    assert str(raised.value) == (
+        "options on jsonl:small.jsonl and ./options on jsonl:small.jsonl would both be written to "
+        "results/options--jsonl-small.jsonl.json; leave one out"
+    )
+    assert not (folder / "results").exists()
+    assert len(run_eval(config(model=["options", "./options"], data=["jsonl:small.jsonl"], out=None))) == 2
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
