@@ -13,10 +13,10 @@ from ollm_rl.agents.policies.base import Choices
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.agents.search.beam import best_moves
-from ollm_rl.agents.search.config import SearchSettings
+from ollm_rl.agents.search.config import SearchConfig, SearchSettings
 from ollm_rl.agents.search.forest import Forest
 from ollm_rl.agents.search.mcts import puct_scores, select
-from ollm_rl.agents.search.run import check_value_head, search
+from ollm_rl.agents.search.run import check_value_head, search, search_ending
 from ollm_rl.agents.search.tree import Node, Search, Tree
 from ollm_rl.backbones.names import resolve
 from ollm_rl.decode.engine import DecodeEngine
@@ -207,6 +207,7 @@ def test_a_search_that_the_verifier_guides_stops_at_the_right_answer_and_reports
     )
     assert row["completion"] == texts(row)[-1] == "137" and row["correct"]
     assert row["tokens_spent"] == row["completions"][-1]["tokens_spent"] <= 13
+    assert search_ending(result, SearchConfig(model="m")).startswith("accuracy: by oracle 100.0%; ")
 
 
 def test_a_value_head_guides_the_search_to_the_branch_with_the_highest_value() -> None:
