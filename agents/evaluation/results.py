@@ -172,12 +172,12 @@ def refuse_shared_files(files: Iterable[ResultFile]) -> None:
 
 
 def hash_weights(model: ModelName) -> str:
-    """Hash of a model's saved weights, and of those that they were trained on."""
+    """Hash of a model's saved weights and of those below; a plug-in's own weights go with one backbone only."""
     digest = hashlib.sha256()
     for path in model.files:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    below = model.below if model.kind == "run" else None
+    below = model.below if model.kind in ("run", "lora") else None
     return digest.hexdigest() + (hash_weights(below) if below else "")
 
 

@@ -151,6 +151,16 @@ def test_the_options_below_a_run_count_as_its_weights(folder: Path) -> None:
     assert hash_weights(resolve("run")) != before
 
 
+def test_the_backbone_below_a_lora_counts_as_its_weights(folder: Path) -> None:
+    (folder / "lora").mkdir()
+    description = {"peft_type": "LORA", "base_model_name_or_path": "backbone"}
+    (folder / "lora" / "adapter_config.json").write_text(json.dumps(description))
+    before = hash_weights(resolve("lora"))
+    assert hash_weights(resolve("lora")) == before
+    save_backbone(folder / "backbone", seed=1)
+    assert hash_weights(resolve("lora")) != before
+
+
 def test_problems_that_changed_are_evaluated_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = config(model=["options"], data=["jsonl:small.jsonl"])
     run_eval(run)
