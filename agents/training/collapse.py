@@ -9,7 +9,7 @@ SOLVED = 0.9  # accuracy from which both are no fault
 
 
 def collapse_warning(history: Sequence[Mapping[str, float]]) -> str | None:
-    """One line that says how the run collapsed and what to change, at the first iteration at which it has.
+    """One line that says how the run collapsed and what to change; None except at the first iteration that shows it.
 
     Args:
         history: Metrics of all iterations so far.

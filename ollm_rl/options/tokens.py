@@ -32,7 +32,7 @@ def option_tokens(adapter: OptionAdapter, head: OutputHead, hidden_states: torch
 def is_plain(adapter: OptionAdapter, head: OutputHead, rows: torch.Tensor) -> bool:
     """Whether the logits are sums as above, and in float32, in which their order hardly depends on how they are summed.
 
-    On CUDA one kernel computes the products and finds their highest.
+    Not on CUDA, where one kernel computes the products and finds the highest.
     """
     linear = head.linear
     in_float = rows.device.type == "cpu" and rows.dtype == torch.float32 == linear.weight.dtype

@@ -160,25 +160,6 @@ def test_the_terms_of_a_padded_batch_are_the_means_over_its_separate_rows(backbo
         assert float(getattr(together, term).detach()) == pytest.approx(sum(alone) / sum(counts), rel=1e-4, abs=1e-5)
 
 
-def test_labels_without_a_token_that_counts_are_refused() -> None:
-    model = OptionModel(tiny_model("llama"), CONFIG)
-    ids = random_ids(2, 6)
-    labels = torch.full_like(ids, -100)
-    labels[:, 0] = 5  # nothing comes before it
-    with pytest.raises(ValueError, match="labels hold no token that counts"):
-        model(ids, labels)
-
-
-def test_padding_on_the_left_and_padding_that_counts_are_refused() -> None:
-    model = OptionModel(tiny_model("llama"), CONFIG)
-    ids, mask = random_ids(2, 6), torch.ones(2, 6, dtype=torch.long)
-    mask[0, 4:] = 0
-    with pytest.raises(ValueError, match="labels count padding, where attention_mask is 0; set them to -100 there"):
-        model(ids, ids, mask)
-    with pytest.raises(ValueError, match="input_ids are padded on the left; pad on the right"):
-        model(ids, ids, mask.flip(1))
-
-
 def test_the_options_come_to_offer_both_continuations_of_an_ambiguous_prefix() -> None:
     """Each of four prefixes is followed by one of two tokens, each with probability 1/2."""
     torch.manual_seed(0)
