@@ -81,10 +81,10 @@ def format_results(results: Sequence[dict[str, Any]]) -> str:
 
 def _heading(name: str) -> str | None:
     """The heading of a number that only some evaluations have."""
+    if name.startswith("reward_"):
+        return name.replace("_", " ", 1)
     kind, at, k = name.partition("_at_")
-    if at:
-        return f"{kind}@{k}, %"
-    return name.replace("_", " ", 1) if name.startswith("reward_") else None
+    return f"{kind}@{k}, %" if at else None
 
 
 def _cell(name: str, value: float | None) -> str:

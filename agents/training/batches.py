@@ -26,7 +26,7 @@ class UpdateBatch:
         rollout: N episodes.
         advantages: (N, T).
         returns: Targets of the value head, (N, T).
-        lengths: Number of tokens of every completion.
+        lengths: Number of tokens (or decisions) of every completion.
         num_decisions: Number of decisions of every completion.
     """
 

@@ -190,6 +190,8 @@ def test_the_table_has_the_numbers_worked_by_hand() -> None:
         "|---|---|---|---|---|---|",
         r"| a\|b | 1,319 of arith | 41.2 [39.0, 43.5] | 0.0 | 100.0 | 20.0 |",
     ]
+    heading, _, row = format_results([{**result, "pass_at_2": 0.5, "reward_look_at_me": 0.25}]).splitlines()
+    assert heading.endswith("| tokens | pass@2, % | reward look_at_me |") and row.endswith("| 20.0 | 50.0 | 0.250 |")
 
 
 @pytest.mark.parametrize(
