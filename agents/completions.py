@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.answers.pool import Verdict, VerifierPool
 from ollm_rl.envs.own_rewards import OwnReward, columns_of, score
-from ollm_rl.envs.rewards import TERMS, reward_terms, total
+from ollm_rl.envs.rewards import reward_terms, total
 from ollm_rl.errors import MissingError
 from ollm_rl.files.records import Entries, read_object, read_rows
 from ollm_rl.metrics.degenerate import FLAGS, degeneracy
@@ -61,6 +61,7 @@ class Completion:
         reward: In training, the weighted sum of ``terms``.
         terms: In training, the reward's terms by name, unweighted; in evaluation, those of one's own.
         faults: By name of a reward function of one's own that failed on it: why.
+        own: Whether reward functions of one's own were called on it.
         log_prob: In search, its log-probability in nats at temperature 1, options added up by token.
         value: In search, the value head's estimate at its last h_t.
         tokens_spent: In search, tokens generated for its problem until it was finished, its own included.
@@ -75,6 +76,7 @@ class Completion:
     reward: float | None = None
     terms: dict[str, float] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
+    own: bool = False
     log_prob: float | None = None
     value: float | None = None
     tokens_spent: int | None = None
@@ -97,8 +99,7 @@ class Completion:
     def row(self) -> Row:
         """The record as it is kept in files; what was not measured is left out."""
         optional = {name: getattr(self, name) for name in ("reward", "log_prob", "tokens_spent")}
-        has_own = self.faults or self.terms.keys() - set(TERMS)
-        columns = {"columns": columns_of(self.problem)} if has_own else {}  # with which an audit calls the functions
+        columns = {"columns": columns_of(self.problem)} if self.own else {}  # with which an audit calls the functions
         return {
             "id": self.problem.id,
             "question": self.problem.question,
@@ -125,7 +126,7 @@ class Completion:
         """The record of an evaluation's row, which answers this problem."""
         verdict = Verdict(row["correct"], row["extracted"], row["extracted_by"], row["status"])
         written = {name: row[name] for name in ("tokens", "terminated")}
-        own = {"terms": row.get("terms", {}), "faults": row.get("reward_faults", {})}
+        own = {"terms": row.get("terms", {}), "faults": row.get("reward_faults", {}), "own": "columns" in row}
         return cls(problem=problem, text=row["completion"], verdict=verdict, **written, **own)
 
 
@@ -230,18 +231,23 @@ def own_rewarded(
             reward=None if one.reward is None else one.reward + total(own.terms, weights),
             terms={**one.terms, **own.terms},
             faults=own.faults,
+            own=True,
         )
         for one, own in zip(completions, score(rewards, columns, texts, failure=failure), strict=True)
     ]
 
 
 def mean_terms(completions: Sequence[Completion]) -> dict[str, float]:
-    """Mean of every term of the reward over the completions that have it, as ``reward_NAME``."""
+    """Mean of every term of the reward over the completions that have it, as ``reward_NAME``.
+
+    With functions of one's own also ``reward_failures``, the number of completions on which one of them failed.
+    """
     names = dict.fromkeys(name for one in completions for name in one.terms)
     values = {name: [one.terms[name] for one in completions if name in one.terms] for name in names}
     means = {f"reward_{name}": sum(each) / len(each) for name, each in values.items()}
-    has_own = any(one.faults for one in completions) or names.keys() - set(TERMS)
-    return means | ({"reward_failures": float(sum(map(bool, (one.faults for one in completions))))} if has_own else {})
+    if not any(one.own for one in completions):
+        return means
+    return means | {"reward_failures": float(sum(bool(one.faults) for one in completions))}
 
 
 def rates(completions: Sequence[Completion]) -> dict[str, float]:

@@ -134,10 +134,7 @@ class Episodes:
         self.tokenizer = tokenizer or load_tokenizer(self.model.backbone.config.name_or_path)
         self.problems = load_problems(problems) if isinstance(problems, str | Path) else _list_of_problems(problems)
         self.end_tokens = end_tokens(self.model.backbone, self.tokenizer)
-        self._index_by_id: dict[str, int] = {}
-        for index, problem in enumerate(self.problems):
-            if self._index_by_id.setdefault(problem.id, index) != index:
-                raise UsageError(f"problems {self._index_by_id[problem.id]} and {index} have the id {problem.id!r}")
+        self._index_by_id = _indices_by_id(self.problems)
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
         self.num_actions = self.model.option_config.num_options if action_space == "options" else self.model.vocab_size
         self.observation_mode, self.closed = observation_mode, False
@@ -170,8 +167,9 @@ class Episodes:
         is_index = isinstance(problem, int | np.integer) and not isinstance(problem, bool)
         index = int(problem) if is_index else self._index_by_id.get(problem, -1) if isinstance(problem, str) else -1
         if not 0 <= index < len(self.problems):
+            count = len(self.problems)
             raise UsageError(
-                f"problem {problem!r} is unknown; there are {len(self.problems)}, counted from 0; give one or an id"
+                f"problem {problem!r} is unknown; there are {count}: give a number from 0 to {count - 1}, or an id"
             )
         return index
 
@@ -317,6 +315,14 @@ def _list_of_problems(problems: Any) -> list[Problem]:
         if not isinstance(problem, Problem):
             raise UsageError(f"problems holds {shown(problem)}; give a list of Problem, or a source such as 'arith'")
     return listed
+
+
+def _indices_by_id(problems: Sequence[Problem]) -> dict[str, int]:
+    indices: dict[str, int] = {}
+    for index, problem in enumerate(problems):
+        if (first := indices.setdefault(problem.id, index)) != index:
+            raise UsageError(f"problems {first} and {index} both have the id {problem.id!r}; change one")
+    return indices
 
 
 def row(observation: Observation, index: int) -> Observation:

@@ -18,6 +18,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from ollm_rl.problems.problem import Problem
 from ollm_rl.settings import Weight, checked, shown
 from ollm_rl.settings.base import LARGEST
 
+TAKEN = (*TERMS, "failures", "spread", "token", "completion", "verdict")  # names in metrics or in ``info``
 FORM = "FILE.py:FUNCTION or FILE.py:FUNCTION=WEIGHT"
 END = 60  # characters of a completion that a message quotes
 
@@ -56,8 +58,10 @@ class OwnReward:
         if not callable(self.function):
             raise UsageError(f"reward={shown(self.function)} is no function; give one, or {FORM}")
         name = self.name or getattr(self.function, "__name__", "")
-        if not name.isidentifier() or name in (*TERMS, "failures", "spread"):
-            raise UsageError(f"reward {name or shown(self.function)!r} cannot have this name; give OwnReward(name=...)")
+        if not name.isidentifier() or name in TAKEN:
+            raise UsageError(
+                f"reward {name or shown(self.function)!r} cannot have this name; rename it, or give OwnReward(name=...)"
+            )
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "weight", checked(f"the weight of {name}", self.weight, Weight))
         try:
@@ -207,7 +211,8 @@ def _outcomes(reward: OwnReward, calls: Sequence[tuple[Sequence[Columns], Sequen
     """Results of calls of a function, or the exceptions that they raised; those of an async one run side by side."""
     outcomes: list[Any] = []
     for columns, completions in calls:
-        lists = {name: [one[name] for one in columns] for name in columns[0]}
+        shared = [name for name in columns[0] if all(name in one for one in columns)]
+        lists = {name: [one[name] for one in columns] for name in shared}
         prompts = [one["question"] for one in columns]
         try:
             outcomes.append(reward.function(prompts=prompts, completions=list(completions), **lists))
@@ -239,7 +244,8 @@ def _listed(reward: OwnReward, result: Any, count: int) -> list[Any]:
 def _number(value: Any) -> float | None | Exception:
     if value is None:
         return None
-    value = value.item() if hasattr(value, "item") else value
+    with suppress(ValueError, RuntimeError):  # of an array of several numbers
+        value = value.item() if hasattr(value, "item") else value
     if not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > LARGEST:
         return ValueError(f"returned {shown(value)}, which is no finite number")
     return float(value)

@@ -62,8 +62,8 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
     ## Arguments
     ``model`` (an ``OptionModel``, or the folder of one, which the environments of a process share), ``problems`` (a
     list, or a source such as ``"arith"``), ``action_space``, ``max_new_tokens``, ``tokenizer`` (loaded by the
-    backbone's name where left out), ``observation_mode``, ``render_mode`` (``"ansi"``: prompt and completion so far),
-    ``reward`` (functions, or ``"FILE.py:FUNCTION"``), ``reward_weights`` (by term; only correctness where both are
+    backbone's name if left out), ``observation_mode``, ``render_mode`` (``"ansi"``: prompt and completion so far),
+    ``reward`` (functions, or ``"FILE.py:FUNCTION"``), ``reward_weights`` (by term; only correctness if both are
     left out), ``info_fields`` (some of ``"option_tokens"``, ``"live"``, ``"start_log_probs"``).
     """
 

@@ -30,10 +30,10 @@ def to_device(numbers: Sequence[int] | Sequence[Sequence[int]] | np.ndarray, dev
 
 
 class Fetched:
-    """A tensor on its way to the host, which begins after the device's pending work. Only a call waits for it.
+    """A tensor that is being copied to the host, after the device's pending work. Only a call waits for the copy.
 
     Args:
-        tensor: The tensor. What is done to it later does not count.
+        tensor: The tensor. Later changes to it are not in the copy.
     """
 
     def __init__(self, tensor: torch.Tensor) -> None:

@@ -45,7 +45,7 @@ class RunWarning(RuntimeWarning):
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Within this context the packages of an extra of ollm-rl are imported, which may be missing.
+    """Import packages of an extra of ollm-rl, which may be missing, within this context.
 
     Raises:
         MissingError: If one is missing; the message says what to install.

@@ -1,7 +1,7 @@
 """Several processes that make one run together, one per GPU, as ``torchrun`` or ``accelerate launch`` starts them.
 
-All read the same settings, models and problems. Only the first, rank 0, writes, locks and prints. What it finds, the
-others are told (`from_first`). In a run of one process nothing here does anything, and torch is not imported.
+All read the same settings, models and problems. Only the first, rank 0, writes, locks and prints. The others
+get what it finds by `from_first`. In a run of one process these functions do nothing, and torch is not imported.
 """
 
 import atexit
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # for the others, while one computes; the launcher ends them if one dies
 TOGETHER = ("sft", "train")  # commands that several processes run together
-# What accelerate would add of its own, by the variable that says so.
+# What accelerate can do and we do not support, by the variable that switches it on.
 NOT_SUPPORTED = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",

@@ -144,7 +144,7 @@ def open_run(folder: Path, kind: str, config: Any) -> bool:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Refuse a folder that holds neither a run nor only what a kill left of one that was about to begin."""
+    """Refuse a folder with files of others; it may hold a run, or what a kill left of one that was about to begin."""
     if not folder.exists() or (folder / "run.json").exists():
         return
     locks = {lock_name(activity) for activity in ACTIVITIES.values()}
@@ -181,7 +181,7 @@ def _refuse_different(folder: Path, kind: str, settings: Mapping[str, Any], run:
 
 
 def _defaults(config: Any) -> dict[str, Any]:
-    """Default settings, which a run has that began before there were these settings."""
+    """The default settings; a run that began before there was a setting has its default."""
     missing = dataclasses.MISSING
     defaults = {
         field.name: field.default if field.default_factory is missing else field.default_factory()

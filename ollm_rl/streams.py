@@ -19,7 +19,7 @@ class Purpose(IntEnum):
     """What random numbers are used for; comments name the indices of a stream. Append new members at the end."""
 
     SFT_WEIGHTS = auto()
-    SFT_TRAINER = auto()  # order of the examples, by epoch, and dropout
+    SFT_TRAINER = auto()  # order of the examples, by epoch; dropout, by process
     PROBLEMS = auto()  # generated problems, by split
     POLICY_WEIGHTS = auto()
     PROMPTS = auto()  # order of the prompts, by epoch

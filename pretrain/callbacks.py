@@ -1,4 +1,4 @@
-"""What supervised training shows, and its end: its last line of metrics, and a stop that is asked for."""
+"""Callbacks of supervised training: what it shows, its last line of metrics, and when it stops early."""
 
 import math
 import threading
@@ -64,7 +64,7 @@ def describe_whole_run(history: list[dict[str, float]]) -> None:
 class StopOnRequest(TrainerCallback):
     """Ends training with a checkpoint, after the next line of metrics, once an event is set.
 
-    Not at once: a resumed run would not know the steps since the last line, of which the next is the mean.
+    Not at once: the next line is the mean of all steps since the last one, and a resumed run would not know those.
     """
 
     def __init__(self, requested: threading.Event) -> None:

@@ -53,20 +53,20 @@ class SolutionSettings(Settings):
     data: str = "arith"
     """Problems with solutions: arith, rg:TASK, jsonl:PATH, parquet:PATH or hf:ID."""
     split: str | None = None
-    """Split of arith, rg: and hf: sources; train where left out."""
+    """Split of arith, rg: and hf: sources; train if left out."""
     columns: str | None = None
     """Names of the columns, where they are not known ones: question=NAME,solution=NAME,answer=NAME. Without an answer
     it is what the solution states in its last box or after ####."""
     limit: Count | None = None
-    """Use only N problems; of files and hf: a sample drawn with the seed. All where left out."""
+    """Use only N problems; of files and hf: a sample drawn with the seed. All if left out."""
     held_out: str | None = None
     """Source like data, whose questions are kept out of training."""
     held_out_split: str | None = None
-    """Split of held_out; test where left out."""
+    """Split of held_out; test if left out."""
     held_out_columns: str | None = None
     """Names of the columns of held_out, as for data."""
     max_length: Count = 512
-    """Most tokens of prompt and completion together; a longer completion is cut at its end."""
+    """Maximum tokens of prompt and completion together; a longer completion is cut at its end."""
     cache: Path | None = None
     """Folder for the frozen backbone's hidden states, which are then computed once for all epochs and runs (stage
     options)."""
@@ -147,7 +147,7 @@ class TeacherForcedConfig(PromptSettings, Machine):
     limit: Count | None = 512
     """Use only N problems; of files and hf: a sample drawn with the seed."""
     out: Path | None = None
-    """JSON file of the result; an HTML report of the same stem is written beside it. Where left out, only the table is
+    """JSON file of the result; an HTML report of the same stem is written beside it. If left out, only the table is
     printed."""
     seed: Seed = 0
     """Seed of the problems and of the bootstrap."""

@@ -1,11 +1,12 @@
 """What the command line says when supervised training or its evaluation ends."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from ollm_rl.files.records import read_rows
 from ollm_rl.pretrain.config import SFTConfig, TeacherForcedConfig
 from ollm_rl.report.ending import ending, opening, problems_of
+from ollm_rl.runs import METRICS_FILE
 
 NEXT = {
     "options": ["train", "--model", "{}", "--out", "runs/policy"],
@@ -16,7 +17,7 @@ NEXT = {
 
 def sft_ending(folder: Path, config: SFTConfig) -> str:
     """The last loss of a run, where the run lies, and the command that comes next."""
-    rows = json.loads((folder / "metrics.json").read_text())
+    rows = read_rows(folder / METRICS_FILE, {})
     last = next(row for row in reversed(rows) if "loss" in row)
     words = ["ollm-rl", *(word.format(folder) for word in NEXT[config.stage]), *problems_of(config.data)]
     return ending(f"loss {last['loss']:.3f} after {last['step']:,} steps", folder, words)

@@ -35,7 +35,7 @@ VERSION = 1  # of the content of a shard and its computation; raise it with any 
 POSITIONS_PER_SHARD = 2**16  # 75 MB at H = 576, 0.5 GB at H = 4096; a kill costs at most this many
 ROWS = 32  # examples of similar length in one batch
 HEADER = 1024  # bytes reserved for the header of a shard
-UNFINISHED = "unfinished"  # begin of the name of a folder with the shard that a process is writing
+UNFINISHED = "unfinished"  # beginning of the name of a folder with the shard that a process is writing
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def open_hidden_cache(
         examples: ``input_ids`` and ``labels`` of each example, as ``encode_examples`` returns them.
         folder: Parent folder of all caches.
         pad_token_id: Any token; padding is not stored.
-        positions_per_shard: Most counted positions per shard; an example is never split.
+        positions_per_shard: Maximum counted positions per shard; an example is never split.
 
     Raises:
         UsageError: If the folder cannot be made or its disk has no room for the missing shards.

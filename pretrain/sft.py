@@ -45,7 +45,7 @@ from ollm_rl.pretrain.order import LengthOrderTrainer
 from ollm_rl.pretrain.token_loss import chunk_loss
 from ollm_rl.problems.prompts import format_prompts
 from ollm_rl.processes import from_first, join, only_first_speaks, rank, world_size
-from ollm_rl.runs import exclusive_run, write_atomic
+from ollm_rl.runs import METRICS_FILE, exclusive_run, write_atomic
 from ollm_rl.safekeeping.outputs import full_disk_named
 from ollm_rl.safekeeping.signals import catch_sigterm
 from ollm_rl.services.trackers import Trackers, require_packages
@@ -71,7 +71,7 @@ class MetricsFile(TrainerCallback):
                 return
             describe_whole_run(state.log_history)
         if rank() == 0:
-            write_atomic(Path(args.output_dir) / "metrics.json", json.dumps(state.log_history, indent=1))
+            write_atomic(Path(args.output_dir) / METRICS_FILE, json.dumps(state.log_history, indent=1))
 
 
 def run_sft(config: SFTConfig) -> Path:

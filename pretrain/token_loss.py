@@ -16,7 +16,7 @@ from ollm_rl.options.model import IGNORED
 
 
 def chunk_loss(backbone: PreTrainedModel) -> None:
-    """Replace what the model does with ``labels``; wrappers, such as peft's, find it where they look for its loss.
+    """Replace the loss that a model computes from ``labels``, in the model itself, so that wrappers use it too.
 
     Its own loss takes logits of all positions. Here those of prompts and padding are left out, and the others are made
     chunk by chunk (`in_chunks`). A mixture of experts that adds a loss of its router keeps its own.

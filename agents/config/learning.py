@@ -30,7 +30,7 @@ class PolicySettings(Settings):
     pi(z). Over tokens: lora, or as controls frozen-head (the vocabulary on frozen hidden states) and top-tokens (the
     backbone's ten most probable ones). If left out: anchored, or lora."""
     option_gradient: Literal["token", "option"] = "token"
-    """Log-probability of a choice (options). Token: log of the sum of pi(z) over the options that lead to that token.
+    """Log-probability of a choice (latent). Token: log of the sum of pi(z) over the options that lead to that token.
     Option: log pi(z) of the chosen option."""
     lora_rank: Width = 16
     """Rank of the LoRA (tokens)."""

@@ -137,10 +137,10 @@ def signs(question: str, completion: str) -> set[str]:
 
 
 def rises_while_shorter(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
-    """Mean reward and length (tokens) in a run's first and last third of iterations, if one rose while the other fell.
+    """Mean reward and length (tokens) in a run's first and last third of iterations, if reward rose and length fell.
 
-    Being brief can be right; reward that rises while working disappears is worth a look. None without this sign, and
-    for completions that belong to no iterations.
+    Being brief can be right; reward that rises while working disappears is worth a look. None without this sign, for
+    completions that belong to no iterations, and if those of a whole third are missing.
     """
     if "iteration" not in rows[0] or rows[-1]["iteration"] < 2:
         return None
@@ -149,6 +149,8 @@ def rises_while_shorter(rows: Sequence[dict[str, Any]]) -> dict[str, float] | No
         [row for row in rows if row["iteration"] < count // 3],
         [row for row in rows if row["iteration"] >= count - count // 3],
     ]
+    if not all(thirds):
+        return None
     reward, length = (
         [sum(row[name] for row in third) / len(third) for third in thirds] for name in ("reward", "tokens")
     )

@@ -10,7 +10,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ollm_rl.agents.completions import Checks, Completion, Row, mean_terms, own_rewarded, rates
 from ollm_rl.agents.evaluation.config import EvalConfig
-from ollm_rl.agents.evaluation.results import ResultFile, hash_problems, hash_weights, write_summary
+from ollm_rl.agents.evaluation.results import (
+    ResultFile,
+    hash_problems,
+    hash_weights,
+    refuse_shared_files,
+    write_summary,
+)
 from ollm_rl.agents.policies.base import Acts, Policy
 from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.agents.policies.sampling import Tempered
@@ -62,7 +68,7 @@ def run_eval(config: EvalConfig) -> list[dict[str, Any]]:
 
     Raises:
         UsageError: If a setting, a model or the data do not fit, or ``out`` cannot be written, is in use by another
-            evaluation, or holds other results of the same names.
+            evaluation, holds other results of the same names, or two results would have one name.
     """
     device = resolve_device(config.device)
     rewards = own_rewards(config.reward)
@@ -77,6 +83,7 @@ def run_eval(config: EvalConfig) -> list[dict[str, Any]]:
         for name, weights in {name: hash_weights(model) for name, model in models.items()}.items()
         for data, part in problems.items()
     }
+    refuse_shared_files(files.values())
     with output_folder(config.out, "an evaluation"):
         results = {pair: file.read() for pair, file in files.items()}
         for name, model in models.items():

@@ -13,7 +13,7 @@ from ollm_rl.files.records import Entries, read_rows, require
 from ollm_rl.runs import METRICS_FILE, places_in, read_record, read_run
 from ollm_rl.safekeeping.places import located
 
-# Those that every agent logs in every iteration and that are read here and in reports.
+# Metrics that every agent logs in every iteration and that are read here and in reports.
 METRICS: Entries = dict.fromkeys(
     (
         "iteration",

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,10 @@ def format_results(results: Sequence[dict[str, Any]]) -> str:
 
 def _heading(name: str) -> str | None:
     """The heading of a number that only some evaluations have."""
+    if name.startswith("reward_"):
+        return name.replace("_", " ", 1)
     kind, at, k = name.partition("_at_")
-    if at:
-        return f"{kind}@{k}, %"
-    return name.replace("_", " ", 1) if name.startswith("reward_") else None
+    return f"{kind}@{k}, %" if at else None
 
 
 def _cell(name: str, value: float | None) -> str:
@@ -158,13 +158,26 @@ class ResultFile:
         return result
 
 
+def refuse_shared_files(files: Iterable[ResultFile]) -> None:
+    """Refuse pairs of model and problem set whose results would replace each other, such as runs/a and runs-a.
+
+    Raises:
+        UsageError: It names two of them and their file.
+    """
+    by_path: dict[Path, str] = {}
+    for file in files:
+        pair = f"{file.settings['model']} on {file.settings['data']}"
+        if file.path is not None and (other := by_path.setdefault(file.path, pair)) != pair:
+            raise UsageError(f"{other} and {pair} would both be written to {file.path}; leave one out")
+
+
 def hash_weights(model: ModelName) -> str:
-    """Hash of a model's saved weights, and of those that they were trained on."""
+    """Hash of a model's saved weights and of those below; a plug-in's own weights go with one backbone only."""
     digest = hashlib.sha256()
     for path in model.files:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    below = model.below if model.kind == "run" else None
+    below = model.below if model.kind in ("run", "lora") else None
     return digest.hexdigest() + (hash_weights(below) if below else "")
 
 

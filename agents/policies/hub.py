@@ -51,7 +51,7 @@ def save_policy(run: str | Path, folder: str | Path) -> Path:
 
     Raises:
         MissingError: If the name is no training run, the run has saved no checkpoint yet, or its model is missing.
-        UsageError: If the run is that of an SB3 agent, or was saved so already.
+        UsageError: If the run is that of an SB3 agent, or is a saved policy already.
     """
     model, folder = resolve(run).require("run", role="run"), Path(folder)
     refuse_sb3(model)

@@ -60,7 +60,7 @@ class RecordedPass:
         self._hidden = hidden.detach()
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """H_t: token ids (B, T) -> (B, T, H)."""
+        """The hidden states h_t: token ids (B, T) -> (B, T, H)."""
         self._input_ids.copy_(input_ids)
         self._forward.replay()
         return self._hidden.clone()
@@ -81,7 +81,7 @@ class _Replay(torch.autograd.Function):
         ctx: Any, passes: "RecordedPasses", recorded: RecordedPass, input_ids: torch.Tensor, *weights: torch.Tensor
     ) -> torch.Tensor:
         """The weights are arguments because autograd asks for their gradients; the recording reads them itself."""
-        # Not ``ctx`` itself: in a circle, the memory of the recordings would wait for Python's collector.
+        # Not ``ctx`` itself: in a circle of references, the memory of the recordings would wait for Python's collector.
         ctx.passes, ctx.recorded, ctx.turn = passes, recorded, object()
         passes.latest = ctx.turn
         return recorded.forward(input_ids)
@@ -96,7 +96,7 @@ class _Replay(torch.autograd.Function):
 
 
 class RecordedPasses:
-    """A backbone with a LoRA, for passes with gradient of at most some tokens, on CUDA.
+    """A backbone with a LoRA, for passes with gradient of at most ``tokens`` tokens, on CUDA.
 
     A pass is recorded when one of its shape is first computed, and again when weights have moved. `LoraProducts`
     computes what is not recorded: passes where attention needs a mask or that are too large, and all if recording fails

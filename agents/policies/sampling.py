@@ -13,7 +13,7 @@ class Tempered:
     """A policy sampled at a temperature, from its nucleus if ``top_p`` is below 1 (Holtzman et al. 2020).
 
     Args:
-        policy: Any policy.
+        policy: Anything with ``choices``; without a value head its values are 0.
         temperature: Token probabilities are taken to the power of 1 / temperature and normalised.
         top_p: Of these only the most probable tokens are kept whose probabilities first add up to this.
     """
@@ -29,10 +29,11 @@ class Tempered:
             chosen = log_probs.argmax(-1)
         else:
             chosen = draw(nucleus(tempered(log_probs, self.temperature).exp(), self.top_p), uniforms)
+        value_head = getattr(self.policy, "value_head", None)
         return Action(
             tokens=tokens.gather(1, chosen[:, None])[:, 0],
             log_probs=log_probs.gather(1, chosen[:, None])[:, 0],
-            values=self.policy.value_head(hidden_states.float())[:, 0],
+            values=torch.zeros_like(log_probs[:, 0]) if value_head is None else value_head(hidden_states.float())[:, 0],
             decisions=(log_probs > -torch.inf).sum(-1) > 1,
         )
 

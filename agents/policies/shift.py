@@ -29,7 +29,7 @@ class HiddenShift(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """H' in float32."""
+        """The changed hidden states h' in float32."""
         hidden_states = hidden_states.float()
         moved, scale = self.network(hidden_states).split([hidden_states.shape[-1], 1], -1)
         return hidden_states + scale * hidden_states + moved

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 from ollm_rl.errors import UsageError
-from ollm_rl.settings import Coefficient, Count, Machine, PromptSettings, Seed, Settings, Temperature
+from ollm_rl.settings import Coefficient, Count, Machine, PromptSettings, Seed, Settings, Temperature, refuse_changed
 
 SearchMethod = Literal["best-of-n", "beam", "mcts"]
 LeafValue = Literal["likelihood", "value_head", "verifier"]
+UNUSED = {"best-of-n": ["exploration", "leaves"], "beam": ["exploration", "temperature"], "mcts": ["temperature"]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,9 @@ class SearchSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_changed(self, UNUSED[self.method], f"by method={self.method}")
+        if self.leaf_value == "verifier" and self.method != "mcts":
+            raise UsageError(f"leaf_value='verifier' is not used by method={self.method}; leave it out")
         if self.budget_tokens < self.max_new_tokens:
             raise UsageError(
                 f"budget_tokens={self.budget_tokens} is too small for one completion of max_new_tokens="

@@ -264,10 +264,14 @@ def format_search(result: dict[str, Any]) -> str:
 
 
 def search_ending(result: dict[str, Any], config: SearchConfig) -> str:
-    """Accuracy of the choices that do not know the answer, where the result lies, and the command that comes next."""
-    known = {name: share["mean"] for name, share in result["accuracy"].items() if name != "oracle"}
+    """Accuracy, where the result lies, and the command that comes next.
+
+    Only of the choices that do not know the answer, unless the oracle is the only one.
+    """
+    accuracies = result["accuracy"]
+    names = [name for name in accuracies if name != "oracle"] or ["oracle"]
     return ending(
-        "accuracy: " + ", ".join(f"by {name} {share:.1%}" for name, share in known.items()),
+        "accuracy: " + ", ".join(f"by {name} {accuracies[name]['mean']:.1%}" for name in names),
         config.out,
         ["ollm-rl", "eval", "--model", config.model, *problems_of(config.data)],
     )

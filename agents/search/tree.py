@@ -50,6 +50,7 @@ class Tree:
     Attributes:
         prompt: Token ids.
         budget: Maximum generated tokens.
+        root: The first position with a choice, or an end if there is none.
         spent: Tokens generated so far.
         ends: Finished completions in order, each with the tokens spent until then.
         solved: Whether a completion is good enough to stop.

@@ -28,11 +28,13 @@ def episode_advantages(rewards: torch.Tensor, group_size: int, baseline: Baselin
         (N,).
 
     Raises:
-        UsageError: If the baseline is unknown, or the groups do not divide the episodes.
+        UsageError: If the baseline is unknown, or the groups do not divide the episodes or are too small for it.
     """
     checked("baseline", baseline, Baseline)
     if len(rewards) % checked("group_size", group_size, Count):
         raise UsageError(f"group_size={group_size} does not divide {len(rewards)} episodes; change one")
+    if group_size < 2 and baseline in ("leave-one-out", "group"):
+        raise UsageError(f"group_size={group_size} leaves nothing for baseline={baseline!r}; give at least 2")
     if baseline == "none":
         return rewards
     if baseline == "mean":

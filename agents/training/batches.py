@@ -26,7 +26,7 @@ class UpdateBatch:
         rollout: N episodes.
         advantages: (N, T).
         returns: Targets of the value head, (N, T).
-        lengths: Number of tokens of every completion.
+        lengths: Number of tokens (or decisions) of every completion.
         num_decisions: Number of decisions of every completion.
     """
 
@@ -40,7 +40,7 @@ class UpdateBatch:
     def from_rollout(
         cls, config: RLConfig, rollout: Rollout, rewards: torch.Tensor, *, whole: bool = True
     ) -> "UpdateBatch":
-        """Compute advantages and returns of a rollout from its rewards, (N,); only its decisions without ``whole``."""
+        """Compute advantages and returns of a rollout from its rewards, (N,); without ``whole`` keep only decisions."""
         advantages, returns = advantages_and_returns(config, rollout, rewards)
         if not whole:
             positions = rollout.decision_positions()
@@ -72,9 +72,9 @@ class UpdateBatch:
         )
 
     def know_places(self) -> None:
-        """Say where the rollout's decisions are, for which the host else waits for the device.
+        """Tell the rollout where its decisions are, if that is known, so that the host does not wait for the device.
 
-        It is known where every token is a decision: a completion begins at the first column.
+        It is known if every token is a decision: a completion begins at the first column.
         """
         if self.lengths == self.num_decisions:
             rows = np.repeat(np.arange(len(self.lengths)), self.lengths)

@@ -25,7 +25,7 @@ TEXTS = 4  # completions per iteration, of different prompts
 
 
 class RunBoard(Board):
-    """The board of a run; the last of its saved iterations is written again, since a kill may have come before it.
+    """The board of a run. The last saved iteration is written again, since a kill may have come before it was written.
 
     Args:
         config: Settings of the run.

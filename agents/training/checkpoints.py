@@ -10,7 +10,7 @@ from ollm_rl.files.tensors import sealed_tensors
 from ollm_rl.runs import CHECKPOINTS_FOLDER, METRICS_FILE, numbered_checkpoints, write_atomic
 
 BEST_FILE = "best.pt"
-# What an iteration that is computed again, after a damaged checkpoint, has as before; its seconds differ.
+# Metrics that stay the same if an iteration is computed again, after a damaged checkpoint; its seconds differ.
 SAME_AGAIN = ("episodes", "reward", "completion_tokens")
 
 
@@ -28,7 +28,7 @@ def is_best(history: list[dict[str, float]]) -> bool:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint atomically, and before it the best one if it is that.
+    """Write a checkpoint atomically, and before that also as the best one if it is the best.
 
     Args:
         folder: Folder of the run.
@@ -42,7 +42,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def check_history(folder: Path, checkpoint: Path, history: list[dict[str, float]]) -> None:
-    """Refuse a checkpoint of another run, whose rows are not those of ``metrics.json``; one of them may have more.
+    """Refuse a checkpoint of another run, whose rows are not those of ``metrics.json``; one of the two may have more.
 
     Raises:
         UsageError: If a row that both have differs, or ``metrics.json`` is broken.

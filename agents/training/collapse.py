@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 
 LAST = 3  # iterations that are looked at together
 MIN_ENTROPY = 0.02  # of the first iteration's
-MIN_MIXED = 0.03  # share of groups with right and wrong answers
+MIN_MIXED = 0.03  # share of groups with different rewards
 SOLVED = 0.9  # accuracy from which both are no fault
 
 
 def collapse_warning(history: Sequence[Mapping[str, float]]) -> str | None:
-    """One line that says how the run collapsed and what to change, at the first iteration at which it has.
+    """One line that says how the run collapsed and what to change; None except at the first iteration that shows it.
 
     Args:
         history: Metrics of all iterations so far.
@@ -31,7 +31,7 @@ def _collapse(history: Sequence[Mapping[str, float]]) -> str | None:
     mixed = sum(row["mixed_groups"] for row in last) / LAST  # NaN without groups
     if mixed < MIN_MIXED:
         return (
-            f"only {mixed:.0%} of the groups hold both right and wrong answers, so there is little to learn from; "
-            f"{change}, or raise group_size"
+            f"only {mixed:.0%} of the groups hold different rewards, so there is little to learn from; {change}, or "
+            "raise group_size"
         )
     return None

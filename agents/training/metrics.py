@@ -13,6 +13,7 @@ def episode_metrics(batch: Batch, group_size: int) -> dict[str, float]:
     return {
         **training_metrics(batch.completions),
         "live_share": float(rollout.decisions.sum() / rollout.completion_mask.sum()),
-        "mixed_groups": float((groups.std(1) > 0).float().mean()) if group_size > 1 else float("nan"),
+        # Not by the standard deviation, which rounding may make larger than 0 for equal rewards.
+        "mixed_groups": float((groups.amax(1) > groups.amin(1)).float().mean()) if group_size > 1 else float("nan"),
         "pass_at_group": float((correct.max(1).values > 0.5).float().mean()),
     }

@@ -1,6 +1,6 @@
 """Which episodes share a pass of an update: those of similar length, so that little is computed on padding.
 
-What a pass takes whatever its size is counted in tokens that take as long: `starting_tokens`.
+The time to start a pass, whatever its size, is counted in tokens that take as long: `starting_tokens`.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def grouped(sizes: Sequence[int], *, limit: int, overhead: int) -> list[list[int
     Args:
         sizes: Tokens of every episode, ascending.
         limit: Maximum of n times the longest one's size; an episode beyond it is a group of its own.
-        overhead: Tokens that take as long as what every pass takes whatever its size.
+        overhead: Tokens that take as long as starting a pass.
 
     Returns:
         Indices of the episodes of every group, neighbours in ``sizes``.

@@ -50,7 +50,7 @@ class Replay:
             del self.batches[min(self.batches)]
 
     def sample(self, count: int, generator: torch.Generator) -> UpdateBatch:
-        """Some of all episodes, each at most once and each as probable; all of them if there are fewer."""
+        """Some of all episodes, each at most once and all equally probable; all of them if there are fewer."""
         sizes = [len(batch.lengths) for batch in self.batches.values()]
         chosen = torch.randperm(sum(sizes), generator=generator)[:count]
         parts, first = [], 0

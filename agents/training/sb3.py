@@ -290,4 +290,5 @@ def _completion(info: dict[str, Any], own: Sequence[str]) -> Completion:
         reward=float(info["episode"]["r"]),
         terms=terms,
         faults={name: info[f"{name}_failure"] for name in own if f"{name}_failure" in info},
+        own=bool(own),
     )

@@ -202,8 +202,8 @@ class Updater:
     def _passes_to_take(self, batch: UpdateBatch, selected: Sequence[int], penalties: Penalties) -> list[Pass]:
         """Passes over some episodes.
 
-        In REINFORCE without penalties an episode without an advantage, as in a group of equal rewards, has none. Such
-        episodes have passes of their own, without the backward pass, if that takes less time than joint passes.
+        In REINFORCE without penalties an episode without an advantage, as in a group of equal rewards, has no gradient.
+        Such episodes have passes of their own, without the backward pass, if that takes less time than joint passes.
         """
         may_teach_nothing = self.policy.reads_sequences and self.config.algorithm == "reinforce" and not any(penalties)
         rows = _share(batch, selected)
@@ -252,5 +252,5 @@ class Updater:
 
 
 def _share(batch: UpdateBatch, rows: Sequence[int]) -> Sequence[int]:
-    """The episodes that this process learns from: all, or, of several processes, as many tokens as each other."""
+    """The episodes that this process learns from: all, or a share with about as many tokens as that of each other."""
     return sorted(rows, key=batch.size)[rank() :: world_size()] if world_size() > 1 else rows

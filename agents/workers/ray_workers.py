@@ -23,7 +23,7 @@ from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_we
 from ollm_rl.agents.workers.cluster import check_resources, connect
 from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError, episode_shares, joined, packed
 from ollm_rl.decode.turns import Turns
-from ollm_rl.errors import RunWarning, extra, one_line
+from ollm_rl.errors import RunWarning, UsageError, extra, one_line
 from ollm_rl.problems.problem import Problem
 
 with extra("ray"):
@@ -156,7 +156,7 @@ class RayWorkers:
         prompts: Token ids of each problem's prompt.
 
     Raises:
-        ValueError: If no cluster answers, or it is too small for the workers.
+        UsageError: If no cluster answers, or it is too small for the workers.
     """
 
     turns: Turns | None = None
@@ -170,7 +170,7 @@ class RayWorkers:
         self._next_request = 0  # the first iteration that has not been requested
         try:
             check_resources(config.workers, config.gpus_per_worker)
-        except ValueError:
+        except UsageError:
             self.close()
             raise
         actor: Any = ray.remote(RolloutActor)

@@ -79,7 +79,7 @@ def whole_coverage(offered: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor
         A scalar; NaN without a whole solution.
     """
     number = (offsets == 0).cumsum(0)
-    total = number.max() - 1
+    total = (number.max() - 1).clamp(min=0)
     missed = number[~offered & (number > 0) & (number <= total)].unique().numel()
     return 1 - missed / total.float()
 

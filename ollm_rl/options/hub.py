@@ -79,7 +79,7 @@ def local_folder(name: str | Path) -> Path:
     """The folder of a plug-in: a local folder, else a hub repository's two files, downloaded or cached.
 
     Raises:
-        MissingError: If neither holds a plug-in; without a network too, raised without long retries.
+        MissingError: If neither holds a plug-in, or there is no network (found without long retries).
     """
     folder = Path(name)
     if not folder.exists() and has_owner(str(name)):

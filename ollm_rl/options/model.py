@@ -175,7 +175,7 @@ class OptionModel(nn.Module):
         """The option loss of a batch of token ids; arguments as for ``counted_states``.
 
         Raises:
-            ValueError: If no token counts, or a row is padded on the left.
+            ValueError: If no token counts, or as ``counted_states``.
         """
         return self.loss(self.counted_states(input_ids, labels, attention_mask))
 
@@ -246,18 +246,20 @@ class OptionModel(nn.Module):
             attention_mask: (B, T).
 
         Raises:
-            ValueError: If a row is padded on the left.
+            ValueError: If a row is padded on the left, or labels count padding.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if not attention_mask[:, 0].all():
             raise ValueError("input_ids are padded on the left; pad on the right (tokenizer.padding_side='right')")
+        counted = labels[:, 1:] != IGNORED
+        if (counted & (attention_mask[:, 1:] == 0)).any():
+            raise ValueError(f"labels count padding, where attention_mask is 0; set them to {IGNORED} there")
         lengths = attention_mask.sum(1)
         hidden = torch.empty(*input_ids.shape, self.hidden_size, dtype=self.backbone.dtype, device=input_ids.device)
         for rows in lengths.argsort().split(ROWS_TOGETHER.get(input_ids.device.type, 8)):
             width = int(lengths[rows].max())
             hidden[rows, :width] = self.hidden_states(input_ids[rows, :width], attention_mask[rows, :width])
-        counted = labels[:, 1:] != IGNORED
         offsets = counted.cumsum(1) - 1
         return CountedStates(hidden[:, :-1][counted], labels[:, 1:][counted], offsets[counted])
 
@@ -309,14 +311,12 @@ class OptionModel(nn.Module):
         """
         folder = hub.local_folder(folder)
         path = config_file(folder)
+        description = read_object(path)
+        if "peft_type" in description:
+            raise MissingError(f"{folder} holds a peft adapter, not an option plug-in; give an option SFT run")
         try:
-            description = read_object(path)
-            if "peft_type" in description:
-                raise MissingError(f"{folder} holds a peft adapter, not an option plug-in; give an option SFT run")
             name, trained_on = str(description["backbone"]), description["backbone_fingerprint"]
             config = OptionConfig(**{field.name: description[field.name] for field in dataclasses.fields(OptionConfig)})
-        except DamagedError:
-            raise
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} cannot be read ({type(error).__name__}: {error}); copy it again") from error
         source = (resolve(folder).trained_on or name) if backbone is None else backbone

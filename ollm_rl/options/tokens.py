@@ -32,7 +32,7 @@ def option_tokens(adapter: OptionAdapter, head: OutputHead, hidden_states: torch
 def is_plain(adapter: OptionAdapter, head: OutputHead, rows: torch.Tensor) -> bool:
     """Whether the logits are sums as above, and in float32, in which their order hardly depends on how they are summed.
 
-    On CUDA one kernel computes the products and finds their highest.
+    Not on CUDA, where one kernel computes the products and finds the highest.
     """
     linear = head.linear
     in_float = rows.device.type == "cpu" and rows.dtype == torch.float32 == linear.weight.dtype
@@ -40,6 +40,9 @@ def is_plain(adapter: OptionAdapter, head: OutputHead, rows: torch.Tensor) -> bo
 
 
 def takes_fewer_products(count: int, adapter: OptionAdapter) -> bool:
-    """Whether they are at most half as many for this number of rows, because they are smaller and so less efficient."""
+    """Whether `option_tokens` saves at least half of the multiplications for ``count`` rows.
+
+    Less is not worth it: these products are smaller, and so less efficient.
+    """
     (num_options, width), size = adapter.option_embedding.shape, adapter.decoder_out.out_features
     return 2 * ((count + width) * size + count * num_options * width) <= count * num_options * size

@@ -138,8 +138,7 @@ def _score_batch(
 
     def in_chunks(score: Callable[[CountedStates], Scores]) -> Scores:
         states = model.counted_states(input_ids, labels, attention_mask)
-        chunks = zip(*(part.split(size) for part in states), strict=True)
-        parts = [score(CountedStates(*chunk)) for chunk in chunks]
+        parts = [score(CountedStates(*chunk)) for chunk in zip(*(part.split(size) for part in states), strict=True)]
         return {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
 
     scores: Scores = {}

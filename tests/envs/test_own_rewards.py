@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,9 @@ def brevity(prompts, completions, **columns):
 
 async def known(completions, answer, **rest):
     return [float(right in completion) for completion, right in zip(completions, answer)]
+
+def verdict(completions, **columns):
+    return [0.0 for _ in completions]
 """
 COLUMNS = [{"id": str(n), "question": f"{n}?", "solution": "", "answer": str(n), "language": "en"} for n in range(3)]
 
@@ -70,7 +74,7 @@ def test_a_failure_is_that_of_its_completion_and_the_others_keep_their_values() 
     )
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "3", [1], 1e39])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "3", [1], 1e39, torch.ones(2), np.ones(2)])
 def test_a_value_that_is_no_finite_number_is_a_failure(value: Any) -> None:
     def odd(prompts: list[str], completions: list[str], **columns: Any) -> list[Any]:
         return [value, None, 2]
@@ -80,6 +84,16 @@ def test_a_value_that_is_no_finite_number_is_a_failure(value: Any) -> None:
     assert (first.terms, list(first.faults)) == ({"odd": 0.0}, ["odd"])
     assert (second.terms, second.faults) == ({}, {})  # the function says nothing about it
     assert (third.terms, third.faults) == ({"odd": 2.0}, {})
+
+
+def test_completions_whose_columns_differ_get_those_that_all_have() -> None:
+    def solved(prompts: list[str], completions: list[str], solution: list[str], **columns: Any) -> list[float]:
+        return [1.0 for _ in solution]
+
+    few = [*COLUMNS[:1], {"id": "9", "question": "9?", "answer": "9"}]
+    assert [one.terms for one in score(own_rewards(lengths), few, ["a", "bc"])] == [{"lengths": 1.0}, {"lengths": 2.0}]
+    with pytest.warns(RuntimeWarning, match="solved failed on 1 of 2 completions, first on that of problem '9'"):
+        assert [one.terms for one in score(own_rewards(solved), few, ["a", "bc"])] == [{"solved": 1.0}, {"solved": 0.0}]
 
 
 def test_tensors_and_async_functions_work_within_a_running_loop_too() -> None:
@@ -111,6 +125,7 @@ def test_tensors_and_async_functions_work_within_a_running_loop_too() -> None:
         (["mine.py:brevity", "mine.py:brevity=2"], "two functions of reward are named 'brevity'; rename one"),
         (lambda prompts, completions, **columns: [], "reward '<lambda>' cannot have this name"),
         (3, "reward=3 is no function"),
+        ("mine.py:verdict", "reward 'verdict' cannot have this name; rename it"),
         (lambda completions: [], "cannot have this name"),
     ],
 )

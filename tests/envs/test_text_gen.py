@@ -264,8 +264,15 @@ def test_a_step_before_the_first_reset_or_after_the_end_is_refused() -> None:
 @pytest.mark.parametrize("index", [-1, 4])
 def test_an_unknown_problem_is_refused(index: int) -> None:
     env = TextGenEnv(**settings())
-    with pytest.raises(ValueError, match=f"problem {index} is unknown; there are 4"):
+    with pytest.raises(
+        ValueError, match=f"problem {index} is unknown; there are 4: give a number from 0 to 3, or an id"
+    ):
         env.reset(options={"problem": index})
+
+
+def test_two_problems_with_one_id_are_refused() -> None:
+    with pytest.raises(ValueError, match="problems 0 and 4 both have the id '.*'; change one"):
+        TextGenEnv(**settings(problems=[*PROBLEMS, PROBLEMS[0]]))
 
 
 def test_a_prompt_that_leaves_no_room_in_the_context_is_refused_by_its_problem() -> None:

@@ -94,6 +94,7 @@ def test_a_solution_counts_as_offered_only_if_all_its_tokens_are_and_it_is_whole
     offered = torch.tensor([True, True, True, True, True, False, True])
     assert float(whole_coverage(offered, offsets)) == 0.5
     assert math.isnan(float(whole_coverage(torch.tensor([True, True]), torch.tensor([0, 1]))))
+    assert math.isnan(float(whole_coverage(torch.tensor([True, True]), torch.tensor([3, 4])))), "none begins"
 
 
 SOUND = {"kl": 0.2, "distinct_tokens": 1.4, "option_usage": 0.9}

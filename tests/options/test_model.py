@@ -160,15 +160,6 @@ def test_the_terms_of_a_padded_batch_are_the_means_over_its_separate_rows(backbo
         assert float(getattr(together, term).detach()) == pytest.approx(sum(alone) / sum(counts), rel=1e-4, abs=1e-5)
 
 
-def test_labels_without_a_token_that_counts_are_refused() -> None:
-    model = OptionModel(tiny_model("llama"), CONFIG)
-    ids = random_ids(2, 6)
-    labels = torch.full_like(ids, -100)
-    labels[:, 0] = 5  # nothing comes before it
-    with pytest.raises(ValueError, match="labels hold no token that counts"):
-        model(ids, labels)
-
-
 def test_the_options_come_to_offer_both_continuations_of_an_ambiguous_prefix() -> None:
     """Each of four prefixes is followed by one of two tokens, each with probability 1/2."""
     torch.manual_seed(0)

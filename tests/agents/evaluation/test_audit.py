@@ -93,6 +93,7 @@ def test_reward_that_rises_while_completions_shrink_is_reported() -> None:
     assert rises_while_shorter(run((0.2, 60), (0.3, 50), (0.6, 55))) is None
     assert rises_while_shorter(run((0.2, 60), (0.3, 50), (0.2, 30))) is None
     assert rises_while_shorter([row(WORKED, True)]) is None
+    assert rises_while_shorter(run((0.2, 60), (0.3, 50), (0.6, 30))[1:]) is None, "the first file was deleted"
 
 
 def test_the_command_audits_a_run_and_a_result_of_eval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

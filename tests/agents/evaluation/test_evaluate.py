@@ -16,6 +16,7 @@ from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.answers.pool import Verdict
 from ollm_rl.backbones.names import resolve
 from ollm_rl.cli import main
+from ollm_rl.errors import UsageError
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.problems.sources import load_problems
@@ -40,6 +41,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def config(**changes: Any) -> EvalConfig:
     settings: dict[str, Any] = {"model": ["options", "backbone"], "data": ["jsonl:small.jsonl", "jsonl:large.jsonl"]}
     return EvalConfig(**{**settings, "out": Path("results"), "max_new_tokens": 6, "num_slots": 2, **changes})
+
+
+def test_results_that_would_replace_each_other_are_refused(folder: Path) -> None:
+    with pytest.raises(UsageError) as raised:
+        run_eval(config(model=["options", "./options"]))
+    assert str(raised.value) == (
+        "options on jsonl:small.jsonl and ./options on jsonl:small.jsonl would both be written to "
+        "results/options--jsonl-small.jsonl.json; leave one out"
+    )
+    assert not (folder / "results").exists()
+    assert len(run_eval(config(model=["options", "./options"], data=["jsonl:small.jsonl"], out=None))) == 2
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -139,6 +151,16 @@ def test_the_options_below_a_run_count_as_its_weights(folder: Path) -> None:
     assert hash_weights(resolve("run")) != before
 
 
+def test_the_backbone_below_a_lora_counts_as_its_weights(folder: Path) -> None:
+    (folder / "lora").mkdir()
+    description = {"peft_type": "LORA", "base_model_name_or_path": "backbone"}
+    (folder / "lora" / "adapter_config.json").write_text(json.dumps(description))
+    before = hash_weights(resolve("lora"))
+    assert hash_weights(resolve("lora")) == before
+    save_backbone(folder / "backbone", seed=1)
+    assert hash_weights(resolve("lora")) != before
+
+
 def test_problems_that_changed_are_evaluated_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = config(model=["options"], data=["jsonl:small.jsonl"])
     run_eval(run)
@@ -168,6 +190,8 @@ def test_the_table_has_the_numbers_worked_by_hand() -> None:
         "|---|---|---|---|---|---|",
         r"| a\|b | 1,319 of arith | 41.2 [39.0, 43.5] | 0.0 | 100.0 | 20.0 |",
     ]
+    heading, _, row = format_results([{**result, "pass_at_2": 0.5, "reward_look_at_me": 0.25}]).splitlines()
+    assert heading.endswith("| tokens | pass@2, % | reward look_at_me |") and row.endswith("| 20.0 | 50.0 | 0.250 |")
 
 
 @pytest.mark.parametrize(

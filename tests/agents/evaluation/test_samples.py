@@ -8,6 +8,7 @@ import torch
 
 from ollm_rl.agents.completions import Completion
 from ollm_rl.agents.evaluation.free_running import evaluate, measured
+from ollm_rl.agents.policies.base import Choices
 from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.agents.training.trainer import train
 from ollm_rl.answers.pool import Verdict
@@ -108,6 +109,24 @@ def test_a_policy_of_ones_own_needs_only_a_backbone_and_act() -> None:
     assert result["reward_long"] == sum(map(len, expected)) / 3
     with pytest.raises(UsageError, match="need the choices of the policy, and Greedy lists none"):
         evaluate(Greedy(backbone), tokenizer, PROBLEMS, generator=torch.Generator(), temperature=0.5, max_new_tokens=5)
+
+
+class Listing(Greedy):
+    """One that also lists what it chooses among, and has no value head."""
+
+    def choices(self, hidden_states: torch.Tensor) -> Choices:
+        log_probs = self.head(hidden_states).float().log_softmax(-1)
+        return Choices(torch.arange(log_probs.shape[1]).expand_as(log_probs), log_probs)
+
+
+def test_a_policy_of_ones_own_with_choices_is_sampled_at_a_temperature() -> None:
+    policy, generator = Listing(tiny_model("llama")), torch.Generator().manual_seed(0)
+    greedy = evaluate(policy, tiny_tokenizer(), PROBLEMS, max_new_tokens=5)
+    sampled: dict[str, Any] = {"generator": generator, "max_new_tokens": 5}
+    cold = evaluate(policy, tiny_tokenizer(), PROBLEMS, temperature=0.0011, **sampled)
+    assert [row["completion"] for row in cold["completions"]] == [row["completion"] for row in greedy["completions"]]
+    hot = evaluate(policy, tiny_tokenizer(), PROBLEMS, temperature=50.0, **sampled)
+    assert [row["completion"] for row in hot["completions"]] != [row["completion"] for row in greedy["completions"]]
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from ollm_rl.agents.policies.base import Choices
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.agents.search.beam import best_moves
-from ollm_rl.agents.search.config import SearchSettings
+from ollm_rl.agents.search.config import SearchConfig, SearchSettings
 from ollm_rl.agents.search.forest import Forest
 from ollm_rl.agents.search.mcts import puct_scores, select
-from ollm_rl.agents.search.run import check_value_head, search
+from ollm_rl.agents.search.run import check_value_head, search, search_ending
 from ollm_rl.agents.search.tree import Node, Search, Tree
 from ollm_rl.backbones.names import resolve
 from ollm_rl.decode.engine import DecodeEngine
@@ -170,8 +170,8 @@ def test_a_beam_of_one_is_greedy_and_a_beam_of_two_finds_what_is_more_probable()
 def test_a_text_cut_by_the_budget_is_counted_and_is_not_a_completion() -> None:
     policy = scripted()
     for budget in (4, 7, 12):
-        for method in ("beam", "mcts", "best-of-n"):
-            for row in run(policy, method, budget, leaves=2)["problems"]:
+        for method, leaves in (("beam", 2), ("mcts", 2), ("best-of-n", 1)):
+            for row in run(policy, method, budget, leaves=leaves)["problems"]:
                 assert row["tokens_spent"] == budget
                 assert row["completions"] and all(text in PROBABILITIES for text in texts(row))
                 assert all(found["tokens_spent"] <= budget for found in row["completions"])
@@ -207,6 +207,7 @@ def test_a_search_that_the_verifier_guides_stops_at_the_right_answer_and_reports
     )
     assert row["completion"] == texts(row)[-1] == "137" and row["correct"]
     assert row["tokens_spent"] == row["completions"][-1]["tokens_spent"] <= 13
+    assert search_ending(result, SearchConfig(model="m")).startswith("accuracy: by oracle 100.0%; ")
 
 
 def test_a_value_head_guides_the_search_to_the_branch_with_the_highest_value() -> None:
@@ -314,6 +315,13 @@ def test_a_beam_compares_whole_completions() -> None:
         ({"leaf_value": "hope"}, "leaf_value='hope' is unknown; give one of likelihood, value_head, verifier"),
         ({"leaves": 9, "num_slots": 8}, "leaves=9 must be at most num_slots=8"),
         ({"leaves": 0}, "leaves=0 must be at least 1"),
+        ({"method": "best-of-n", "leaves": 2}, "leaves=2 is not used by method=best-of-n; leave it out"),
+        ({"method": "beam", "exploration": 2.0}, "exploration=2.0 is not used by method=beam; leave it out"),
+        (
+            {"method": "beam", "leaf_value": "verifier"},
+            "leaf_value='verifier' is not used by method=beam; leave it out",
+        ),
+        ({"temperature": 0.5}, "temperature=0.5 is not used by method=mcts; leave it out"),
         ({"temperature": 0.0}, "temperature=0.0 must be more than 0"),
         ({"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
         ({"exploration": -1.0}, "exploration=-1.0 must be at least 0"),

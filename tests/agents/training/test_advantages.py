@@ -21,6 +21,7 @@ from ollm_rl.agents.training.advantages import (
 )
 from ollm_rl.agents.training.batches import advantages_and_returns
 from ollm_rl.decode.rollout import Rollout
+from ollm_rl.errors import UsageError
 
 
 def test_group_advantages_are_rewards_normalised_within_each_group() -> None:
@@ -46,6 +47,12 @@ def test_a_group_of_equal_rewards_has_no_advantage(reward: float) -> None:
 )
 def test_baselines_by_hand(baseline: Any, expected: list[float]) -> None:
     assert episode_advantages(torch.tensor([1, 0, 0.25, 1, 1, 0.5]), 3, baseline).tolist() == expected
+
+
+@pytest.mark.parametrize("baseline", ["leave-one-out", "group"])
+def test_a_group_of_one_has_no_other_rewards_to_compare_with(baseline: Any) -> None:
+    with pytest.raises(UsageError, match=f"group_size=1 leaves nothing for baseline='{baseline}'; give at least 2"):
+        episode_advantages(torch.tensor([1.0, 0.0]), 1, baseline)
 
 
 def test_the_kl_to_the_reference_is_unbiased_and_never_negative() -> None:

@@ -22,10 +22,14 @@ def test_a_dead_entropy_is_told_once_with_what_to_change() -> None:
     assert "entropy 0.009 nats" in found[4] and "lower learning_rate, or give kl_coef" in found[4]
 
 
-def test_groups_without_both_answers_are_told() -> None:
+def test_groups_of_equal_rewards_are_told() -> None:
     (*before, found) = warnings({}, *[{"mixed_groups": 0.02}] * 3)
     assert before == [None] * 3
-    assert found is not None and found.startswith("only 2% of the groups hold both") and "raise group_size" in found
+    assert (
+        found is not None
+        and found.startswith("only 2% of the groups hold different rewards")
+        and "raise group_size" in found
+    )
 
 
 def test_a_solved_task_is_no_collapse() -> None:

@@ -137,6 +137,21 @@ def test_evaluation_and_audit_call_the_functions_that_they_are_given(
     assert f"{different} of 7 recorded values are others now" in format_audit(audited)
 
 
+def test_an_audit_calls_functions_that_said_nothing_about_some_completions(
+    tmp_path: Path, model_folder: Path, data: str, file: Path
+) -> None:
+    file.write_text(
+        "def ones(completions, solution, **columns):\n"
+        "    return [1.0 if '1' in text else None for text in completions]\n"
+    )
+    out = train(config(tmp_path / "run", model_folder, data, iterations=1, reward=[f"{file}:ones"]))
+    silent = ["1" not in line["completion"] for line in read_completions(out)]
+    assert 0 < sum(silent) < len(silent)
+    audited = run_audit(AuditConfig(out, reward=[f"{file}:ones"]))
+    recorded = len(silent) - sum(silent)
+    assert audited["rewards"]["ones"] == {"mean": 1.0, "failures": 0, "recorded": recorded, "different": 0}
+
+
 def test_what_a_received_run_names_is_not_run(
     tmp_path: Path, model_folder: Path, data: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
