@@ -3,7 +3,7 @@
 Letters: B slots, T tokens, H hidden, K options, V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from ollm_rl.envs.rewards import CORRECTNESS_ONLY, all_weights, reward_terms, to
 from ollm_rl.envs.shared_models import shared_model
 from ollm_rl.errors import UsageError
 from ollm_rl.options.model import OptionModel
-from ollm_rl.problems.problem import Problem
+from ollm_rl.problems.problem import Problem, listed
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import load_problems
 from ollm_rl.settings import Count, checked, shown
@@ -132,7 +132,7 @@ class Episodes:
         if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
             raise UsageError(f"tokenizer={shown(tokenizer)} is no tokenizer of transformers; give one, or leave it out")
         self.tokenizer = tokenizer or load_tokenizer(self.model.backbone.config.name_or_path)
-        self.problems = load_problems(problems) if isinstance(problems, str | Path) else _list_of_problems(problems)
+        self.problems = load_problems(problems) if isinstance(problems, str | Path) else listed(problems)
         self.end_tokens = end_tokens(self.model.backbone, self.tokenizer)
         self._index_by_id = _indices_by_id(self.problems)
         self.action_space_name, self.max_new_tokens = action_space, max_new_tokens
@@ -305,16 +305,6 @@ class Episodes:
             failures = {f"{name}_failure": fault for name, fault in own.faults.items()}
             facts: Facts = {"completion": completion, "verdict": verdict.status, **terms, **failures}
             yield total(terms, self.reward_weights), facts
-
-
-def _list_of_problems(problems: Any) -> list[Problem]:
-    listed = list(problems) if isinstance(problems, Iterable) else [problems]
-    if not listed:
-        raise UsageError("problems is empty; give at least one problem")
-    for problem in listed:
-        if not isinstance(problem, Problem):
-            raise UsageError(f"problems holds {shown(problem)}; give a list of Problem, or a source such as 'arith'")
-    return listed
 
 
 def _indices_by_id(problems: Sequence[Problem]) -> dict[str, int]:

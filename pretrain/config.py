@@ -51,9 +51,9 @@ class SolutionSettings(Settings):
     """The worked solutions."""
 
     data: str = "arith"
-    """Problems with solutions: arith, rg:TASK, jsonl:PATH, parquet:PATH or hf:ID."""
+    """Problems with solutions: arith, jsonl:PATH, parquet:PATH or hf:ID."""
     split: str | None = None
-    """Split of arith, rg: and hf: sources; train if left out."""
+    """Split of arith and hf: sources; train if left out."""
     columns: str | None = None
     """Names of the columns, where they are not known ones: question=NAME,solution=NAME,answer=NAME. Without an answer
     it is what the solution states in its last box or after ####."""
@@ -139,7 +139,7 @@ class TeacherForcedConfig(PromptSettings, Machine):
     lora: str | None = None
     """Folder of a peft LoRA on the same backbone, which is compared with the options."""
     data: str = "arith"
-    """Problems with solutions: arith, rg:TASK, jsonl:PATH, parquet:PATH or hf:ID."""
+    """Problems with solutions: arith, jsonl:PATH, parquet:PATH or hf:ID."""
     split: str = "test"
     """Split of arith, rg: and hf: sources."""
     columns: str | None = None

@@ -1,6 +1,6 @@
 """The recipe of the embedded backbone ``tiny-arith``: a Llama of 1.9M parameters, trained on generated word problems.
 
-Run it: ``python -m ollm_rl.pretrain.tiny_arith --out runs/tiny-arith`` (about 14 minutes on two slow CPU cores), then
+Run it: ``python -m ollm_rl.pretrain.tiny_arith --out runs/tiny-arith`` (4 to 14 minutes on two CPU cores), then
 copy model.safetensors, config.json and the tokenizer's files to ``ollm_rl/assets/tiny-arith``. Two things let a model
 this small learn to calculate this fast. Training begins with careful solutions only, and the mix of ``SolutionMix``
 comes later. And the embeddings of numbers start as waves of several periods, so that near numbers are similar.

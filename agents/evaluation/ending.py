@@ -16,7 +16,8 @@ def eval_ending(results: Sequence[dict[str, Any]], config: EvalConfig) -> str:
     highest = "highest accuracy" if len(results) > 1 else "accuracy"
     models = [resolve(name) for name in config.model]
     source = problems_of(config.data[0])
-    if runs := [model.name for model in models if model.kind == "run"]:
+    runs = [str(model.folder) for model in models if model.kind == "run"]  # a checkpoint's is its run's
+    if runs := list(dict.fromkeys(runs)):
         following = ["report", *runs, *(["--results", config.out] if config.out else [])]
     elif plug_ins := [model.name for model in models if model.has_options]:
         following = ["train", "--model", plug_ins[0], "--out", "runs/policy", *source]

@@ -32,12 +32,12 @@ from ollm_rl.envs.own_rewards import OwnReward, Rewards, own_rewards, source_has
 from ollm_rl.errors import UsageError
 from ollm_rl.metrics.samples import majority, pass_at_k
 from ollm_rl.metrics.statistics import bootstrap_interval
-from ollm_rl.problems.problem import Problem
+from ollm_rl.problems.problem import Problem, listed
 from ollm_rl.problems.prompts import encode_prompts, format_prompts
 from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import origin
 from ollm_rl.safekeeping.outputs import output_folder
-from ollm_rl.settings import Count, Share, Temperature, checked
+from ollm_rl.settings import Count, Share, Temperature, checked, shown
 from ollm_rl.streams import Purpose, torch_generator
 
 OnPart = Callable[[list[Completion], float], None]  # gets all completions and seconds so far
@@ -169,7 +169,10 @@ def evaluate(
     Raises:
         UsageError: If an argument does not fit.
     """
-    _check(problems, max_new_tokens, num_slots, generator, (temperature, top_p, samples))
+    if not callable(getattr(policy, "act", None)):
+        raise UsageError(f"policy={shown(policy)} has no method act; give what load_policy returns")
+    problems = listed(problems)
+    _check(max_new_tokens, num_slots, generator, (temperature, top_p, samples))
     work = _Work(policy.backbone, tokenizer, problems, samples, max_new_tokens, own_rewards(reward))
     turns = turns or work.turns(_chooser(policy, temperature, top_p), num_slots)
     return work.run(turns, num_slots, generator, name, begun or Begun())
@@ -195,20 +198,17 @@ def _chooser(policy: Any, temperature: float, top_p: float) -> Chooser:
 
 
 def _check(
-    problems: Sequence[Problem],
     max_new_tokens: int,
     num_slots: int,
     generator: torch.Generator | None,
     sampling: tuple[float, float, int],
 ) -> None:
-    """Refuse an evaluation of nothing, numbers out of range, and samples without random numbers."""
+    """Refuse numbers out of range, and samples without random numbers."""
     checked("max_new_tokens", max_new_tokens, Count)
     checked("num_slots", num_slots, Count)
     checked("samples", sampling[2], Count)
     if generator is None and sampling != (1, 1, 1):
         raise UsageError("temperature, top_p and samples are not used in greedy decoding; give a generator")
-    if not problems:
-        raise UsageError("problems is empty; give at least one problem")
 
 
 class _Work:

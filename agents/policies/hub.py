@@ -44,16 +44,17 @@ def save_policy(run: str | Path, folder: str | Path) -> Path:
 
     Args:
         run: A training run, whose last checkpoint is taken, or a checkpoint such as ``runs/anchored/best.pt``.
-        folder: Where to; files of the same names are replaced.
+        folder: Where to: a new folder, or one that an earlier call wrote.
 
     Returns:
         The folder: ``policy.safetensors``, ``policy_config.json`` and, over options, the plug-in in ``options``.
 
     Raises:
         MissingError: If the name is no training run, the run has saved no checkpoint yet, or its model is missing.
-        UsageError: If the run is that of an SB3 agent, or is a saved policy already.
+        UsageError: If the run is that of an SB3 agent, or is a saved policy already, or the folder holds other files.
     """
     model, folder = resolve(run).require("run", role="run"), Path(folder)
+    _refuse_others(folder)
     refuse_sb3(model)
     if model.backbone_fingerprint is not None:
         raise UsageError(f"run={str(run)!r} is a saved policy already; copy its folder, or push it")
@@ -94,6 +95,14 @@ def push_to_hub(run: str | Path, repo_id: str, *, private: bool = False, token: 
         folder = Path(run) if is_saved else save_policy(run, Path(temporary))
         files = [POLICY_FILE, POLICY_WEIGHTS, f"{POLICY_OPTIONS}/*.json", f"{POLICY_OPTIONS}/{WEIGHTS_FILE}"]
         return upload(folder, repo_id, files, _card(folder, repo_id), private=private, token=token)
+
+
+def _refuse_others(folder: Path) -> None:
+    """Refuse a folder with more than a saved policy, such as a run's: it would be taken for a policy from then on."""
+    ours = {POLICY_WEIGHTS, POLICY_FILE, POLICY_OPTIONS, "README.md"}
+    names = {path.name for path in folder.iterdir() if path.name[0] != "."} if folder.exists() else set()
+    if others := sorted(names - ours):
+        raise UsageError(f"folder={str(folder)!r} holds other files, such as {others[0]}; give a new folder")
 
 
 def _copy_options(model: ModelName, folder: Path) -> dict[str, str]:

@@ -34,7 +34,7 @@ from ollm_rl.decode.turns import Turns
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import UsageError
 from ollm_rl.files.records import sealed_json
-from ollm_rl.problems.problem import Problem
+from ollm_rl.problems.problem import Problem, listed
 from ollm_rl.problems.prompts import encode_prompts, format_prompts
 from ollm_rl.problems.sources import load_problems
 from ollm_rl.report.ending import ending, problems_of
@@ -95,8 +95,7 @@ def search(
     Raises:
         UsageError: If there are no problems, or a prompt is too long.
     """
-    if not problems:
-        raise UsageError("problems is empty; give at least one")
+    problems = listed(problems)
     context = context_length(policy.backbone)
     prompts = encode_prompts(problems, tokenizer, max_length=context, max_new_tokens=settings.max_new_tokens)
     if settings.method == "best-of-n":

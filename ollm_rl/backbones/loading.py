@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from ollm_rl.backbones.names import WORDS, resolve
 from ollm_rl.backbones.vocabulary import suppress_unused
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import DamagedError, MissingError, UsageError, extra, one_line
@@ -199,7 +200,9 @@ def _not_loaded(name: str, error: Exception) -> Exception:
     if isinstance(error, UsageError):
         return error
     reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)  # the other lines are advice
-    if isinstance(error, LocalEntryNotFoundError):
+    if name and Path(name).is_dir() and (kind := resolve(name).kind) != "backbone":
+        reason = f"it holds {WORDS[kind].partition(' (')[0]}"
+    elif isinstance(error, LocalEntryNotFoundError):
         reason = "no such folder, not in the hub's cache, and the hub cannot be reached"
     return UsageError(
         f"backbone {name!r} cannot be loaded ({reason}); give tiny-arith, smollm2-135m, a folder with a causal "

@@ -125,6 +125,9 @@ class ModelName:
         """
         if self.kind not in kinds:
             accepted = " or ".join(WORDS[kind] for kind in kinds)
+            unknown = self.kind == "backbone" and has_owner(self.name) and not Path(self.name).exists()
+            if unknown and not hub_answers():
+                raise MissingError(f"{role}={self.name!r} is no folder, and the hub is out of reach; give {accepted}")
             raise MissingError(f"{role}={self.name!r} holds {CONTENTS[self.kind]}; give {accepted}")
         return self
 

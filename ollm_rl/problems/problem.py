@@ -1,6 +1,11 @@
 """One question with its reference answer."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+from ollm_rl.errors import UsageError
+from ollm_rl.settings import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +25,21 @@ class Problem:
     solution: str
     answer: str
     language: str
+
+
+def listed(problems: Any) -> list[Problem]:
+    """The problems as a list, if they are some.
+
+    Raises:
+        UsageError: If there are none, or one is no `Problem`.
+    """
+    result = list(problems) if isinstance(problems, Iterable) else [problems]
+    if not result:
+        raise UsageError("problems is empty; give at least one problem")
+    for problem in result:
+        if not isinstance(problem, Problem):
+            raise UsageError(f"problems holds {shown(problem)}; give a list of Problem, such as load_problems returns")
+    return result
 
 
 def is_text(text: str) -> bool:

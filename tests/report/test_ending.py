@@ -34,6 +34,16 @@ def test_the_best_of_several_evaluations_is_named_and_a_backbone_gets_options_ne
     assert line == f"{best}; next: ollm-rl sft --backbone tiny-arith --out runs/options --data a"
 
 
+def test_a_checkpoint_is_reported_by_its_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text('{"kind": "train", "config": {"action_space": "options", "model": "runs/options"}}')
+    (run / "best.pt").touch()
+    models = [str(run / "best.pt"), str(run)]
+    results = [{"model": model, "data": "arith", "accuracy": 0.5} for model in models]
+    assert eval_ending(results, EvalConfig(model=models)).endswith(f"next: ollm-rl report {run}")
+
+
 def test_an_audit_counts_its_disagreements(tmp_path: Path) -> None:
     result = {"disagreements": [{}], "num_completions": 24}
     line = audit_ending(result, AuditConfig(run=tmp_path, out=Path("audit.json")))

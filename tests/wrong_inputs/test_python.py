@@ -171,12 +171,15 @@ def test_a_function_refuses(call: Call, part: str) -> None:
         ({"num_slots": True}, "num_slots=True is not a whole number"),
         ({"num_slots": -1}, "num_slots=-1 must be at least 1"),
         ({"problems": []}, "problems is empty"),
+        ({"problems": PROBLEM.question}, "problems holds 'G'; give a list of Problem"),
+        ({"problems": [{"question": "1+1?"}]}, "problems holds {'question': '1+1?'}; give a list of Problem"),
+        ({"policy": "runs/anchored"}, "policy='runs/anchored' has no method act; give what load_policy returns"),
     ],
 )
 def test_an_evaluation_refuses(numbers: dict[str, Any], part: str, model: OptionModel) -> None:
     policy = TokenPolicy(model.backbone, rank=0)
-    working: dict[str, Any] = {"problems": [PROBLEM], "max_new_tokens": 3, "num_slots": 2}
-    assert part in refusal(lambda: evaluate(policy, tiny_tokenizer(), **working | numbers))
+    working: dict[str, Any] = {"policy": policy, "problems": [PROBLEM], "max_new_tokens": 3, "num_slots": 2}
+    assert part in refusal(lambda: evaluate(tokenizer=tiny_tokenizer(), **working | numbers))
 
 
 @pytest.mark.parametrize("size", [(0, 9), (2, 0), (1.5, 9), (True, 9), (2, "x"), (2, 1.5), (2, 65), (10**12, 9)])

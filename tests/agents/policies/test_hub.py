@@ -144,6 +144,9 @@ def test_what_is_no_run_of_ours_is_not_saved(world: Path, tmp_path: Path) -> Non
     assert "holds an option plug-in" in refused(world / "options")
     shared = save_policy(run, tmp_path / "saved")
     assert "is a saved policy already" in refused(shared)
+    with pytest.raises(UsageError, match="options' holds other files, such as adapter_model.safetensors; give a new"):
+        save_policy(run, world / "options")
+    assert save_policy(run, shared) == shared
     record: dict[str, Any] = json.loads((run / "run.json").read_text())
     shutil.rmtree(run / "checkpoints")
     assert "has saved no checkpoint yet" in refused(run)
