@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # for the others, while one computes; the launcher ends them if one dies
 TOGETHER = ("sft", "train")  # commands that several processes run together
+PLACE = ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # where a process is and where it finds the first one
 # What accelerate can do and we do not support, by the variable that switches it on.
 NOT_SUPPORTED = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -60,6 +61,8 @@ def check_launcher(command: str) -> None:
         )
     if command not in TOGETHER:
         return
+    if count > 1 and (missing := [name for name in PLACE if not os.environ.get(name)]):
+        raise UsageError(f"RANK and WORLD_SIZE={count} are set, but not {missing[0]}; start the processes by torchrun")
     for variable, name in NOT_SUPPORTED.items():
         if os.environ.get(variable, "").lower() in ("true", "1"):
             raise UsageError(f"accelerate launch uses {name}, which is not supported; leave it out ({variable})")

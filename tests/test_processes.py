@@ -5,10 +5,13 @@ import pytest
 from ollm_rl.cli import main
 from ollm_rl.processes import lost_others, rank, world_size
 
+LAUNCHED = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+LAUNCHED |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
 
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+    for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
 
 
@@ -52,6 +55,17 @@ def test_what_accelerate_would_add_is_refused(
     monkeypatch.setenv(variable, value)
     assert main(["sft", "--out", "unused"]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
+def test_a_launcher_that_does_not_say_where_processes_are_is_refused(
+    two: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str
+) -> None:
+    monkeypatch.delenv(variable)
+    assert main(["sft", "--out", "unused"]) == 2
+    assert f"RANK and WORLD_SIZE=2 are set, but not {variable}; start the processes by torchrun" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_mistake_that_all_processes_find_is_printed_once_per_machine(

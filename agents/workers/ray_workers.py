@@ -114,7 +114,8 @@ class _Seat:
         except ray.exceptions.RayTaskError as error:
             outcome = Failure(f"{type(error.cause).__name__}: {error.cause}", str(error), False)
         except ray.exceptions.RayError as error:
-            self.replace(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            first_line = str(error).strip().partition("\n")[0]
+            self.replace(f"{type(error).__name__}: {first_line}")
             return None
         if isinstance(outcome, Batch):
             self.tasks.popleft()
