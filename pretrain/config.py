@@ -128,6 +128,8 @@ class SFTConfig(
         by_stage["backbone"] = ["gradient_accumulation_steps"]
         unused = {name for names in by_stage.values() for name in names} - set(by_stage[self.stage])
         refuse_changed(self, sorted(unused), f"in stage {self.stage}")
+        if self.options.estimator == "exact":  # not in OptionConfig, since saved plug-ins may have it
+            refuse_changed(self.options, ["gumbel_temperature"], "by estimator=exact")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +143,7 @@ class TeacherForcedConfig(PromptSettings, Machine):
     data: str = "arith"
     """Problems with solutions: arith, jsonl:PATH, parquet:PATH or hf:ID."""
     split: str = "test"
-    """Split of arith, rg: and hf: sources."""
+    """Split of arith and hf: sources."""
     columns: str | None = None
     """Names of the columns, where they are not known ones: question=NAME,solution=NAME,answer=NAME."""
     limit: Count | None = 512
