@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from ollm_rl.agents.completions import Row, last_completions
-from ollm_rl.agents.evaluation.choosing import unchosen
 from ollm_rl.agents.evaluation.config import ExploreConfig, ReportConfig
 from ollm_rl.agents.evaluation.explorer import ExploredPolicy, explore, option_maps
 from ollm_rl.agents.evaluation.groups import group_runs, histories
+from ollm_rl.agents.evaluation.learning_rates import unchosen
 from ollm_rl.agents.evaluation.results import read_results
 from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.backbones.names import ModelName, resolve

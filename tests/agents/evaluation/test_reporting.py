@@ -11,9 +11,9 @@ import torch
 
 import ollm_rl.agents.evaluation.reporting as reporting_module
 from ollm_rl.agents.config import RLConfig
-from ollm_rl.agents.evaluation.choosing import unchosen
 from ollm_rl.agents.evaluation.config import ReportConfig
 from ollm_rl.agents.evaluation.groups import histories
+from ollm_rl.agents.evaluation.learning_rates import unchosen
 from ollm_rl.agents.evaluation.reporting import group_runs, report_methods, run_report
 from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.training.trainer import train
