@@ -165,7 +165,7 @@ def _same_quantity(one: Quantity, other: Quantity) -> bool:
         return False
     if one.value == other.value:
         return True
-    percents = [quantity.value / (100 if quantity.unit == "%" else 1) for quantity in (one, other)]
+    percents = [quantity.value / {"%": 100, "‰": 1000}.get(quantity.unit, 1) for quantity in (one, other)]
     return percents[0] == percents[1]
 
 

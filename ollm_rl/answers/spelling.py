@@ -43,6 +43,8 @@ _PLAIN_NAME = re.compile(
     r"(?<![A-Za-z\\])(pi|theta|alpha|beta|gamma|lambda|sigma|omega|arcsin|arccos|arctan|sin|cos|tan|cot|ln|log|exp|sqrt)"
     r"(?![A-Za-z])"
 )
+_MINUS = re.compile(r"(?:\\text\{ ?)?(?:minus|negative)(?: ?\})? (?=[\w\\$.])", re.IGNORECASE)
+_PRIMES = re.compile(r"\^ ?(?:\{ ?((?:\\prime ?)+)\}|(\\prime)(?![a-z]))")
 _TIMES = re.compile(r"(?<=\d) [xX] (?=\d)")
 _FEET_AND_INCHES = re.compile(r"(\d+)' ?(\d+(?:\.\d+)?)(?:\"|'')")
 _SUBSCRIPT = re.compile(r"_ ?(\d+|[A-Za-z])")
@@ -83,6 +85,8 @@ def clean(answer: str) -> str:
         text = _GROUP.sub(r"\1", text)
         text = _OVER.sub(lambda match: rf"\{_NAMES_OF_OVER[match[2]]}{{{match[1]}}}{{{match[3]}}}", text)
         text = text.replace(r"\varnothing", r"\emptyset")
+    if r"\prime" in text:
+        text = _PRIMES.sub(lambda match: "'" * match.group().count("p"), text)
     if "'" in text:
         text = _FEET_AND_INCHES.sub(r"\1 ft \2 in", text)
     if "_" in text:
@@ -91,6 +95,7 @@ def clean(answer: str) -> str:
         text = _POWER.sub(_braced_power, text)
     if "." in text:
         text = _REPEATING.sub(_repeating_decimal, text)
+    text = _MINUS.sub("-", text, count=1) if _MINUS.match(text) else text
     return " ".join(_undelimited(_ABOUT.sub("", text, count=1) if _ABOUT.match(text) else text).split())
 
 

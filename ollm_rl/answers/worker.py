@@ -12,12 +12,17 @@ import json
 import logging
 import math
 import os
+import re
 import resource
 import signal
 import sys
 from typing import Any
 
 MOST_DIGITS = 500  # two numbers that agree in so many digits are equal
+_PRIMED = re.compile(r"(?<![A-Za-z\\])([A-Za-z])('+)(?![A-Za-z'])")
+_DERIVATIVE = re.compile(
+    r"\\frac\{(?:d|\\partial) ?(?:\^ ?\{(\d)\})? ?([A-Za-z])\}\{(?:d|\\partial) ?([A-Za-z])(?: ?\^ ?\{\1\})?\}"
+)
 
 
 def main(time_limit: float, memory_limit: int) -> None:
@@ -74,14 +79,14 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
     try:
         # Without a fallback, which would compare what it cannot parse as text, or parts of it.
         settings = {"fallback_mode": "no_fallback", "parsing_timeout": None, "raise_on_error": True}
-        gold = gold.replace("$", "")
+        gold = _with_derivatives(gold.replace("$", ""))
         parsed_gold = parse(f"${gold}$", extraction_config=[latex], **settings)
         if whole:
             parsed_answer = parse(
                 answer, extraction_config=[LatexExtractionConfig(), ExprExtractionConfig()], **settings
             )
         else:
-            answer = answer.replace("$", "")
+            answer = _with_derivatives(answer.replace("$", ""))
             parsed_answer = parse(f"${answer}$", extraction_config=[latex], **settings)
         if not parsed_gold:
             # As texts the two differ, or they would not be here. There is no second opinion then.
@@ -98,6 +103,12 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
         return "spent"
     except Exception:
         return "error"
+
+
+def _with_derivatives(text: str) -> str:
+    """A formula with derivatives as variables, because math-verify drops primes and takes dy/dx for zero."""
+    text = _PRIMED.sub(lambda match: f"{match[1]}_{{{'q' * len(match[2])}}}", text)
+    return _DERIVATIVE.sub(lambda match: f"{match[2]}_{{{'d' * int(match[1] or 1)}{match[3]}}}", text)
 
 
 def _with_fractions(value: Any) -> Any:
