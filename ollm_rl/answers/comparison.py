@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from ollm_rl.answers.equations import is_name, is_system, sides, value_of
 from ollm_rl.answers.forms import compare_forms
+from ollm_rl.answers.inequalities import are_joined_alike, as_set
 from ollm_rl.answers.quantities import Quantity, read_quantity
 from ollm_rl.answers.units import currency, share, split_unit
 
@@ -61,6 +62,8 @@ def compare(answer: str, gold: str) -> bool | None:
         return True
     wanted = read_quantity(gold)
     found = read_quantity(answer)
+    if not are_joined_alike(answer, gold):
+        return False
     if (wanted and _INEQUALITY.search(answer)) or bool(_GOES_ON.search(answer)) != bool(_GOES_ON.search(gold)):
         return False
     if wanted and not found:
@@ -79,6 +82,7 @@ def compare(answer: str, gold: str) -> bool | None:
 
 def reduce(answer: str, gold: str) -> tuple[str, str]:
     """Two cleaned answers without what only one of them has: labels, a choice's letter or text, names, a modulus."""
+    answer, gold = as_set(answer), as_set(gold)
     answer, gold = _reduce_choices(_LABEL.sub("", answer, count=1), _LABEL.sub("", gold, count=1))
     if bool(_MODULUS.search(answer)) != bool(_MODULUS.search(gold)):
         answer, gold = _MODULUS.sub("", answer), _MODULUS.sub("", gold)

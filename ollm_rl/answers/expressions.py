@@ -37,6 +37,7 @@ _LABEL_END = re.compile(r"\d+\s?[:).]")
 _UNFINISHED = re.compile(r"\{\s*\}|[-+*/^=<>]\s*$")
 _CONTENT = re.compile(r"[+*/^\-\d]|\\(?:d?frac|sqrt|pi|infty)")
 _INEQUALITY = re.compile(r"[<>≤≥]|\\(?:l|g)(?:eq?|t)?(?![a-z])|\\in(?![a-z])")
+_BOUNDED = re.compile(r"[$\\( ]*([A-Za-z]) ?(?:[<>≤≥]|\\[lg](?:t|e|eq|eqslant)(?![a-z]))")
 _JOINED = re.compile(
     r",? ?(?:and|or|to|by|times|plus|minus|over|past|of|out of|in every|in|more than|less than|y|o|et|ou|und|oder|bis|à"
     r"|或|和|到)? ?| minutes (?:past|to) | \(?(?:in )?base[- ]"
@@ -147,6 +148,9 @@ def _are_one(prose: Prose, one: Span, other: Span) -> bool:
     if not _JOINED.fullmatch(prose.masked, one.end, other.start):
         return False
     texts = [prose.text[slice(*span)] for span in (one, other)]
+    bounded = [found[1] for text in texts if (found := _BOUNDED.match(text))]
+    if len(bounded) == 2 and bounded[0] == bounded[1]:  # "$x < 2$ or $x > 3$"
+        return True
     names = [sides(text.strip("$ "))[:-1] for text in texts]  # "$x = 2$ or $x = 3$"
     if all(len(part) == 1 and _SHORT_NAME.fullmatch(part[0]) for part in names):
         return True
