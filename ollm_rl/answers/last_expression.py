@@ -10,7 +10,10 @@ from ollm_rl.answers.quantities import read_quantity
 DENIAL = 32  # characters before an expression that may deny it
 MOST_BARE = 60  # characters of a text that may consist of only an answer
 
-_CHOICE = re.compile(r"(?:(?:Option|Choice) )?\(?[A-J]\)?")
+_CHOICE = re.compile(
+    r"(?:(?:So|Thus|Hence|Therefore),? )?"
+    r"((?:(?:[Oo]ption|[Cc]hoice) )?\(?[A-J]\)?|(?:\([A-J]\)|[A-J][.)]) [^\d.,;=\n]+)"
+)
 _CONCLUSION = re.compile(
     r"\b(?:so(?! that)|thus|therefore|hence|then|making|meaning|which (?:means|is(?! an? )))\b", re.IGNORECASE
 )
@@ -69,7 +72,9 @@ def last_expression(text: str) -> str | None:
     - A last sentence without digits may state a number in words. A text may also consist of only an answer.
     """
     bare = text.strip(" \n*.") if len(text) <= MOST_BARE else ""
-    if bare and (_CHOICE.fullmatch(bare) or read_quantity(bare)):
+    if bare and (choice := _CHOICE.fullmatch(bare)):
+        return choice[1]
+    if bare and read_quantity(bare):
         return bare
     prose = read_prose(text)
     start, end, spans = _last_statement(prose)

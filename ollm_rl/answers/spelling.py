@@ -25,7 +25,7 @@ _INLINE = re.compile(
     r"(?<!\\)\$\$?([^$]+)(?<!\\)\$\$?(?=[\s.,;]|$)|\\\(((?:(?!\\\)).)*)\\\)|\\\[((?:(?!\\\]).)*)\\\]", re.DOTALL
 )
 _ABOUT = re.compile(
-    r"(?:(?:\\text\{ ?)?(?:about|approximately|approx\.?|roughly|around)\b(?: ?\})?"
+    r"(?:(?:\\text\{ ?)?(?:exactly|only|just|about|approximately|approx\.?|roughly|around)\b(?: ?\})?"
     r"|\\(?:approx|sim|simeq|approxeq)(?![a-z])|~)"
     r"[ :]*(?=\S)|=(?!=)",
     re.IGNORECASE,
@@ -33,7 +33,7 @@ _ABOUT = re.compile(
 _SPACING = re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad\b")
 _GROUP = re.compile(r"(?:(?<=[=,])|(?<=[=,] )|(?<=\bor )|^)\{((?:[^{},]|\{[^{},]*\})*)\}(?=[ .,=]|$)")
 _DROPPED = re.compile(
-    r"(?<!\\)\\!|\\(?:left|right|[bB]ig{1,2}[lrm]?)(?![A-Za-z])|\\(?:display|text|script)style\b|\\limits\b"
+    r"(?<!\\)\\!|\\(?:left|right|[bB]ig{1,2}[lrm]?)(?![A-Za-z])|\\(?:display|text|script)style\b|\\limits\b|\\checkmark(?![a-z])"
     r"|\\(?:tiny|small|normalsize|[lL]arge|LARGE|huge|Huge|bf|rm|it|bfseries|itshape)(?![A-Za-z])"
 )
 _OVER = re.compile(r"\{? ?(\w+) ?\\(over|choose)(?![a-z]) ?(\w+) ?\}?")
