@@ -27,6 +27,11 @@ _MODULUS = re.compile(r" ?(?:\\pmod ?(?:\{[^{}]*\}|\w)|\( ?\\?b?mod(?:ulo)?(?![a
 _CHOICE = re.compile(r"(?:(?i:option|choice|answer) )?(?:\(([A-J])\)|([A-J])(?:\)|[.:](?= )| -(?= [^\W\d_]{2})|$))\s*(.*)", re.DOTALL)
 _ANOTHER_CHOICE = re.compile(r"(?:and|or|,)(?![a-z])|\(?[A-J]\)")
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[' -]){3,}|[A-Z]")
+_CHOICES = re.compile(r"(?:\([A-J]\)|[A-J])(?:(?:[,;]|,? and)? ?(?:\([A-J]\)|[A-J]))+")
+_ARTICLE = re.compile(r"^(?:an?|the) (?=[^\W\d_]{3})", re.IGNORECASE)
+_WORD_LIST = re.compile(r"[^\W\d_]{2,}(?:,? and |, )[^\W\d_]{2,}(?:(?:,? and |, )[^\W\d_]{2,})*")
+_INTEGERS = re.compile(r",? ?\(?([a-z]) ?\\in ?(?:\\mathbb\{? ?)?Z ?\}? ?\)?$")
+_FUNCTION_OF_X = re.compile(r"[a-zA-Z] ?\(x\)")
 _NAMED_TUPLE = re.compile(r"\(([A-Za-z](?:, ?[A-Za-z])+)\) ?= ?\(([^()]+)\)")
 _NAME = re.compile(r"[A-Za-z](?:_ ?(?:\w|\{\w+\})|'*\([^()=]*\))?")  # x, a_1, f(2)
 _ROMAN = re.compile(r"(?=..)(?:x{0,3}(?:ix|iv|v?i{0,3})|X{0,3}(?:IX|IV|V?I{0,3}))")  # IX is not XI, though AB may be BA
@@ -56,6 +61,8 @@ def compare(answer: str, gold: str) -> bool | None:
     names, gold_names = _values_by_name(answer).keys(), _values_by_name(gold).keys()
     if (names and gold_names and names != gold_names) or (_ROMAN.fullmatch(answer) and _ROMAN.fullmatch(gold)):
         return False
+    if _CHOICES.fullmatch(answer) and _CHOICES.fullmatch(gold):
+        return sorted(re.findall("[A-J]", answer)) == sorted(re.findall("[A-J]", gold))
     units = split_unit(answer)[1], split_unit(gold)[1]
     answer, gold = _without_wrappers(answer), _without_wrappers(gold)
     if _same_text(answer, gold):
@@ -73,6 +80,8 @@ def compare(answer: str, gold: str) -> bool | None:
     verdict = compare_forms(answer, gold)
     if verdict is not None:
         return verdict
+    if _WORD_LIST.fullmatch(answer) and _WORD_LIST.fullmatch(gold):
+        return _same_words(answer, gold)
     if (_WORDS.fullmatch(answer) or found) and (_WORDS.fullmatch(gold) or wanted):
         return False
     if (all(units) and units[0] != units[1]) or _APART.search(answer):
@@ -86,10 +95,13 @@ def reduce(answer: str, gold: str) -> tuple[str, str]:
     answer, gold = _reduce_choices(_LABEL.sub("", answer, count=1), _LABEL.sub("", gold, count=1))
     if bool(_MODULUS.search(answer)) != bool(_MODULUS.search(gold)):
         answer, gold = _MODULUS.sub("", answer), _MODULUS.sub("", gold)
+    if (integer := _INTEGERS.search(gold)) and (other := _INTEGERS.search(answer)) and integer[1] == other[1]:
+        answer, gold = answer[: other.start()], gold[: integer.start()]
     answer, gold = _as_tuples(answer, gold)
     parts, gold_parts = sides(answer), sides(gold)
     are_named = min(len(parts), len(gold_parts)) > 1 and is_name(parts[0]) and is_name(gold_parts[0])
-    if are_named and not _same_text(parts[0], gold_parts[0]):
+    are_graphs = sorted(_FUNCTION_OF_X.sub("f", part[0]) for part in (parts, gold_parts)) == ["f", "y"]
+    if are_named and not are_graphs and not _same_text(parts[0], gold_parts[0]):
         return answer, gold
     value, gold_value = value_of(parts), value_of(gold_parts)
     return (answer, gold) if value is None or gold_value is None else (value, gold_value)
@@ -156,9 +168,16 @@ def _without_wrappers(text: str) -> str:
 
 
 def _same_text(answer: str, gold: str) -> bool:
-    answer, gold = _SPARE_SPACE.sub("", answer), _SPARE_SPACE.sub("", gold)
+    answer, gold = (_SPARE_SPACE.sub("", _ARTICLE.sub("", text)) for text in (answer, gold))
     # "sunday" is Sunday, but the variable X is not x.
     return answer == gold or (len(gold) > 1 and gold.isalpha() and answer.casefold() == gold.casefold())
+
+
+def _same_words(answer: str, gold: str) -> bool:
+    """Whether two lists have the same words. Two words with "and" have no order, but three may be a ranking."""
+    words, gold_words = (re.split(",? and |, ", text.casefold()) for text in (answer, gold))
+    is_pair = len(words) == 2 and " and " in answer and " and " in gold
+    return sorted(words) == sorted(gold_words) if is_pair else words == gold_words
 
 
 def _same_quantity(one: Quantity, other: Quantity) -> bool:

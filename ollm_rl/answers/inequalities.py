@@ -19,9 +19,11 @@ def as_set(text: str) -> str:
 
     Other texts are returned as they are.
     """
+    if not _RELATION.search(text):
+        return text
     plain = _TEXT.sub(r" \1 ", text)
     alternatives = _OR.split(plain)
-    if not _RELATION.search(plain) or (len(alternatives) == 1 and not _AND.search(plain)):
+    if len(alternatives) == 1 and not _AND.search(plain):
         return text
     read = [_interval(part) for part in alternatives]
     intervals = [found for found in read if found]

@@ -44,6 +44,12 @@ _PLAIN_NAME = re.compile(
     r"(?![A-Za-z])"
 )
 _MINUS = re.compile(r"(?:\\text\{ ?)?(?:minus|negative)(?: ?\})? (?=[\w\\$.])", re.IGNORECASE)
+_DOTS = re.compile(r"\\[lc]dots(?![a-z])")
+_SYSTEM = re.compile(
+    r"(?:\\\{ ?)?\\begin\{(cases|array|aligned)\} ?(?:\{[lcr ]*\})?((?:(?!\\begin|\\end).)*)\\end\{\1\}(?: ?\.)?", re.DOTALL
+)
+_REVERSED = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")  # ]2, 3[
+_ALL_REALS = re.compile(r"(?:\\text\{ ?)?all real(?:s| numbers)(?: ?\})?", re.IGNORECASE)
 _PRIMES = re.compile(r"\^ ?(?:\{ ?((?:\\prime ?)+)\}|(\\prime)(?![a-z]))")
 _TIMES = re.compile(r"(?<=\d) [xX] (?=\d)")
 _FEET_AND_INCHES = re.compile(r"(\d+)' ?(\d+(?:\.\d+)?)(?:\"|'')")
@@ -84,7 +90,9 @@ def clean(answer: str) -> str:
         text = _undelimited(rewrite_commands(_SPACING.sub(" ", _DROPPED.sub("", text))))
         text = _GROUP.sub(r"\1", text)
         text = _OVER.sub(lambda match: rf"\{_NAMES_OF_OVER[match[2]]}{{{match[1]}}}{{{match[3]}}}", text)
-        text = text.replace(r"\varnothing", r"\emptyset")
+        text = _DOTS.sub(r"\\dots", text.replace(r"\varnothing", r"\emptyset"))
+        if r"\begin" in text:
+            text = _SYSTEM.sub(_equations_of, text)
     if r"\prime" in text:
         text = _PRIMES.sub(lambda match: "'" * match.group().count("p"), text)
     if "'" in text:
@@ -93,10 +101,26 @@ def clean(answer: str) -> str:
         text = _SUBSCRIPT.sub(r"_{\1}", text)
     if "^" in text or "**" in text:
         text = _POWER.sub(_braced_power, text)
+    if "]" in text and (match := _REVERSED.fullmatch(text.strip())):
+        text = _round_bracket(match)
+    if "all" in text.casefold() and _ALL_REALS.fullmatch(text):
+        text = r"\mathbb{R}"
     if "." in text:
-        text = _REPEATING.sub(_repeating_decimal, text)
+        text = _REPEATING.sub(_repeating_decimal, text).replace("...", r"\dots")
     text = _MINUS.sub("-", text, count=1) if _MINUS.match(text) else text
     return " ".join(_undelimited(_ABOUT.sub("", text, count=1) if _ABOUT.match(text) else text).split())
+
+
+def _equations_of(system: re.Match[str]) -> str:
+    """The rows of a system, with commas; rows without an equals sign, as of a vector, are left as they are."""
+    rows = [row.replace("&=", "=").replace("& =", "=").strip(" ,;") for row in system[2].split(r"\\")]
+    rows = [row for row in rows if row]
+    return ", ".join(rows) if all(row.find("=") > 0 and "&" not in row for row in rows) else system.group()
+
+
+def _round_bracket(match: re.Match[str]) -> str:
+    """French ``]2, 3[`` as ``(2, 3)``."""
+    return ("(" if match[1] == "]" else "[") + match[2] + (")" if match[3] == "[" else "]")
 
 
 def _undelimited(text: str) -> str:
