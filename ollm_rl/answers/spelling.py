@@ -50,6 +50,7 @@ _SYSTEM = re.compile(
 )
 _REVERSED = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")  # ]2, 3[
 _ALL_REALS = re.compile(r"(?:\\text\{ ?)?all real(?:s| numbers)(?: ?\})?", re.IGNORECASE)
+_CALL = re.compile(r"(?<![A-Za-z\\])(?:(abs|cbrt)\(([^()]*)\)|(\w+) choose (\w+)|(?:the )?square root of (\w+)$)")
 _PRIMES = re.compile(r"\^ ?(?:\{ ?((?:\\prime ?)+)\}|(\\prime)(?![a-z]))")
 _TIMES = re.compile(r"(?<=\d) [xX] (?=\d)")
 _FEET_AND_INCHES = re.compile(r"(\d+)' ?(\d+(?:\.\d+)?)(?:\"|'')")
@@ -75,6 +76,8 @@ def clean(answer: str) -> str:
         text = _INLINE.sub(lambda match: match[1] or match[2] or match[3] or "", text)
     if not text.isascii():
         text = _ascii_signs(text)
+    if "(" in text or " " in text:
+        text = _CALL.sub(_called, text)
     text = _TIMES.sub(r" \\times ", _PLAIN_NAME.sub(r"\\\1", text))
     if "\\" in text or "{" in text or "~" in text:
         for command, sign in (
@@ -116,6 +119,13 @@ def _equations_of(system: re.Match[str]) -> str:
     rows = [row.replace("&=", "=").replace("& =", "=").strip(" ,;") for row in system[2].split(r"\\")]
     rows = [row for row in rows if row]
     return ", ".join(rows) if all(row.find("=") > 0 and "&" not in row for row in rows) else system.group()
+
+
+def _called(match: re.Match[str]) -> str:
+    name, argument, total, chosen, root = match.groups()
+    if total:
+        return rf"\binom{{{total}}}{{{chosen}}}"
+    return f"|{argument}|" if name == "abs" else rf"\sqrt{'[3]' if name else ''}{{{argument or root}}}"
 
 
 def _round_bracket(match: re.Match[str]) -> str:

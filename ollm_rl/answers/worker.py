@@ -112,13 +112,15 @@ def _with_derivatives(text: str) -> str:
 
 
 def _with_fractions(value: Any) -> Any:
-    """A SymPy object with all its decimals as exact fractions."""
+    """A SymPy object with all its decimals as exact fractions, and i as the imaginary unit if it has no other variable."""
     import sympy
 
     if items := getattr(
         value, "_unsorted_args", None
     ):  # math-verify's sets and conjunctions keep an order of their own
         return type(value)(*map(_with_fractions, items))
+    if isinstance(value, sympy.Expr) and {str(symbol) for symbol in value.free_symbols} == {"i"}:
+        value = value.xreplace(dict.fromkeys(value.free_symbols, sympy.I))  # math-verify reads \\sqrt{-4} as 2I, but 2i not
     return value.xreplace({number: sympy.Rational(str(number)) for number in value.atoms(sympy.Float)})
 
 
