@@ -24,7 +24,9 @@ _TEXT = re.compile(r"\\text ?\{((?:[^{}]|\{[^{}]*\})*)\}")
 _CIRCLE = re.compile(r"\^ ?\{? ?\\circ ?\}?")
 _LABEL = re.compile(r"(?:\\text ?\{ ?)?[A-Za-z][A-Za-z ]+: ?\}? ?(?=\S)")
 _MODULUS = re.compile(r" ?(?:\\pmod ?(?:\{[^{}]*\}|\w)|\( ?\\?b?mod(?:ulo)?(?![a-z])[^()]*\)|\\b?mod(?![a-z])[^()]*)$")
-_CHOICE = re.compile(r"(?:(?i:option|choice|answer) )?(?:\(([A-J])\)|([A-J])(?:\)|[.:](?= )| -(?= [^\W\d_]{2})|$))\s*(.*)", re.DOTALL)
+_CHOICE = re.compile(
+    r"(?:(?i:option|choice|answer) )?(?:\(([A-J])\)|([A-J])(?:\)|[.:](?= )| -(?= [^\W\d_]{2})|$))\s*(.*)", re.DOTALL
+)
 _ANOTHER_CHOICE = re.compile(r"(?:and|or|,)(?![a-z])|\(?[A-J]\)")
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[' -]){3,}|[A-Z]")
 _CHOICES = re.compile(r"(?:\([A-J]\)|[A-J])(?:(?:[,;]|,? and)? ?(?:\([A-J]\)|[A-J]))+")
@@ -32,6 +34,7 @@ _ARTICLE = re.compile(r"^(?:an?|the) (?=[^\W\d_]{3})", re.IGNORECASE)
 _WORD_LIST = re.compile(r"[^\W\d_]{2,}(?:,? and |, )[^\W\d_]{2,}(?:(?:,? and |, )[^\W\d_]{2,})*")
 _INTEGERS = re.compile(r",? ?\(?([a-z]) ?\\in ?(?:\\mathbb\{? ?)?Z ?\}? ?\)?$")
 _FUNCTION_OF_X = re.compile(r"[a-zA-Z] ?\(x\)")
+_COLUMN = re.compile(r"^\\begin\{[pb]matrix\}([^&]*)\\end\{[pb]matrix\}$")
 _NAMED_TUPLE = re.compile(r"\(([A-Za-z](?:, ?[A-Za-z])+)\) ?= ?\(([^()]+)\)")
 _NAME = re.compile(r"[A-Za-z](?:_ ?(?:\w|\{\w+\})|'*\([^()=]*\))?")  # x, a_1, f(2)
 _ROMAN = re.compile(r"(?=..)(?:x{0,3}(?:ix|iv|v?i{0,3})|X{0,3}(?:IX|IV|V?I{0,3}))")  # IX is not XI, though AB may be BA
@@ -109,6 +112,8 @@ def reduce(answer: str, gold: str) -> tuple[str, str]:
 
 def _as_tuples(answer: str, gold: str) -> tuple[str, str]:
     """Two answers as tuples where one has values by name and the other has them too, or is a tuple or list."""
+    if answer[:1] == "(" or gold[:1] == "(":
+        answer, gold = _COLUMN.sub(_tuple_of_column, answer), _COLUMN.sub(_tuple_of_column, gold)
     values, gold_values = _values_by_name(answer), _values_by_name(gold)
     if values and values.keys() == gold_values.keys():
         return _tuple_of(values, values), _tuple_of(gold_values, values)
@@ -121,6 +126,10 @@ def _as_tuples(answer: str, gold: str) -> tuple[str, str]:
     follow = all(len(after) == 1 and ord(after) - ord(before[0]) == 1 for before, after in pairwise(names))
     named_tuple = _tuple_of(named, names if follow else named)
     return (named_tuple, as_tuple) if values else (as_tuple, named_tuple)
+
+
+def _tuple_of_column(column: re.Match[str]) -> str:
+    return "(" + ", ".join(row.strip() for row in column[1].split(r"\\") if row.strip()) + ")"
 
 
 def _tuple_of(values: dict[str, str], names: Iterable[str]) -> str:

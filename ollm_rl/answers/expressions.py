@@ -51,7 +51,8 @@ _BELONGS_AFTER = re.compile(
 )
 _BELONGS_BEFORE = re.compile(
     rf"[\s(]((?:\d{{1,2}}(?:st|nd|rd|th)? (?:of )?)?{MONTH}\.? (?:the )?|(?:between|from|entre|zwischen|von) "
-    r"|minus |negative |(?:half|quarter) (?:past|to) |(?:one|two|three|four|five|six|seven|eight|nine|ten) (?:in|out of|or|and|to) )$",
+    r"|minus |negative |(?:half|quarter) (?:past|to) "
+    r"|(?:one|two|three|four|five|six|seven|eight|nine|ten) (?:in|out of|or|and|to) )$",
     re.IGNORECASE,
 )
 _SHORT_NAME = re.compile(r"[A-Za-z](?:_?\{?\w\}?)?")

@@ -16,7 +16,7 @@ MONTH = (
 )
 _DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
 _DATE = re.compile(
-    rf"(\d{{4}})-(\d\d?)-(\d\d?)|({MONTH})\.? (?:the )?{_DAY}(?:,? (\d{{4}}))?"
+    rf"(\d{{4}})[-/](\d\d?)[-/](\d\d?)|({MONTH})\.? (?:the )?{_DAY}(?:,? (\d{{4}}))?"
     rf"|(?:the )?{_DAY} (?:of )?({MONTH})\.?(?:,? (\d{{4}}))?",
     re.IGNORECASE,
 )
@@ -34,8 +34,8 @@ class Form(NamedTuple):
     """A kind and its numbers.
 
     The kinds: ``date`` (month, day, year if given), ``time`` (hour of the day, minute and second if given), ``ratio``,
-    ``range``, ``to`` (a ratio or a range), ``share`` ("3 out of 8"), ``row`` (other numbers with hyphens or slashes) and ``base`` (value of the
-    digits in base 36, base). "3:30" is a ratio.
+    ``range``, ``to`` (a ratio or a range), ``share`` ("3 out of 8"), ``row`` (other numbers with
+    hyphens or slashes) and ``base`` (value of the digits in base 36, base). "3:30" is a ratio.
     """
 
     kind: str

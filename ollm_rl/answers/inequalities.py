@@ -6,6 +6,10 @@ _AND = re.compile(r",?\s*\band\b\s*|\\(?:land|wedge)(?![a-z])")
 _OR = re.compile(r",?\s*\bor\b\s*|\\(?:lor|vee|cup)(?![a-z])")
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _RELATION = re.compile(r"([<>]=?|\\(?:[lg](?:t|e|eq|eqslant)(?![a-z])))")
+_BUILDER = re.compile(
+    r"\\\{ ?([a-z])(?: ?\\in ?\\mathbb\{? ?R ?\}?)? ?(?:\\mid(?![a-z])|\||:) ?"
+    r"((?=.*(?:[<>]|\\(?:[lgn]e|[lg]t)))(?=.*\1)[^,;:|]+?) ?\\\}"
+)
 _BOUND = re.compile(r"(?:[-+\d./*^(){} ]|\\(?:frac|sqrt|pi)(?![a-z]))+")
 
 
@@ -19,6 +23,8 @@ def as_set(text: str) -> str:
 
     Other texts are returned as they are.
     """
+    if builder := _BUILDER.fullmatch(text):
+        text = builder[2]
     if not _RELATION.search(text):
         return text
     plain = _TEXT.sub(r" \1 ", text)

@@ -33,8 +33,8 @@ _COUNTED = re.compile(r"\bthere (?:is|are|was|were|will be|must be|can be)(?: [a
 _TOTAL = re.compile(r"\b(?:is|are|total of)\s$")
 _DENIED = re.compile(
     r"[\s(,](?:(?:not|cannot|no es|nicht|pas|except|without|instead of|(?:[a-z]+er|more|less|rather) than"
-    r"|(?:is|are|be) at (?:least|most)|(?:multiple|factor|divisor|power|root|square|cube|reciprocal|factorial|half|third|fourth|quarter|fifth|tenth)"
-    r" of|percent of|(?:twice|times|half) as [a-z]+ as|divisible by|per|twice"
+    r"|(?:is|are|be) at (?:least|most)|(?:multiple|factor|divisor|power|root|square|cube|reciprocal|factorial"
+    r"|half|third|fourth|quarter|fifth|tenth) of|percent of|(?:twice|times|half) as [a-z]+ as|divisible by|per|twice"
     r"|(?:reject|discard|exclude|ignore|eliminate)(?:s|d|ed|ing)?"
     r"|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
     r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)) $",  # "3 of the 10 books"

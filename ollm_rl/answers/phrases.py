@@ -65,7 +65,7 @@ _CLAUSE = re.compile(
     r"|got|needs?|takes?|costs?|makes?|earns?|spends?|pays?|tiene|hay|hat|a|est)\b[^\n]*\d|[\u3400-\u9fff]+[^\n]*\d)"
 )
 _EMPHASIS = " \t*_`ˋ"
-_BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,:;!?]|$)")  # not 2**3
+_BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,:;!?%]|$)")  # not 2**3
 _FULL_STOP = re.compile(r"(?<=[\w)\]}$*_`ˋ])(?:!+|[?.。]+)$")
 _FINISHED = re.compile(
     r"[.\s]*(?:\$\$?|\\[(\[])?\s*(?:\\(?:blacksquare|square|Box|qed)|[∎■□])\s*(?:\$\$?|\\[)\]])?\s*$"

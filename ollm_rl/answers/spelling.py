@@ -46,11 +46,16 @@ _PLAIN_NAME = re.compile(
 _MINUS = re.compile(r"(?:\\text\{ ?)?(?:minus|negative)(?: ?\})? (?=[\w\\$.])", re.IGNORECASE)
 _DOTS = re.compile(r"\\[lc]dots(?![a-z])")
 _SYSTEM = re.compile(
-    r"(?:\\\{ ?)?\\begin\{(cases|array|aligned)\} ?(?:\{[lcr ]*\})?((?:(?!\\begin|\\end).)*)\\end\{\1\}(?: ?\.)?", re.DOTALL
+    r"(?:\\\{ ?)?\\begin\{(cases|array|aligned)\} ?(?:\{[lcr ]*\})?((?:(?!\\begin|\\end).)*)\\end\{\1\}(?: ?\.)?",
+    re.DOTALL,
 )
 _REVERSED = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")  # ]2, 3[
 _ALL_REALS = re.compile(r"(?:\\text\{ ?)?all real(?:s| numbers)(?: ?\})?", re.IGNORECASE)
-_CALL = re.compile(r"(?<![A-Za-z\\])(?:(abs|cbrt)\(([^()]*)\)|(\w+) choose (\w+)|(?:the )?square root of (\w+)$)")
+_CALL = re.compile(
+    r"(?<![\w\\])(?:(abs|cbrt)\(([^()]*)\)|(\d+|[a-z]) choose (\d+|[a-z])(?!\w)|(?:the )?square root of (\w+)$)"
+)
+_TAGS = re.compile(r"</?(?:b|strong|i|em|u)>")
+_ANGLES = re.compile(r"\\langle((?:(?!\\[lr]angle).)*)\\rangle")
 _PRIMES = re.compile(r"\^ ?(?:\{ ?((?:\\prime ?)+)\}|(\\prime)(?![a-z]))")
 _TIMES = re.compile(r"(?<=\d) [xX] (?=\d)")
 _FEET_AND_INCHES = re.compile(r"(\d+)' ?(\d+(?:\.\d+)?)(?:\"|'')")
@@ -100,6 +105,10 @@ def clean(answer: str) -> str:
         text = _PRIMES.sub(lambda match: "'" * match.group().count("p"), text)
     if "'" in text:
         text = _FEET_AND_INCHES.sub(r"\1 ft \2 in", text)
+    if "<" in text:
+        text = _TAGS.sub("", text)
+    if r"\langle" in text:
+        text = _ANGLES.sub(lambda match: f"({match[1].strip()})" if "," in match[1] else match.group(), text)
     if "_" in text:
         text = _SUBSCRIPT.sub(r"_{\1}", text)
     if "^" in text or "**" in text:

@@ -20,6 +20,7 @@ from typing import Any
 
 MOST_DIGITS = 500  # two numbers that agree in so many digits are equal
 _PRIMED = re.compile(r"(?<![A-Za-z\\])([A-Za-z])('+)(?![A-Za-z'])")
+_TRANSPOSED = re.compile(r"(?<![A-Za-z\\])([A-Z]) ?\^ ?\{? ?(?:T|\\top)(?![a-z]) ?\}?")
 _DERIVATIVE = re.compile(
     r"\\frac\{(?:d|\\partial) ?(?:\^ ?\{(\d)\})? ?([A-Za-z])\}\{(?:d|\\partial) ?([A-Za-z])(?: ?\^ ?\{\1\})?\}"
 )
@@ -106,13 +107,14 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
 
 
 def _with_derivatives(text: str) -> str:
-    """A formula with derivatives as variables, because math-verify drops primes and takes dy/dx for zero."""
+    """Write derivatives and transposes as variables: math-verify drops primes and ^T, and takes dy/dx for 0."""
+    text = _TRANSPOSED.sub(r"\1_{T}", text)
     text = _PRIMED.sub(lambda match: f"{match[1]}_{{{'q' * len(match[2])}}}", text)
     return _DERIVATIVE.sub(lambda match: f"{match[2]}_{{{'d' * int(match[1] or 1)}{match[3]}}}", text)
 
 
 def _with_fractions(value: Any) -> Any:
-    """A SymPy object with all its decimals as exact fractions, and i as the imaginary unit if it has no other variable."""
+    """A SymPy object with decimals as exact fractions, and i as the imaginary unit if it is the only variable."""
     import sympy
 
     if items := getattr(
@@ -120,7 +122,7 @@ def _with_fractions(value: Any) -> Any:
     ):  # math-verify's sets and conjunctions keep an order of their own
         return type(value)(*map(_with_fractions, items))
     if isinstance(value, sympy.Expr) and {str(symbol) for symbol in value.free_symbols} == {"i"}:
-        value = value.xreplace(dict.fromkeys(value.free_symbols, sympy.I))  # math-verify reads \\sqrt{-4} as 2I, but 2i not
+        value = value.xreplace(dict.fromkeys(value.free_symbols, sympy.I))
     return value.xreplace({number: sympy.Rational(str(number)) for number in value.atoms(sympy.Float)})
 
 
