@@ -42,6 +42,7 @@ _SEQUENCE = re.compile(r"(\\\{|[\[(])?(.*?)(\\\}|[\])])?", re.DOTALL)
 _SEPARATOR = re.compile(r"[,;]? ?\b(?:and|or)\b|[,;]|(?<=[\d}]) (?:y|o|et|ou|und|oder|和|或) (?=[-\d\\])")
 _ALTERNATIVES = re.compile(r"(?<=[\d}]) (?:or|and) (?=[-\d\\])")
 _GOES_ON = re.compile(r"\.\.\.|\\[lc]?dots(?![a-z])")
+_BOTH = r"\pm"
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|ne|neq)(?![a-z])")
 _MORE_THAN_ONE = re.compile(r"\\(?:pm|mp|cup|infty)(?![a-z])|[()\[\]]")
 _APART = re.compile(r"(?<![\d./^{\\])\d+ \d+(?![\d./])")  # two numbers, which math-verify adds
@@ -107,7 +108,16 @@ def reduce(answer: str, gold: str) -> tuple[str, str]:
     if are_named and not are_graphs and not _same_text(parts[0], gold_parts[0]):
         return answer, gold
     value, gold_value = value_of(parts), value_of(gold_parts)
-    return (answer, gold) if value is None or gold_value is None else (value, gold_value)
+    if value is not None and gold_value is not None:
+        answer, gold = value, gold_value
+    return _both_signs(answer, gold), _both_signs(gold, answer)
+
+
+def _both_signs(text: str, other: str) -> str:
+    r"""Both values of ``\frac{1 \pm \sqrt{5}}{2}``, if the other text is a list."""
+    if text.count(_BOTH) != 1 or _BOTH in other or "," in text or len(_SEPARATOR.split(other)) != 2:
+        return text
+    return f"{text.replace(_BOTH, '+')}, {text.replace(_BOTH, '-')}"
 
 
 def _as_tuples(answer: str, gold: str) -> tuple[str, str]:

@@ -37,7 +37,7 @@ _LABEL_END = re.compile(r"\d+\s?[:).]")
 _UNFINISHED = re.compile(r"\{\s*\}|[-+*/^=<>]\s*$")
 _CONTENT = re.compile(r"[+*/^\-\d]|\\(?:d?frac|sqrt|pi|infty)")
 _INEQUALITY = re.compile(r"[<>≤≥]|\\(?:l|g)(?:eq?|t)?(?![a-z])|\\in(?![a-z])")
-_BOUNDED = re.compile(r"[$\\( ]*([A-Za-z]) ?(?:[<>≤≥]|\\[lg](?:t|e|eq|eqslant)(?![a-z]))")
+_BOUNDED = re.compile(r"[$\\( ]*([A-Za-z]) ?(?:[<>≤≥≠]|\\(?:[lg](?:t|e|eq|eqslant)|ne|neq)(?![a-z]))")
 _JOINED = re.compile(
     r",? ?(?:and|or|to|by|times|plus|minus|over|past|of|out of|in every|in|more than|less than|y|o|et|ou|und|oder|bis|à"
     r"|或|和|到)? ?| minutes (?:past|to) | \(?(?:in )?base[- ]"

@@ -44,7 +44,7 @@ _AFTER = re.compile(r" (?:is|must be|as) (?:the|our|my) (?:final |correct )?answ
 # Words after "the answer is" that state no answer, and words before it if an answer is only checked.
 _NOT_STATED = re.compile(
     r"(?:not|nicht|pas|as follows|found|obtained|given|unique|obvious|reasonable|based|greater|less|between"
-    r"|at (?:least|most)|necessary|acceptable|closest|in(?= [a-z])|an?(?= [a-z])|(?:in)?correct(?=[.!,;]|$)|wrong"
+    r"|at (?:least|most)|necessary|acceptable|closest|in(?= [a-z])|(?-i:an?(?= [a-z]))|(?:in)?correct(?=[.!,;]|$)|wrong"
     r"|right(?=[.!,;]|$))\b",
     re.IGNORECASE,
 )
@@ -55,7 +55,7 @@ _EXPLANATION = re.compile(
     rf"|[,;:，；]\s?(?=[ie]\.[eg]\.|(?!(?:and|or|y|o|et|ou|und|oder)\b)[^\W\d_]{{2,}})|[；。，]"
     rf"|[ ](?:to the nearest|in (?:interval|simplest|lowest|its)|as (?:desired|required|before|expected))\b"
     rf"|[ ](?:and not|not|rather than|instead of)\b|[ ](?:→|⇒|=>)[ ](?=[A-Za-z]{{2}})|[ ]:\)"
-    rf"|[ ][–—][ ]|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!(?:a|one)[ -]half|[^.;]*[\d\\{FORMULA}])"
+    rf"|[ ][–—][ ]|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!(?:a|one)[ -]half|[*_(]*[A-J][*_)]*(?=[ ]*(?:[.,;]|$|and\b))|[^.;]*[\d\\{FORMULA}])"
     rf"|[ ][(（](?!\s?\\?(?:p?mod|base|in base)\b)(?=[^()]*[^\W\d_]{{2}}|[\d\s+*/=.,×÷-]*\))"
     rf"|(?<=[\d{FORMULA}])[ ](?=[A-Z][a-z]+[ ])"
 )

@@ -20,7 +20,7 @@ _NAMES = {
     "day": "days 天", "week": "weeks", "month": "months", "year": "years yr yrs", "N": "newton newtons",
     "J": "joule joules", "W": "watt watts", "V": "volt volts", "A": "amp amps ampere amperes", "K": "kelvin",
     "kr": "krona kronor krone kroner", "C": "coulomb coulombs", "T": "tesla", "Hz": "hertz", "Pa": "pascal pascals",
-    "mol": "mole moles", "cal": "calorie calories", "Wh": "",
+    "mol": "mole moles", "cal": "calorie calories", "gal": "gallon gallons", "ha": "hectare hectares", "dB": "decibel decibels", "Wh": "",
     "rad": "radian radians", "‰": "permille", "Ω": "ohm ohms", "mi/h": "mph", "km/h": "kph kmh", "": "unit units",
 }  # fmt: skip
 _BY_NAME = {alias: name for name, aliases in _NAMES.items() for alias in (name, *aliases.split()) if alias}
@@ -85,11 +85,13 @@ def read_unit(text: str) -> str | None:
     text = _TEMPERATURE.sub(lambda match: "°" + match[1].upper(), text)
     parts = _PER.split(text)
     factors = [_factors(part) for part in parts]
-    if all(part is not None for part in factors):
+    if all(part is not None for part in factors) and (parts[-1] or len(parts) == 1):
         return _name([part for part in factors if part is not None])
     if is_whole and len(word) < (3 if space else 4) and word not in _ORDINALS:
         return None  # "5xy" and "5 xy" are products
     known = [factor is not None or is_unit_phrase(part) for factor, part in zip(factors, parts, strict=True)]
+    if len(parts) > 1 and (not parts[-1] or (parts[-1].isascii() and len(parts[-1]) < 3 and factors[-1] is None)):
+        return None  # "5/xy"
     return "" if all(known) and len(parts) < 3 else None
 
 
