@@ -55,7 +55,8 @@ _EXPLANATION = re.compile(
     rf"|[,;:，；]\s?(?=[ie]\.[eg]\.|(?!(?:and|or|y|o|et|ou|und|oder)\b)[^\W\d_]{{2,}})|[；。，]"
     rf"|[ ](?:to the nearest|in (?:interval|simplest|lowest|its)|as (?:desired|required|before|expected))\b"
     rf"|[ ](?:and not|not|rather than|instead of)\b|[ ](?:→|⇒|=>)[ ](?=[A-Za-z]{{2}})|[ ]:\)"
-    rf"|[ ][–—][ ]|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!(?:a|one)[ -]half|[*_(]*[A-J][*_)]*(?=[ ]*(?:[.,;]|$|and\b))|[^.;]*[\d\\{FORMULA}])"
+    rf"|[ ][–—][ ]|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!(?:a|one)[ -]half|"
+    rf"[*_(]*[A-J][*_)]*(?=[ ]*(?:[.,;]|$|and\b))|[^.;]*[\d\\{FORMULA}])"
     rf"|[ ][(（](?!\s?\\?(?:p?mod|base|in base)\b)(?=[^()]*[^\W\d_]{{2}}|[\d\s+*/=.,×÷-]*\))"
     rf"|(?<=[\d{FORMULA}])[ ](?=[A-Z][a-z]+[ ])"
 )

@@ -20,7 +20,8 @@ _NAMES = {
     "day": "days 天", "week": "weeks", "month": "months", "year": "years yr yrs", "N": "newton newtons",
     "J": "joule joules", "W": "watt watts", "V": "volt volts", "A": "amp amps ampere amperes", "K": "kelvin",
     "kr": "krona kronor krone kroner", "C": "coulomb coulombs", "T": "tesla", "Hz": "hertz", "Pa": "pascal pascals",
-    "mol": "mole moles", "cal": "calorie calories", "gal": "gallon gallons", "ha": "hectare hectares", "dB": "decibel decibels", "Wh": "",
+    "mol": "mole moles", "cal": "calorie calories", "gal": "gallon gallons",
+    "ha": "hectare hectares", "dB": "decibel decibels", "Wh": "",
     "rad": "radian radians", "‰": "permille", "Ω": "ohm ohms", "mi/h": "mph", "km/h": "kph kmh", "": "unit units",
 }  # fmt: skip
 _BY_NAME = {alias: name for name, aliases in _NAMES.items() for alias in (name, *aliases.split()) if alias}
