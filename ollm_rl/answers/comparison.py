@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from ollm_rl.answers.equations import is_name, is_system, sides, value_of
 from ollm_rl.answers.forms import compare_forms
+from ollm_rl.answers.inequalities import are_joined_alike, as_set
 from ollm_rl.answers.quantities import Quantity, read_quantity
 from ollm_rl.answers.units import currency, share, split_unit
 
@@ -23,9 +24,17 @@ _TEXT = re.compile(r"\\text ?\{((?:[^{}]|\{[^{}]*\})*)\}")
 _CIRCLE = re.compile(r"\^ ?\{? ?\\circ ?\}?")
 _LABEL = re.compile(r"(?:\\text ?\{ ?)?[A-Za-z][A-Za-z ]+: ?\}? ?(?=\S)")
 _MODULUS = re.compile(r" ?(?:\\pmod ?(?:\{[^{}]*\}|\w)|\( ?\\?b?mod(?:ulo)?(?![a-z])[^()]*\)|\\b?mod(?![a-z])[^()]*)$")
-_CHOICE = re.compile(r"(?:(?i:option|choice|answer) )?(?:\(([A-J])\)|([A-J])(?:\)|[.:](?= )|$))\s*(.*)", re.DOTALL)
+_CHOICE = re.compile(
+    r"(?:(?i:option|choice|answer) )?(?:\(([A-J])\)|([A-J])(?:\)|[.:](?= )| -(?= [^\W\d_]{2})|$))\s*(.*)", re.DOTALL
+)
 _ANOTHER_CHOICE = re.compile(r"(?:and|or|,)(?![a-z])|\(?[A-J]\)")
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[' -]){3,}|[A-Z]")
+_CHOICES = re.compile(r"(?:\([A-J]\)|[A-J])(?:(?:[,;]|,? and)? ?(?:\([A-J]\)|[A-J]))+")
+_ARTICLE = re.compile(r"^(?:an?|the) (?=[^\W\d_]{3})", re.IGNORECASE)
+_WORD_LIST = re.compile(r"[^\W\d_]{2,}(?:,? and |, )[^\W\d_]{2,}(?:(?:,? and |, )[^\W\d_]{2,})*")
+_INTEGERS = re.compile(r",? ?\(?([a-z]) ?\\in ?(?:\\mathbb\{? ?)?Z ?\}? ?\)?$")
+_FUNCTION_OF_X = re.compile(r"[a-zA-Z] ?\(x\)")
+_COLUMN = re.compile(r"^\\begin\{[pb]matrix\}([^&]*)\\end\{[pb]matrix\}$")
 _NAMED_TUPLE = re.compile(r"\(([A-Za-z](?:, ?[A-Za-z])+)\) ?= ?\(([^()]+)\)")
 _NAME = re.compile(r"[A-Za-z](?:_ ?(?:\w|\{\w+\})|'*\([^()=]*\))?")  # x, a_1, f(2)
 _ROMAN = re.compile(r"(?=..)(?:x{0,3}(?:ix|iv|v?i{0,3})|X{0,3}(?:IX|IV|V?I{0,3}))")  # IX is not XI, though AB may be BA
@@ -33,6 +42,7 @@ _SEQUENCE = re.compile(r"(\\\{|[\[(])?(.*?)(\\\}|[\])])?", re.DOTALL)
 _SEPARATOR = re.compile(r"[,;]? ?\b(?:and|or)\b|[,;]|(?<=[\d}]) (?:y|o|et|ou|und|oder|和|或) (?=[-\d\\])")
 _ALTERNATIVES = re.compile(r"(?<=[\d}]) (?:or|and) (?=[-\d\\])")
 _GOES_ON = re.compile(r"\.\.\.|\\[lc]?dots(?![a-z])")
+_BOTH = r"\pm"
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|ne|neq)(?![a-z])")
 _MORE_THAN_ONE = re.compile(r"\\(?:pm|mp|cup|infty)(?![a-z])|[()\[\]]")
 _APART = re.compile(r"(?<![\d./^{\\])\d+ \d+(?![\d./])")  # two numbers, which math-verify adds
@@ -55,12 +65,16 @@ def compare(answer: str, gold: str) -> bool | None:
     names, gold_names = _values_by_name(answer).keys(), _values_by_name(gold).keys()
     if (names and gold_names and names != gold_names) or (_ROMAN.fullmatch(answer) and _ROMAN.fullmatch(gold)):
         return False
+    if _CHOICES.fullmatch(answer) and _CHOICES.fullmatch(gold):
+        return sorted(re.findall("[A-J]", answer)) == sorted(re.findall("[A-J]", gold))
     units = split_unit(answer)[1], split_unit(gold)[1]
     answer, gold = _without_wrappers(answer), _without_wrappers(gold)
     if _same_text(answer, gold):
         return True
     wanted = read_quantity(gold)
     found = read_quantity(answer)
+    if not are_joined_alike(answer, gold):
+        return False
     if (wanted and _INEQUALITY.search(answer)) or bool(_GOES_ON.search(answer)) != bool(_GOES_ON.search(gold)):
         return False
     if wanted and not found:
@@ -70,6 +84,8 @@ def compare(answer: str, gold: str) -> bool | None:
     verdict = compare_forms(answer, gold)
     if verdict is not None:
         return verdict
+    if _WORD_LIST.fullmatch(answer) and _WORD_LIST.fullmatch(gold):
+        return _same_words(answer, gold)
     if (_WORDS.fullmatch(answer) or found) and (_WORDS.fullmatch(gold) or wanted):
         return False
     if (all(units) and units[0] != units[1]) or _APART.search(answer):
@@ -79,20 +95,35 @@ def compare(answer: str, gold: str) -> bool | None:
 
 def reduce(answer: str, gold: str) -> tuple[str, str]:
     """Two cleaned answers without what only one of them has: labels, a choice's letter or text, names, a modulus."""
+    answer, gold = as_set(answer), as_set(gold)
     answer, gold = _reduce_choices(_LABEL.sub("", answer, count=1), _LABEL.sub("", gold, count=1))
     if bool(_MODULUS.search(answer)) != bool(_MODULUS.search(gold)):
         answer, gold = _MODULUS.sub("", answer), _MODULUS.sub("", gold)
+    if (integer := _INTEGERS.search(gold)) and (other := _INTEGERS.search(answer)) and integer[1] == other[1]:
+        answer, gold = answer[: other.start()], gold[: integer.start()]
     answer, gold = _as_tuples(answer, gold)
     parts, gold_parts = sides(answer), sides(gold)
     are_named = min(len(parts), len(gold_parts)) > 1 and is_name(parts[0]) and is_name(gold_parts[0])
-    if are_named and not _same_text(parts[0], gold_parts[0]):
+    are_graphs = sorted(_FUNCTION_OF_X.sub("f", part[0]) for part in (parts, gold_parts)) == ["f", "y"]
+    if are_named and not are_graphs and not _same_text(parts[0], gold_parts[0]):
         return answer, gold
     value, gold_value = value_of(parts), value_of(gold_parts)
-    return (answer, gold) if value is None or gold_value is None else (value, gold_value)
+    if value is not None and gold_value is not None:
+        answer, gold = value, gold_value
+    return _both_signs(answer, gold), _both_signs(gold, answer)
+
+
+def _both_signs(text: str, other: str) -> str:
+    r"""Both values of ``\frac{1 \pm \sqrt{5}}{2}``, if the other text is a list."""
+    if text.count(_BOTH) != 1 or _BOTH in other or "," in text or len(_SEPARATOR.split(other)) != 2:
+        return text
+    return f"{text.replace(_BOTH, '+')}, {text.replace(_BOTH, '-')}"
 
 
 def _as_tuples(answer: str, gold: str) -> tuple[str, str]:
     """Two answers as tuples where one has values by name and the other has them too, or is a tuple or list."""
+    if answer[:1] == "(" or gold[:1] == "(":
+        answer, gold = _COLUMN.sub(_tuple_of_column, answer), _COLUMN.sub(_tuple_of_column, gold)
     values, gold_values = _values_by_name(answer), _values_by_name(gold)
     if values and values.keys() == gold_values.keys():
         return _tuple_of(values, values), _tuple_of(gold_values, values)
@@ -105,6 +136,10 @@ def _as_tuples(answer: str, gold: str) -> tuple[str, str]:
     follow = all(len(after) == 1 and ord(after) - ord(before[0]) == 1 for before, after in pairwise(names))
     named_tuple = _tuple_of(named, names if follow else named)
     return (named_tuple, as_tuple) if values else (as_tuple, named_tuple)
+
+
+def _tuple_of_column(column: re.Match[str]) -> str:
+    return "(" + ", ".join(row.strip() for row in column[1].split(r"\\") if row.strip()) + ")"
 
 
 def _tuple_of(values: dict[str, str], names: Iterable[str]) -> str:
@@ -152,9 +187,16 @@ def _without_wrappers(text: str) -> str:
 
 
 def _same_text(answer: str, gold: str) -> bool:
-    answer, gold = _SPARE_SPACE.sub("", answer), _SPARE_SPACE.sub("", gold)
+    answer, gold = (_SPARE_SPACE.sub("", _ARTICLE.sub("", text)) for text in (answer, gold))
     # "sunday" is Sunday, but the variable X is not x.
     return answer == gold or (len(gold) > 1 and gold.isalpha() and answer.casefold() == gold.casefold())
+
+
+def _same_words(answer: str, gold: str) -> bool:
+    """Whether two lists have the same words. Two words with "and" have no order, but three may be a ranking."""
+    words, gold_words = (re.split(",? and |, ", text.casefold()) for text in (answer, gold))
+    is_pair = len(words) == 2 and " and " in answer and " and " in gold
+    return sorted(words) == sorted(gold_words) if is_pair else words == gold_words
 
 
 def _same_quantity(one: Quantity, other: Quantity) -> bool:
@@ -165,7 +207,7 @@ def _same_quantity(one: Quantity, other: Quantity) -> bool:
         return False
     if one.value == other.value:
         return True
-    percents = [quantity.value / (100 if quantity.unit == "%" else 1) for quantity in (one, other)]
+    percents = [quantity.value / {"%": 100, "‰": 1000}.get(quantity.unit, 1) for quantity in (one, other)]
     return percents[0] == percents[1]
 
 

@@ -21,9 +21,9 @@ _RUN = re.compile(
     r"(?:(?:"
     r"[(\[{](?:(?![^\W\d_]{2})[^()\[\]{}\n]){0,80}[)\]}]"  # commas belong to the expression only in brackets
     rf"|{FORMULA}+|(?<![A-Za-z])(?<!\d )(?!\d+-[A-Za-z]{{2}}){_NUMBER}(?:(?:st|nd|rd|th)\b)?|(?<=\d )\d+/\d+"
-    r"|(?<![^\W\d_])(?<!['’])[A-Za-z](?![^\W\d_]|['’])|(?:pi|sqrt|ln|log|sin|cos|tan|mod)(?![A-Za-z])"
+    r"|(?<![^\W\d_])(?<!['’])[A-Za-z](?![^\W\d_₀-₉]|['’])|(?:pi|sqrt|ln|log|sin|cos|tan|mod)(?![A-Za-z])"
     rf"|\\[A-Za-z]+(?:\[[^\[\]\n]{{0,20}}\])?(?:{_BRACES})*+|\\[{{}}%$,;! ]|(?<!\d )[$£]|[$£](?!\d)"
-    r"|[-−+*/^=<>≤≥≈≡±×·⋅÷:!%°√_()\[\]{}|–—¢€¥₹⁰¹²³⁴-⁹₀-₉½¼¾⅓⅔π∞]"
+    r"|[-−+*/^=<>≤≥≈≡±×·⋅÷⁄∕:!%°√_()\[\]{}|–—¢€¥₹⁰¹²³⁴-⁹₀-₉½¼¾⅐-⅞π∞]"
     rf")(?:[ \t](?!(?<={FORMULA}[ \t]){FORMULA}))?)++"  # of two formulas in a row each is an expression
 )
 _LEADING = re.compile(rf"(?:[\s)\]}}=*/^:!%|<>≈≡·×÷°_,]|[-–—+](?=\s)|\\[,;! ]|(?:[A-Za-z] )+(?=[\d${FORMULA}]))+")
@@ -37,6 +37,7 @@ _LABEL_END = re.compile(r"\d+\s?[:).]")
 _UNFINISHED = re.compile(r"\{\s*\}|[-+*/^=<>]\s*$")
 _CONTENT = re.compile(r"[+*/^\-\d]|\\(?:d?frac|sqrt|pi|infty)")
 _INEQUALITY = re.compile(r"[<>≤≥]|\\(?:l|g)(?:eq?|t)?(?![a-z])|\\in(?![a-z])")
+_BOUNDED = re.compile(r"[$\\( ]*([A-Za-z]) ?(?:[<>≤≥≠]|\\(?:[lg](?:t|e|eq|eqslant)|ne|neq)(?![a-z]))")
 _JOINED = re.compile(
     r",? ?(?:and|or|to|by|times|plus|minus|over|past|of|out of|in every|in|more than|less than|y|o|et|ou|und|oder|bis|à"
     r"|或|和|到)? ?| minutes (?:past|to) | \(?(?:in )?base[- ]"
@@ -50,9 +51,11 @@ _BELONGS_AFTER = re.compile(
 )
 _BELONGS_BEFORE = re.compile(
     rf"[\s(]((?:\d{{1,2}}(?:st|nd|rd|th)? (?:of )?)?{MONTH}\.? (?:the )?|(?:between|from|entre|zwischen|von) "
-    r"|(?:half|quarter) (?:past|to) |(?:one|two|three|four|five|six|seven|eight|nine|ten) (?:in|out of|or|and|to) )$",
+    r"|minus |negative |(?:half|quarter) (?:past|to) "
+    r"|(?:one|two|three|four|five|six|seven|eight|nine|ten) (?:in|out of|or|and|to) )$",
     re.IGNORECASE,
 )
+_SHORT_NAME = re.compile(r"[A-Za-z](?:_?\{?\w\}?)?")
 _UNIT_BETWEEN = re.compile(r" ?[^\W\d_]{1,20},?(?: and)? ")  # " hours and "
 _UNIT = re.compile(r" ?[^\W\d_]+")
 
@@ -134,7 +137,7 @@ def _is_reference(prose: Prose, span: Span) -> bool:
 
 def _has_value(expression: str) -> bool:
     if expression[0] not in "$\\":
-        return any(sign.isdigit() for sign in expression) or "\\" in expression
+        return any(sign.isnumeric() for sign in expression) or "\\" in expression
     inner = content(expression)
     if _UNFINISHED.search(inner):
         return False
@@ -146,8 +149,11 @@ def _are_one(prose: Prose, one: Span, other: Span) -> bool:
     if not _JOINED.fullmatch(prose.masked, one.end, other.start):
         return False
     texts = [prose.text[slice(*span)] for span in (one, other)]
+    bounded = [found[1] for text in texts if (found := _BOUNDED.match(text))]
+    if len(bounded) == 2 and bounded[0] == bounded[1]:  # "$x < 2$ or $x > 3$"
+        return True
     names = [sides(text.strip("$ "))[:-1] for text in texts]  # "$x = 2$ or $x = 3$"
-    if all(len(part) == 1 and len(part[0]) == 1 and part[0].isalpha() for part in names):
+    if all(len(part) == 1 and _SHORT_NAME.fullmatch(part[0]) for part in names):
         return True
     if "=" in prose.masked[one.start : other.end]:
         return False

@@ -1,6 +1,7 @@
 """Finds the final answer of a solution, in time linear in the text."""
 
 import re
+from itertools import pairwise
 from typing import NamedTuple
 
 from ollm_rl.answers.last_expression import last_expression
@@ -15,6 +16,7 @@ _BARE_BOX = re.compile(r"\\boxed\s*([^\s{}\\$.,;]+)")  # \boxed 9
 _LABEL = re.compile(r"[A-Za-z][\w{}()\\]{0,12}\s*=\s*$")
 _PART = re.compile(r"[\s.,;*]*(?:\(|\bpart \(?|\n)?(?:(?:[b-h]|ii|iii|iv|v)\)|[2-9][.)])[\s:*$]*", re.IGNORECASE)
 _MATHEMATICS_ENDS = re.compile(r"\\[\\,;()\[\]]|\\q?quad|[\s$.,;&]")
+_RATIO = re.compile(r"[ $]*:[ $]*")
 _LISTS = re.compile(r"[,;]|\b(?:and|or)\b")
 # After one of these words, an equation or a line, the next box replaces the answer before it.
 _GOES_ON = re.compile(
@@ -86,6 +88,8 @@ def _boxed(text: str) -> str | None:
             break
         parts.append(box)
     contents = dict.fromkeys(text[box.start : box.end].strip() for box in reversed(parts))
+    if all(_RATIO.fullmatch(text, box.end + 1, after.position) for after, box in pairwise(parts)) and len(parts) > 1:
+        return ":".join(text[box.start : box.end].strip() for box in reversed(parts))
     return ", ".join(filter(None, contents))
 
 
@@ -120,6 +124,8 @@ def _are_one_answer(between: str) -> bool:
     """Whether boxes with this text between them are parts of one answer: "$ and $y =", but not ", so $x ="."""
     if len(between) > MOST_BETWEEN:
         return False
+    if _RATIO.fullmatch(between):
+        return True
     between = _LABEL.sub("", _PART.sub(",", between))
     is_bare = not _MATHEMATICS_ENDS.sub("", between)
     return is_bare or (bool(_LISTS.search(between)) and not _GOES_ON.search(between))

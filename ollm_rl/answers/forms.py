@@ -16,15 +16,16 @@ MONTH = (
 )
 _DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
 _DATE = re.compile(
-    rf"(\d{{4}})-(\d\d?)-(\d\d?)|({MONTH})\.? (?:the )?{_DAY}(?:,? (\d{{4}}))?"
+    rf"(\d{{4}})[-/](\d\d?)[-/](\d\d?)|({MONTH})\.? (?:the )?{_DAY}(?:,? (\d{{4}}))?"
     rf"|(?:the )?{_DAY} (?:of )?({MONTH})\.?(?:,? (\d{{4}}))?",
     re.IGNORECASE,
 )
-_TIME = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))? ?(?:o'clock|([ap])\.? ?m\.?)", re.IGNORECASE)
+_TIME = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))? ?(?:o'clock|noon|([ap])\.? ?m\.?)", re.IGNORECASE)
 _NUMBER = r"\d+(?:\.\d+)?"
 _RATIO = re.compile(rf"{_NUMBER}(?: ?: ?{_NUMBER})+")
 _TO = re.compile(rf"(?:from )?({_NUMBER}) to ({_NUMBER})(?: to ({_NUMBER}))?(.*)")
 _RANGE = re.compile(rf"({_NUMBER}) ?--? ?({_NUMBER})(.*)")
+_SHARE = re.compile(r"(\d+) (?:out of|in) (\d+)")
 _ROW = re.compile(r"\d+([-/])\d+(?:\1\d+)+")  # 30-11-2022
 _BASE = re.compile(r"(\w{1,100})(?:_ ?\{? ?(\w+) ?\}?|,? \(?(?:in )?base[- ](\w+)\)?)")
 
@@ -33,8 +34,8 @@ class Form(NamedTuple):
     """A kind and its numbers.
 
     The kinds: ``date`` (month, day, year if given), ``time`` (hour of the day, minute and second if given), ``ratio``,
-    ``range``, ``to`` (a ratio or a range), ``row`` (other numbers with hyphens or slashes) and ``base`` (value of the
-    digits in base 36, base). "3:30" is a ratio.
+    ``range``, ``to`` (a ratio or a range), ``share`` ("3 out of 8"), ``row`` (other numbers with
+    hyphens or slashes) and ``base`` (value of the digits in base 36, base). "3:30" is a ratio.
     """
 
     kind: str
@@ -53,6 +54,8 @@ def read_form(text: str) -> Form | None:
         return _form("time", [int(hour) + after_noon, minute, second])
     if _RATIO.fullmatch(text):
         return _form("ratio", text.replace(" ", "").split(":"))
+    if match := _SHARE.fullmatch(text):
+        return _form("share", match.groups())
     for kind, pattern in (("to", _TO), ("range", _RANGE)):
         if (match := pattern.fullmatch(text)) and read_unit(match.groups()[-1]) is not None:
             return _form(kind, match.groups()[:-1])
@@ -93,4 +96,6 @@ def _is_number(form: Form, number: Quantity) -> bool:
     """Whether a form equals a number: 3:4 is 3/4 (but 2:1 is not 2), 5 o'clock is 5."""
     if form.kind == "ratio" and len(form.parts) == 2 and form.parts[1]:
         return number.value.denominator > 1 and form.parts[0] / form.parts[1] == number.value
+    if form.kind == "share":  # "3 out of 8" is 3/8
+        return bool(form.parts[1]) and form.parts[0] / form.parts[1] == number.value
     return form.kind == "time" and not any(form.parts[1:]) and number.value in (form.parts[0], form.parts[0] % 12)

@@ -10,7 +10,10 @@ from ollm_rl.answers.quantities import read_quantity
 DENIAL = 32  # characters before an expression that may deny it
 MOST_BARE = 60  # characters of a text that may consist of only an answer
 
-_CHOICE = re.compile(r"(?:(?:Option|Choice) )?\(?[A-J]\)?")
+_CHOICE = re.compile(
+    r"(?:(?:So|Thus|Hence|Therefore),? )?"
+    r"((?:(?:[Oo]ption|[Cc]hoice) )?\(?[A-J]\)?|(?:\([A-J]\)|[A-J][.)]) [^\d.,;=\n]+)"
+)
 _CONCLUSION = re.compile(
     r"\b(?:so(?! that)|thus|therefore|hence|then|making|meaning|which (?:means|is(?! an? )))\b", re.IGNORECASE
 )
@@ -30,8 +33,8 @@ _COUNTED = re.compile(r"\bthere (?:is|are|was|were|will be|must be|can be)(?: [a
 _TOTAL = re.compile(r"\b(?:is|are|total of)\s$")
 _DENIED = re.compile(
     r"[\s(,](?:(?:not|cannot|no es|nicht|pas|except|without|instead of|(?:[a-z]+er|more|less|rather) than"
-    r"|(?:is|are|be) at (?:least|most)|(?:multiple|factor|divisor|power|half|third|fourth|quarter|fifth|tenth)"
-    r" of|percent of|(?:twice|times|half) as [a-z]+ as|divisible by|per|twice"
+    r"|(?:is|are|be) at (?:least|most)|(?:multiple|factor|divisor|power|root|square|cube|reciprocal|factorial"
+    r"|half|third|fourth|quarter|fifth|tenth) of|percent of|(?:twice|times|half) as [a-z]+ as|divisible by|per|twice"
     r"|(?:reject|discard|exclude|ignore|eliminate)(?:s|d|ed|ing)?"
     r"|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
     r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)) $",  # "3 of the 10 books"
@@ -69,7 +72,9 @@ def last_expression(text: str) -> str | None:
     - A last sentence without digits may state a number in words. A text may also consist of only an answer.
     """
     bare = text.strip(" \n*.") if len(text) <= MOST_BARE else ""
-    if bare and (_CHOICE.fullmatch(bare) or read_quantity(bare)):
+    if bare and (choice := _CHOICE.fullmatch(bare)):
+        return choice[1]
+    if bare and read_quantity(bare):
         return bare
     prose = read_prose(text)
     start, end, spans = _last_statement(prose)

@@ -25,7 +25,8 @@ _TEXTS = (
     "text", "mbox", "hbox", "mathrm", "operatorname", "emph",
     "textrm", "textbf", "textit", "texttt", "textsf", "textnormal",
 )  # fmt: skip
-_FRACTIONS = ("frac", "dfrac", "tfrac", "cfrac", "binom", "dbinom", "tbinom")
+_FUNCTIONS = ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "ln", "log", "exp", "gcd", "lcm")
+_FRACTIONS = ("frac", "dfrac", "tfrac", "cfrac", "sfrac", "nicefrac", "binom", "dbinom", "tbinom")
 _ACCENTS = ("sqrt", "overline", "bar", "dot")
 _NUM_ARGUMENTS = dict.fromkeys((*_VANISHING, *_FONTS, *_TEXTS, *_ACCENTS), 1)
 _NUM_ARGUMENTS |= dict.fromkeys((*_COLOURED, *_FRACTIONS), 2) | dict.fromkeys(_FRAMED, 3)
@@ -62,8 +63,11 @@ def _written(name: str, option: str, arguments: list[str]) -> str:
         return ""
     if name in _FONTS or name in _COLOURED or name in _FRAMED:
         return arguments[-1]
+    if name in _TEXTS and (function := arguments[0].strip(" \\")) in _FUNCTIONS:
+        return rf"\{function} "
     if name in _TEXTS:
         return arguments[0] if name == "mathrm" and arguments[0] in ("e", "i", "d") else rf"\text{{{arguments[0]}}}"
+    name = name.removeprefix("nice")
     name = name[1:] if name in _FRACTIONS and name[1:] in _FRACTIONS else name
     return rf"\{name}{option}" + "".join(f"{{{argument.strip()}}}" for argument in arguments)
 

@@ -36,7 +36,7 @@ _STATED = re.compile(
     rf"\b{_NAME}(?:,? (?:therefore|then|thus|hence),?)? (?:{_IS}|(?P<modal>{_MUST_BE}))\b(?:,? {_ADVERB}\b,?)*"
     rf"|\b{_NAME}[ *_]*[:：=]"
     r"|^[#*_> \t]*(?:the )?(?:(?:final|correct) )?(?:answer|respuesta|réponse|antwort)(?: final)?[*_ \t]*$"
-    r"|(?:答案|正确选项)(?:应该|应|必须)?(?:是|为)?|[故所]?以?应?选择?(?=[A-J(（])"
+    r"|(?:答案|正确选项)(?:应该|应|必须)?(?:是|为)?|[故所]?以?应?选择?[:：]?(?=[A-J(（])"
     r"|(?:答|答え|답|정답|ответ)(?:は| ?[:：])",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -44,7 +44,7 @@ _AFTER = re.compile(r" (?:is|must be|as) (?:the|our|my) (?:final |correct )?answ
 # Words after "the answer is" that state no answer, and words before it if an answer is only checked.
 _NOT_STATED = re.compile(
     r"(?:not|nicht|pas|as follows|found|obtained|given|unique|obvious|reasonable|based|greater|less|between"
-    r"|at (?:least|most)|necessary|acceptable|closest|in(?= [a-z])|an?(?= [a-z])|(?:in)?correct(?=[.!,;]|$)|wrong"
+    r"|at (?:least|most)|necessary|acceptable|closest|in(?= [a-z])|(?-i:an?(?= [a-z]))|(?:in)?correct(?=[.!,;]|$)|wrong"
     r"|right(?=[.!,;]|$))\b",
     re.IGNORECASE,
 )
@@ -55,7 +55,8 @@ _EXPLANATION = re.compile(
     rf"|[,;:，；]\s?(?=[ie]\.[eg]\.|(?!(?:and|or|y|o|et|ou|und|oder)\b)[^\W\d_]{{2,}})|[；。，]"
     rf"|[ ](?:to the nearest|in (?:interval|simplest|lowest|its)|as (?:desired|required|before|expected))\b"
     rf"|[ ](?:and not|not|rather than|instead of)\b|[ ](?:→|⇒|=>)[ ](?=[A-Za-z]{{2}})|[ ]:\)"
-    rf"|[ ][–—][ ]|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!(?:a|one)[ -]half|[^.;]*[\d\\{FORMULA}])"
+    rf"|[ ][–—][ ]|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!(?:a|one)[ -]half|"
+    rf"[*_(]*[A-J][*_)]*(?=[ ]*(?:[.,;]|$|and\b))|[^.;]*[\d\\{FORMULA}])"
     rf"|[ ][(（](?!\s?\\?(?:p?mod|base|in base)\b)(?=[^()]*[^\W\d_]{{2}}|[\d\s+*/=.,×÷-]*\))"
     rf"|(?<=[\d{FORMULA}])[ ](?=[A-Z][a-z]+[ ])"
 )
@@ -65,6 +66,7 @@ _CLAUSE = re.compile(
     r"|got|needs?|takes?|costs?|makes?|earns?|spends?|pays?|tiene|hay|hat|a|est)\b[^\n]*\d|[\u3400-\u9fff]+[^\n]*\d)"
 )
 _EMPHASIS = " \t*_`ˋ"
+_BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,:;!?%]|$)")  # not 2**3
 _FULL_STOP = re.compile(r"(?<=[\w)\]}$*_`ˋ])(?:!+|[?.。]+)$")
 _FINISHED = re.compile(
     r"[.\s]*(?:\$\$?|\\[(\[])?\s*(?:\\(?:blacksquare|square|Box|qed)|[∎■□])\s*(?:\$\$?|\\[)\]])?\s*$"
@@ -72,6 +74,7 @@ _FINISHED = re.compile(
 _SYSTEM_NAME = re.compile(r"(?<![\w\\+*/^-])([A-Za-z](?:_\w)?)\s*=")
 _CHOSEN = re.compile(
     r"\b(?i:option|choice|answer) (\(?[A-J]\)?)(?= is (?:the )?(?:correct|right)\b)"
+    r"|\b(?i:so|thus|hence|therefore),? (\(?[A-J]\)?)(?= is (?:the )?(?:correct|right)\b)"
     r"|\bI(?: would|'d| will)? (?:choose|pick|select) (?:option |choice |answer )?(\(?[A-J]\)?)(?![\w'])"
 )
 _LETTER = re.compile(r"\(?\b[A-J]\)?$")
@@ -125,7 +128,7 @@ def statement(prose: Prose, start: int, position: int) -> str | None:
 
 def _without_ending(said: str) -> str:
     """An answer without emphasis, end-of-proof sign, full stop, and a bracket that opens before it."""
-    said = _FULL_STOP.sub("", _FINISHED.sub("", said).strip(_EMPHASIS)).strip(_EMPHASIS)
+    said = _FULL_STOP.sub("", _FINISHED.sub("", _BOLD.sub("", said)).strip(_EMPHASIS)).strip(_EMPHASIS)
     for opening, closing in ("()", "[]"):
         if said.endswith(closing) and not said.endswith("\\" + closing) and said.count(closing) > said.count(opening):
             said = said[:-1].rstrip(_EMPHASIS)

@@ -25,7 +25,7 @@ _INLINE = re.compile(
     r"(?<!\\)\$\$?([^$]+)(?<!\\)\$\$?(?=[\s.,;]|$)|\\\(((?:(?!\\\)).)*)\\\)|\\\[((?:(?!\\\]).)*)\\\]", re.DOTALL
 )
 _ABOUT = re.compile(
-    r"(?:(?:\\text\{ ?)?(?:about|approximately|approx\.?|roughly|around)\b(?: ?\})?"
+    r"(?:(?:\\text\{ ?)?(?:exactly|only|just|about|approximately|approx\.?|roughly|around)\b(?: ?\})?"
     r"|\\(?:approx|sim|simeq|approxeq)(?![a-z])|~)"
     r"[ :]*(?=\S)|=(?!=)",
     re.IGNORECASE,
@@ -33,7 +33,7 @@ _ABOUT = re.compile(
 _SPACING = re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad\b")
 _GROUP = re.compile(r"(?:(?<=[=,])|(?<=[=,] )|(?<=\bor )|^)\{((?:[^{},]|\{[^{},]*\})*)\}(?=[ .,=]|$)")
 _DROPPED = re.compile(
-    r"(?<!\\)\\!|\\(?:left|right|[bB]ig{1,2}[lrm]?)(?![A-Za-z])|\\(?:display|text|script)style\b|\\limits\b"
+    r"(?<!\\)\\!|\\(?:left|right|[bB]ig{1,2}[lrm]?)(?![A-Za-z])|\\(?:display|text|script)style\b|\\limits\b|\\checkmark(?![a-z])"
     r"|\\(?:tiny|small|normalsize|[lL]arge|LARGE|huge|Huge|bf|rm|it|bfseries|itshape)(?![A-Za-z])"
 )
 _OVER = re.compile(r"\{? ?(\w+) ?\\(over|choose)(?![a-z]) ?(\w+) ?\}?")
@@ -43,6 +43,20 @@ _PLAIN_NAME = re.compile(
     r"(?<![A-Za-z\\])(pi|theta|alpha|beta|gamma|lambda|sigma|omega|arcsin|arccos|arctan|sin|cos|tan|cot|ln|log|exp|sqrt)"
     r"(?![A-Za-z])"
 )
+_MINUS = re.compile(r"(?:\\text\{ ?)?(?:minus|negative)(?: ?\})? (?=[\w\\$.])", re.IGNORECASE)
+_DOTS = re.compile(r"\\[lc]dots(?![a-z])")
+_SYSTEM = re.compile(
+    r"(?:\\\{ ?)?\\begin\{(cases|array|aligned)\} ?(?:\{[lcr ]*\})?((?:(?!\\begin|\\end).)*)\\end\{\1\}(?: ?\.)?",
+    re.DOTALL,
+)
+_REVERSED = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")  # ]2, 3[
+_ALL_REALS = re.compile(r"(?:\\text\{ ?)?all real(?:s| numbers)(?: ?\})?", re.IGNORECASE)
+_CALL = re.compile(
+    r"(?<![\w\\])(?:(abs|cbrt)\(([^()]*)\)|(\d+|[a-z]) choose (\d+|[a-z])(?!\w)|(?:the )?square root of (\w+)$)"
+)
+_TAGS = re.compile(r"</?(?:b|strong|i|em|u)>")
+_ANGLES = re.compile(r"\\langle((?:(?!\\[lr]angle).)*)\\rangle")
+_PRIMES = re.compile(r"\^ ?(?:\{ ?((?:\\prime ?)+)\}|(\\prime)(?![a-z]))")
 _TIMES = re.compile(r"(?<=\d) [xX] (?=\d)")
 _FEET_AND_INCHES = re.compile(r"(\d+)' ?(\d+(?:\.\d+)?)(?:\"|'')")
 _SUBSCRIPT = re.compile(r"_ ?(\d+|[A-Za-z])")
@@ -67,6 +81,8 @@ def clean(answer: str) -> str:
         text = _INLINE.sub(lambda match: match[1] or match[2] or match[3] or "", text)
     if not text.isascii():
         text = _ascii_signs(text)
+    if "(" in text or " " in text:
+        text = _CALL.sub(_called, text)
     text = _TIMES.sub(r" \\times ", _PLAIN_NAME.sub(r"\\\1", text))
     if "\\" in text or "{" in text or "~" in text:
         for command, sign in (
@@ -82,16 +98,48 @@ def clean(answer: str) -> str:
         text = _undelimited(rewrite_commands(_SPACING.sub(" ", _DROPPED.sub("", text))))
         text = _GROUP.sub(r"\1", text)
         text = _OVER.sub(lambda match: rf"\{_NAMES_OF_OVER[match[2]]}{{{match[1]}}}{{{match[3]}}}", text)
-        text = text.replace(r"\varnothing", r"\emptyset")
+        text = _DOTS.sub(r"\\dots", text.replace(r"\varnothing", r"\emptyset"))
+        if r"\begin" in text:
+            text = _SYSTEM.sub(_equations_of, text)
+    if r"\prime" in text:
+        text = _PRIMES.sub(lambda match: "'" * match.group().count("p"), text)
     if "'" in text:
         text = _FEET_AND_INCHES.sub(r"\1 ft \2 in", text)
+    if "<" in text:
+        text = _TAGS.sub("", text)
+    if r"\langle" in text:
+        text = _ANGLES.sub(lambda match: f"({match[1].strip()})" if "," in match[1] else match.group(), text)
     if "_" in text:
         text = _SUBSCRIPT.sub(r"_{\1}", text)
     if "^" in text or "**" in text:
         text = _POWER.sub(_braced_power, text)
+    if "]" in text and (match := _REVERSED.fullmatch(text.strip())):
+        text = _round_bracket(match)
+    if "all" in text.casefold() and _ALL_REALS.fullmatch(text):
+        text = r"\mathbb{R}"
     if "." in text:
-        text = _REPEATING.sub(_repeating_decimal, text)
+        text = _REPEATING.sub(_repeating_decimal, text).replace("...", r"\dots")
+    text = _MINUS.sub("-", text, count=1) if _MINUS.match(text) else text
     return " ".join(_undelimited(_ABOUT.sub("", text, count=1) if _ABOUT.match(text) else text).split())
+
+
+def _equations_of(system: re.Match[str]) -> str:
+    """The rows of a system, with commas; rows without an equals sign, as of a vector, are left as they are."""
+    rows = [row.replace("&=", "=").replace("& =", "=").strip(" ,;") for row in system[2].split(r"\\")]
+    rows = [row for row in rows if row]
+    return ", ".join(rows) if all(row.find("=") > 0 and "&" not in row for row in rows) else system.group()
+
+
+def _called(match: re.Match[str]) -> str:
+    name, argument, total, chosen, root = match.groups()
+    if total:
+        return rf"\binom{{{total}}}{{{chosen}}}"
+    return f"|{argument}|" if name == "abs" else rf"\sqrt{'[3]' if name else ''}{{{argument or root}}}"
+
+
+def _round_bracket(match: re.Match[str]) -> str:
+    """French ``]2, 3[`` as ``(2, 3)``."""
+    return ("(" if match[1] == "]" else "[") + match[2] + (")" if match[3] == "[" else "]")
 
 
 def _undelimited(text: str) -> str:

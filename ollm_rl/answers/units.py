@@ -20,12 +20,17 @@ _NAMES = {
     "day": "days 天", "week": "weeks", "month": "months", "year": "years yr yrs", "N": "newton newtons",
     "J": "joule joules", "W": "watt watts", "V": "volt volts", "A": "amp amps ampere amperes", "K": "kelvin",
     "kr": "krona kronor krone kroner", "C": "coulomb coulombs", "T": "tesla", "Hz": "hertz", "Pa": "pascal pascals",
-    "mol": "mole moles", "Ω": "ohm ohms", "mi/h": "mph", "km/h": "kph kmh", "": "unit units",
+    "mol": "mole moles", "cal": "calorie calories", "gal": "gallon gallons",
+    "ha": "hectare hectares", "dB": "decibel decibels", "Wh": "",
+    "rad": "radian radians", "‰": "permille", "Ω": "ohm ohms", "mi/h": "mph", "km/h": "kph kmh", "": "unit units",
 }  # fmt: skip
 _BY_NAME = {alias: name for name, aliases in _NAMES.items() for alias in (name, *aliases.split()) if alias}
 _BY_NAME |= {alias.casefold(): name for alias, name in _BY_NAME.items() if len(alias) > 1}
 _BY_NAME |= {
-    f"{prefix}{unit}": f"{prefix}{unit}" for prefix in "kMGm" for unit in ("J", "N", "W", "V", "Pa", "Hz", "eV")
+    f"{prefix}{unit}": f"{prefix}{unit}"
+    for prefixes, units in (("kMGTmμn", "J N W V Pa Hz eV A F Ω Wh cal mol B"), ("μn", "m g s"))
+    for prefix in prefixes
+    for unit in units.split()
 }
 _CODES = ("AUD", "BRL", "CAD", "CHF", "CNY", "HKD", "KRW", "MXN", "NZD", "PLN", "RMB", "RUB", "SEK", "SGD", "ZAR")
 # Parts of one quantity ("2 hours 30 minutes"), by the number of the smallest.
@@ -39,7 +44,7 @@ _CHANGING = """
     and or to ni pi sqrt not half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths
     hundredth hundredths hundred thousand million billion trillion dozen sin cos tan log ln exp mod plus minus over
     under above below squared cubed infinity percent than past before after ago until factorial divided multiplied
-    more less fewer if when choose base through between
+    more mille basis less fewer if when choose base through between
     january february march april may june july august september october november december
 """
 _CHANGING_WORDS = frozenset(_CHANGING.split())
@@ -47,13 +52,14 @@ _TEXT = re.compile(r"\\text ?\{ ?((?:[^{}]|\{[^{}]*\})*)\}")
 _DEGREES = re.compile(r"\^ ?(?:\\circ|\{ ?\\circ ?\})|\\degree")
 _TEMPERATURE = re.compile(r"(?:° ?|\bdeg(?:rees?)? )([CF])(?:elsius|ahrenheit)?(?![a-z])", re.IGNORECASE)
 _FACTOR = re.compile(
-    r"(?:(?P<before>sq|cu)(?:uare|bic)?\.? )?(?P<name>°[CF]|[^\W\d_]+|[%¢°]|us\$)\.?"
+    r"(?:(?P<before>sq|cu)(?:uare|bic)?\.? )?(?P<name>°[CF]|[^\W\d_]+|[%‰¢°]|us\$)\.?"
     r"(?: ?\^ ?\{? ?(?P<power>-?[1-9]) ?\}?| (?P<after>squared|cubed))?(?: ?(?:\*|\\cdot|\\times) ?| |$)"
 )
 _RADIANS = re.compile(r"(\d+(?:\.\d+)?) ?\^ ?\{? ?\\circ ?\}?")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _UNIT_START = re.compile(r"(?<=[^ ]) ?\\text ?\{|(?<=[^ ]) (?=[A-Za-z]{2,})")
 _UNITS_ONLY = re.compile(r" ?(?:square |cubic |sq\.? |cu\.? )?units?(?: ?\^ ?\{?[23]\}?)?")
+_IN_BRACKETS = re.compile(r" ?\( ?([^()]*[^() .][^() .]) ?\)\.?")
 _BARE = re.compile(r"( ?)([A-Za-z]+)(?![A-Za-z])")
 _ORDINALS = ("st", "nd", "rd", "th")
 _PER = re.compile(r" ?/ ?|(?:^| )(?:per|an?) ")
@@ -73,15 +79,20 @@ def read_unit(text: str) -> str | None:
         return None  # "5m" is a product, "5 m" a length
     text = text.replace(r"\Omega", "Ω")
     is_whole = bare is not None and bare.end() == len(text)
-    text = _DEGREES.sub("°", " ".join(_TEXT.sub(r" \1", text).split()))
+    text = _DEGREES.sub("°", " ".join(_TEXT.sub(r" \1", text).split()).replace(r"\mu ", "μ"))
+    text = text.replace("per cent", "percent")
+    if (bracket := _IN_BRACKETS.fullmatch(text)) and _factors(bracket[1]):
+        text = bracket[1]  # "7 (cm)", but "7(m)" is a product
     text = _TEMPERATURE.sub(lambda match: "°" + match[1].upper(), text)
     parts = _PER.split(text)
     factors = [_factors(part) for part in parts]
-    if all(part is not None for part in factors):
+    if all(part is not None for part in factors) and (parts[-1] or len(parts) == 1):
         return _name([part for part in factors if part is not None])
     if is_whole and len(word) < (3 if space else 4) and word not in _ORDINALS:
         return None  # "5xy" and "5 xy" are products
     known = [factor is not None or is_unit_phrase(part) for factor, part in zip(factors, parts, strict=True)]
+    if len(parts) > 1 and (not parts[-1] or (parts[-1].isascii() and len(parts[-1]) < 3 and factors[-1] is None)):
+        return None  # "5/xy"
     return "" if all(known) and len(parts) < 3 else None
 
 

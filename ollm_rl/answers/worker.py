@@ -12,12 +12,20 @@ import json
 import logging
 import math
 import os
+import re
 import resource
 import signal
 import sys
 from typing import Any
 
 MOST_DIGITS = 500  # two numbers that agree in so many digits are equal
+_TRANSPOSED = re.compile(r"(?<![A-Za-z\\])([A-Z]) ?\^ ?\{? ?(?:T|\\top)(?![a-z]) ?\}?")
+_COMMAND = r"\\(?:text|mathbb|begin|end|operatorname) ?\{[^{}]*\}|\\[A-Za-z]+"
+_PRIMED = re.compile(rf"{_COMMAND}|([A-Za-z])('+)")
+_LETTER = re.compile(rf"{_COMMAND}|([A-Za-z])(_ ?\{{)?")
+_DERIVATIVE = re.compile(
+    r"\\frac\{(?:d|\\partial) ?(?:\^ ?\{(\d)\})? ?([A-Za-z])\}\{(?:d|\\partial) ?([A-Za-z])(?: ?\^ ?\{\1\})?\}"
+)
 
 
 def main(time_limit: float, memory_limit: int) -> None:
@@ -74,14 +82,15 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
     try:
         # Without a fallback, which would compare what it cannot parse as text, or parts of it.
         settings = {"fallback_mode": "no_fallback", "parsing_timeout": None, "raise_on_error": True}
-        gold = gold.replace("$", "")
+        gold = _with_derivatives(gold.replace("$", ""))
+        if not whole:
+            answer, gold = _with_capitals(_with_derivatives(answer.replace("$", "")), gold)
         parsed_gold = parse(f"${gold}$", extraction_config=[latex], **settings)
         if whole:
             parsed_answer = parse(
                 answer, extraction_config=[LatexExtractionConfig(), ExprExtractionConfig()], **settings
             )
         else:
-            answer = answer.replace("$", "")
             parsed_answer = parse(f"${answer}$", extraction_config=[latex], **settings)
         if not parsed_gold:
             # As texts the two differ, or they would not be here. There is no second opinion then.
@@ -100,14 +109,36 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
         return "error"
 
 
+def _with_derivatives(text: str) -> str:
+    """Write derivatives and transposes as variables: math-verify drops primes and ^T, and takes dy/dx for 0."""
+    text = _TRANSPOSED.sub(r"\1_{T}", text)
+    text = _PRIMED.sub(lambda match: f"{match[1]}_{{{'q' * len(match[2])}}}" if match[1] else match.group(), text)
+    return _DERIVATIVE.sub(lambda match: f"{match[2]}_{{{'d' * int(match[1] or 1)}{match[3]}}}", text)
+
+
+def _with_capitals(*texts: str) -> list[str]:
+    """Formulas with capitals marked where one of them has both R and r, because math-verify ignores case."""
+    letters = [{match[1] for match in _LETTER.finditer(text) if match[1]} for text in texts]
+    both = {letter for found in letters for letter in found if letter.isupper() and letter.lower() in found}
+
+    def mark(match: re.Match[str]) -> str:
+        if match[1] not in both:
+            return match.group()
+        return f"{match[1]}_{{{match[1]}" + ("" if match[2] else "}")
+
+    return [_LETTER.sub(mark, text) for text in texts]
+
+
 def _with_fractions(value: Any) -> Any:
-    """A SymPy object with all its decimals as exact fractions."""
+    """A SymPy object with decimals as exact fractions, and i as the imaginary unit if it is the only variable."""
     import sympy
 
     if items := getattr(
         value, "_unsorted_args", None
     ):  # math-verify's sets and conjunctions keep an order of their own
         return type(value)(*map(_with_fractions, items))
+    if isinstance(value, sympy.Expr) and {str(symbol) for symbol in value.free_symbols} == {"i"}:
+        value = value.xreplace(dict.fromkeys(value.free_symbols, sympy.I))
     return value.xreplace({number: sympy.Rational(str(number)) for number in value.atoms(sympy.Float)})
 
 
