@@ -29,6 +29,7 @@ _CHOICE = re.compile(
 )
 _ANOTHER_CHOICE = re.compile(r"(?:and|or|,)(?![a-z])|\(?[A-J]\)")
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[' -]){3,}|[A-Z]")
+_CAPITALS = re.compile("[A-Z]{3,}")  # HHT is not HTH, though math-verify takes both for one product
 _CHOICES = re.compile(r"(?:\([A-J]\)|[A-J])(?:(?:[,;]|,? and)? ?(?:\([A-J]\)|[A-J]))+")
 _ARTICLE = re.compile(r"^(?:an?|the) (?=[^\W\d_]{3})", re.IGNORECASE)
 _WORD_LIST = re.compile(r"[^\W\d_]{2,}(?:,? and |, )[^\W\d_]{2,}(?:(?:,? and |, )[^\W\d_]{2,})*")
@@ -65,6 +66,8 @@ def compare(answer: str, gold: str) -> bool | None:
     names, gold_names = _values_by_name(answer).keys(), _values_by_name(gold).keys()
     if (names and gold_names and names != gold_names) or (_ROMAN.fullmatch(answer) and _ROMAN.fullmatch(gold)):
         return False
+    if _CAPITALS.fullmatch(answer) and _CAPITALS.fullmatch(gold):
+        return answer == gold
     if _CHOICES.fullmatch(answer) and _CHOICES.fullmatch(gold):
         return sorted(re.findall("[A-J]", answer)) == sorted(re.findall("[A-J]", gold))
     units = split_unit(answer)[1], split_unit(gold)[1]

@@ -104,6 +104,8 @@ def is_name(text: str) -> bool:
     """Whether a side is a name: letters, words, sums and ratios of them; numbers only as subscripts or arguments."""
     if _NAMED.match(text):
         return True
+    if text.startswith("-"):  # "-x = 7" has to be solved
+        return False
     rest = _SUBSCRIPT.sub("", _CALL.sub("", _INVERSE.sub("", _TEXT.sub("x", text))))
     return bool(re.search(r"[^\W\d_]", rest)) and not _TO_SOLVE.search(rest)
 

@@ -37,9 +37,11 @@ _DENIED = re.compile(
     r"|half|third|fourth|quarter|fifth|tenth) of|percent of|(?:twice|times|half) as [a-z]+ as|divisible by|per|twice"
     r"|(?:reject|discard|exclude|ignore|eliminate)(?:s|d|ed|ing)?"
     r"|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
-    r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)) $",  # "3 of the 10 books"
+    r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)) $"  # "3 of the 10 books"
+    r"|(?:不是|并非|不为|不等于) ?$",
     re.IGNORECASE,
 )
+_DENIED_AFTER = re.compile(r"[$\s]*\b(?:is|are)(?: not|n't) (?:the (?:\w+ )?(?:answer|solution)|correct|right)\b")
 # The name of a quantity before its equation: "the distance is $2c = 8$", but not "the equation is $2c = 8$".
 _CALLED = re.compile(
     r"\b(?:the|its|whose) (?!(?:[^.]* )?(?:answers?|results?|solutions?|equations?|lines?|planes?|circles?|parabolas?"
@@ -81,6 +83,7 @@ def last_expression(text: str) -> str | None:
     if not spans:
         return text[start:end] or None
     spans = [span for span in spans if not _DENIED.search(" " + prose.before(span.start)[-DENIAL:])]
+    spans = [span for span in spans if not _DENIED_AFTER.match(prose.masked, span.end)]
     if not spans:
         return None
     spans, end = _claim(prose, start, end, spans)

@@ -23,8 +23,11 @@ SCALES = {
     "mille": 1000, "douzaine": 12, "tausend": 1000, "millionen": 10**6, "dutzend": 12,
     "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
 }  # fmt: skip
-_PARTS = {name: Fraction(1, number) for number, name in enumerate(("half", "third", "quarter", "fifth", "sixth"), 2)}
-_FRACTION = re.compile(r"(?:(one|an?|two|three|four|five)[ -])?(half|third|quarter|fifth|sixth)(s?)\b", re.IGNORECASE)
+_ORDINALS = ("half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_PARTS = {name: Fraction(1, number) for number, name in enumerate(_ORDINALS, 2)}
+_FRACTION = re.compile(
+    rf"(?:(one|an?|two|three|four|five|six|seven|eight|nine)[ -])?({'|'.join(_ORDINALS)})(s?)\b", re.IGNORECASE
+)
 AND_A_HALF = re.compile(r" and (?:a|one)[ -]half\b")
 _A_SCALE = re.compile(r"an?(?= (?:hundred|thousand|million|billion|dozen)\b)", re.IGNORECASE)
 _WORD = re.compile(r"[ -]?([^\W\d_]+)")

@@ -36,7 +36,7 @@ _STATED = re.compile(
     rf"\b{_NAME}(?:,? (?:therefore|then|thus|hence),?)? (?:{_IS}|(?P<modal>{_MUST_BE}))\b(?:,? {_ADVERB}\b,?)*"
     rf"|\b{_NAME}[ *_]*[:：=]"
     r"|^[#*_> \t]*(?:the )?(?:(?:final|correct) )?(?:answer|respuesta|réponse|antwort)(?: final)?[*_ \t]*$"
-    r"|(?:答案|正确选项)(?:应该|应|必须)?(?:是|为)?|[故所]?以?应?选择?[:：]?(?=[A-J(（])"
+    r"|(?:答案|正确选项)(?!并?[不非])(?:应该|应|必须)?(?:是|为)?|[故所]?以?应?选择?[:：]?(?=[A-J(（])"
     r"|(?:答|答え|답|정답|ответ)(?:は| ?[:：])",
     re.IGNORECASE | re.MULTILINE,
 )

@@ -33,7 +33,8 @@ _ABOUT = re.compile(
 _SPACING = re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad\b")
 _GROUP = re.compile(r"(?:(?<=[=,])|(?<=[=,] )|(?<=\bor )|^)\{((?:[^{},]|\{[^{},]*\})*)\}(?=[ .,=]|$)")
 _DROPPED = re.compile(
-    r"(?<!\\)\\!|\\(?:left|right|[bB]ig{1,2}[lrm]?)(?![A-Za-z])|\\(?:display|text|script)style\b|\\limits\b|\\checkmark(?![a-z])"
+    r"(?<!\\)\\!|\\(?:left|right) ?\.|\\(?:left|right|[bB]ig{1,2}[lrm]?)(?![A-Za-z])|\\(?:display|text|script)style\b"
+    r"|\\limits\b|\\checkmark(?![a-z])"
     r"|\\(?:tiny|small|normalsize|[lL]arge|LARGE|huge|Huge|bf|rm|it|bfseries|itshape)(?![A-Za-z])"
 )
 _OVER = re.compile(r"\{? ?(\w+) ?\\(over|choose)(?![a-z]) ?(\w+) ?\}?")
@@ -50,6 +51,8 @@ _SYSTEM = re.compile(
     re.DOTALL,
 )
 _REVERSED = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")  # ]2, 3[
+# A factor before a fraction in brackets; math-verify takes 6(\frac{3}{4}) for a mixed number.
+_FACTOR = re.compile(r"(?<=\d)(?<![_^]\d) ?(?=\((?:\\frac|\d+ ?/))")
 _ALL_REALS = re.compile(r"(?:\\text\{ ?)?all real(?:s| numbers)(?: ?\})?", re.IGNORECASE)
 _CALL = re.compile(
     r"(?<![\w\\])(?:(abs|cbrt)\(([^()]*)\)|(\d+|[a-z]) choose (\d+|[a-z])(?!\w)|(?:the )?square root of (\w+)$)"
@@ -109,6 +112,8 @@ def clean(answer: str) -> str:
         text = _TAGS.sub("", text)
     if r"\langle" in text:
         text = _ANGLES.sub(lambda match: f"({match[1].strip()})" if "," in match[1] else match.group(), text)
+    if "(" in text:
+        text = _FACTOR.sub(r" \\cdot ", text)
     if "_" in text:
         text = _SUBSCRIPT.sub(r"_{\1}", text)
     if "^" in text or "**" in text:

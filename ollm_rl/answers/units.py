@@ -20,7 +20,7 @@ _NAMES = {
     "day": "days 天", "week": "weeks", "month": "months", "year": "years yr yrs", "N": "newton newtons",
     "J": "joule joules", "W": "watt watts", "V": "volt volts", "A": "amp amps ampere amperes", "K": "kelvin",
     "kr": "krona kronor krone kroner", "C": "coulomb coulombs", "T": "tesla", "Hz": "hertz", "Pa": "pascal pascals",
-    "mol": "mole moles", "cal": "calorie calories", "gal": "gallon gallons",
+    "mol": "mole moles", "cal": "calorie calories", "gal": "gallon gallons", "bit": "bits", "byte": "bytes",
     "ha": "hectare hectares", "dB": "decibel decibels", "Wh": "",
     "rad": "radian radians", "‰": "permille", "Ω": "ohm ohms", "mi/h": "mph", "km/h": "kph kmh", "": "unit units",
 }  # fmt: skip
@@ -41,7 +41,8 @@ _FAMILIES = (
 )  # fmt: skip
 # Words that change a number, so that they do not name what it counts.
 _CHANGING = """
-    and or to ni pi sqrt not half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths
+    and or to ni pi sqrt not half halves third thirds quarter quarters fourth fourths fifth fifths
+    sixths sevenths eighths ninths tenth tenths
     hundredth hundredths hundred thousand million billion trillion dozen sin cos tan log ln exp mod plus minus over
     under above below squared cubed infinity percent than past before after ago until factorial divided multiplied
     more mille basis less fewer if when choose base through between
