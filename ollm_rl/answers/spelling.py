@@ -69,6 +69,8 @@ _REPEATING = re.compile(
     r"|(\d*?)(\d{1,9}?)\6{2,}(?:\.\.\.|\\[lc]?dots(?![a-z])))"
 )
 
+_SIGNS = (("{,}", ","), ("{.}", "."), (r"\$", "$"), (r"\%", "%"), (r"\|", "|"), ("{:}", ":"), (r"\pounds ", "£"))
+
 
 def clean(answer: str) -> str:
     r"""Give an answer one spelling without changing its meaning.
@@ -88,22 +90,27 @@ def clean(answer: str) -> str:
         text = _CALL.sub(_called, text)
     text = _TIMES.sub(r" \\times ", _PLAIN_NAME.sub(r"\\\1", text))
     if "\\" in text or "{" in text or "~" in text:
-        for command, sign in (
-            ("{,}", ","),
-            ("{.}", "."),
-            (r"\$", "$"),
-            (r"\%", "%"),
-            (r"\|", "|"),
-            ("{:}", ":"),
-            (r"\pounds ", "£"),
-        ):
-            text = text.replace(command, sign)
-        text = _undelimited(rewrite_commands(_SPACING.sub(" ", _DROPPED.sub("", text))))
-        text = _GROUP.sub(r"\1", text)
-        text = _OVER.sub(lambda match: rf"\{_NAMES_OF_OVER[match[2]]}{{{match[1]}}}{{{match[3]}}}", text)
-        text = _DOTS.sub(r"\\dots", text.replace(r"\varnothing", r"\emptyset"))
-        if r"\begin" in text:
-            text = _SYSTEM.sub(_equations_of, text)
+        text = _plain_commands(text)
+    text = _plain_notations(text)
+    text = _MINUS.sub("-", text, count=1) if _MINUS.match(text) else text
+    return " ".join(_undelimited(_ABOUT.sub("", text, count=1) if _ABOUT.match(text) else text).split())
+
+
+def _plain_commands(text: str) -> str:
+    """The usual spelling of commands of LaTeX."""
+    for command, sign in _SIGNS:
+        text = text.replace(command, sign)
+    text = _undelimited(rewrite_commands(_SPACING.sub(" ", _DROPPED.sub("", text))))
+    text = _GROUP.sub(r"\1", text)
+    text = _OVER.sub(lambda match: rf"\{_NAMES_OF_OVER[match[2]]}{{{match[1]}}}{{{match[3]}}}", text)
+    text = _DOTS.sub(r"\\dots", text.replace(r"\varnothing", r"\emptyset"))
+    if r"\begin" in text:
+        text = _SYSTEM.sub(_equations_of, text)
+    return text
+
+
+def _plain_notations(text: str) -> str:
+    """The usual spelling of other signs: derivatives, lengths, indices, powers, intervals, repeating decimals."""
     if r"\prime" in text:
         text = _PRIMES.sub(lambda match: "'" * match.group().count("p"), text)
     if "'" in text:
@@ -124,8 +131,7 @@ def clean(answer: str) -> str:
         text = r"\mathbb{R}"
     if "." in text:
         text = _REPEATING.sub(_repeating_decimal, text).replace("...", r"\dots")
-    text = _MINUS.sub("-", text, count=1) if _MINUS.match(text) else text
-    return " ".join(_undelimited(_ABOUT.sub("", text, count=1) if _ABOUT.match(text) else text).split())
+    return text
 
 
 def _equations_of(system: re.Match[str]) -> str:
