@@ -49,12 +49,12 @@ def test_a_reward_and_data_of_ones_own_lead_to_a_table(
         capsys.readouterr()
         follow(command)
     assert "brevity" in capsys.readouterr().out  # what the audit printed
-    results = json.loads(Path("runs/eval/results.json").read_text())
-    assert [result["model"] for result in results] == ["runs/brief", "runs/options"]
-    for result, path in zip(results, sorted(Path("runs/eval").glob("*--*.json")), strict=True):
+    results = json.loads(Path("runs/brief_eval/results.json").read_text())
+    assert [result["model"] for result in results] == ["runs/brief", "runs/own_options"]
+    for result, path in zip(results, sorted(Path("runs/brief_eval").glob("*--*.json")), strict=True):
         lengths = [len(one["completion"]) for one in json.loads(path.read_text())["completions"]]
         assert result["reward_brevity"] == pytest.approx(-sum(lengths) / len(lengths) / 100)
-    assert "reward brevity" in Path("runs/eval/results.md").read_text()
+    assert "reward brevity" in Path("runs/brief_eval/results.md").read_text()
     (row_of_run,) = json.loads(Path("runs/brief/metrics.json").read_text())
     assert row_of_run["reward"] == pytest.approx(row_of_run["reward_brevity"]) and row_of_run["reward"] < 0
 
