@@ -66,6 +66,8 @@ def compare(answer: str, gold: str) -> bool | None:
     names, gold_names = _values_by_name(answer).keys(), _values_by_name(gold).keys()
     if (names and gold_names and names != gold_names) or (_ROMAN.fullmatch(answer) and _ROMAN.fullmatch(gold)):
         return False
+    if re.fullmatch("[A-J]", gold) and answer == gold.lower():  # a choice
+        return True
     if _CAPITALS.fullmatch(answer) and _CAPITALS.fullmatch(gold):
         return answer == gold
     if _CHOICES.fullmatch(answer) and _CHOICES.fullmatch(gold):

@@ -16,13 +16,13 @@ import re
 import resource
 import signal
 import sys
+from functools import partial
 from typing import Any
 
 MOST_DIGITS = 500  # two numbers that agree in so many digits are equal
 _TRANSPOSED = re.compile(r"(?<![A-Za-z\\])([A-Z]) ?\^ ?\{? ?(?:T|\\top)(?![a-z]) ?\}?")
 _COMMAND = r"\\(?:text|mathbb|begin|end|operatorname) ?\{[^{}]*\}|\\[A-Za-z]+"
 _PRIMED = re.compile(rf"{_COMMAND}|([A-Za-z])('+)")
-_LETTER = re.compile(rf"{_COMMAND}|([A-Za-z])(_ ?\{{)?")
 _DERIVATIVE = re.compile(
     r"\\frac\{(?:d|\\partial) ?(?:\^ ?\{(\d)\})? ?([A-Za-z])\}\{(?:d|\\partial) ?([A-Za-z])(?: ?\^ ?\{\1\})?\}"
 )
@@ -61,9 +61,11 @@ def main(time_limit: float, memory_limit: int) -> None:
 
 
 def _make_exact() -> None:
-    """Replace math-verify's comparison of numbers by `_same_number`, and let a variable equal what simplifies to it."""
-    from math_verify import grader
+    """Let math-verify tell R from r and compare numbers by `_same_number`; a variable equals what simplifies to it."""
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+    from math_verify import grader, parser
 
+    parser.latex2sympy = partial(parser.latex2sympy, conversion_config=ConversionConfig(lowercase_symbols=False))
     same_name = grader.sympy_compare_symbols
     grader.sympy_numeric_eq = _same_number
     grader.sympy_compare_symbols = lambda one, other: same_name(one, other) or grader.sympy_symbolic_eq(one, other)
@@ -83,14 +85,13 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
         # Without a fallback, which would compare what it cannot parse as text, or parts of it.
         settings = {"fallback_mode": "no_fallback", "parsing_timeout": None, "raise_on_error": True}
         gold = _with_derivatives(gold.replace("$", ""))
-        if not whole:
-            answer, gold = _with_capitals(_with_derivatives(answer.replace("$", "")), gold)
         parsed_gold = parse(f"${gold}$", extraction_config=[latex], **settings)
         if whole:
             parsed_answer = parse(
                 answer, extraction_config=[LatexExtractionConfig(), ExprExtractionConfig()], **settings
             )
         else:
+            answer = _with_derivatives(answer.replace("$", ""))
             parsed_answer = parse(f"${answer}$", extraction_config=[latex], **settings)
         if not parsed_gold:
             # As texts the two differ, or they would not be here. There is no second opinion then.
@@ -114,19 +115,6 @@ def _with_derivatives(text: str) -> str:
     text = _TRANSPOSED.sub(r"\1_{T}", text)
     text = _PRIMED.sub(lambda match: f"{match[1]}_{{{'q' * len(match[2])}}}" if match[1] else match.group(), text)
     return _DERIVATIVE.sub(lambda match: f"{match[2]}_{{{'d' * int(match[1] or 1)}{match[3]}}}", text)
-
-
-def _with_capitals(*texts: str) -> list[str]:
-    """Formulas with capitals marked where one of them has both R and r, because math-verify ignores case."""
-    letters = [{match[1] for match in _LETTER.finditer(text) if match[1]} for text in texts]
-    both = {letter for found in letters for letter in found if letter.isupper() and letter.lower() in found}
-
-    def mark(match: re.Match[str]) -> str:
-        if match[1] not in both:
-            return match.group()
-        return f"{match[1]}_{{{match[1]}" + ("" if match[2] else "}")
-
-    return [_LETTER.sub(mark, text) for text in texts]
 
 
 def _with_fractions(value: Any) -> Any:
