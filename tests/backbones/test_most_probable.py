@@ -15,7 +15,7 @@ from ollm_rl.options.model import OptionModel
 from tests.tiny_models import HIDDEN, VOCAB, tiny_model
 
 if HAS_TRITON:
-    from ollm_rl.backbones.head_kernel import BLOCKS, SMALL_BLOCKS, highest_with, most_probable, num_parts
+    from ollm_rl.backbones.head_kernel import BLOCKS, SMALL_BLOCKS, highest_with, most_probable
 
 needs_cuda = pytest.mark.skipif(not (HAS_TRITON and torch.cuda.is_available()), reason="needs a CUDA device and Triton")
 
@@ -93,14 +93,6 @@ def test_a_state_that_is_not_a_number_gives_a_token_and_logits_below_zero_are_or
     states = torch.full((2, 64), -1.0).bfloat16().cuda()
     assert most_probable(states, weight, None).tolist() == [0, 0]
     assert all(0 <= token < 300 for token in most_probable(states * torch.nan, weight, None).tolist())
-
-
-@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
-def test_the_parts_keep_all_multiprocessors_busy() -> None:
-    # 40 blocks of states: 3 parts use 120 of 264 places, once for 129 blocks; 13 parts use nearly all, twice for 31.
-    assert num_parts(40, 384, 264) == 13
-    assert num_parts(1, 5, 264) == 5, "a block is not divided"
-    assert num_parts(264, 100, 264) == 1, "one part each is enough"
 
 
 @needs_cuda
