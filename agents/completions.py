@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -18,8 +18,9 @@ from ollm_rl.envs.own_rewards import OwnReward, columns_of, score
 from ollm_rl.envs.rewards import reward_terms, total
 from ollm_rl.errors import MissingError
 from ollm_rl.files.records import Entries, read_object, read_rows
-from ollm_rl.metrics.degenerate import FLAGS, degeneracy
-from ollm_rl.metrics.language import Switching, measure_switching
+from ollm_rl.metrics.degenerate import FLAGS
+from ollm_rl.metrics.language import Switching
+from ollm_rl.metrics.measuring import Measured, MeasuringPool, Text
 from ollm_rl.metrics.rates import share_switched
 from ollm_rl.problems.problem import Problem
 from ollm_rl.runs import write_atomic
@@ -29,23 +30,6 @@ READ: Entries = {"question": str, "answer": str, "completion": str, "correct": b
 GIVE = "give the folder of an ollm-rl train, or a file that ollm-rl eval --out wrote"
 
 Row = dict[str, Any]
-
-
-class Measured(NamedTuple):
-    """What can be measured of a text before it is checked.
-
-    Attributes:
-        switching: Its words, those in another language than the question's, and the switches between them.
-        flags: What is degenerate about it.
-    """
-
-    switching: Switching
-    flags: frozenset[str]
-
-    @classmethod
-    def of(cls, question: str, text: str, *, terminated: bool) -> "Measured":
-        """Measure a text."""
-        return cls(measure_switching(question, text), degeneracy(text, finished=terminated))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +122,7 @@ class Checks:
         tokenizer: Tokenizer of the policy's backbone.
         end_tokens: Each ends an episode.
         pool: Runs the slow checks.
+        measuring: Measures; without it this process does, in `measure`.
     """
 
     def __init__(
@@ -146,34 +131,45 @@ class Checks:
         tokenizer: PreTrainedTokenizerBase,
         end_tokens: Sequence[int],
         pool: VerifierPool,
+        measuring: MeasuringPool | None = None,
     ) -> None:
-        self.problems, self.tokenizer, self.end_tokens, self.pool = problems, tokenizer, end_tokens, pool
+        self.problems, self.tokenizer, self.end_tokens = problems, tokenizer, end_tokens
+        self.pool, self.measuring = pool, measuring
         self.seconds = 0.0  # that the rollout waited for checks
         self._begun: dict[int, tuple[str, list[int], Future[Verdict]]] = {}
         self._measured: dict[int, Measured] = {}
         self._unmeasured: deque[int] = deque()
+        self._sent: list[tuple[list[int], Future[list[Measured]]]] = []  # to be measured by other processes
 
     def begin(self, episodes: list[int], tokens: list[list[int]]) -> None:
-        """Check the answers of ended episodes; slow checks run while other episodes are decoded."""
+        """Check and measure ended episodes; what takes time goes on while other episodes are decoded."""
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         started = time.perf_counter()
         for episode, text, ids in zip(episodes, texts, tokens, strict=True):
             self._begun[episode] = (text, ids, self.pool.submit(text, self.problems[episode].answer))
-        self._unmeasured += episodes
+        if self.measuring is None:
+            self._unmeasured += episodes
+        else:
+            self._sent.append((episodes, self.measuring.submit(list(map(self._text, episodes)))))
         self.seconds += time.perf_counter() - started
 
     def measure(self, enough: Callable[[], bool] = lambda: False) -> None:
-        """Measure completions of ended episodes, all or until it is ``enough``."""
+        """Measure completions of ended episodes in this process, all or until it is ``enough``."""
         while self._unmeasured and not enough():
             episode = self._unmeasured.popleft()
-            text, ids, _ = self._begun[episode]
-            question, terminated = self.problems[episode].question, ids[-1] in self.end_tokens
+            question, text, terminated = self._text(episode)
             self._measured[episode] = Measured.of(question, text, terminated=terminated)
 
+    def _text(self, episode: int) -> Text:
+        text, ids, _ = self._begun[episode]
+        return self.problems[episode].question, text, ids[-1] in self.end_tokens
+
     def finish(self) -> list[Completion]:
-        """Wait for the verdicts; returns the completions in the order of the problems."""
+        """Wait for all that is not done; returns the completions in the order of the problems."""
         self.measure()
         started = time.perf_counter()
+        for episodes, sent in self._sent:
+            self._measured.update(zip(episodes, sent.result(), strict=True))
         verdicts = [self._begun[episode][2].result() for episode in range(len(self.problems))]
         self.seconds += time.perf_counter() - started
         begun = (self._begun[episode] for episode in range(len(self.problems)))

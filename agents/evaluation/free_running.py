@@ -30,6 +30,7 @@ from ollm_rl.decode.turns import Chooser, Turns
 from ollm_rl.devices import resolve_device
 from ollm_rl.envs.own_rewards import OwnReward, Rewards, own_rewards, source_hash
 from ollm_rl.errors import UsageError
+from ollm_rl.metrics.measuring import measuring_pool
 from ollm_rl.metrics.samples import majority, pass_at_k
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.problems.problem import Problem, listed
@@ -254,7 +255,8 @@ class _Work:
 
     def _write(self, turns: Turns, part: slice, generator: torch.Generator | None, bar: tqdm) -> list[Completion]:
         """Completions of some of the prompts."""
-        checks = Checks(self.problems[part], self.tokenizer, self.ends, shared_pool())
+        measuring = measuring_pool(turns.engine.device.type)
+        checks = Checks(self.problems[part], self.tokenizer, self.ends, shared_pool(), measuring)
 
         def on_end(episodes: list[int], tokens: list[list[int]]) -> None:
             bar.update(len(episodes))

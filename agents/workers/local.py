@@ -17,6 +17,7 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import Rollout, collect
 from ollm_rl.decode.turns import Turns
 from ollm_rl.errors import RunError
+from ollm_rl.metrics.measuring import measuring_pool
 from ollm_rl.problems.problem import Problem
 from ollm_rl.streams import prompt_indices, sampling_uniforms
 
@@ -150,7 +151,8 @@ class RolloutWorker:
         by_group = prompt_indices(config.seed, iteration, groups, len(self.problems))
         indices = np.repeat(by_group, config.group_size)[episodes.start : episodes.stop]
         uniforms = sampling_uniforms(config.seed, iteration, config.episodes, config.max_new_tokens)
-        checks = Checks([self.problems[index] for index in indices], self.tokenizer, ends, shared_pool())
+        problems, measuring = [self.problems[index] for index in indices], measuring_pool(self.turns.engine.device.type)
+        checks = Checks(problems, self.tokenizer, ends, shared_pool(), measuring)
         rollout = collect(
             self.turns,
             [self.prompts[index] for index in indices],

@@ -1,14 +1,22 @@
 """Completions are measured while the host waits for the device, each once."""
 
+import os
 import pickle
+import signal
+import subprocess
+import sys
+from typing import Any
 
+import psutil
 import pytest
 
-from ollm_rl.agents import completions
 from ollm_rl.agents.completions import Checks, Completion, rewarded
 from ollm_rl.answers.pool import shared_pool
+from ollm_rl.metrics import measuring
 from ollm_rl.metrics.language import Switching
+from ollm_rl.metrics.measuring import MeasuringPool
 from ollm_rl.problems.problem import Problem
+from tests.places import ROOT
 from tests.tiny_models import EOS, tiny_tokenizer
 
 TEXTS = ["Hay 3 y 4 manzanas, así que la respuesta es 7.", "7", "The answer is 7.", "7 7 7 7 7 7 7 7 7 7 7 7"]
@@ -18,13 +26,13 @@ PROBLEMS = [Problem(id=str(n), question=QUESTION, solution="", answer="7", langu
 
 def test_what_is_measured_in_a_wait_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    correct = completions.measure_switching
+    correct = measuring.measure_switching
 
     def counted(question: str, text: str) -> Switching:
         seen.append(text)
         return correct(question, text)
 
-    monkeypatch.setattr(completions, "measure_switching", counted)
+    monkeypatch.setattr(measuring, "measure_switching", counted)
     tokenizer = tiny_tokenizer()
     checks = Checks(PROBLEMS, tokenizer, [EOS], shared_pool())
     tokens = [tokenizer(text)["input_ids"] + [EOS] * (text != TEXTS[3]) for text in TEXTS]
@@ -48,3 +56,48 @@ def test_what_is_measured_in_a_wait_is_not_measured_again(monkeypatch: pytest.Mo
         for one in found
     ]
     assert [(one.switching, one.flags) for one in alone] == [(one.switching, one.flags) for one in found]
+
+
+def test_other_processes_measure_the_same_and_are_replaced_by_this_one_if_they_die() -> None:
+    tokenizer = tiny_tokenizer()
+    tokens = [tokenizer(text)["input_ids"] + [EOS] * (text != TEXTS[3]) for text in TEXTS]
+
+    def found(pool: MeasuringPool | None) -> list[dict[str, Any]]:
+        checks = Checks(PROBLEMS, tokenizer, [EOS], shared_pool(), pool)
+        for episodes in ([2, 0], [1, 3]):
+            checks.begin(episodes, [tokens[episode] for episode in episodes])
+        return [one.row() for one in checks.finish()]
+
+    alone = found(None)
+    assert [row["switched"] for row in alone] == [True, False, False, False]
+    pool = MeasuringPool(1)
+    assert pool.worker_pids() == []
+    assert found(pool) == alone
+    (pid,) = pool.worker_pids()
+    os.kill(pid, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(pid)], timeout=10)
+    assert found(pool) == alone
+    pool.close()
+
+
+def test_measuring_processes_end_with_the_one_that_started_them() -> None:
+    code = (
+        "import os, signal\n"
+        "from ollm_rl.metrics.measuring import MeasuringPool\n"
+        "pool = MeasuringPool(1)\n"
+        "pool.submit([('Where is it?', 'It is here.', True)]).result()\n"
+        "print(*pool.worker_pids(), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    processes = [psutil.Process(int(done.stdout))] if psutil.pid_exists(int(done.stdout)) else []
+    assert not psutil.wait_procs(processes, timeout=10)[1]
+
+
+def test_processes_measure_only_beside_a_gpu_and_with_cores_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, device, expected in ((64, "cpu", None), (7, "cuda", None), (8, "cuda", 2), (64, "cuda", 4)):
+        monkeypatch.setattr(measuring, "_shared", [])
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        pool = measuring.measuring_pool(device)
+        assert (None if pool is None else pool.num_workers) == expected
+        assert pool is measuring.measuring_pool(device)
