@@ -18,7 +18,7 @@ from tests.damage import flip, garbage, refusal, truncate
 from tests.tiny_models import save_backbone
 from tests.training_runs import ONES, assert_equal_runs, config, naming
 
-SHORT = ("--max_new_tokens", "4")
+SHORT = ("--max_new_tokens", "4", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,7 @@ def config(folder: Path, name: str, agent: str, **changes: Any) -> RLConfig:
         "iterations": 30,
         "max_new_tokens": 1,
         "learning_rate": 1e-2,
+        "device": "cpu",
     }
     if agent != "ollm-rl":
         settings["n_steps"] = 1
