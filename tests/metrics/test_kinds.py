@@ -70,6 +70,11 @@ def test_a_script_that_the_prompts_language_does_not_use_is_another_language(lan
         "~~~\nlapices_restantes = total - regalados\n~~~\n7 pencils are left.",
         "Ｍｉａ　ｈａｓ　７　ｐｅｎｃｉｌｓ　ｌｅｆｔ．",
         "ヾ(・ω・)ﾉ There are 7 pencils left.",
+        "Her doppelgänger has angst and wanderlust in 7 kindergartens.",
+        "Stops: Bois-le-Prêtre, Gare du Nord, Place de la Nation. Van der Meer: 7.",
+        "Δt ≈ 0.5, ∑φᵢ = 1, ω = 2πf, so f = 7.",
+        "Mia ѕtill hаѕ ѕеvеn оf thе реnсils оn hеr dеѕk.",
+        "The years are: MCMXCIV, MMXXIV, xiv.",
     ],
 )
 def test_names_terms_quotations_addresses_and_cognates_are_no_switch(completion: str) -> None:
@@ -93,6 +98,19 @@ def test_names_terms_quotations_addresses_and_cognates_are_no_switch(completion:
         ("花子は鉛筆を12本持っています。残りは？", "残七本。合計十七本。", False),
         ("花子は鉛筆を12本持っています。残りは？", "所以答案是七支铅笔，因为她给了他五支。", True),
         ("Translate 'Das ist ein Haus' into English.", "Das ist ein Haus means: this is a house.", False),
+        ("Combien font 12 moins 5 ?", "That makes seven.", True),
+        ("12 kutoa 5 ni ngapi?", "It is seven.", True),
+        ("Sum of 5 and 7", "Cinco y siete son doce.", True),
+        ("How many pencils are there?", "Il reste 7 stylos.", True),
+        ("Wie viele Stifte hat Mia?", "Das Feedback im Meeting war okay, also 7 Tickets.", False),
+        ("Wie viele Stifte hat Mia?", "Es bleiben 7, and after that six more pencils get into the box, also 13.", True),
+        (
+            "Combien de crayons reste-t-il ?",
+            "Le manager a fait un brainstorming et un briefing avec un chef.",
+            False,
+        ),
+        ("¿Cuántos lápices quedan?", "El marketing del software online dio 7 clics en el blog.", False),
+        ("¿Cuántos lápices quedan?", "Mia tiene 12, but then she gave five of them to Noah, y quedan 7.", True),
         ("How many vowels are in 'murciélago es un animal'?", "murciélago es un animal has 10 vowels.", False),
     ],
 )
@@ -111,6 +129,8 @@ def test_short_prompts_kanji_and_sentences_of_the_prompt_are_understood(
         "pencils = 12\npencils -= 5\nprint(pencils)\n还剩7支铅笔。",
         "def left(total):\n    return total - 5\n还剩7支铅笔。",
         "还剩7支铅笔。\n```python\npencils = 12 - 5  # cut off",
+        "<｜Assistant｜>还剩7支铅笔。<｜end▁of▁sentence｜>",
+        "还剩7支铅笔 ʕ•ᴥ•ʔ",
         "max(7, 5) = 7，min(7, 5) = 5，7 mod 5 = 2，det A = 7。",
     ],
 )
