@@ -221,6 +221,13 @@ WORKED = (
         r"$\sqrt{3}+\sqrt{3}+\sqrt{3}+\sqrt{3}+\sqrt{3}$ is $5\sqrt{3}$",
         r"\sqrt{6+\sqrt{6+\sqrt{6+\sqrt{6+\sqrt{6+\cdots}}}}} = 3",
         "√7 + √7 + √7 + √7 + √7 = 5√7",
+        r"\sqrt{\sqrt{\sqrt{\sqrt{\sqrt{z}}}}} = 2",
+        "g(g(g(g(g(g(x)))))) = 64x",
+        "2^{2^{2^{2^{2}}}} is a tower of 5 twos",
+        "3 and 3 and 3 and 3 and 3 and 3 and 3 make 21",
+        "7本＋7本＋7本＋7本＋7本＝35本",
+        "5 × 2,000,000,000,000 = 10,000,000,000,000",
+        "*\n* *\n* * *\n* * * *\n* * * * *\n15 stars",
         "|y| + |y| + |y| + |y| + |y| = 5|y|",
         "4! + 4! + 4! + 4! + 4! = 120",
         "ln 3 + ln 3 + ln 3 + ln 3 + ln 3 = 5 ln 3",
@@ -257,6 +264,13 @@ def test_sums_rules_tables_codes_and_short_answers_are_sound(text: str) -> None:
 )
 def test_numbers_and_equations_that_are_repeated_to_the_end_are_a_loop(end: str) -> None:
     assert degeneracy(f"{WORKED} {end}") == {"loop"}
+
+
+@pytest.mark.parametrize("digits", ["12", "571428"])
+def test_digits_that_are_repeated_without_an_end_are_a_loop(digits: str) -> None:
+    assert degeneracy("The quotient is 0." + (digits * 60)[:120]) == {"loop"}
+    assert degeneracy("The quotient is 0." + digits * 4) == set()
+    assert degeneracy("The quotient is 0." + digits * 4 + "...") == set()
 
 
 @pytest.mark.parametrize("text", ["\u200b", "\u200b\u2060\ufeff", "\u00ad \u200e\n", "\u3000", "\ufe0f"])
