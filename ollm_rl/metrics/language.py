@@ -59,6 +59,7 @@ _FOREIGN_LETTERS = {"ru": re.compile("[іїєґ]"), "ar": re.compile("[پچژگ�
 _PARTICLE = re.compile("al|d[aeio]|das|de[lnr]|dos|du|el|las?|les?|los|van|von")  # within a name
 _NAME = re.compile(r"[A-Z]|^[ァ-ヿ]+$")  # in a sentence in another script
 _KANA = re.compile(r"[\u3040-\u30ff]")
+_CHINESE_VERB = re.compile("是(?![非正認])")
 
 
 class Switching(NamedTuple):
@@ -297,9 +298,9 @@ def _stays(confidences: dict[str, float], language: str) -> bool:
 
 
 def _is_japanese(text: str) -> bool:
-    """Whether all characters are used in Japanese, which has none of the simplified ones of Chinese."""
+    """Whether all characters are used in Japanese, which has no simplified ones and no "是" as a verb."""
     try:
         text.encode("shift_jis")
     except UnicodeEncodeError:
         return False
-    return True
+    return _CHINESE_VERB.search(text) is None

@@ -96,6 +96,8 @@ def test_names_terms_quotations_addresses_and_cognates_are_no_switch(completion:
         ("花子は鉛筆を12本持っています。残りは？", "so we find that 残りは7本です。", True),
         ("How many are left?", "There are 7 left, says エリザベス to us.", False),
         ("花子は鉛筆を12本持っています。残りは？", "残七本。合計十七本。", False),
+        ("花子は鉛筆を12本持っています。残りは？", "答案是七。", True),
+        ("花子は鉛筆を12本持っています。残りは？", "是非七本。", False),
         ("花子は鉛筆を12本持っています。残りは？", "所以答案是七支铅笔，因为她给了他五支。", True),
         ("Translate 'Das ist ein Haus' into English.", "Das ist ein Haus means: this is a house.", False),
         ("Combien font 12 moins 5 ?", "That makes seven.", True),
