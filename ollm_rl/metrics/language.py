@@ -112,9 +112,9 @@ def measure_switching(prompt: str, completion: str) -> Switching:
     """Count a completion's words, those in another language than its prompt's, and the switches between the two.
 
     Words exclude numbers, code (between backticks or [asy] marks, or lines of it), tags ("<think>"), addresses, LaTeX
-    commands, short quotations, labels of up to four capitals ("LCM"), names of functions ("cos"), single letters, and
-    two or three letters without a vowel ("x", "km"). In Chinese and Japanese two characters count as one word, in Thai
-    four.
+    commands, short quotations, labels of up to four capitals ("LCM"), Roman numerals, functions ("cos"), single
+    letters, two or three letters without a vowel ("x", "km"), and words of two alphabets ("Δx"). In Chinese and
+    Japanese two characters count as one word, in Thai four.
 
     All words of a sentence in one script get that sentence's language, or that of its half if it changes in the middle.
     A script that the prompt's language does not use is another language. A sentence without a clear language ("Total:
