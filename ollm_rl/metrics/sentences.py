@@ -29,7 +29,7 @@ _NO_PROSE = re.compile(
 QUOTED = re.compile(r"(?<!\w)(['\"])((?:(?!\1)[^\n]){1,80})\1(?!\w)|[“„«»‘「『《]([^”“»«’」』》\n]{1,80})[”“»«’」』》]")
 _SENTENCE_END = re.compile(r"[.!?:;\n।。！？：；]+")
 _SYMBOL = re.compile(
-    r"[a-zɐ-ʯᴀ-ᵿͰ-Ͽァ-ヿｦ-ﾟ]|[b-df-hj-np-tv-z]{2,3}|(?-i:[IVXLCDM]+)|[ivx]+|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|cis|log|sqrt"
+    r"[a-zɐ-ʯᴀ-ᵿァ-ヿｦ-ﾟ]|[Ͱ-Ͽ]{1,3}|[b-df-hj-np-tv-z]{2,3}|(?-i:[IVXLCDM]+)|[ivx]+|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|cis|log|sqrt"
     r"|(?-i:max|min|lim|mod|det|exp|deg)",
     re.IGNORECASE,
 )

@@ -73,6 +73,7 @@ def test_a_script_that_the_prompts_language_does_not_use_is_another_language(lan
         "Her doppelgänger has angst and wanderlust in 7 kindergartens.",
         "Stops: Bois-le-Prêtre, Gare du Nord, Place de la Nation. Van der Meer: 7.",
         "Δt ≈ 0.5, ∑φᵢ = 1, ω = 2πf, so f = 7.",
+        "Of three roots we know: αβγ = 7. αβ = 5.",
         "Mia ѕtill hаѕ ѕеvеn оf thе реnсils оn hеr dеѕk.",
         "The years are: MCMXCIV, MMXXIV, xiv.",
     ],
