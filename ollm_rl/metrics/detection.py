@@ -1,4 +1,4 @@
-"""Probabilities of languages by `lingua`, whose n-gram models work even for single words (loaded at first use)."""
+"""Probabilities of languages by the n-gram models of `lingua` (loaded at first use) and by common words."""
 
 import functools
 from typing import TYPE_CHECKING
@@ -14,6 +14,23 @@ SURE_CONFIDENCE = 0.9  # of English, from which on OTHERS are not considered
 OTHERS_CONFIDENCE = 0.8  # minimum sum of OTHERS for a completion's sentence to be in one of them
 SHORT_PROMPT = 4  # words; a prompt with fewer may always be English
 MAX_JUDGED_CHARACTERS = 200  # a longer text adds time but no information
+# A common word of a language multiplies its probability by so much: n-grams say little about short or borrowed words.
+COMMON_WORD_WEIGHT = 10
+
+# Of known languages in Latin script and of those of OTHERS that are close to them.
+_COMMON_WORDS = {
+    code: frozenset(words.split())
+    for code, words in {
+        "de": "das dem den der des du ein eine es für im ist mit nicht noch sie sind um und von wie wir wird zu",
+        "en": "about and are but for from has have how if it of per that the then there they this to what which with",
+        "es": "con cuántas cuánto cuántos da de del el en es hay la las le les los más para pero por que son su un una",
+        "fr": "au avec combien dans de des donc du elle en est et il la le les par pour que qui sont sur un une",
+        "it": "che con dei del della di gli ha il la le nel per più quanti sono sul un una",
+        "nl": "dan de dus een en er het hij hoeveel met niet nog of te van voor zijn",
+        "pt": "com da de dos ele em há mais na não os para por quantas quantos que são tem um uma",
+        "sw": "hivyo katika kila kisha kuna kwa na ngapi ni sasa wa ya za",
+    }.items()
+}
 
 
 def confidences_of(words: str, with_others: bool = False) -> dict[str, float]:
@@ -49,7 +66,11 @@ def is_surely_other(words: str, language: str) -> bool:
 def _confidences_of(words: str, with_others: bool) -> dict[str, float]:
     values = _detector(with_others).compute_language_confidence_values(words)
     confidences = {value.language.iso_code_639_1.name.lower(): value.value for value in values}
-    return confidences if any(confidences.values()) else {}
+    used = {words.partition(" ")[0].lower(), *words.split()}
+    for code in _COMMON_WORDS.keys() & confidences.keys():
+        confidences[code] *= COMMON_WORD_WEIGHT ** len(_COMMON_WORDS[code] & used)
+    total = sum(confidences.values())
+    return {code: value / total for code, value in confidences.items()} if total else {}
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """Detects the language of a text, and whether a completion leaves the language of its prompt.
 
 Texts are short solutions full of mathematics, so each sentence is judged by itself: by its script, and within a script
-by `lingua` (`ollm_rl.metrics.detection`).
+by `lingua` and by common words (`ollm_rl.metrics.detection`).
 """
 
 import functools
@@ -56,8 +56,10 @@ _ENGLISH_STARTS = (
 )
 # Letters of Ukrainian, Persian and Urdu that the one known language in their script lacks.
 _FOREIGN_LETTERS = {"ru": re.compile("[іїєґ]"), "ar": re.compile("[پچژگکیہےںٹڈڑ]")}
+_PARTICLE = re.compile("al|d[aeio]|das|de[lnr]|dos|du|el|las?|les?|los|van|von")  # within a name
 _NAME = re.compile(r"[A-Z]|^[ァ-ヿ]+$")  # in a sentence in another script
 _KANA = re.compile(r"[\u3040-\u30ff]")
+_CHINESE_VERB = re.compile("是(?![非正認])")
 
 
 class Switching(NamedTuple):
@@ -110,9 +112,9 @@ def measure_switching(prompt: str, completion: str) -> Switching:
     """Count a completion's words, those in another language than its prompt's, and the switches between the two.
 
     Words exclude numbers, code (between backticks or [asy] marks, or lines of it), tags ("<think>"), addresses, LaTeX
-    commands, short quotations, labels of up to four capitals ("LCM"), names of functions ("cos"), single letters, and
-    two or three letters without a vowel ("x", "km"). In Chinese and Japanese two characters count as one word, in Thai
-    four.
+    commands, short quotations, labels of up to four capitals ("LCM"), Roman numerals, functions ("cos"), single
+    letters, two or three letters without a vowel ("x", "km"), and words of two alphabets ("Δx"). In Chinese and
+    Japanese two characters count as one word, in Thai four.
 
     All words of a sentence in one script get that sentence's language, or that of its half if it changes in the middle.
     A script that the prompt's language does not use is another language. A sentence without a clear language ("Total:
@@ -188,8 +190,9 @@ def _sentence_languages(asked: list[Piece]) -> list[tuple[str | None, str]]:
     for piece in asked:
         confidences = confidences_of(piece.text) if piece.num_words >= CLEAR_WORDS else {}
         if max(confidences.values(), default=0.0) >= LEAVE_CONFIDENCE:
-            language = None if is_other(piece.text, confidences) else likeliest(confidences)
-            lengths[language, piece.script] += piece.num_words
+            language = likeliest(confidences)
+            is_unknown = is_surely_other(piece.text, language)
+            lengths[None if is_unknown else language, piece.script] += piece.num_words
     least = SCRIPT_SHARE * sum(piece.num_words for piece in asked)
     return [language for language, length in lengths.items() if length >= least]
 
@@ -281,7 +284,9 @@ def _is_foreign(words: list[str], language: str | None) -> bool | None:
 
 def _without_names(words: list[str], language: str) -> list[str]:
     """Words without names, German nouns, and in English words with accents ("café"), which say less than the others."""
-    is_name = [index > 0 and word[0].isupper() for index, word in enumerate(words)]
+    is_name = [word[0].isupper() for word in words]
+    for index, word in enumerate(words[1:], start=1):
+        is_name[index] |= is_name[index - 1] and _PARTICLE.fullmatch(word) is not None
     is_name[0] = is_name[1:2] == [True] or (len(words) == 1 and words[0].istitle() and not words[0].isascii())
     if language == "en" and 2 * sum(not word.isascii() for word in words) <= len(words):
         is_name = [flag or not word.isascii() for flag, word in zip(is_name, words, strict=True)]
@@ -293,9 +298,9 @@ def _stays(confidences: dict[str, float], language: str) -> bool:
 
 
 def _is_japanese(text: str) -> bool:
-    """Whether all characters are used in Japanese, which has none of the simplified ones of Chinese."""
+    """Whether all characters are used in Japanese, which has no simplified ones and no "是" as a verb."""
     try:
         text.encode("shift_jis")
     except UnicodeEncodeError:
         return False
-    return True
+    return _CHINESE_VERB.search(text) is None

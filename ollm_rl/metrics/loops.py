@@ -23,18 +23,25 @@ _SYLLABLES_PERIOD = 12  # in which syllables of 1 to 4 characters repeat
 _BLANKS = re.compile(rf"\s{{{CHARACTERS},}}\Z|\s{{{RULE_CHARACTERS}}}")
 _RULE = re.compile(r"([-–—─━═=_.·•…~*#|+&])\1{2,}|\.(?: \.){2,}")
 _TABLE_RULE = re.compile(r"^[ \t|:+-]{3,}$|\\begin\{(?:array|tabular)\}\{[^}]*\}", re.MULTILINE)
-# Cut at 20 characters: a run such as "hahaha..." has no spaces, and its equal pieces still show the period.
-_TOKEN = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]{1,20}|\d{1,20}|[^\w\s]|_")
-_OPERATORS = ("+", "*", "×", "·", "−", "-", "cdot", "times")
+_THOUSANDS = re.compile(r"(?<=\d)[,.](?=000(?!\d))")
+# Words are cut at 20 characters: a run such as "hahaha..." has no spaces, and its equal pieces still show the period.
+# Most digits of a number that is too long are tokens of their own.
+_TOKEN = re.compile(
+    rf"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]{{1,20}}|\d{{1,{CHARACTERS}}}(?!\d)|\d|[^\w\s]|_"
+)
+_OPERATORS = ("and", "plus", "+", "＋", "*", "×", "·", "−", "-", "cdot", "times")
 # A part of a term, with a space between tokens: a number with its unit ("2 . 5 cm"), a command, a letter or a sign.
 _NUMBER = r"\d+(?: [.,] \d+)*(?! \d)"
 _PART = (
     rf"(?:{_NUMBER}(?: [^\W\d_]{{2,}}|(?: [\u3040-\u9fff]){{1,4}})?|\\ (?:(?![cl]?dots)[A-Za-z]+|[$%])"
-    r"|(?:log|ln|sin|cos|tan|[A-Za-z\u0370-\u03ff½-¾⅐-⅞])(?!\w)|[-−+*/×·÷√!|^_{}()\[\]%¢$€£])"
+    r"|(?:log|ln|sin|cos|tan|[A-Za-z\u0370-\u03ff½-¾⅐-⅞])(?!\w)|[-−+＋*/×·÷√!|^_{}()\[\]%¢$€£])"
 )
 _TERM = re.compile(rf"(?!.*[+*×·/÷] [+*×·/÷]){_PART}(?: {_PART})*")
-# A number of a list, a factor in brackets, or a sign to count with.
-_ITEM = re.compile(rf"{_NUMBER} [,;]|[,;] {_NUMBER}|\( {_NUMBER} \)|[|/\u2190-\U0001faff]")
+# A number of a list, a factor in brackets, a function of a function, or a sign to count with.
+_ITEM = re.compile(
+    rf"{_NUMBER} [,;]|[,;] {_NUMBER}|\( {_NUMBER} \)"
+    r"|(?:\\ )?\w+ (?:\^ )?[({]|[({] \w+(?: \^)?|[|/*#\u2190-\U0001faff]"
+)
 
 
 def is_loop(text: str) -> bool:
@@ -43,7 +50,7 @@ def is_loop(text: str) -> bool:
         return True
     if any(len(rule.group()) > RULE_CHARACTERS for rule in _RULE.finditer(text)):
         return True
-    words = _TOKEN.findall(_RULE.sub(" ", _TABLE_RULE.sub(" ", text)))
+    words = _TOKEN.findall(_THOUSANDS.sub("", _RULE.sub(" ", _TABLE_RULE.sub(" ", text))))
     tokens = _numbered(words)
     terms = _equal_terms(tokens, words)
     return terms is None or _says_nothing_new(np.delete(tokens, terms)) or _counts_on(words)

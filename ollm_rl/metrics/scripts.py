@@ -10,6 +10,7 @@ import numpy as np
 _SIGNS = r"\u0300-\u036f\u0900-\u0963\u0981-\u0d7f\u0d82-\u0df4\u0e31-\u0e4e\u0eb1-\u0ecd\u1000-\u109f\u1780-\u17d3"
 _LETTERS = rf"(?:[^\W\d_]+|(?!\d)[{_SIGNS}])"
 WORD = re.compile(rf"{_LETTERS}(?:{_LETTERS}|['’](?={_LETTERS}))*")
+_ALPHABETS = {"LATIN", "GREEK", "CYRILLIC"}
 # Characters that count as one word, in scripts without spaces between words.
 _CHARACTERS = {"CJK": 2, "THAI": 4, "LAO": 4, "KHMER": 4, "MYANMAR": 4}
 _SAME = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK", "IDEOGRAPHIC": "CJK", "HALFWIDTH": "CJK"}
@@ -36,9 +37,9 @@ def script_of_letter(letter: str) -> str:
 
 
 def script_of_word(word: str) -> str:
-    """The script of most of a word's letters."""
+    """The script of most of a word's letters; none if they are of two alphabets ("Δx", a Cyrillic "а" in "apple")."""
     scripts = [script_of_letter(letter) for letter in word if letter.isalpha()]
-    return max(scripts, key=scripts.count, default="")
+    return "" if len(_ALPHABETS & set(scripts)) > 1 else max(scripts, key=scripts.count, default="")
 
 
 def code_points(text: str) -> np.ndarray:

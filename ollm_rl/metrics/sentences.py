@@ -16,7 +16,7 @@ NAME_WORDS = 2  # so many words of another script are a name or a term; twice as
 # Code blocks, open ones to the end of the text if that is ASCII, so that they hide no other script; tags; commands.
 _MARKUP = re.compile(
     r"\[asy\](?:(?!\[asy\]).)*?\[/asy\]|(?P<fence>[`ˋ]{3}|(?<!~)~{3}(?!~))(?:(?:(?!(?P=fence)).)*(?P=fence)|[\0-\x7f]*\Z)"
-    r'|</?[a-z]\w*(?: [\w-]+="[^"\n]*")*/?>|<\|\w+\|>|\\(?:begin|end)\{[^}]*\}|\b[A-Z]:\\[\w\\.-]+|\\[a-zA-Z]+|https?://\S+',
+    r'|</?[a-z]\w*(?: [\w-]+="[^"\n]*")*/?>|<[|｜][\w▁]+[|｜]>|\\(?:begin|end)\{[^}]*\}|\b[A-Z]:\\[\w\\.-]+|\\[a-zA-Z]+|https?://\S+',
     re.DOTALL,
 )
 # Code within a line, lines of code, addresses, paths, file names and tags of posts.
@@ -29,7 +29,7 @@ _NO_PROSE = re.compile(
 QUOTED = re.compile(r"(?<!\w)(['\"])((?:(?!\1)[^\n]){1,80})\1(?!\w)|[“„«»‘「『《]([^”“»«’」』》\n]{1,80})[”“»«’」』》]")
 _SENTENCE_END = re.compile(r"[.!?:;\n।。！？：；]+")
 _SYMBOL = re.compile(
-    r"[a-zͰ-Ͽァ-ヿｦ-ﾟ]|[b-df-hj-np-tv-z]{2,3}|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|cis|log|sqrt"
+    r"[a-zɐ-ʯᴀ-ᵿァ-ヿｦ-ﾟ]|[Ͱ-Ͽ]{1,3}|[b-df-hj-np-tv-z]{2,3}|(?-i:[IVXLCDM]+)|[ivx]+|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|cis|log|sqrt"
     r"|(?-i:max|min|lim|mod|det|exp|deg)",
     re.IGNORECASE,
 )

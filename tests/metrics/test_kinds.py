@@ -70,6 +70,12 @@ def test_a_script_that_the_prompts_language_does_not_use_is_another_language(lan
         "~~~\nlapices_restantes = total - regalados\n~~~\n7 pencils are left.",
         "Ｍｉａ　ｈａｓ　７　ｐｅｎｃｉｌｓ　ｌｅｆｔ．",
         "ヾ(・ω・)ﾉ There are 7 pencils left.",
+        "Her doppelgänger has angst and wanderlust in 7 kindergartens.",
+        "Stops: Bois-le-Prêtre, Gare du Nord, Place de la Nation. Van der Meer: 7.",
+        "Δt ≈ 0.5, ∑φᵢ = 1, ω = 2πf, so f = 7.",
+        "Of three roots we know: αβγ = 7. αβ = 5.",
+        "Mia ѕtill hаѕ ѕеvеn оf thе реnсils оn hеr dеѕk.",
+        "The years are: MCMXCIV, MMXXIV, xiv.",
     ],
 )
 def test_names_terms_quotations_addresses_and_cognates_are_no_switch(completion: str) -> None:
@@ -91,8 +97,23 @@ def test_names_terms_quotations_addresses_and_cognates_are_no_switch(completion:
         ("花子は鉛筆を12本持っています。残りは？", "so we find that 残りは7本です。", True),
         ("How many are left?", "There are 7 left, says エリザベス to us.", False),
         ("花子は鉛筆を12本持っています。残りは？", "残七本。合計十七本。", False),
+        ("花子は鉛筆を12本持っています。残りは？", "答案是七。", True),
+        ("花子は鉛筆を12本持っています。残りは？", "是非七本。", False),
         ("花子は鉛筆を12本持っています。残りは？", "所以答案是七支铅笔，因为她给了他五支。", True),
         ("Translate 'Das ist ein Haus' into English.", "Das ist ein Haus means: this is a house.", False),
+        ("Combien font 12 moins 5 ?", "That makes seven.", True),
+        ("12 kutoa 5 ni ngapi?", "It is seven.", True),
+        ("Sum of 5 and 7", "Cinco y siete son doce.", True),
+        ("How many pencils are there?", "Il reste 7 stylos.", True),
+        ("Wie viele Stifte hat Mia?", "Das Feedback im Meeting war okay, also 7 Tickets.", False),
+        ("Wie viele Stifte hat Mia?", "Es bleiben 7, and after that six more pencils get into the box, also 13.", True),
+        (
+            "Combien de crayons reste-t-il ?",
+            "Le manager a fait un brainstorming et un briefing avec un chef.",
+            False,
+        ),
+        ("¿Cuántos lápices quedan?", "El marketing del software online dio 7 clics en el blog.", False),
+        ("¿Cuántos lápices quedan?", "Mia tiene 12, but then she gave five of them to Noah, y quedan 7.", True),
         ("How many vowels are in 'murciélago es un animal'?", "murciélago es un animal has 10 vowels.", False),
     ],
 )
@@ -111,6 +132,8 @@ def test_short_prompts_kanji_and_sentences_of_the_prompt_are_understood(
         "pencils = 12\npencils -= 5\nprint(pencils)\n还剩7支铅笔。",
         "def left(total):\n    return total - 5\n还剩7支铅笔。",
         "还剩7支铅笔。\n```python\npencils = 12 - 5  # cut off",
+        "<｜Assistant｜>还剩7支铅笔。<｜end▁of▁sentence｜>",
+        "还剩7支铅笔 ʕ•ᴥ•ʔ",
         "max(7, 5) = 7，min(7, 5) = 5，7 mod 5 = 2，det A = 7。",
     ],
 )
@@ -201,6 +224,13 @@ WORKED = (
         r"$\sqrt{3}+\sqrt{3}+\sqrt{3}+\sqrt{3}+\sqrt{3}$ is $5\sqrt{3}$",
         r"\sqrt{6+\sqrt{6+\sqrt{6+\sqrt{6+\sqrt{6+\cdots}}}}} = 3",
         "√7 + √7 + √7 + √7 + √7 = 5√7",
+        r"\sqrt{\sqrt{\sqrt{\sqrt{\sqrt{z}}}}} = 2",
+        "g(g(g(g(g(g(x)))))) = 64x",
+        "2^{2^{2^{2^{2}}}} is a tower of 5 twos",
+        "3 and 3 and 3 and 3 and 3 and 3 and 3 make 21",
+        "7本＋7本＋7本＋7本＋7本＝35本",
+        "5 × 2,000,000,000,000 = 10,000,000,000,000",
+        "*\n* *\n* * *\n* * * *\n* * * * *\n15 stars",
         "|y| + |y| + |y| + |y| + |y| = 5|y|",
         "4! + 4! + 4! + 4! + 4! = 120",
         "ln 3 + ln 3 + ln 3 + ln 3 + ln 3 = 5 ln 3",
@@ -237,6 +267,13 @@ def test_sums_rules_tables_codes_and_short_answers_are_sound(text: str) -> None:
 )
 def test_numbers_and_equations_that_are_repeated_to_the_end_are_a_loop(end: str) -> None:
     assert degeneracy(f"{WORKED} {end}") == {"loop"}
+
+
+@pytest.mark.parametrize("digits", ["12", "571428"])
+def test_digits_that_are_repeated_without_an_end_are_a_loop(digits: str) -> None:
+    assert degeneracy("The quotient is 0." + (digits * 60)[:120]) == {"loop"}
+    assert degeneracy("The quotient is 0." + digits * 4) == set()
+    assert degeneracy("The quotient is 0." + digits * 4 + "...") == set()
 
 
 @pytest.mark.parametrize("text", ["\u200b", "\u200b\u2060\ufeff", "\u00ad \u200e\n", "\u3000", "\ufe0f"])

@@ -62,7 +62,8 @@ def test_what_is_measured_does_not_depend_on_what_was_measured_before(empty_cach
 
 
 def test_words_of_the_prompt_in_another_language_are_no_switch() -> None:
-    prompt = "How do you say this at the market in plain English: la casa es grande y el gato es negro?"
+    # Less than a fifth of the prompt is Spanish, so it does not ask for an answer in Spanish.
+    prompt = f"{PROMPT} {PROMPT} How do you say in plain English at the market: la casa es grande y el gato es negro?"
     quoted = "La casa es grande y el gato es negro."  # "y" is a variable
     assert measure_switching(prompt, quoted) == Switching(8, 0, 0)
     assert measure_switching(prompt, f"El perro es blanco. {quoted}") == Switching(12, 12, 1)
