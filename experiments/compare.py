@@ -27,6 +27,7 @@ from ollm_rl.experiments.tuning import Tuned, method_config, tune_methods
 from ollm_rl.files.records import read_object
 from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import exclusive_run, origin, write_atomic
+from ollm_rl.settings import expect
 
 EVALUATIONS = {"greedy": False, "sampled": True}  # name of the folder: whether completions are sampled
 
@@ -38,6 +39,7 @@ def run_compare(config: CompareConfig) -> Path:
         UsageError: If a setting, model or data set does not fit, the machine lacks cores or GPUs, the folder holds
             another or a running comparison, or all trials of a method, or all runs, failed.
     """
+    expect(config, CompareConfig)
     check_resources(config)
     check_inputs(config.out, _first_trials(config))
     if config.eval_data is not None:

@@ -20,6 +20,7 @@ from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.sft import run_sft
 from ollm_rl.report.page import format_table
 from ollm_rl.runs import exclusive_run, origin, write_atomic
+from ollm_rl.settings import expect
 
 BACKBONE = "tiny-arith"
 METHODS = ("latent", "anchored", "vocabulary")
@@ -33,6 +34,7 @@ def run_demo(config: DemoConfig) -> Path:
     Raises:
         ValueError: If the folder holds a different run.
     """
+    expect(config, DemoConfig)
     with exclusive_run(config.out, "demo", config):
         return _run_stages(config)
 

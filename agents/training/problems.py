@@ -18,10 +18,15 @@ def evaluation_problems(config: RLConfig) -> list[Problem]:
     """The problems on which a run is evaluated; none without ``eval_every``.
 
     Raises:
-        UsageError: If they would be the training problems.
+        UsageError: If they would be the training problems, or no evaluation would be due before the run ends.
     """
     if config.eval_every is None:
         return []
+    if config.eval_every > (episodes := config.iterations * config.episodes):
+        raise UsageError(
+            f"eval_every={config.eval_every} is more than the {episodes} episodes of the run ({config.iterations} "
+            f"iterations of {config.episodes}), so nothing would be evaluated; lower it"
+        )
     split = config.eval_split or "validation"
     if config.eval_data is None and (config.data.startswith(FILES) or split == (config.split or "train")):
         raise UsageError(f"eval_every={config.eval_every} would evaluate on the training problems; give eval_data")
