@@ -18,7 +18,8 @@ class Columns(NamedTuple):
         question: The question, or messages of which the user's is the question.
         solution: The worked solution, or messages of which the assistant's is the solution; may be missing in a row
             that has an answer.
-        answer: The answer. None: the solution states it, in its last box or after ``####``.
+        answer: The answer, or messages of which the assistant's is the answer. None: the solution states it, in its
+            last box or after ``####``.
     """
 
     question: str

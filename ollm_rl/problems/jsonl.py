@@ -91,7 +91,7 @@ def _problem(row: Mapping[str, Any], columns: Columns, path: Path, number: int) 
         default = None if columns.answer is None else ""
         solution = _field(row, columns.solution, location, role="assistant", default=default)
     if columns.answer is not None:
-        answer = _field(row, columns.answer, location)
+        answer = _field(row, columns.answer, location, role="assistant")
     solution, answer = solution_and_answer(solution, answer, columns)
     if not answer.strip():
         stated = columns.answer or columns.solution
