@@ -299,6 +299,16 @@ def test_random_settings_are_drawn_once_for_all_seeds_and_equal_in_equal_sweeps(
     assert {trial.config.learning_rate for trial in other.values()}.isdisjoint(drawn)
 
 
+def test_a_choice_that_is_drawn_again_runs_once(tmp_path: Path) -> None:
+    random = {"rewards": {"choice": [{"format": 0.5}, {"length": 0.5}]}}
+    config = SweepConfig(
+        out=tmp_path, train={"model": "m"}, random=random, num_samples=20, grid={"epochs": [1, 2]}, seeds=[3, 4]
+    )
+    trials = plan(config).values()
+    drawn = [(trial.config.rewards.format, trial.config.epochs, trial.config.seed) for trial in trials]
+    assert sorted(drawn) == [(reward, epochs, seed) for reward in (0.0, 0.5) for epochs in (1, 2) for seed in (3, 4)]
+
+
 def test_the_shipped_preset_is_two_algorithms_three_rates_and_three_seeds(tmp_path: Path) -> None:
     preset = ROOT / "experiments" / "presets" / "tiny_arith_sweep.yaml"
     arguments = ["sweep", "--config", str(preset), "--out", str(tmp_path), "--train.model", "elsewhere"]
