@@ -28,7 +28,7 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.row_cache import first_pass
 from ollm_rl.decode.step import ModelStep
 from ollm_rl.decode.turns import Trajectories, Turns
-from ollm_rl.devices import HAS_TRITON
+from ollm_rl.devices import HAS_TRITON, resolve_device
 from ollm_rl.errors import one_line
 from ollm_rl.experiments.bench.contenders import wait
 from ollm_rl.experiments.bench.decode import QWEN_1_5B
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=names, choices=names)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    device = torch.device("cuda")
+    device = resolve_device("cuda")
     cases: dict[str, Callable[[], Parts]] = {}
     if "tokens" in args.parts:
         cases |= {f"tokens, {name}, {slots} slots": partial(tokens, name, slots, device) for name, slots in TOKENS}

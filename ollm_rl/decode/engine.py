@@ -114,11 +114,12 @@ class DecodeEngine:
         """Empty all slots and release the memory of the cache and the graphs.
 
         Args:
-            num_slots: The new maximum number of slots; None keeps the old one.
+            num_slots: The new maximum number of slots, at most the old one; None keeps it.
         """
+        num_slots = num_slots or self.num_slots
+        self.restart(num_slots)
         self._step.free()
-        self.num_slots = num_slots or self.num_slots
-        self.restart(self.num_slots)
+        self.num_slots = num_slots
 
     def encode(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[tuple[int, ...], Snapshot, int]]:
         """Run the model over prompts, equal ones once. Yields each with the snapshot and row that ``begin`` takes.

@@ -50,7 +50,7 @@ def write_report(
         tables: Further tables, shown first.
     """
     unchosen = summary.get("unchosen", {})
-    drawn = {method: known for method, seeds in curves.items() if (known := [rows for rows in seeds if rows])}
+    drawn = {method: known for method, runs in curves.items() if (known := [rows for rows in runs if rows])}
     styles = training.styles_of(drawn, unchosen)
     problems = by_problem(samples)
     html = render(
