@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from ollm_rl.backbones.loading import context_length
+from ollm_rl.backbones.loading import as_backbone, context_length
 from ollm_rl.decode.acceptance import check_decoding, shortcuts
 from ollm_rl.decode.memory import check_capacity, worthwhile_slots
 from ollm_rl.decode.prefill import CPU_PASS_TOKENS, PASS_TOKENS, check_prompts, encode
@@ -62,7 +62,7 @@ class DecodeEngine:
         compiled: bool = False,
     ) -> None:
         num_slots, max_length = checked("num_slots", num_slots, Count), checked("max_length", max_length, Count)
-        context = context_length(backbone)
+        context, compiled = context_length(as_backbone(backbone)), checked("compiled", compiled, bool)
         if max_length > context:
             raise UsageError(
                 f"max_length={max_length} is more than the backbone's context of {context} tokens; lower it"

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.chunks import each_chunk
-from ollm_rl.backbones.loading import fingerprint, load_backbone, not_finite
+from ollm_rl.backbones.loading import as_backbone, fingerprint, load_backbone, not_finite
 from ollm_rl.backbones.names import OPTION_FILE, WEIGHTS_FILE, config_file, resolve
 from ollm_rl.backbones.output_head import OutputHead, check_token_ids, last_hidden_states
 from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
@@ -92,7 +92,7 @@ class OptionModel(nn.Module):
     def __init__(self, backbone: PreTrainedModel, config: OptionConfig) -> None:
         super().__init__()
         expect(config, OptionConfig)
-        self.backbone = backbone.requires_grad_(False).eval()
+        self.backbone = as_backbone(backbone).requires_grad_(False).eval()
         self.head = OutputHead(backbone)
         self.option_config = config
         self.hidden_size, self.vocab_size = self.head.hidden_size, self.head.vocab_size
@@ -102,7 +102,7 @@ class OptionModel(nn.Module):
     @classmethod
     def from_backbone(
         cls,
-        name_or_model: str | PreTrainedModel,
+        name_or_model: str | Path | PreTrainedModel,
         config: OptionConfig | None = None,
         *,
         dtype: torch.dtype = torch.float32,
@@ -119,7 +119,7 @@ class OptionModel(nn.Module):
         Raises:
             ValueError: If there is no such model, or its output head is not supported.
         """
-        if isinstance(name_or_model, str):
+        if isinstance(name_or_model, str | Path):
             name_or_model, _ = load_backbone(name_or_model, dtype=dtype, device=device)
         return cls(name_or_model, OptionConfig() if config is None else config)
 

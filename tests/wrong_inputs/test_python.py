@@ -17,6 +17,7 @@ from ollm_rl.agents.search.config import SearchConfig, SearchSettings
 from ollm_rl.agents.search.run import search
 from ollm_rl.agents.training.advantages import episode_advantages
 from ollm_rl.agents.training.trainer import train
+from ollm_rl.backbones.loading import load_backbone, load_tokenizer
 from ollm_rl.backbones.names import resolve
 from ollm_rl.cli import COMMANDS
 from ollm_rl.decode.engine import DecodeEngine
@@ -31,6 +32,7 @@ from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.problems.problem import Problem
+from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import load_problems
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
@@ -154,6 +156,15 @@ def test_a_reset_of_many_refuses(options: Any, model: OptionModel) -> None:
         (lambda: load_problems("arith", seed=None), "seed=None is not a whole number"),  # type: ignore[arg-type]
         (lambda: load_problems("arith", seed=2**40), "seed=1099511627776 must be"),
         (lambda: load_problems("arith", split="all"), "split='all' is unknown"),
+        (lambda: load_problems("hf:folder", split=3), "split=3 is not text"),  # type: ignore[arg-type]
+        (lambda: encode_prompts("2 + 3?", tiny_tokenizer(), max_length=9), "problems holds '2'"),  # type: ignore
+        (lambda: load_backbone(None), "backbone=None is not a path"),  # type: ignore[arg-type]
+        (lambda: load_backbone(Path("nowhere")), "backbone 'nowhere' cannot be loaded"),
+        (lambda: load_tokenizer(3), "backbone=3 is not a path"),  # type: ignore[arg-type]
+        (lambda: OptionModel.from_pretrained(3), "model=3 is not a path"),  # type: ignore[arg-type]
+        (lambda: OptionModel.from_backbone(Path("nowhere")), "backbone 'nowhere' cannot be loaded"),
+        (lambda: OptionModel("tiny-arith", OptionConfig()), "backbone='tiny-arith' is no language model"),  # type: ignore
+        (lambda: DecodeEngine("tiny-arith", 2, 9), "give one, such as load_backbone returns"),  # type: ignore[arg-type]
         (lambda: resolve_device("meta"), "device 'meta' is not available"),
         (lambda: resolve_device(None), "device None is not available"),  # type: ignore[arg-type]
         (lambda: resolve(3), "model=3 is not a path"),  # type: ignore[arg-type]
@@ -242,6 +253,8 @@ def test_a_model_reads_only_token_ids(ids: Any, model: OptionModel) -> None:
 @pytest.mark.parametrize("size", [(0, 9), (2, 0), (1.5, 9), (True, 9), (2, "x"), (2, 1.5), (2, 65), (10**12, 9)])
 def test_an_engine_refuses(size: tuple[Any, Any], model: OptionModel) -> None:
     refusal(lambda: DecodeEngine(model.backbone, *size))
+    assert "compiled='no' is not true" in refusal(lambda: DecodeEngine(model.backbone, 2, 9, compiled="no"))  # type: ignore
+    assert "backbone=OptionModel(" in refusal(lambda: DecodeEngine(model, 2, 9))  # type: ignore[arg-type]
 
 
 RL: dict[str, Any] = {"out": "x", "model": "y"}
