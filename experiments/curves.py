@@ -11,7 +11,6 @@ import numpy as np
 
 from ollm_rl.metrics.statistics import time_to_threshold
 
-
 ROUNDING = 1e-9  # a mean over a window is not exact: 93 of 96 may come out just below 0.96875
 
 
