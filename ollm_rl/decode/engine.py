@@ -311,8 +311,8 @@ class DecodeEngine:
         self.lengths = [self.lengths[slot] for slot in slots]
         self.prompts = [self.prompts[slot] for slot in slots]
 
-    def enough(self, needed: int) -> int:
-        """Best number of slots if ``needed`` are needed, at most the present number; see ``worthwhile_slots``."""
+    def slots_for(self, needed: int) -> int:
+        """Number of slots to keep if ``needed`` are needed, at most the present number; see ``worthwhile_slots``."""
         return min(worthwhile_slots(needed, self.device), len(self.lengths))
 
     def _note_prompts(self) -> None:

@@ -78,7 +78,7 @@ def is_conversation(value: Any) -> TypeGuard[list[Mapping[str, Any]]]:
     return isinstance(value, list) and bool(value) and all(isinstance(m, Mapping) and "role" in m for m in value)
 
 
-def said(value: Any, role: str) -> Any:
+def message_of(value: Any, role: str) -> Any:
     """The text of the only message of this role; None if there is not exactly one. Other cells stay as they are."""
     if not is_conversation(value):
         return value

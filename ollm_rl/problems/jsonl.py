@@ -13,7 +13,7 @@ from ollm_rl.problems.columns import (
     has_system_message,
     is_conversation,
     known_columns,
-    said,
+    message_of,
     solution_and_answer,
 )
 from ollm_rl.problems.problem import Problem, is_text
@@ -121,7 +121,7 @@ def _field(row: Mapping[str, Any], name: str, location: str, role: str = "", def
     if name not in row:
         remedy = "every line needs a question and an answer; --columns names other fields"
         raise UsageError(f"{location}: field {name!r} is missing; {remedy}")
-    if is_conversation(value) and (value := said(value, role)) is None:
+    if is_conversation(value) and (value := message_of(value, role)) is None:
         raise UsageError(f"{location}: field {name!r} holds not one text of the {role}; give rows of one question")
     is_number = (isinstance(value, int) and not isinstance(value, bool)) or (
         isinstance(value, float) and math.isfinite(value)

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ollm_rl.errors import MissingError, UsageError, one_line
-from ollm_rl.problems.columns import EXAMPLE, Columns, has_system_message, known_columns, said, solution_and_answer
+from ollm_rl.problems.columns import (
+    EXAMPLE,
+    Columns,
+    has_system_message,
+    known_columns,
+    message_of,
+    solution_and_answer,
+)
 from ollm_rl.problems.problem import Problem, is_text
 from ollm_rl.problems.sampling import seeded_sample
 from ollm_rl.services.network import hub_answers
@@ -115,7 +122,7 @@ class _Table:
 
     def _text(self, row: Mapping[str, Any], name: str | None, role: str) -> str:
         """A cell, or the message of this role in it, as text; empty if there is none."""
-        value = said(row.get(name), role) if name else None
+        value = message_of(row.get(name), role) if name else None
         if isinstance(value, list | Mapping):
             raise UsageError(
                 f"{self.spec} has {shown(value)} in the column {name!r}, which is no text and no number; name another "
