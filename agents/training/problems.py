@@ -28,8 +28,23 @@ def evaluation_problems(config: RLConfig) -> list[Problem]:
             f"iterations of {config.episodes}), so nothing would be evaluated; lower it"
         )
     split = config.eval_split or "validation"
-    if config.eval_data is None and (config.data.startswith(FILES) or split == (config.split or "train")):
-        raise UsageError(f"eval_every={config.eval_every} would evaluate on the training problems; give eval_data")
+    if config.eval_data is None:
+        refuse_training_problems(config, split, f"eval_every={config.eval_every}")
     columns = config.columns if config.eval_data is None else config.eval_columns
     source = config.eval_data or config.data
     return load_problems(source, split=split, columns=columns, limit=config.eval_limit, seed=config.seed)
+
+
+def refuse_training_problems(config: RLConfig, split: str, what: str) -> None:
+    """Refuse an evaluation on a split of a run's own ``data`` if these are the problems that it is trained on.
+
+    Args:
+        config: Settings of the run.
+        split: The split to evaluate on.
+        what: What would evaluate, for the message.
+
+    Raises:
+        UsageError: If they are.
+    """
+    if config.data.startswith(FILES) or split == (config.split or "train"):
+        raise UsageError(f"{what} would evaluate on the training problems; give eval_data")
