@@ -1,4 +1,4 @@
-"""The demo and sweeps."""
+"""The demo, sweeps and comparisons."""
 
 import lazy_loader
 

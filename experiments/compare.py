@@ -15,6 +15,7 @@ from ollm_rl.agents.evaluation.free_running import run_eval
 from ollm_rl.agents.evaluation.groups import history
 from ollm_rl.agents.evaluation.reporting import report_methods
 from ollm_rl.agents.evaluation.results import read_results
+from ollm_rl.agents.training.problems import refuse_training_problems
 from ollm_rl.errors import UsageError
 from ollm_rl.experiments.comparison import comparison_tables
 from ollm_rl.experiments.config import CompareConfig
@@ -27,6 +28,7 @@ from ollm_rl.experiments.tuning import Tuned, method_config, tune_methods
 from ollm_rl.files.records import read_object
 from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import exclusive_run, origin, write_atomic
+from ollm_rl.settings import expect
 
 EVALUATIONS = {"greedy": False, "sampled": True}  # name of the folder: whether completions are sampled
 
@@ -38,15 +40,25 @@ def run_compare(config: CompareConfig) -> Path:
         UsageError: If a setting, model or data set does not fit, the machine lacks cores or GPUs, the folder holds
             another or a running comparison, or all trials of a method, or all runs, failed.
     """
+    expect(config, CompareConfig)
     check_resources(config)
-    check_inputs(config.out, _first_trials(config))
-    if config.eval_data is not None:
-        split = config.eval_split or "test"
-        load_problems(config.eval_data, split=split, columns=config.eval_columns, limit=config.eval_limit)
+    trials = _first_trials(config)
+    _check_evaluation(config, trials)
+    check_inputs(config.out, trials)
     with exclusive_run(config.out, "compare", config):
         tuned = _chosen(config)
         runs = _run_chosen(config, tuned)
         return _write_results(config, tuned, runs)
+
+
+def _check_evaluation(config: CompareConfig, trials: Sequence[RLConfig]) -> None:
+    """Refuse a final evaluation on no problems, or, if the comparison has not begun, on those of training."""
+    split = config.eval_split or "test"
+    if config.eval_data is not None:
+        load_problems(config.eval_data, split=split, columns=config.eval_columns, limit=config.eval_limit)
+    elif not (config.out / "run.json").exists():
+        for trial in trials:
+            refuse_training_problems(trial, split, "the final evaluation")
 
 
 def _first_trials(config: CompareConfig) -> list[RLConfig]:

@@ -30,7 +30,8 @@ def comparison_tables(
 ) -> list[Table]:
     """The tables of what is there: chosen settings, learning, each threshold, accuracy while and after training.
 
-    The last threshold is the baseline's best reward: the highest mean reward of a window that half of its runs reach.
+    The last threshold is the baseline's best reward: the highest mean reward of a window that more than half of its
+    runs reach, so that their median time is a number.
     """
     thresholds = [_threshold_table(config, curves, threshold, f"{threshold:g}") for threshold in config.thresholds]
     tables = [_learning_table(config, curves), *thresholds]

@@ -1,4 +1,4 @@
-"""Settings of the demo and of sweeps. Imports nothing heavy, so that ``ollm-rl --help`` answers at once."""
+"""Settings of demo, sweeps and comparisons. Imports nothing heavy, so that ``ollm-rl --help`` answers at once."""
 
 import re
 from dataclasses import dataclass, field
@@ -52,7 +52,7 @@ class SweepPlan(Settings):
     random: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     """Settings of ollm-rl train, each as uniform: [low, high], loguniform: [low, high] or choice: [value, ...]."""
     num_samples: Count = 1
-    """Draws of the random settings; each is combined with every combination of the grid."""
+    """Draws of the random settings; each is combined with every combination of the grid. One drawn again runs once."""
     sample_seed: Seed = 0
     """Seed of these draws."""
     seeds: list[Seed] = field(default_factory=lambda: [0])
@@ -108,7 +108,7 @@ class ComparePlan(Settings):
     window: Count = 96
     """Number of last episodes that a mean reward is taken over."""
     eval_data: str | None = None
-    """Problems of the final evaluation, in the format of data; data of the runs if left out."""
+    """Problems of the final evaluation, in the format of data. If left out: data of the runs, which then needs splits."""
     eval_split: str | None = None
     """Split of the final evaluation; test if left out."""
     eval_columns: str | None = None

@@ -11,6 +11,8 @@ import numpy as np
 
 from ollm_rl.metrics.statistics import time_to_threshold
 
+ROUNDING = 1e-9  # a mean over a window is not exact: 93 of 96 may come out just below 0.96875
+
 
 class Curve:
     """The metrics of one run as arrays of I values.
@@ -42,7 +44,7 @@ class Curve:
 
     def first_reached(self, threshold: float) -> int | None:
         """The first iteration at which the mean reward of the window is at least a threshold; None if it never is."""
-        iteration = time_to_threshold(range(len(self.rows)), self.reward.tolist(), threshold)
+        iteration = time_to_threshold(range(len(self.rows)), self.reward.tolist(), threshold - ROUNDING)
         return None if iteration is None else int(iteration)
 
     def time_to(self, threshold: float, axis: str, *, censored: bool = True) -> float:

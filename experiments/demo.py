@@ -20,6 +20,7 @@ from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.sft import run_sft
 from ollm_rl.report.page import format_table
 from ollm_rl.runs import exclusive_run, origin, write_atomic
+from ollm_rl.settings import expect
 
 BACKBONE = "tiny-arith"
 METHODS = ("latent", "anchored", "vocabulary")
@@ -31,8 +32,9 @@ def run_demo(config: DemoConfig) -> Path:
     """Run all stages, print the table, and return the report's path.
 
     Raises:
-        ValueError: If the folder holds a different run.
+        UsageError: If the folder holds a different run.
     """
+    expect(config, DemoConfig)
     with exclusive_run(config.out, "demo", config):
         return _run_stages(config)
 
@@ -44,8 +46,10 @@ def _run_stages(config: DemoConfig) -> Path:
     )
     runs = {}
     for stage, method in enumerate(METHODS, start=2):
-        _head(stage, f"{method}: reinforcement learning, {config.episodes:,} episodes")
-        runs[method] = train(_method(config, method, options))
+        settings = _method(config, method, options)
+        episodes = settings.iterations * settings.episodes
+        _head(stage, f"{method}: reinforcement learning, {episodes:,} episodes")
+        runs[method] = train(settings)
     methods = {
         "option model": [str(options)],
         **{name: [str(run)] for name, run in runs.items()},
@@ -66,7 +70,7 @@ def _head(stage: int, title: str) -> None:
 
 
 def _method(config: DemoConfig, name: str, options: Path) -> RLConfig:
-    """Settings of a method's run: its preset, with as many iterations as the demo's episodes make."""
+    """Settings of a method's run: its preset, with as many whole iterations as fit the episodes, at least one."""
     settings = yaml.safe_load((PRESETS / f"tiny_arith_{name}.yaml").read_text())
     settings["iterations"] = max(1, config.episodes // settings["episodes"])
     return RLConfig(out=config.out / name, model=str(options), seed=config.seed, **settings)

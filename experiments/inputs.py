@@ -25,6 +25,8 @@ INPUTS = (
     "split",
     "columns",
     "limit",
+    "system_prompt",
+    "prompt_template",
     "max_new_tokens",
     "eval_every",
     "eval_data",

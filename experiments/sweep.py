@@ -17,6 +17,7 @@ from ollm_rl.experiments.inputs import check_inputs
 from ollm_rl.experiments.ray_tune import check_resources, run_trials
 from ollm_rl.experiments.trials import Trial, plan
 from ollm_rl.runs import exclusive_run, write_atomic
+from ollm_rl.settings import expect
 
 
 def run_sweep(config: SweepConfig) -> Path:
@@ -26,6 +27,7 @@ def run_sweep(config: SweepConfig) -> Path:
         UsageError: If a setting, model or data set does not fit, the machine lacks cores or GPUs, the folder holds
             another or a running sweep, or every trial failed.
     """
+    expect(config, SweepConfig)
     trials = plan(config)
     check_resources(config)
     check_inputs(config.out, (trial.config for trial in trials.values()))

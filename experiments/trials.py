@@ -73,17 +73,32 @@ def _check_names(config: SweepConfig) -> None:
 
 
 def _settings(config: SweepConfig) -> Iterator[dict[str, Any]]:
-    """The varied settings: each random draw with each combination of the grid."""
+    """The varied settings: each random draw that differs with each combination of the grid."""
     domains = {name: domain(name, specification) for name, specification in config.random.items()}
     generator = numpy_generator(config.sample_seed, Purpose.SWEEP)
+    every: list[dict[str, Any]] = []
     for _ in range(config.num_samples if domains else 1):
         drawn = draw(domains, generator)
+        # A choice may be drawn again. Its runs would be the same, and count twice in means and spreads.
+        every += [drawn] if drawn not in every else []
+    for drawn in every:
         for values in itertools.product(*config.grid.values()):
             yield {**dict(zip(config.grid, values, strict=True)), **drawn}
 
 
 def domain(name: str, specification: dict[str, list[Any]]) -> Any:
     """Tune's sampling domain of a random setting."""
+    kind, values = kind_and_values(name, specification)
+    distributions = {"uniform": tune.uniform, "loguniform": tune.loguniform}
+    return tune.choice(values) if kind == "choice" else distributions[kind](*values)
+
+
+def kind_and_values(name: str, specification: dict[str, list[Any]]) -> tuple[str, list[Any]]:
+    """The distribution of a random setting, and the values of a choice or the ends of a range as numbers.
+
+    Raises:
+        UsageError: If there is no such distribution, or its values do not fit it.
+    """
     (kind, values), *others = [*specification.items()] or [("nothing", [])]
     if others or kind not in DISTRIBUTIONS or not isinstance(values, list):
         raise UsageError(
@@ -92,12 +107,11 @@ def domain(name: str, specification: dict[str, list[Any]]) -> Any:
     if kind == "choice":
         if not values:
             raise UsageError(f"random setting {name!r} has nothing to choose from; give at least one value")
-        return tune.choice(values)
+        return kind, values
     ends = [checked(f"random setting {name!r}", from_text(value, float), float) for value in values]
     if len(ends) != 2 or not ends[0] < ends[1] or (kind == "loguniform" and not ends[0] > 0):
         raise UsageError(f"random setting {name!r} is {kind}: {values}; give [low, high], above 0 for loguniform")
-    values = ends
-    return tune.uniform(*values) if kind == "uniform" else tune.loguniform(*values)
+    return kind, ends
 
 
 def draw(domains: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:

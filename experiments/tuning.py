@@ -13,7 +13,7 @@ from ollm_rl.errors import UsageError
 from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.curves import Curve
 from ollm_rl.experiments.ray_tune import run_trials
-from ollm_rl.experiments.trials import domain, draw, parse_settings, setting_text
+from ollm_rl.experiments.trials import domain, draw, kind_and_values, parse_settings, setting_text
 from ollm_rl.settings.base import checked, from_text
 from ollm_rl.settings.ranges import Count
 from ollm_rl.streams import Purpose, numpy_generator
@@ -36,7 +36,7 @@ def tune_methods(config: CompareConfig) -> dict[str, Tuned]:
 
     A method without random settings is not tuned; its score is NaN.
     """
-    every = {name: {**config.random, **method.get("random", {})} for name, method in config.methods.items()}
+    every = {name: _ranges({**config.random, **method.get("random", {})}) for name, method in config.methods.items()}
     drawn_from = covered = {name: ranges for name, ranges in every.items() if ranges}
     tried: dict[str, list[tuple[dict[str, Any], float]]] = {name: [] for name in covered}
     notes: dict[str, list[str]] = {name: [] for name in covered}
@@ -58,6 +58,11 @@ def tune_methods(config: CompareConfig) -> dict[str, Tuned]:
             for name, ranges in covered.items()
         }
     return {name: Tuned(*best[name], notes[name]) if name in best else Tuned({}, math.nan, []) for name in every}
+
+
+def _ranges(random: Ranges) -> Ranges:
+    """Random settings with ends that are numbers."""
+    return {name: dict([kind_and_values(name, specification)]) for name, specification in random.items()}
 
 
 def _accepted(config: CompareConfig, method: str, settings: dict[str, Any], ranges: Ranges) -> Ranges:
@@ -137,8 +142,10 @@ def _next_choice(values: list[Any], value: Any) -> list[Any] | None:
 def _joined(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """The range that covers two of the same kind."""
     ((kind, values),) = one.items()
+    if kind == "choice":  # of any values, mappings too
+        return {kind: [*values, *(value for value in other[kind] if value not in values)]}
     both = values + other[kind]
-    return {kind: list(dict.fromkeys(both)) if kind == "choice" else [min(both), max(both)]}
+    return {kind: [min(both), max(both)]}
 
 
 def text_of(part: dict[str, list[Any]]) -> str:
@@ -180,6 +187,6 @@ def _round(
                     float(np.mean([Curve(history(configs[name].out), config.window).mean_reward for name in names])),
                 )
             )
-        if not results[method]:
+        if not results[method] and number == 0:  # beyond a range all may fail; then what was tried before counts
             raise UsageError(f"all trials of method {method!r} failed; {next(iter(errors.values()))}")
     return results

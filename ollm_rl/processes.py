@@ -129,7 +129,7 @@ def say(text: str) -> None:
 
 
 def from_first(action: Callable[[], T]) -> T:
-    """What an action returns that only the first process takes; the others wait for it.
+    """Run an action in the first process only, and return its result in all of them; the others wait for it.
 
     Raises:
         SystemExit: In the others, if it raised an exception in the first process.
@@ -162,7 +162,7 @@ def wait_for_all() -> None:
 
 
 def gathered(thing: T) -> list[T]:
-    """The things that the processes give, by rank."""
+    """What each process gives, by rank."""
     if world_size() == 1:
         return [thing]
     from torch.distributed import all_gather_object

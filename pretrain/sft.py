@@ -49,6 +49,7 @@ from ollm_rl.runs import METRICS_FILE, exclusive_run, write_atomic
 from ollm_rl.safekeeping.outputs import full_disk_named
 from ollm_rl.safekeeping.signals import catch_sigterm
 from ollm_rl.services.trackers import Trackers, require_packages
+from ollm_rl.settings import expect
 from ollm_rl.streams import Purpose, integer_seed
 
 
@@ -85,6 +86,7 @@ def run_sft(config: SFTConfig) -> Path:
         UsageError: If a setting, the data or the folder does not fit; the message says what to change.
         RunError: If the loss or the gradient is no longer finite, or the disk is full.
     """
+    expect(config, SFTConfig)
     require_packages(config.report_to)
     device = join(config.device)
     with only_first_speaks():

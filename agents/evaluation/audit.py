@@ -24,6 +24,7 @@ from ollm_rl.envs.own_rewards import own_rewards
 from ollm_rl.report.ending import counted
 from ollm_rl.runs import write_atomic
 from ollm_rl.safekeeping.outputs import output_file
+from ollm_rl.settings import expect
 
 FEW_WORDS = 5  # fewer words beside the answer, and no number, are no working
 RISE, FALL = 0.02, 0.2  # of mean reward, and of the share of length lost, between a run's first and last third
@@ -42,6 +43,7 @@ def run_audit(config: AuditConfig) -> dict[str, Any]:
         MissingError: If the run kept no completions.
         UsageError: If ``out`` cannot be written.
     """
+    expect(config, AuditConfig)
     rewards = own_rewards(config.reward)
     with output_file(config.out):
         rows = read_completions(config.run)

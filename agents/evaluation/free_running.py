@@ -38,7 +38,7 @@ from ollm_rl.problems.prompts import encode_prompts, format_prompts
 from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import origin
 from ollm_rl.safekeeping.outputs import output_folder
-from ollm_rl.settings import Count, Share, Temperature, checked, shown
+from ollm_rl.settings import Count, Share, Temperature, checked, expect, shown
 from ollm_rl.streams import Purpose, torch_generator
 
 OnPart = Callable[[list[Completion], float], None]  # gets all completions and seconds so far
@@ -71,6 +71,7 @@ def run_eval(config: EvalConfig) -> list[dict[str, Any]]:
         UsageError: If a setting, a model or the data do not fit, or ``out`` cannot be written, is in use by another
             evaluation, holds other results of the same names, or two results would have one name.
     """
+    expect(config, EvalConfig)
     device = resolve_device(config.device)
     rewards = own_rewards(config.reward)
     code = {"rewards": source_hash(rewards)} if rewards else {}
@@ -159,7 +160,8 @@ def evaluate(
         temperature: Of the samples. Other than 1 it needs a policy with ``choices``, and so does ``top_p`` below 1.
         top_p: Samples are drawn from the most probable tokens that together have this probability.
         samples: Samples per problem.
-        reward: Reward functions of your own, as for `ollm_rl.envs.own_rewards.own_rewards`.
+        reward: Reward functions of your own, as for `ollm_rl.envs.own_rewards.own_rewards`. Each is measured by itself,
+            whatever its weight.
         turns: Turns of the policy on an engine whose slots fit the prompts and limits; created if left out.
         name: Shown beside the progress bar.
         begun: Where an earlier call was interrupted.

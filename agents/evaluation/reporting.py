@@ -25,6 +25,7 @@ from ollm_rl.report.plots import t_interval
 from ollm_rl.report.tables import Table
 from ollm_rl.runs import origin
 from ollm_rl.safekeeping.outputs import output_file
+from ollm_rl.settings import expect
 
 SAMPLES = 40  # problems whose completions are shown
 EXPLORED = 4  # completions in the explorer, for each method with options
@@ -41,6 +42,7 @@ def run_report(config: ReportConfig) -> Path:
         MissingError: If a folder holds no training run, no metrics, or no results.
         UsageError: If two runs have the same settings and the same seed, or ``out`` cannot be written.
     """
+    expect(config, ReportConfig)
     with output_file(config.out):
         return _write_report(config)
 
@@ -66,6 +68,7 @@ def run_explore(config: ExploreConfig) -> Path:
         MissingError: If the folder holds no model.
         UsageError: If it has no options, the prompt does not fit, or ``out`` cannot be written.
     """
+    expect(config, ExploreConfig)
     with output_file(config.out):
         return _write_explorer(config)
 

@@ -275,7 +275,7 @@ class Forest:
     def _shrink(self, free: list[list[int]]) -> list[list[int]]:
         """Drop the slots of finished trees once there are many; returns the slots that stay free."""
         live = [slot for group in self._groups for slot in group.slots]
-        enough = self.engine.enough(len(live))
+        enough = self.engine.slots_for(len(live))
         if not live or 2 * enough > len(self.engine.lengths):
             return free
         idle = [slot for slots in free for slot in slots]

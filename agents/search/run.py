@@ -40,6 +40,7 @@ from ollm_rl.problems.sources import load_problems
 from ollm_rl.report.ending import ending, problems_of
 from ollm_rl.runs import origin, write_atomic
 from ollm_rl.safekeeping.outputs import output_file
+from ollm_rl.settings import expect
 from ollm_rl.streams import Purpose, torch_generator
 
 PROBLEMS_PER_BATCH = 64  # problems whose samples are drawn together
@@ -55,6 +56,7 @@ def run_search(config: SearchConfig) -> dict[str, Any]:
         UsageError: If a setting, the model or the data does not fit, or the value head to use was not trained,
             or ``out`` cannot be written.
     """
+    expect(config, SearchConfig)
     model = resolve(config.model)
     if config.leaf_value == "value_head":
         check_value_head(model)
@@ -95,6 +97,7 @@ def search(
     Raises:
         UsageError: If there are no problems, or a prompt is too long.
     """
+    expect(settings, SearchSettings)
     problems = listed(problems)
     context = context_length(policy.backbone)
     prompts = encode_prompts(problems, tokenizer, max_length=context, max_new_tokens=settings.max_new_tokens)

@@ -9,6 +9,7 @@ from ollm_rl.agents.training.trainer import OnIteration, train
 from ollm_rl.files import read_rows
 from ollm_rl.report.ending import counted, ending
 from ollm_rl.runs import METRICS_FILE
+from ollm_rl.settings import expect
 
 
 def train_agent(
@@ -18,6 +19,7 @@ def train_agent(
     functions: Sequence[Callable[..., Any]] = (),
 ) -> Path:
     """Train the agent that ``config.agent`` names, or resume its training; see `train` and `train_sb3`."""
+    expect(config, RLConfig)
     if config.agent == "ollm-rl":
         return train(config, on_iteration, functions=functions)
     from ollm_rl.agents.training.sb3 import train_sb3  # an extra

@@ -47,6 +47,7 @@ from ollm_rl.processes import (
 from ollm_rl.runs import exclusive_run, intact_checkpoints, last_checkpoint
 from ollm_rl.safekeeping.signals import catch_sigterm
 from ollm_rl.services.trackers import require_packages
+from ollm_rl.settings import expect
 from ollm_rl.streams import Purpose, integer_seed, torch_generator
 
 OnIteration = Callable[[dict[str, float]], bool | None]  # gets an iteration's metrics; False stops the run
@@ -69,6 +70,7 @@ def train(
         UsageError: If a setting, the data, the folder or the model does not fit; the message says what to change.
         RunError: If a loss, gradient, reward or weight is no longer finite.
     """
+    expect(config, RLConfig)
     check_processes(config)
     require_packages(config.report_to)
     device = join(config.device)

@@ -30,6 +30,7 @@ from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.backbones.loading import context_length, load_backbone
 from ollm_rl.decode.row_cache import first_pass
 from ollm_rl.devices import resolve_device
+from ollm_rl.errors import UsageError
 from ollm_rl.experiments.bench.contenders import (
     Clock,
     Engine,
@@ -180,6 +181,8 @@ def measure(
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
     runs = contenders(work, GYM_EVERY, clock)
     if args.only:
+        if unknown := set(args.only) - set(runs):
+            raise UsageError(f"--only names {sorted(unknown)[0]!r}; give some of {', '.join(map(repr, runs))}")
         runs = {name: run for name, run in runs.items() if name in args.only or name == "engine"}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     failed: dict[str, str] = {}

@@ -28,7 +28,7 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.row_cache import first_pass
 from ollm_rl.decode.step import ModelStep
 from ollm_rl.decode.turns import Trajectories, Turns
-from ollm_rl.devices import HAS_TRITON
+from ollm_rl.devices import HAS_TRITON, resolve_device
 from ollm_rl.errors import one_line
 from ollm_rl.experiments.bench.contenders import wait
 from ollm_rl.experiments.bench.decode import QWEN_1_5B
@@ -56,6 +56,8 @@ TOKENS = [("SmolLM2", 512), ("SmolLM2", 64), ("Qwen2.5-1.5B", 256)]
 BLOCK_SIZES = [(128, 128, 64, 4, 3, 2), (128, 256, 64, 8, 3, 1), (128, 256, 64, 8, 4, 1), (256, 128, 64, 8, 3, 1)]
 # Backbone, layers, prompts, tokens per prompt.
 PROMPTS = [("SmolLM2", 6, 260, 63), ("Qwen2.5-1.5B", 4, 16, 1000)]
+STEP = ("SmolLM2", 4, 512)  # backbone, layers, slots
+ROUNDS, CALLS = 5, 3  # rounds that count, and calls of every part in each
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "pdl": {"triton.enable_pdl": True},
@@ -120,9 +122,9 @@ def _read(step: ModelStep, ids: torch.Tensor) -> None:
     step.read(ids, past_key_values=DynamicCache(), use_cache=True)
 
 
-def step(device: torch.device, *, layers: int = 4, slots: int = 512) -> Parts:
+def step(name: str, layers: int, slots: int, device: torch.device) -> Parts:
     """A chunk of turns under each of inductor's settings. Groups of eight slots have one prompt."""
-    model = OptionModel(model_of("SmolLM2", layers, device), OptionConfig())
+    model = OptionModel(model_of(name, layers, device), OptionConfig())
     ids = torch.randint(10, 40_000, (slots // 8, 63)).tolist()
     parts: Parts = {}
     for key, settings in SETTINGS.items():
@@ -144,17 +146,17 @@ def step(device: torch.device, *, layers: int = 4, slots: int = 512) -> Parts:
     return parts
 
 
-def compare(parts: Parts, device: torch.device, *, rounds: int = 5, calls: int = 3) -> dict[str, float]:
+def compare(parts: Parts, device: torch.device) -> dict[str, float]:
     """Milliseconds per call, the median over rounds in which all take turns."""
     seconds: dict[str, list[float]] = {key: [] for key in parts}
-    for _ in range(rounds + 1):  # the first warms up
+    for _ in range(ROUNDS + 1):  # the first warms up
         for key, part in parts.items():
             wait(device)
             started = time.perf_counter()
-            for _ in range(calls):
+            for _ in range(CALLS):
                 part()
             wait(device)
-            seconds[key].append((time.perf_counter() - started) / calls)
+            seconds[key].append((time.perf_counter() - started) / CALLS)
     return {key: 1e3 * statistics.median(values[1:]) for key, values in seconds.items()}
 
 
@@ -178,14 +180,14 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=names, choices=names)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    device = torch.device("cuda")
+    device = resolve_device("cuda")
     cases: dict[str, Callable[[], Parts]] = {}
     if "tokens" in args.parts:
         cases |= {f"tokens, {name}, {slots} slots": partial(tokens, name, slots, device) for name, slots in TOKENS}
     if "prompts" in args.parts:
         cases |= {f"prompts, {case}": partial(prompts, *case, device) for case in PROMPTS}
     if "step" in args.parts:
-        cases["step: a chunk of 8 turns, SmolLM2 with 4 layers, 512 slots"] = partial(step, device)
+        cases[f"step: a chunk of turns, {STEP}"] = partial(step, *STEP, device)
     result: dict[str, dict[str, float]] = {}
     for case, make in cases.items():
         with reported(case):

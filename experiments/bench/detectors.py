@@ -212,6 +212,8 @@ def main() -> None:
     parser.add_argument("--cases", type=Path, help="file of the cases part, which is left out without one")
     parser.add_argument("--backbone", default="tiny-arith")
     args = parser.parse_args()
+    if args.only == "cases" and args.cases is None:
+        parser.error("--only cases needs --cases FILE")
     problems = load_half(args.data, args.half)
     if args.only == "letters":
         print(letters(problems))

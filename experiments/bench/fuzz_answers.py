@@ -17,8 +17,8 @@ with atheris.instrument_imports(include=["ollm_rl"]):
     from ollm_rl.answers.comparison import compare
     from ollm_rl.answers.extraction import boxes, extract_answer
     from ollm_rl.answers.quantities import read_quantity
-from ollm_rl.answers.spelling import clean
-from ollm_rl.answers.units import split_unit
+    from ollm_rl.answers.spelling import clean
+    from ollm_rl.answers.units import split_unit
 
 
 def check(data: bytes) -> None:

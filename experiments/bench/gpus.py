@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
     parser.add_argument("--batch-size", type=positive, default=64, help="solutions per step")
-    parser.add_argument("--warm-up-steps", type=int, default=20)
+    parser.add_argument("--warm-up-steps", type=positive, default=20)
     parser.add_argument("--steps", type=positive, default=80, help="steps that count; a multiple of the warm-up's")
     parser.add_argument(
         "--episodes",
@@ -150,7 +150,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.model is None and {"learner", "workers"} & set(args.cases):
         parser.error("--model is needed by the cases learner and workers")
-    if args.steps % args.warm_up_steps or args.steps == 0:
+    if args.steps % args.warm_up_steps:
         parser.error(f"--steps {args.steps} is no multiple of --warm-up-steps {args.warm_up_steps}")
     settings = {name: str(value) for name, value in vars(args).items()}
     measured: Measured = {}

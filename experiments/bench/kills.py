@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     args = parser.parse_args()
+    if args.out.exists():
+        parser.error(f"--out {args.out} exists already; give a new folder")
     args.out.mkdir(parents=True)
     options = args.out / "sft"  # what the other cases use
     (args.out / "sweep.yaml").write_text(SWEEP.format(options=options))

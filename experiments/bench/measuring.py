@@ -22,7 +22,7 @@ from typing import Any
 
 from ollm_rl.agents.completions import Measured, read_completions
 from ollm_rl.experiments.script import positive, start
-from ollm_rl.metrics.rates import detect_language
+from ollm_rl.metrics.language import detect_language
 from ollm_rl.problems.sources import load_problems
 
 SOLUTIONS = 256  # per kind

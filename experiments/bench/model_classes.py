@@ -29,7 +29,7 @@ from ollm_rl.backbones.output_head import OutputHead
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.errors import UsageError, one_line
 from ollm_rl.experiments.script import start
-from ollm_rl.runs import origin
+from ollm_rl.runs import origin, write_atomic
 
 SECONDS = 120  # per class
 LENGTHS, NEW_TOKENS = (3, 17, 10), 24  # beyond WINDOW in every row
@@ -240,7 +240,7 @@ def main() -> None:
         rows.append(row)
         print(f"{row[0]:24} {row[2].kind:9} {row[2].detail[:150]}", flush=True)
     if args.out:
-        args.out.write_text(report(rows))
+        write_atomic(args.out, report(rows))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--backbone", choices=BACKBONES, default="smollm2-135m")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     parser.add_argument("--slots", type=positive, default=512)
-    parser.add_argument("--context", type=int, default=64, help="tokens per prompt")
+    parser.add_argument("--context", type=positive, default=64, help="tokens per prompt")
     parser.add_argument("--new-tokens", type=positive, default=96)
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--rows", type=positive, default=25)

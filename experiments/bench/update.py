@@ -212,6 +212,8 @@ def main() -> None:
         return
     if args.against is None or not (args.against / "ollm_rl").is_dir():
         parser.error(f"--against {args.against} has no ollm_rl; give a checkout (git worktree add FOLDER COMMIT)")
+    if args.episodes % 8:
+        parser.error(f"--episodes {args.episodes} is no multiple of 8, the episodes of a group")
     here = Path(__file__).resolve().parents[2]
     measured: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     with tqdm(total=2 * args.rounds * len(args.only)) as bar:

@@ -32,7 +32,7 @@ from ollm_rl.experiments.bench.poison import GOLD, mixed_checks, zombies
 from ollm_rl.experiments.script import positive, start
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.sources import load_problems
-from ollm_rl.runs import origin
+from ollm_rl.runs import origin, write_atomic
 
 SEED = 0
 DIRECT = 200  # completions per timing of math-verify
@@ -266,13 +266,15 @@ def main() -> None:
     parser.add_argument("--cases", type=Path, help="file of the cases part, which is left out without one")
     parser.add_argument("--only", choices=list(parts))
     args = parser.parse_args()
+    if args.only == "cases" and args.cases is None:
+        parser.error("--only cases needs --cases FILE")
     result: dict[str, Any] = {"seed": SEED, **origin()}
     for name, part in parts.items():
         if args.only == name or (args.only is None and (name != "cases" or args.cases)):
             result[name] = part(args)
             print(json.dumps({name: result[name]}, indent=1), flush=True)
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
+        write_atomic(args.json, json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

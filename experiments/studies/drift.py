@@ -11,12 +11,11 @@ and figure.
 """
 
 import sys
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 
 from ollm_rl.agents.completions import Row, read_completions
 from ollm_rl.agents.config import RLConfig
@@ -28,7 +27,7 @@ from ollm_rl.backbones.names import resolve
 from ollm_rl.cli import parse
 from ollm_rl.devices import resolve_device
 from ollm_rl.experiments.config import CompareConfig
-from ollm_rl.experiments.script import start
+from ollm_rl.experiments.script import start, write_if_free
 from ollm_rl.experiments.studies.drift_tables import drift_text
 from ollm_rl.experiments.studies.likelihood import log_likelihoods
 from ollm_rl.experiments.tuning import method_config
@@ -58,8 +57,12 @@ def after_training(run: RLConfig, config: CompareConfig, device: torch.device) -
     return rows
 
 
-def measure(method: str, run: RLConfig, config: CompareConfig) -> pd.DataFrame:
-    """Train a run, or resume it, and measure all its completions, one row each in the order they were written."""
+def measure(method: str, run: RLConfig, config: CompareConfig) -> bytes:
+    """Train a run, or resume it, and measure all its completions, one row each in the order they were written.
+
+    Returns:
+        The Parquet file of the rows.
+    """
     device = resolve_device(run.device)
     train(run)
     parts = {"train": read_completions(run.out), "test": after_training(run, config, device)}
@@ -77,17 +80,7 @@ def measure(method: str, run: RLConfig, config: CompareConfig) -> pd.DataFrame:
             "log_prob": pd.array(log_likelihoods(backbone, tokenizer, rows), dtype="float32"),
         }
         frames.append(pd.DataFrame(columns))
-    return pd.concat(frames, ignore_index=True)
-
-
-def take(path: Path, method: str, run: RLConfig, config: CompareConfig) -> None:
-    """Measure a run and write its rows, unless they exist or another process works on it."""
-    try:
-        with FileLock(path.with_suffix(".lock"), timeout=0):
-            if not path.exists():
-                write_atomic(path, measure(method, run, config).to_parquet(index=False))
-    except Timeout:
-        return
+    return pd.concat(frames, ignore_index=True).to_parquet(index=False)
 
 
 def study(arguments: list[str]) -> None:
@@ -99,7 +92,8 @@ def study(arguments: list[str]) -> None:
     for seed in config.seeds:  # so that what is done early can be compared
         for method in config.methods:
             path = runs / f"{method}-seed{seed}.parquet"
-            take(path, method, method_config(config, method, {}, seed, runs / path.stem), config)
+            run = method_config(config, method, {}, seed, runs / path.stem)
+            write_if_free(path, partial(measure, method, run, config))
             paths.append(path)
     if missing := [path.stem for path in paths if not path.exists()]:
         print(f"not in the tables: {', '.join(missing)}, at which other processes are at work")

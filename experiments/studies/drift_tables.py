@@ -16,6 +16,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from ollm_rl.errors import MissingError, UsageError
+from ollm_rl.experiments.curves import ROUNDING
 from ollm_rl.experiments.script import positive, start
 from ollm_rl.experiments.studies.colours import GREY, SIDES
 from ollm_rl.report.canvas import save_svg
@@ -71,7 +72,7 @@ def trailing(run: pd.DataFrame, window: int) -> pd.DataFrame:
 def at_reward(run: pd.DataFrame, window: int, threshold: float) -> pd.Series | None:
     """Means over the window in which a run first reaches a mean reward, with ``episodes``; None if it never does."""
     means = trailing(run, window)
-    reached = np.flatnonzero(means["correct"] >= threshold - 1e-9)  # sums of a rolling window are not exact
+    reached = np.flatnonzero(means["correct"] >= threshold - ROUNDING)
     if not reached.size:
         return None
     means["episodes"] = np.arange(window, window + len(means))

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.agents.evaluation.free_running import evaluate
@@ -33,7 +33,7 @@ from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.backbones.loading import load_tokenizer
 from ollm_rl.backbones.lora import load_lora
 from ollm_rl.devices import resolve_device
-from ollm_rl.experiments.script import positive, start
+from ollm_rl.experiments.script import positive, start, write_if_free
 from ollm_rl.metrics.statistics import compare_paired
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
@@ -42,7 +42,7 @@ from ollm_rl.pretrain.sft import run_sft
 from ollm_rl.pretrain.teacher_forced.run import teacher_forced
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.sources import load_problems
-from ollm_rl.runs import origin, write_atomic
+from ollm_rl.runs import origin
 
 KL_TARGETS = (0.1, 0.2, 0.4, 0.8)
 POLICIES: dict[str, dict[str, Any]] = {
@@ -138,12 +138,7 @@ def measure_backbone(args: argparse.Namespace, seed: int) -> dict[str, Any]:
 
 def take(path: Path, measure: Callable[[], dict[str, Any]]) -> None:
     """Measure and write a row, unless it exists or another process works on it."""
-    try:
-        with FileLock(path.with_suffix(".lock"), timeout=0):
-            if not path.exists():
-                write_atomic(path, json.dumps({**measure(), **origin()}, indent=1))
-    except Timeout:
-        return
+    write_if_free(path, lambda: json.dumps({**measure(), **origin()}, indent=1))
 
 
 def tables(folder: Path) -> str:

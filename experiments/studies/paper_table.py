@@ -19,7 +19,7 @@ FORCED = {
     "backbone": ("backbone", "–"),
     "lora": ("LoRA", "51 at its peak"),
     "oracle": ("OLLM, optimal selection", "about 70"),
-    "policy": ("OLLM, policy", "lost"),
+    "policy": ("OLLM, policy", "lost in the text"),
 }
 RATES = ("language_switching_rate", "degeneracy_rate")
 

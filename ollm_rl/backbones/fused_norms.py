@@ -43,7 +43,7 @@ class FusedNorm:
 
 
 def fused_norms(model: nn.Module) -> list[tuple[nn.Module, Forward]]:
-    """The frozen norms of a model that `FusedNorm` computes as they do, one compared of each type, and their forwards.
+    """The frozen norms of a model for which `FusedNorm` gives the same, as one of each kind shows, with its forwards.
 
     Others, such as Gemma's, which multiply by 1 + w, keep their own.
     """

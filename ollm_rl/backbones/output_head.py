@@ -14,6 +14,7 @@ from ollm_rl.backbones.plans import without_plans
 from ollm_rl.backbones.vocabulary import suppressed_tokens
 from ollm_rl.devices import HAS_TRITON
 from ollm_rl.errors import RunWarning, UsageError, one_line
+from ollm_rl.settings import shown
 
 if HAS_TRITON:
     from ollm_rl.backbones.head_kernel import most_probable
@@ -171,10 +172,33 @@ class OutputHead:
             )
 
 
+def check_token_ids(input_ids: Any) -> None:
+    """Refuse what is no tensor of token ids, (B, T), such as a text.
+
+    Raises:
+        UsageError: It says how to make one.
+    """
+    if not isinstance(input_ids, torch.Tensor):
+        given = f"={shown(input_ids)} is"
+    elif input_ids.dim() != 2 or input_ids.dtype not in (torch.int64, torch.int32):
+        given = f" of shape {tuple(input_ids.shape)} and type {input_ids.dtype} is"
+    else:
+        return
+    raise UsageError(
+        f"input_ids{given} no tensor of token ids (rows, tokens); give tokenizer(texts, return_tensors='pt', "
+        "padding=True).input_ids"
+    )
+
+
 def last_hidden_states(
     backbone: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """h_t, the tensor that the output head reads: token ids (B, T) -> (B, T, H)."""
+    """h_t, the tensor that the output head reads: token ids (B, T) -> (B, T, H).
+
+    Raises:
+        UsageError: If ``input_ids`` are no token ids.
+    """
+    check_token_ids(input_ids)
     with without_plans():
         output = backbone.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     hidden: torch.Tensor = output.last_hidden_state

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from ollm_rl.backbones.loading import context_length
+from ollm_rl.backbones.loading import as_backbone, context_length
 from ollm_rl.decode.acceptance import check_decoding, shortcuts
 from ollm_rl.decode.memory import check_capacity, worthwhile_slots
 from ollm_rl.decode.prefill import CPU_PASS_TOKENS, PASS_TOKENS, check_prompts, encode
@@ -62,7 +62,7 @@ class DecodeEngine:
         compiled: bool = False,
     ) -> None:
         num_slots, max_length = checked("num_slots", num_slots, Count), checked("max_length", max_length, Count)
-        context = context_length(backbone)
+        context, compiled = context_length(as_backbone(backbone)), checked("compiled", compiled, bool)
         if max_length > context:
             raise UsageError(
                 f"max_length={max_length} is more than the backbone's context of {context} tokens; lower it"
@@ -114,11 +114,12 @@ class DecodeEngine:
         """Empty all slots and release the memory of the cache and the graphs.
 
         Args:
-            num_slots: The new maximum number of slots; None keeps the old one.
+            num_slots: The new maximum number of slots, at most the old one; None keeps it.
         """
+        num_slots = num_slots or self.num_slots
+        self.restart(num_slots)
         self._step.free()
-        self.num_slots = num_slots or self.num_slots
-        self.restart(self.num_slots)
+        self.num_slots = num_slots
 
     def encode(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[tuple[int, ...], Snapshot, int]]:
         """Run the model over prompts, equal ones once. Yields each with the snapshot and row that ``begin`` takes.
@@ -310,8 +311,8 @@ class DecodeEngine:
         self.lengths = [self.lengths[slot] for slot in slots]
         self.prompts = [self.prompts[slot] for slot in slots]
 
-    def enough(self, needed: int) -> int:
-        """Best number of slots if ``needed`` are needed, at most the present number; see ``worthwhile_slots``."""
+    def slots_for(self, needed: int) -> int:
+        """Number of slots to keep if ``needed`` are needed, at most the present number; see ``worthwhile_slots``."""
         return min(worthwhile_slots(needed, self.device), len(self.lengths))
 
     def _note_prompts(self) -> None:

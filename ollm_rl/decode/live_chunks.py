@@ -24,7 +24,7 @@ class Bags(NamedTuple):
 
     Attributes:
         owners: The row of each live chunk, (N,).
-        places: For each live chunk and head, its number if a row's heads follow each other with L / C chunks each,
+        places: Number of each live chunk and head among all L / C chunks of all heads, by row, head and chunk,
             (N * heads,).
         key_rows: Rows of the keys' table, one per live chunk, head and feature, (N * heads * D,).
         key_offsets: Where the rows of each chunk and head begin, live or not, and the end of the last.

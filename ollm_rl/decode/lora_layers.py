@@ -30,10 +30,12 @@ class LoraLayers:
         self._weights: list[torch.Tensor] = []
         self._copies: list[torch.Tensor] = []
         for product in plain_products(backbone):
-            weights = [self._in(product.base.weight.dtype, part.weight) for part in (product.first, product.second)]
+            weights = [
+                self._in_precision(product.base.weight.dtype, part.weight) for part in (product.first, product.second)
+            ]
             self.forwards.append((product.layer, _forward(product, weights)))
 
-    def _in(self, dtype: torch.dtype, weight: torch.Tensor) -> torch.Tensor:
+    def _in_precision(self, dtype: torch.dtype, weight: torch.Tensor) -> torch.Tensor:
         """The weight, or a copy in another precision, which keeps its address."""
         if weight.dtype == dtype:
             return weight

@@ -58,8 +58,8 @@ class Rollout:
     def places(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows and columns of the M decisions, (M,) each, row by row.
 
-        To find them the host waits for the device. Who knows them without may set them. They are kept, so decisions
-        must not change afterwards.
+        Finding them makes the host wait for the device; code that knows them already may set them. They are kept, so
+        decisions must not change afterwards.
         """
         rows, columns = self.decisions.nonzero(as_tuple=True)
         return rows, columns
@@ -69,7 +69,7 @@ class Rollout:
         return values[self.places]
 
     def select(self, rows: Sequence[int], width: int | None = None) -> "Rollout":
-        """Some episodes, cut to ``width``, their longest completion. Passing it avoids a wait for the device."""
+        """Some episodes, cut to their longest completion. Its length as ``width`` avoids a wait for the device."""
         index = to_device(rows, self.tokens.device)
         width = width or int(self.completion_mask[index].sum(1).max())
 
@@ -88,7 +88,7 @@ class Rollout:
         )
 
     def decision_positions(self) -> torch.Tensor:
-        """Positions of each episode's decisions, in order, then others up to D, the most of an episode: (N, D)."""
+        """Positions of each episode's decisions, in order, (N, D), D the most of an episode; others fill a row up."""
         order = self.decisions.int().argsort(stable=True, dim=1, descending=True)
         return order[:, : int(self.decisions.sum(1).max())]
 
@@ -265,7 +265,7 @@ class _Run:
         self._report_ended()
 
     def _fetch_ended(self, active: Sequence[bool]) -> None:
-        """Begin to copy the episodes that have just ended to the host, which is not to wait for them."""
+        """Begin to copy the episodes that have just ended to the host, which does not wait for the copy here."""
         pairs = zip(self.running, active, strict=True)
         ended = [episode for episode, runs in pairs if episode is not None and not runs]
         if self.on_end is not None and ended:
@@ -335,7 +335,7 @@ class _Run:
     def _shrink(self) -> None:
         """Drop slots that are no longer needed; the others keep their numbers if possible."""
         num_running = sum(episode is not None for episode in self.running)
-        num_slots = self.engine.enough(num_running)
+        num_slots = self.engine.slots_for(num_running)
         if not num_running or num_slots == len(self.running):
             return
         tail = [slot for slot in range(num_slots, len(self.running)) if self.running[slot] is not None]

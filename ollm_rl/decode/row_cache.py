@@ -163,7 +163,7 @@ class RowCache(Cache):
     def lay_out(self, layout: StepLayout) -> None:
         """Say where the next step writes and reads.
 
-        Layers do not know their cache: in a circle its memory would wait for Python's collector.
+        Layers do not refer to their cache: in such a circle only Python's garbage collector would free its memory.
         """
         for layer in self.layers:
             layer.layout = layout

@@ -9,12 +9,14 @@ Letters: S slots, B slots in use, C turns of a chunk, N episodes, T tokens, H hi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.devices import Fetched, to_device
+from ollm_rl.errors import UsageError
+from ollm_rl.settings import shown
 
 CHUNK = 8  # turns between two synchronizations on CUDA: the host waits for each, and ended slots idle until the next
 
@@ -105,14 +107,17 @@ class Turns:
         choose: A policy's ``act``, or any function that chooses tokens.
         chunk: C, turns between two checks for ended episodes; the result does not depend on it. None is 1 on a CPU and
             8 on CUDA, where a check waits for the device.
+
+    Raises:
+        UsageError: If ``choose`` returns no `Action` with a token per row.
     """
 
     def __init__(self, engine: DecodeEngine, choose: Chooser, *, chunk: int | None = None) -> None:
         self.engine = engine
         self.chunk = chunk or (CHUNK if engine.device.type == "cuda" else 1)
         self._choose = torch.compile(choose) if engine.compiled else choose
-        # Some twenty kernels of a few numbers each, or two. A function and no method, with which this object would be
-        # in a circle, and the memory of its engine would wait for Python's collector.
+        # Compiled, two kernels in place of some twenty small ones. A function, because a compiled method would refer to
+        # this object, and only Python's garbage collector would free the memory of its engine.
         self._note = torch.compile(_note) if engine.compiled else _note
         slots, device = engine.num_slots, engine.device
         # For every slot: its episode, the number of tokens written for it, and its token limit.
@@ -122,8 +127,8 @@ class Turns:
         self._turn = torch.zeros(1, dtype=torch.long, device=device)  # within the chunk
         # A table of the vocabulary, because a graph records numbers and shapes as constants.
         self._is_end = torch.zeros(engine.vocab_size, dtype=torch.bool, device=device)
-        example = _record(choose(engine.hidden[:1], torch.zeros(1, device=device)), self._live[:1], self._live[:1])
-        self.record = example.zeros(self.chunk, slots)
+        action = _checked_action(choose(engine.hidden[:1], torch.zeros(1, device=device)))
+        self.record = _record(action, self._live[:1], self._live[:1]).zeros(self.chunk, slots)
 
     def start(self, end_tokens: Sequence[int]) -> None:
         """Drop all episodes, and set the tokens that end an episode."""
@@ -204,6 +209,23 @@ def _note(turns: Turns, action: Action) -> None:
     times.add_(1)
     live.logical_and_(~ended & (times < turns._limits[:count]))
     turns._turn.add_(1)
+
+
+def _checked_action(action: Any) -> Action:
+    """What a policy of one's own chose in one row.
+
+    Raises:
+        UsageError: If it is no `Action` with one token.
+    """
+    if not isinstance(action, Action) or not isinstance(action.tokens, torch.Tensor):
+        raise UsageError(f"the policy's act returned {shown(action)}; return an Action, such as Action.of(tokens)")
+    tokens = action.tokens
+    if tokens.shape != (1,) or tokens.dtype not in (torch.int64, torch.int32):
+        raise UsageError(
+            f"the policy's act returned tokens of shape {tuple(tokens.shape)} and type {tokens.dtype} for one row; "
+            "return one token id per row, such as logits.argmax(-1)"
+        )
+    return action
 
 
 def _record(action: Action, live: torch.Tensor, ended: torch.Tensor) -> Record:

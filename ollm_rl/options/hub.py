@@ -19,6 +19,7 @@ from ollm_rl.backbones.names import (
 )
 from ollm_rl.errors import MissingError, UsageError, one_line
 from ollm_rl.runs import METRICS_FILE, write_atomic
+from ollm_rl.settings import checked
 
 RUN_FILE, CARD_FILE = "run.json", "README.md"
 
@@ -81,7 +82,7 @@ def local_folder(name: str | Path) -> Path:
     Raises:
         MissingError: If neither holds a plug-in, or there is no network (found without long retries).
     """
-    folder = Path(name)
+    folder: Path = checked("model", name, Path)
     if not folder.exists() and has_owner(str(name)):
         folder = download_adapter(str(name))
     _require_config(folder, str(name))

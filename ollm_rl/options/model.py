@@ -17,9 +17,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ollm_rl.backbones.chunks import each_chunk
-from ollm_rl.backbones.loading import fingerprint, load_backbone, not_finite
+from ollm_rl.backbones.loading import as_backbone, fingerprint, load_backbone, not_finite
 from ollm_rl.backbones.names import OPTION_FILE, WEIGHTS_FILE, config_file, resolve
-from ollm_rl.backbones.output_head import OutputHead, last_hidden_states
+from ollm_rl.backbones.output_head import OutputHead, check_token_ids, last_hidden_states
 from ollm_rl.errors import DamagedError, MissingError, UsageError, one_line
 from ollm_rl.files.checksums import check_file
 from ollm_rl.files.records import read_object
@@ -38,6 +38,7 @@ from ollm_rl.options.losses import (
 )
 from ollm_rl.options.tokens import option_tokens
 from ollm_rl.runs import write_atomic
+from ollm_rl.settings import expect
 
 IGNORED = -100  # label that transformers' losses ignore
 ROWS_TOGETHER = {"cpu": 8, "cuda": 32}  # sequences of similar length per pass of the frozen backbone
@@ -90,19 +91,18 @@ class OptionModel(nn.Module):
 
     def __init__(self, backbone: PreTrainedModel, config: OptionConfig) -> None:
         super().__init__()
-        self.backbone = backbone.requires_grad_(False).eval()
+        expect(config, OptionConfig)
+        self.backbone = as_backbone(backbone).requires_grad_(False).eval()
         self.head = OutputHead(backbone)
         self.option_config = config
         self.hidden_size, self.vocab_size = self.head.hidden_size, self.head.vocab_size
-        parameters = sum(parameter.numel() for parameter in backbone.parameters())
-        width = config.width or default_width(config, self.hidden_size, parameters)
-        self.adapter = OptionAdapter(config, self.hidden_size, width).to(backbone.device)
-        self.width = width
+        self.width = config.width or default_width(config, self.hidden_size, backbone.num_parameters())
+        self.adapter = OptionAdapter(config, self.hidden_size, self.width).to(backbone.device)
 
     @classmethod
     def from_backbone(
         cls,
-        name_or_model: str | PreTrainedModel,
+        name_or_model: str | Path | PreTrainedModel,
         config: OptionConfig | None = None,
         *,
         dtype: torch.dtype = torch.float32,
@@ -119,9 +119,9 @@ class OptionModel(nn.Module):
         Raises:
             ValueError: If there is no such model, or its output head is not supported.
         """
-        if isinstance(name_or_model, str):
+        if isinstance(name_or_model, str | Path):
             name_or_model, _ = load_backbone(name_or_model, dtype=dtype, device=device)
-        return cls(name_or_model, config or OptionConfig())
+        return cls(name_or_model, OptionConfig() if config is None else config)
 
     def train(self, mode: bool = True) -> "OptionModel":
         """Switch the plug-in's mode; the frozen backbone stays in evaluation mode."""
@@ -161,6 +161,7 @@ class OptionModel(nn.Module):
                 A number z, or one per prompt, (B,): always the distribution under option z.
             arguments: Such as ``max_new_tokens``, ``do_sample``, ``temperature``, ``top_p``, ``num_beams``.
         """
+        check_token_ids(input_ids)
         check_option(option, self.option_config.num_options, len(input_ids))
         return generate_with(
             self.backbone,
@@ -248,8 +249,8 @@ class OptionModel(nn.Module):
         Raises:
             ValueError: If a row is padded on the left, or labels count padding.
         """
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
+        check_token_ids(input_ids)
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if not attention_mask[:, 0].all():
             raise ValueError("input_ids are padded on the left; pad on the right (tokenizer.padding_side='right')")
         counted = labels[:, 1:] != IGNORED
@@ -265,8 +266,7 @@ class OptionModel(nn.Module):
 
     def trainable_share(self) -> float:
         """Number of the plug-in's parameters divided by that of the backbone."""
-        adapter = sum(parameter.numel() for parameter in self.adapter.parameters())
-        return adapter / sum(parameter.numel() for parameter in self.backbone.parameters())
+        return sum(parameter.numel() for parameter in self.adapter.parameters()) / self.backbone.num_parameters()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the plug-in's weights and settings, without the backbone."""

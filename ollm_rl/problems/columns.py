@@ -18,7 +18,8 @@ class Columns(NamedTuple):
         question: The question, or messages of which the user's is the question.
         solution: The worked solution, or messages of which the assistant's is the solution; may be missing in a row
             that has an answer.
-        answer: The answer. None: the solution states it, in its last box or after ``####``.
+        answer: The answer, or messages of which the assistant's is the answer. None: the solution states it, in its
+            last box or after ``####``.
     """
 
     question: str
@@ -77,7 +78,7 @@ def is_conversation(value: Any) -> TypeGuard[list[Mapping[str, Any]]]:
     return isinstance(value, list) and bool(value) and all(isinstance(m, Mapping) and "role" in m for m in value)
 
 
-def said(value: Any, role: str) -> Any:
+def message_of(value: Any, role: str) -> Any:
     """The text of the only message of this role; None if there is not exactly one. Other cells stay as they are."""
     if not is_conversation(value):
         return value

@@ -2,7 +2,7 @@
 
 import difflib
 
-from ollm_rl.errors import UsageError, one_line
+from ollm_rl.errors import UsageError, extra, one_line
 from ollm_rl.problems import arith
 from ollm_rl.problems.problem import Problem
 from ollm_rl.streams import Purpose, integer_seed, numpy_generator
@@ -31,15 +31,14 @@ def generate_reasoning_gym(task: str, split: str, limit: int | None, seed: int) 
     """Problems of a task of reasoning-gym, without solutions.
 
     Raises:
-        UsageError: If the package or the task is missing, or its problems have no reference answers.
+        MissingError: If the package is missing.
+        UsageError: If there is no such task, or its problems have no reference answers.
     """
     # reasoning-gym seeds entry i with seed + i, so neighbouring seeds would share all but one of their problems.
     task_seed = integer_seed(seed, Purpose.PROBLEMS, _split_index(split))
-    try:
+    with extra("rg"):
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
-    except ImportError as error:
-        raise UsageError(f"rg:{task} needs reasoning-gym: pip install 'ollm-rl[rg]'") from error
     if task not in DATASETS:
         close = difflib.get_close_matches(task, DATASETS, n=5)
         hint = f"did you mean {', '.join(close)}?" if close else "reasoning_gym.factory.DATASETS lists them"

@@ -13,7 +13,7 @@ from ollm_rl.problems.columns import (
     has_system_message,
     is_conversation,
     known_columns,
-    said,
+    message_of,
     solution_and_answer,
 )
 from ollm_rl.problems.problem import Problem, is_text
@@ -91,7 +91,7 @@ def _problem(row: Mapping[str, Any], columns: Columns, path: Path, number: int) 
         default = None if columns.answer is None else ""
         solution = _field(row, columns.solution, location, role="assistant", default=default)
     if columns.answer is not None:
-        answer = _field(row, columns.answer, location)
+        answer = _field(row, columns.answer, location, role="assistant")
     solution, answer = solution_and_answer(solution, answer, columns)
     if not answer.strip():
         stated = columns.answer or columns.solution
@@ -121,7 +121,7 @@ def _field(row: Mapping[str, Any], name: str, location: str, role: str = "", def
     if name not in row:
         remedy = "every line needs a question and an answer; --columns names other fields"
         raise UsageError(f"{location}: field {name!r} is missing; {remedy}")
-    if is_conversation(value) and (value := said(value, role)) is None:
+    if is_conversation(value) and (value := message_of(value, role)) is None:
         raise UsageError(f"{location}: field {name!r} holds not one text of the {role}; give rows of one question")
     is_number = (isinstance(value, int) and not isinstance(value, bool)) or (
         isinstance(value, float) and math.isfinite(value)

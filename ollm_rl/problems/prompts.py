@@ -6,7 +6,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.errors import UsageError, one_line
-from ollm_rl.problems.problem import Problem, is_text
+from ollm_rl.problems.problem import Problem, is_text, listed
 from ollm_rl.settings import PromptSettings
 
 PLACEHOLDER = "\ue000"  # for private use, so no question and no template has it
@@ -31,6 +31,7 @@ def encode_prompts(
         UsageError: If a prompt leaves no room for the completion, or is no text, or the chat template refuses one; the
             message names the problem, or the tokenizer.
     """
+    problems = listed(problems)
     for problem in problems:
         if not is_text(problem.question + problem.answer):
             raise UsageError(f"problem {problem.id!r} has a lone surrogate, half a character; correct it")

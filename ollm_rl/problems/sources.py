@@ -41,6 +41,7 @@ def load_problems(
         MissingError: If a file does not exist.
     """
     limit, seed = checked("limit", limit, Count | None), checked("seed", seed, Seed)
+    split = checked("split", split, str)
     kind, _, rest = checked("problems", spec, str).partition(":")
     named = read_columns(checked("columns", columns, str | None))
     readers: dict[str, Callable[[], list[Problem]]] = {

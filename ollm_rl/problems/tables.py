@@ -12,10 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from ollm_rl.errors import MissingError, UsageError, one_line
-from ollm_rl.problems.columns import EXAMPLE, Columns, has_system_message, known_columns, said, solution_and_answer
+from ollm_rl.problems.columns import (
+    EXAMPLE,
+    Columns,
+    has_system_message,
+    known_columns,
+    message_of,
+    solution_and_answer,
+)
 from ollm_rl.problems.problem import Problem, is_text
 from ollm_rl.problems.sampling import seeded_sample
 from ollm_rl.services.network import hub_answers
+from ollm_rl.settings import shown
 from ollm_rl.streams import Purpose, integer_seed
 
 BUFFER = 10_000  # rows of a hub's stream that are shuffled at a time
@@ -39,7 +47,7 @@ def read_hub(name: str, split: str, columns: Columns | None, limit: int | None, 
         seed: Seed of the sample.
 
     Raises:
-        UsageError: If it cannot be loaded, or the columns are missing.
+        UsageError: If it cannot be loaded, or the columns are missing or hold no text.
     """
     dataset_id, _, config = name.partition(":")
     table = _Table(f"hf:{name}", f"{dataset_id}-{split}", columns)
@@ -68,7 +76,7 @@ def read_parquet(pattern: str, columns: Columns | None, limit: int | None, seed:
 
     Raises:
         MissingError: If there is no such file.
-        UsageError: If a file cannot be read, or the columns are missing.
+        UsageError: If a file cannot be read, or the columns are missing or hold no text.
     """
     files = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
     if not files:
@@ -100,9 +108,8 @@ class _Table:
         columns: Columns | None = None
         for index, row in enumerate(rows):
             columns = columns or self._fitting(row)
-            cells = (columns.question, "user"), (columns.solution, "assistant"), (columns.answer, "")
-            texts = (said(row.get(name), role) if name else None for name, role in cells)
-            question, solution, answer = ("" if text is None else str(text) for text in texts)
+            cells = (columns.question, "user"), (columns.solution, "assistant"), (columns.answer, "assistant")
+            question, solution, answer = (self._text(row, name, role) for name, role in cells)
             solution, answer = solution_and_answer(solution, answer, columns)
             self.rows += 1
             self.with_system_message += has_system_message(row, columns)
@@ -112,6 +119,16 @@ class _Table:
                 )
             else:
                 self.left_out += 1
+
+    def _text(self, row: Mapping[str, Any], name: str | None, role: str) -> str:
+        """A cell, or the message of this role in it, as text; empty if there is none."""
+        value = message_of(row.get(name), role) if name else None
+        if isinstance(value, list | Mapping):
+            raise UsageError(
+                f"{self.spec} has {shown(value)} in the column {name!r}, which is no text and no number; name another "
+                f"column, as in --columns {EXAMPLE}"
+            )
+        return "" if value is None else str(value)
 
     def _fitting(self, row: Mapping[str, Any]) -> Columns:
         if self.columns is None:

@@ -29,7 +29,8 @@ def by_problem(samples: Sequence[Row]) -> list[dict[str, Any]]:
 
 def most_answered(samples: Sequence[Row], limit: int) -> list[Row]:
     """The completions of at most ``limit`` problems: those that the most methods answered, and of equals the first."""
-    answers = Counter(row["question"] for row in samples)
+    pairs = dict.fromkeys((row["question"], row["method"]) for row in samples)  # a method may have several samples
+    answers = Counter(question for question, _ in pairs)
     kept = {question for question, _ in answers.most_common(limit)}
     return [row for row in samples if row["question"] in kept]
 

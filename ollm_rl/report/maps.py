@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from ollm_rl.report.canvas import MUTED, SERIES, WIDTH, canvas, svg
 
 SHADES = 16  # of a map
-FAINT = 0.005  # of the full shade: what is less is left empty, as rounding and certainty leave it everywhere
+SHOWN_FROM = 0.005  # share of the full shade; less is left empty: rounding and certainty leave so little everywhere
 LEAST = 0.12  # opacity of the smallest value that is shown
 
 
@@ -31,7 +31,7 @@ def heat_map(
 ) -> Markup:
     """Values from 0 to ``top``, (R, C), as shades, the first row at the top.
 
-    NaN, and what is less than ``FAINT`` of the full shade, is left empty.
+    NaN, and what is less than ``SHOWN_FROM`` of the full shade, is left empty.
 
     Args:
         values: Rows may differ in length.
@@ -52,7 +52,7 @@ def heat_map(
         axis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     paint = to_rgb(SERIES[0])
     colours = LinearSegmentedColormap.from_list("shades", [(*paint, LEAST), (*paint, 1.0)], N=SHADES)
-    cell_rows, cell_columns = np.nonzero(np.nan_to_num(grid) >= FAINT * top)
+    cell_rows, cell_columns = np.nonzero(np.nan_to_num(grid) >= SHOWN_FROM * top)
     shades = colours(np.minimum(grid[cell_rows, cell_columns] / top, 1.0))
     for shade in np.unique(shades, axis=0):
         same = (shades == shade).all(1)

@@ -50,7 +50,7 @@ def write_report(
         tables: Further tables, shown first.
     """
     unchosen = summary.get("unchosen", {})
-    drawn = {method: known for method, seeds in curves.items() if (known := [rows for rows in seeds if rows])}
+    drawn = {method: known for method, runs in curves.items() if (known := [rows for rows in runs if rows])}
     styles = training.styles_of(drawn, unchosen)
     problems = by_problem(samples)
     html = render(
@@ -201,7 +201,7 @@ def _maps(options: Sequence[Row]) -> dict[str, Any]:
         "mapped": max((len(row["entropy"]) for row in options), default=0),
         "most_options": most_options,
         "scale": [(f"{round(100 * part)} %", f"{part * top:.2f}") for part in (0, 0.25, 0.5, 0.75, 1)],
-        "faint": percent(maps.FAINT),
+        "faint": percent(maps.SHOWN_FROM),
         "least_shade": round(100 * maps.LEAST),
     }
 

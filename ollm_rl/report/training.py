@@ -40,7 +40,7 @@ QUANTITIES = {
         "Language switching", "Completions that leave the language of their prompt.", share=True
     ),
     "degeneracy_rate": Quantity(
-        "Degeneracy", "Completions that loop, do not end, are empty or state no answer.", share=True
+        "Degeneracy", "Completions that loop, do not end, are gibberish or empty, or state no answer.", share=True
     ),
 }
 

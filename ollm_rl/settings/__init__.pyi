@@ -3,6 +3,7 @@ from .base import PromptSettings as PromptSettings
 from .base import ReportSettings as ReportSettings
 from .base import Settings as Settings
 from .base import checked as checked
+from .base import expect as expect
 from .base import own_fields as own_fields
 from .base import read_settings as read_settings
 from .base import refuse_changed as refuse_changed
@@ -26,6 +27,7 @@ __all__ = [
     "Coefficient",
     "Count",
     "CountOrZero",
+    "expect",
     "Machine",
     "Nats",
     "own_fields",

@@ -7,6 +7,7 @@ flags and YAML files share one flat set of names, and ``--help`` shows one group
 import dataclasses
 import difflib
 import numbers
+import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass
@@ -125,8 +126,26 @@ def refuse_changed(settings: Settings, names: list[str], reason: str) -> None:
             continue
         name, value = field.name, getattr(settings, field.name)
         if value != (field.default_factory() if callable(field.default_factory) else field.default):
-            shown = "" if isinstance(value, Settings) else f"={value}"
-            raise UsageError(f"{name}{shown} is not used {reason}; leave it out")
+            given = "" if isinstance(value, Settings) else f"={value}"
+            raise UsageError(f"{name}{given} is not used {reason}; leave it out")
+
+
+def expect(config: Any, kind: type[Settings]) -> None:
+    """Refuse what is not an object of these settings, such as the path of a run, or a dictionary.
+
+    Raises:
+        UsageError: It says how to make one.
+    """
+    if isinstance(config, kind):
+        return
+    required = [f"{field.name}=..." for field in dataclasses.fields(kind) if is_required(field)]
+    arguments = "**config" if isinstance(config, Mapping) else ", ".join(required)
+    raise UsageError(f"config={shown(config)} is no {kind.__name__}; give {kind.__name__}({arguments})")
+
+
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field has no default."""
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def plain_type(hint: Any) -> Any:
@@ -148,7 +167,7 @@ def read_settings(config: type[SettingsT], values: Mapping[str, Any]) -> Setting
     hints = get_type_hints(config, include_extras=True)
     refuse_unknown(values, hints)
     for field in dataclasses.fields(config):
-        if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
+        if field.name not in values and is_required(field):
             raise UsageError(f"{field.name} is missing; give it")
     return config(**{name: from_text(value, hints[name]) for name, value in values.items()})
 
@@ -237,9 +256,9 @@ def checked(name: str, value: Any, hint: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as text for a message, shortened if it is long."""
+    """A value as text for a message: one line, shortened if it is long."""
     try:
-        return _SHORT.repr(value)
+        return re.sub(r"\s*\n\s*", " ", _SHORT.repr(value))  # a tensor is written on several lines
     except ValueError:  # Python refuses to write whole numbers of more than 4,300 digits
         return "a number of thousands of digits"
 

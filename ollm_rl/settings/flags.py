@@ -6,7 +6,7 @@ The parser only collects values, most of them as text; ``read_settings`` reads a
 import inspect
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -16,7 +16,17 @@ from docstring_parser import parse_from_object
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
 from ollm_rl.errors import MissingError, UsageError, one_line
-from ollm_rl.settings.base import Settings, checked, from_text, own_fields, plain_type, refuse_unknown, sections, shown
+from ollm_rl.settings.base import (
+    Settings,
+    checked,
+    from_text,
+    is_required,
+    own_fields,
+    plain_type,
+    refuse_unknown,
+    sections,
+    shown,
+)
 
 _NO_DEFAULT = re.compile(r" \(default: (null|\[\]|\{\})\)$")
 NOT_SETTINGS = ("help", "config", "print_config")  # flags of every command
@@ -59,7 +69,7 @@ def settings_parser(
         epilog: The last line of its help.
         positional: Whether settings without a default are positional arguments.
     """
-    required = [field.name for field in fields(config) if _is_required(field)]
+    required = [field.name for field in fields(config) if is_required(field)]
     words = [name.upper() if positional else f"--{name} {name.upper()}" for name in required]
     parser = ArgumentParser(
         prog=prog,
@@ -129,10 +139,6 @@ def check_file(path: Path, config: type[Settings]) -> None:
 def _descriptions(section: type) -> dict[str, str | None]:
     """The strings below a section's fields."""
     return {param.arg_name: param.description for param in parse_from_object(section).params}
-
-
-def _is_required(field: Field[Any]) -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _flag_names(config: type[Settings], prefix: str) -> Iterator[str]:

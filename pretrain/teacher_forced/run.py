@@ -39,6 +39,7 @@ from ollm_rl.problems.prompts import format_prompts
 from ollm_rl.problems.sources import load_problems
 from ollm_rl.runs import origin, write_atomic
 from ollm_rl.safekeeping.outputs import output_file
+from ollm_rl.settings import expect
 
 NUM_TABLES = 8  # problems whose options are listed token by token
 
@@ -102,6 +103,7 @@ def run_teacher_forced(config: TeacherForcedConfig) -> dict[str, Any]:
         MissingError: If a folder holds no option plug-in, or no LoRA.
         UsageError: If the data have no solutions, the LoRA belongs to another backbone, or ``out`` cannot be written.
     """
+    expect(config, TeacherForcedConfig)
     if config.out is not None and (config.out.suffix == ".html" or config.out.is_dir()):
         raise UsageError(
             f"out={str(config.out)!r} must be a file such as result.json; the report is written beside it as .html"

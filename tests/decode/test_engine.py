@@ -197,7 +197,7 @@ def test_a_restart_forgets_the_slots_and_may_use_fewer(backbone: PreTrainedModel
 
 def test_on_a_cpu_every_slot_that_is_not_needed_is_dropped() -> None:
     engine = DecodeEngine(tiny_model("llama"), 20, 8)
-    assert [engine.enough(needed) for needed in (20, 18, 1, 21)] == [20, 18, 1, 20]
+    assert [engine.slots_for(needed) for needed in (20, 18, 1, 21)] == [20, 18, 1, 20]
 
 
 def test_equal_prompts_are_computed_once_and_give_equal_rows(backbone: PreTrainedModel) -> None:
@@ -320,4 +320,4 @@ class TestGraphs:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda_an_engine_runs_with_few_different_numbers_of_slots() -> None:
     engine = DecodeEngine(tiny_model("llama").cuda(), 300, 8)
-    assert [engine.enough(needed) for needed in (300, 257, 256, 200, 33, 5)] == [300, 300, 256, 224, 40, 32]
+    assert [engine.slots_for(needed) for needed in (300, 257, 256, 200, 33, 5)] == [300, 300, 256, 224, 40, 32]

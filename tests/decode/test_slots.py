@@ -201,6 +201,9 @@ def test_freed_slots_are_filled_again() -> None:
     assert engine.cache is None and engine.lengths == [0, 0]
     prompts = random_ids(7, 2, seed=1)
     assert torch.equal(engine.prefill([0, 1], prompts), fresh.prefill([0, 1], prompts))
+    with pytest.raises(ValueError, match="num_slots=4 is not within 1 to 2"):
+        engine.free(4)
+    assert engine.num_slots == 2 and engine.lengths == [7, 2], "as it was"
 
 
 ACTIONS = st.lists(

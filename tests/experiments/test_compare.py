@@ -56,6 +56,7 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tuning_seeds": [7],
         "seeds": [0, 1],
         "max_concurrent": 1,  # one process of Ray for all runs: importing torch takes longer than a run
+        "eval_data": data,
         "eval_limit": 2,
     }
     path = folder / "preset.yaml"

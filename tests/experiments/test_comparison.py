@@ -51,6 +51,11 @@ def test_a_threshold_is_reached_by_the_mean_over_the_window(tmp_path: Path) -> N
     assert curve.mean_reward == pytest.approx(3.1 / 5)
 
 
+def test_a_mean_that_is_the_threshold_reaches_it_whatever_its_rounding(tmp_path: Path) -> None:
+    rows = run(tmp_path / "a", [0.7, 1.0, 1.0, 1.0]).rows  # numpy's mean of the first three is 0.8999999999999999
+    assert Curve(rows, window=30).time_to(0.9, "episodes") == 30
+
+
 def test_a_run_shorter_than_the_window_reaches_nothing(tmp_path: Path) -> None:
     curve = run(tmp_path / "a", [1.0])
     assert math.isnan(curve.reward[0]) and curve.time_to(0.9, "episodes") == math.inf

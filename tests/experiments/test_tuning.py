@@ -97,6 +97,39 @@ def test_a_range_is_not_widened_to_values_that_a_run_refuses(tmp_path: Path, sco
     assert {run.episodes for run in trained.runs} == {8, 16}, "no 4, which is less than a group"
 
 
+def test_ends_of_a_range_may_be_text_and_choices_mappings(tmp_path: Path, scored: Any) -> None:
+    trained = scored(lambda run: run.learning_rate + run.rewards.format)
+    random = {
+        "learning_rate": {"loguniform": ["1e-3", "1e-2"]},
+        "rewards": {"choice": [{"format": 0.001}, {"format": 0.002}]},
+    }
+    found = tune_methods(config(tmp_path, methods={"vocabulary": {"random": random}}, num_trials=20))
+    rates = [run.learning_rate for run in trained.runs]
+    assert max(rates) > 1e-2 and found["vocabulary"].settings["learning_rate"] == max(rates)
+
+
+@pytest.mark.parametrize("failing", ["tuning-0", "tuning-1"])
+def test_only_a_first_round_in_which_all_trials_fail_ends_a_comparison(
+    tmp_path: Path, scored: Any, failing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = scored(lambda run: run.learning_rate)  # higher is always better, so the range is widened
+
+    def run_trials(state: Path, configs: dict[str, RLConfig], resources: Any) -> dict[str, str]:
+        trained.run_trials(state, configs, resources)
+        return dict.fromkeys(configs, "not finite") if state.parent.name == failing else {}
+
+    monkeypatch.setattr(tuning, "run_trials", run_trials)
+    comparison = config(tmp_path, num_trials=40, max_widenings=1)
+    if failing == "tuning-0":
+        with pytest.raises(UsageError, match="all trials of method 'latent' failed; not finite"):
+            tune_methods(comparison)
+        return
+    found = tune_methods(comparison)
+    first = [run.learning_rate for run in trained.runs if run.action_space == "options" and "tuning-0" in str(run.out)]
+    assert found["latent"].settings["learning_rate"] == max(first) and len(trained.runs) == 2 * 2 * (40 + 20)
+    assert "failed: latent-00-seed1000" in capsys.readouterr().out
+
+
 def test_a_method_without_random_settings_is_not_tuned(tmp_path: Path, scored: Any) -> None:
     trained = scored(lambda run: 1.0)
     found = tune_methods(config(tmp_path, methods={"vocabulary": {"train": {"learning_rate": 1e-4}}}))

@@ -82,6 +82,9 @@ def test_named_columns_are_read_in_every_kind_of_source(tmp_path: Path, kind: st
     assert texts(problem) == ("q", r"s \boxed{7}", "7")
     (problem,) = load_problems(spec, columns="answer=truth,question=task")
     assert texts(problem) == ("q", "", "8")
+    chat = spec_of(kind, tmp_path / "chat", {"prompt": [user("q")], "completion": [assistant("7")]})
+    (problem,) = load_problems(chat, columns="question=prompt,answer=completion")
+    assert texts(problem) == ("q", "", "7")
     for wrong in (
         "question=tsak,answer=truth",
         "question=task,answer=turth",
@@ -123,6 +126,14 @@ def test_rows_of_several_turns_and_without_an_answer_are_no_problems(
     for row, message in ((turns, "holds not one text of the user"), (unanswered, "'messages' states no answer")):
         with pytest.raises(ValueError, match=f"line 2: field .*{message}"):
             load_problems(spec_of("jsonl", tmp_path / "lines", good, row))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "json"])
+def test_a_column_of_lists_or_objects_is_refused(tmp_path: Path, kind: str) -> None:
+    for cell in (["7"], {"value": "7"}):
+        spec = spec_of(kind, tmp_path / type(cell).__name__, {"question": "q", "answer": cell})
+        with pytest.raises(ValueError, match=r"(\['7'\]|\{'value': '7'\})"):
+            load_problems(spec)
 
 
 def test_problems_that_are_published_without_solutions_have_none(tmp_path: Path) -> None:

@@ -95,3 +95,5 @@ def test_methods_stand_side_by_side_and_are_filtered_by_what_is_wrong(tmp_path: 
 def test_of_many_problems_those_are_shown_that_most_methods_answered() -> None:
     samples = [sample(method=method, question=question) for method, question in ("a1", "a2", "a3", "b4", "b2", "b5")]
     assert [row["method"] + row["question"] for row in most_answered(samples, 2)] == ["a1", "a2", "b2"]
+    several = [sample(method=method, question=question) for method, question in ("a1", "a1", "a1", "a2", "b2")]
+    assert [row["method"] + row["question"] for row in most_answered(several, 1)] == ["a2", "b2"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,15 @@ from ollm_rl.agents.config import RewardConfig, RLConfig
 from ollm_rl.agents.evaluation.free_running import evaluate
 from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.agents.policies.token import TokenPolicy
-from ollm_rl.agents.search.config import SearchConfig
+from ollm_rl.agents.search.config import SearchConfig, SearchSettings
+from ollm_rl.agents.search.run import search
 from ollm_rl.agents.training.advantages import episode_advantages
+from ollm_rl.agents.training.trainer import train
+from ollm_rl.backbones.loading import load_backbone, load_tokenizer
 from ollm_rl.backbones.names import resolve
+from ollm_rl.cli import COMMANDS
 from ollm_rl.decode.engine import DecodeEngine
+from ollm_rl.decode.turns import Action
 from ollm_rl.devices import resolve_device
 from ollm_rl.envs.sb3 import TextGenVecEnv
 from ollm_rl.envs.text_gen import TextGenEnv
@@ -26,6 +32,7 @@ from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.problems.problem import Problem
+from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.problems.sources import load_problems
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
@@ -149,6 +156,15 @@ def test_a_reset_of_many_refuses(options: Any, model: OptionModel) -> None:
         (lambda: load_problems("arith", seed=None), "seed=None is not a whole number"),  # type: ignore[arg-type]
         (lambda: load_problems("arith", seed=2**40), "seed=1099511627776 must be"),
         (lambda: load_problems("arith", split="all"), "split='all' is unknown"),
+        (lambda: load_problems("hf:folder", split=3), "split=3 is not text"),  # type: ignore[arg-type]
+        (lambda: encode_prompts("2 + 3?", tiny_tokenizer(), max_length=9), "problems holds '2'"),  # type: ignore
+        (lambda: load_backbone(None), "backbone=None is not a path"),  # type: ignore[arg-type]
+        (lambda: load_backbone(Path("nowhere")), "backbone 'nowhere' cannot be loaded"),
+        (lambda: load_tokenizer(3), "backbone=3 is not a path"),  # type: ignore[arg-type]
+        (lambda: OptionModel.from_pretrained(3), "model=3 is not a path"),  # type: ignore[arg-type]
+        (lambda: OptionModel.from_backbone(Path("nowhere")), "backbone 'nowhere' cannot be loaded"),
+        (lambda: OptionModel("tiny-arith", OptionConfig()), "backbone='tiny-arith' is no language model"),  # type: ignore
+        (lambda: DecodeEngine("tiny-arith", 2, 9), "give one, such as load_backbone returns"),  # type: ignore[arg-type]
         (lambda: resolve_device("meta"), "device 'meta' is not available"),
         (lambda: resolve_device(None), "device None is not available"),  # type: ignore[arg-type]
         (lambda: resolve(3), "model=3 is not a path"),  # type: ignore[arg-type]
@@ -182,9 +198,63 @@ def test_an_evaluation_refuses(numbers: dict[str, Any], part: str, model: Option
     assert part in refusal(lambda: evaluate(tokenizer=tiny_tokenizer(), **working | numbers))
 
 
+@pytest.mark.parametrize(
+    ("chosen", "part"),
+    [
+        (lambda logits: logits.argmax(-1), "the policy's act returned tensor("),
+        (lambda logits: None, "the policy's act returned None; return an Action"),
+        (lambda logits: (logits.argmax(-1), logits), "return an Action, such as Action.of(tokens)"),
+        (Action.of, "tokens of shape (1, 97) and type torch.float32 for one row"),
+        (lambda logits: Action.of(logits.argmax()), "tokens of shape () and type torch.int64 for one row"),
+        (lambda logits: Action.of(logits.max(-1).values), "return one token id per row, such as logits.argmax(-1)"),
+    ],
+)
+def test_an_evaluation_refuses_what_an_own_policy_chooses(
+    chosen: Callable[[torch.Tensor], Any], part: str, model: OptionModel
+) -> None:
+    class Own:
+        backbone = model.backbone
+
+        def act(self, hidden_states: torch.Tensor, uniforms: torch.Tensor | None) -> Any:
+            return chosen(model.head(hidden_states))
+
+    assert part in refusal(lambda: evaluate(Own(), tiny_tokenizer(), [PROBLEM], max_new_tokens=3))
+
+
+TAKES_SETTINGS = {
+    **{name: (resolve_name(command.run), resolve_name(command.config)) for name, command in COMMANDS.items()},
+    "train of training": (train, RLConfig),
+    "OptionModel": (lambda config: OptionModel(tiny_model("llama"), config), OptionConfig),
+    "from_backbone": (lambda config: OptionModel.from_backbone(tiny_model("llama"), config), OptionConfig),
+    "search of Python": (lambda settings: search(None, None, [PROBLEM], settings), SearchSettings),  # type: ignore
+}
+
+
+@pytest.mark.parametrize("name", TAKES_SETTINGS)
+def test_a_path_or_a_dictionary_is_no_settings(name: str) -> None:
+    function, config = TAKES_SETTINGS[name]
+    assert f"config='runs/options' is no {config.__name__}; give {config.__name__}(" in refusal(
+        lambda: function("runs/options")
+    )
+    settings = {"num_options": 4, "model": "runs/options"}
+    assert f"is no {config.__name__}; give {config.__name__}(**config)" in refusal(lambda: function(settings))
+    assert f"config={{}} is no {config.__name__}" in refusal(lambda: function({}))
+
+
+@pytest.mark.parametrize(
+    "ids", ["text", ["text"], [[1, 2]], None, 3, torch.tensor([1, 2]), torch.ones(1, 2), tiny_tokenizer()("a")]
+)
+def test_a_model_reads_only_token_ids(ids: Any, model: OptionModel) -> None:
+    for read in (model.hidden_states, model.generate, lambda ids: model.counted_states(ids, ids)):
+        message = refusal(lambda read=read: read(ids))  # type: ignore[misc]
+        assert "input_ids" in message and "give tokenizer(texts, return_tensors='pt', padding=True)" in message
+
+
 @pytest.mark.parametrize("size", [(0, 9), (2, 0), (1.5, 9), (True, 9), (2, "x"), (2, 1.5), (2, 65), (10**12, 9)])
 def test_an_engine_refuses(size: tuple[Any, Any], model: OptionModel) -> None:
     refusal(lambda: DecodeEngine(model.backbone, *size))
+    assert "compiled='no' is not true" in refusal(lambda: DecodeEngine(model.backbone, 2, 9, compiled="no"))  # type: ignore
+    assert "backbone=OptionModel(" in refusal(lambda: DecodeEngine(model, 2, 9))  # type: ignore[arg-type]
 
 
 RL: dict[str, Any] = {"out": "x", "model": "y"}

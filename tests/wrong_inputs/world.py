@@ -22,6 +22,7 @@ COMPARE = """
 methods: {a: {random: {learning_rate: {loguniform: [0.001, 0.01]}}}, b: {train: {action_space: tokens}}}
 train: {model: options, data: "jsonl:data.jsonl", episodes: 8, group_size: 4, max_new_tokens: 3}
 baseline: a
+eval_data: "jsonl:data.jsonl"
 max_episodes: 16
 window: 8
 """
