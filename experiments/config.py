@@ -52,7 +52,7 @@ class SweepPlan(Settings):
     random: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     """Settings of ollm-rl train, each as uniform: [low, high], loguniform: [low, high] or choice: [value, ...]."""
     num_samples: Count = 1
-    """Draws of the random settings; each is combined with every combination of the grid. One drawn again runs once."""
+    """Draws of the random settings, each with every combination of the grid. One that is drawn again runs once."""
     sample_seed: Seed = 0
     """Seed of these draws."""
     seeds: list[Seed] = field(default_factory=lambda: [0])
@@ -108,7 +108,7 @@ class ComparePlan(Settings):
     window: Count = 96
     """Number of last episodes that a mean reward is taken over."""
     eval_data: str | None = None
-    """Problems of the final evaluation, in the format of data. If left out: data of the runs, which then needs splits."""
+    """Problems of the final evaluation, in the format of data; data of the runs, which needs splits, if left out."""
     eval_split: str | None = None
     """Split of the final evaluation; test if left out."""
     eval_columns: str | None = None
