@@ -108,7 +108,7 @@ class ComparePlan(Settings):
     window: Count = 96
     """Number of last episodes that a mean reward is taken over."""
     eval_data: str | None = None
-    """Problems of the final evaluation, in the format of data; data of the runs, which needs splits, if left out."""
+    """Problems of the final evaluation, in the format of data. If left out: data of the runs, if that has splits."""
     eval_split: str | None = None
     """Split of the final evaluation; test if left out."""
     eval_columns: str | None = None
