@@ -52,7 +52,7 @@ class SweepPlan(Settings):
     random: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     """Settings of ollm-rl train, each as uniform: [low, high], loguniform: [low, high] or choice: [value, ...]."""
     num_samples: Count = 1
-    """Draws of the random settings; each is combined with every combination of the grid. One drawn again runs once."""
+    """Draws of the random settings, each with every combination of the grid. One that is drawn again runs once."""
     sample_seed: Seed = 0
     """Seed of these draws."""
     seeds: list[Seed] = field(default_factory=lambda: [0])

@@ -28,7 +28,7 @@ class Curve:
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], window: int) -> None:
         self.rows = rows
-        self._length = max(1, round(window / rows[0]["episodes"]))  # iterations of a window
+        self._length = window_length(window, rows[0]["episodes"])
         self.reward = self.trailing_mean("reward")
 
     def column(self, name: str) -> np.ndarray:
@@ -67,3 +67,8 @@ class Curve:
     def mean_reward(self) -> float:
         """Mean reward of all episodes: the area under the curve per episode."""
         return float(np.mean(self.column("reward")))
+
+
+def window_length(window: int, episodes: float) -> int:
+    """Number of iterations, each of so many episodes, that make a window."""
+    return max(1, round(window / episodes))

@@ -11,7 +11,7 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.groups import history
 from ollm_rl.errors import UsageError
 from ollm_rl.experiments.config import CompareConfig
-from ollm_rl.experiments.curves import Curve
+from ollm_rl.experiments.curves import Curve, window_length
 from ollm_rl.experiments.ray_tune import run_trials
 from ollm_rl.experiments.trials import domain, draw, kind_and_values, parse_settings, setting_text
 from ollm_rl.settings.base import checked, from_text
@@ -91,6 +91,11 @@ def method_config(config: CompareConfig, method: str, settings: Mapping[str, Any
     iterations = config.max_episodes // episodes
     if not iterations:
         raise UsageError(f"max_episodes={config.max_episodes} is less than an iteration of {episodes}; raise it")
+    if window_length(config.window, episodes) > iterations:
+        raise UsageError(
+            f"window={config.window} is more than the {iterations * episodes} episodes of a run ({iterations} "
+            f"iterations of {episodes}); lower it, or raise max_episodes"
+        )
     return parse_settings({**merged, "iterations": iterations, "seed": seed, "out": str(out.absolute())})
 
 

@@ -142,12 +142,14 @@ def take(path: Path, measure: Callable[[], dict[str, Any]]) -> None:
 
 
 def tables(folder: Path) -> str:
-    """The rows as Markdown: means over seeds, with the lowest and highest in brackets."""
+    """The rows as Markdown: means over seeds, the lowest and highest in brackets. A sentence while there are none."""
     settings: dict[str, list[Any]] = {}
     for path in sorted(folder.glob("*.json")):
         settings.setdefault(path.stem.rpartition(", seed")[0], []).append(json.loads(path.read_text()))
     parts = []
     trained = {name: rows for name, rows in settings.items() if "forced" in rows[0]}
+    if not trained or "backbone" not in settings:
+        return "no tables yet: other processes are at work on the first rows"
     for measure in ("token_accuracy", "nll", "answer_correct"):
         columns = list(next(iter(trained.values()))[0]["forced"]["columns"])
         lines = [

@@ -185,7 +185,8 @@ def _named(name: Any) -> str:
     Raises:
         UsageError: If it is neither.
     """
-    checked("backbone", name, Path)
+    if not isinstance(name, str):
+        checked("backbone", name, Path)
     return str(name)
 
 

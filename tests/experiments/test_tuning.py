@@ -165,6 +165,9 @@ def test_the_iterations_of_a_run_follow_from_its_episodes(tmp_path: Path) -> Non
     assert (run.iterations, run.episodes, run.seed, run.device) == (3, 32, 7, "cpu")
     with pytest.raises(UsageError, match="max_episodes=8 is less than an iteration of 256; raise it"):
         method_config(config(tmp_path, max_episodes=8, window=8), "latent", {}, 7, tmp_path)
+    message = r"window=96 is more than the 64 episodes of a run \(1 iterations of 64\); lower it, or raise max_episodes"
+    with pytest.raises(UsageError, match=message):
+        method_config(config(tmp_path, max_episodes=100), "latent", {"episodes": 64}, 7, tmp_path)
 
 
 @pytest.mark.parametrize(

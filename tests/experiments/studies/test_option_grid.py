@@ -102,3 +102,9 @@ def test_a_cell_is_the_mean_over_seeds_with_the_lowest_and_highest(tmp_path: Pat
     assert "| backbone | 0.375 (0.250, 0.500) | 10.000 (10.000, 10.000) | 0.500 (0.500, 0.500) |" in text
     # Of four problems, one is right with seed 0 and two with seed 1, against none: 37.5 points.
     assert "| 1.000 (1.000, 1.000) | 37.5 (" in text
+
+
+def test_tables_wait_for_the_first_rows(tmp_path: Path) -> None:
+    assert grid.tables(tmp_path).startswith("no tables yet")
+    (tmp_path / "backbone, seed 0.json").write_text('{"seed": 0, "free": {}}')
+    assert grid.tables(tmp_path).startswith("no tables yet")
