@@ -10,6 +10,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 import pytest
+from transformers import AttentionInterface
 
 from tests.imports import imports_of, python_files
 from tests.places import ROOT
@@ -28,7 +29,7 @@ def modules_of(tops: set[str]) -> dict[str, Any]:
 @pytest.fixture
 def without_extras() -> Iterator[None]:
     """``ollm_rl`` is imported again, and Ray and SB3 cannot be."""
-    before = modules_of(TOPS)
+    before, attention = modules_of(TOPS), dict(AttentionInterface._global_mapping)
     for name in before:
         del sys.modules[name]
     missing: dict[str, Any] = dict.fromkeys(OPTIONAL)  # None: an import raises ModuleNotFoundError
@@ -37,6 +38,7 @@ def without_extras() -> Iterator[None]:
     for name in modules_of(TOPS):
         del sys.modules[name]
     sys.modules.update(before)
+    AttentionInterface._global_mapping |= attention  # the modules of before know nothing of what others registered
 
 
 @pytest.fixture
