@@ -6,6 +6,8 @@ import unicodedata
 from collections import Counter
 from fractions import Fraction
 
+from ollm_rl.answers.number_words import NUMBER_WORDS
+
 # The name of each unit here, and its spellings. Case matters only in names of one letter.
 _NAMES = {
     "$": "usd us$ dollar dollars buck bucks", "€": "eur euro euros", "£": "gbp", "¥": "yen jpy 日元",
@@ -41,14 +43,12 @@ _FAMILIES = (
 )  # fmt: skip
 # Words that change a number, so that they do not name what it counts.
 _CHANGING = """
-    and or to ni pi sqrt not half halves third thirds quarter quarters fourth fourths fifth fifths
-    sixths sevenths eighths ninths tenth tenths
-    hundredth hundredths hundred thousand million billion trillion dozen sin cos tan log ln exp mod plus minus over
+    and or to ni pi sqrt not sin cos tan log ln exp mod plus minus over point root remainder most least
     under above below squared cubed infinity percent than past before after ago until factorial divided multiplied
     more mille basis less fewer if when choose base through between
     january february march april may june july august september october november december
 """
-_CHANGING_WORDS = frozenset(_CHANGING.split())
+_CHANGING_WORDS = frozenset(_CHANGING.split()) | (NUMBER_WORDS - {"one"})
 _TEXT = re.compile(r"\\text ?\{ ?((?:[^{}]|\{[^{}]*\})*)\}")
 _DEGREES = re.compile(r"\^ ?(?:\\circ|\{ ?\\circ ?\})|\\degree")
 _TEMPERATURE = re.compile(r"(?:° ?|\bdeg(?:rees?)? )([CF])(?:elsius|ahrenheit)?(?![a-z])", re.IGNORECASE)
