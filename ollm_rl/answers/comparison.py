@@ -33,7 +33,7 @@ _CAPITALS = re.compile("[A-Z]{3,}")  # HHT is not HTH, though math-verify takes 
 _CHOICES = re.compile(r"(?:\([A-J]\)|[A-J])(?:(?:[,;]|,? and)? ?(?:\([A-J]\)|[A-J]))+")
 _ARTICLE = re.compile(r"^(?:an?|the) (?=[^\W\d_]{3})", re.IGNORECASE)
 _WORD_LIST = re.compile(r"[^\W\d_]{2,}(?:,? and |, )[^\W\d_]{2,}(?:(?:,? and |, )[^\W\d_]{2,})*")
-_INTEGERS = re.compile(r",? ?\(?([a-z]) ?\\in ?(?:\\mathbb\{? ?)?Z ?\}? ?\)?$")
+_INTEGERS = re.compile(r"(?<=.),? ?\(?([a-z]) ?\\in ?(?:\\mathbb\{? ?)?Z ?\}? ?\)?$")
 _FUNCTION_OF_X = re.compile(r"[a-zA-Z] ?\(x\)")
 _COLUMN = re.compile(r"^\\begin\{[pb]matrix\}([^&]*)\\end\{[pb]matrix\}$")
 _NAMED_TUPLE = re.compile(r"\(([A-Za-z](?:, ?[A-Za-z])+)\) ?= ?\(([^()]+)\)")
@@ -104,8 +104,9 @@ def reduce(answer: str, gold: str) -> tuple[str, str]:
     answer, gold = _reduce_choices(_LABEL.sub("", answer, count=1), _LABEL.sub("", gold, count=1))
     if bool(_MODULUS.search(answer)) != bool(_MODULUS.search(gold)):
         answer, gold = _MODULUS.sub("", answer), _MODULUS.sub("", gold)
-    if (integer := _INTEGERS.search(gold)) and (other := _INTEGERS.search(answer)) and integer[1] == other[1]:
-        answer, gold = answer[: other.start()], gold[: integer.start()]
+    names = {integer[1] for text in (answer, gold) if (integer := _INTEGERS.search(text))}
+    if len(names) == 1:  # "k \in Z", which only one of them may say
+        answer, gold = _INTEGERS.sub("", answer), _INTEGERS.sub("", gold)
     answer, gold = _as_tuples(answer, gold)
     parts, gold_parts = sides(answer), sides(gold)
     are_named = min(len(parts), len(gold_parts)) > 1 and is_name(parts[0]) and is_name(gold_parts[0])
@@ -193,8 +194,8 @@ def _without_wrappers(text: str) -> str:
 
 def _same_text(answer: str, gold: str) -> bool:
     answer, gold = (_SPARE_SPACE.sub("", _ARTICLE.sub("", text)) for text in (answer, gold))
-    # "sunday" is Sunday, but the variable X is not x.
-    return answer == gold or (len(gold) > 1 and gold.isalpha() and answer.casefold() == gold.casefold())
+    # "sunday" is Sunday, but the variable X is not x, and AB is not ab.
+    return answer == gold or ((len(gold) > 2 or gold.casefold() == "no") and gold.isalpha() and answer.casefold() == gold.casefold())
 
 
 def _same_words(answer: str, gold: str) -> bool:
@@ -232,15 +233,17 @@ def _compare_sequences(answer: str, gold: str) -> bool | None:
     if brackets and gold_brackets and brackets != gold_brackets:
         return False if len(items) == len(gold_items) else None
     found, wanted = ([read_quantity(item) for item in part] for part in (items, gold_items))
-    values = [quantity.value for quantity in found if quantity]
-    gold_values = [quantity.value for quantity in wanted if quantity]
+    values = [quantity for quantity in found if quantity]
+    gold_values = [quantity for quantity in wanted if quantity]
     if not values or not gold_values or len(values) < len(items) or len(gold_values) < len(gold_items):
         return None
-    if brackets == gold_brackets and brackets not in ("", "{}"):
-        return values == gold_values
     if {brackets, gold_brackets} <= {"", "{}"}:
-        return set(values) == set(gold_values)
-    return None
+        if brackets or gold_brackets or len(values) != len(gold_values):  # else 1, 1, 2 is not 1, 2, 2
+            values, gold_values = list(set(values)), list(set(gold_values))
+        values, gold_values = sorted(values), sorted(gold_values)
+    elif brackets != gold_brackets:
+        return None
+    return len(values) == len(gold_values) and all(map(_same_quantity, values, gold_values))
 
 
 def _sequence(text: str) -> tuple[str, list[str]]:

@@ -22,6 +22,7 @@ from typing import Any
 MOST_DIGITS = 500  # two numbers that agree in so many digits are equal
 _TRANSPOSED = re.compile(r"(?<![A-Za-z\\])([A-Z]) ?\^ ?\{? ?(?:T|\\top)(?![a-z]) ?\}?")
 _COMMAND = r"\\(?:text|mathbb|begin|end|operatorname) ?\{[^{}]*\}|\\[A-Za-z]+"
+_INVERSE = re.compile(r"\b([fgh]) ?\^ ?\{? ?-1 ?\}?(?= ?\()")
 _PRIMED = re.compile(rf"{_COMMAND}|([A-Za-z])('+)")
 _DERIVATIVE = re.compile(
     r"\\frac\{(?:d|\\partial) ?(?:\^ ?\{(\d)\})? ?([A-Za-z])\}\{(?:d|\\partial) ?([A-Za-z])(?: ?\^ ?\{\1\})?\}"
@@ -111,8 +112,11 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
 
 
 def _with_derivatives(text: str) -> str:
-    """Write derivatives and transposes as variables: math-verify drops primes and ^T, and takes dy/dx for 0."""
-    text = _TRANSPOSED.sub(r"\1_{T}", text)
+    """Write derivatives, transposes and inverse functions as variables.
+
+    Math-verify drops primes and ^T, and takes dy/dx for 0 and f^{-1}(x) for a quotient.
+    """
+    text = _INVERSE.sub(r"\1_{I}", _TRANSPOSED.sub(r"\1_{T}", text))
     text = _PRIMED.sub(lambda match: f"{match[1]}_{{{'q' * len(match[2])}}}" if match[1] else match.group(), text)
     return _DERIVATIVE.sub(lambda match: f"{match[2]}_{{{'d' * int(match[1] or 1)}{match[3]}}}", text)
 
