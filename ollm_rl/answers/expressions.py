@@ -119,7 +119,7 @@ def _trimmed(masked: str, start: int, end: int) -> Span:
     start = leading.end() if leading else start
     while start < end and (trailing := _TRAILING.search(masked, max(start, end - 3), end)):
         end = trailing.start()
-    for opening, closing in ("()", "[]"):
+    for opening, closing in ("()", "[]", "{}"):
         part = masked[start:end]
         if part.count(opening) > part.count(closing) and part[0] == opening:
             start += 1

@@ -38,9 +38,11 @@ _DENIED = re.compile(
     r"|(?:reject|discard|exclude|ignore|eliminate)(?:s|d|ed|ing)?"
     r"|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
     r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)) $"  # "3 of the 10 books"
-    r"|(?:不是|并非|不为|不等于) ?$",
+    r"|\b(?:wrong|incorrect|first|check(?:ing)?|suppose|assum(?:e|ing)|if|not (?:true|sure))(?: [a-z]+){0,2} answer"
+    r"(?:: ?| (?:is|was|would be) )$|(?:不是|并非|不为|不等于) ?$",
     re.IGNORECASE,
 )
+_CUT_OFF = re.compile(r"(?:[+/^(]|\s[-−]|\b(?:times|plus|minus))\s*$")
 _DENIED_AFTER = re.compile(r"[$\s]*\b(?:is|are)(?: not|n't) (?:the (?:\w+ )?(?:answer|solution)|correct|right)\b")
 # The name of a quantity before its equation: "the distance is $2c = 8$", but not "the equation is $2c = 8$".
 _CALLED = re.compile(
@@ -65,7 +67,7 @@ def last_expression(text: str) -> str | None:
     Exceptions:
 
     - Expressions in a premise ("Since ...,"), in a reason ("because ...") or after "not", "than" or "reject" are not
-      answers.
+      answers, and a text that ends with an operator has none.
     - In a sentence that rounds, the answer is the rounded number. An equation comes before other expressions, a
       formula before a number outside of formulas. In "there are 3 ways for 2 people" the answer is 3.
     - If a sentence repeats the result of the last equation before it, and its last number is not new either, the
@@ -78,12 +80,17 @@ def last_expression(text: str) -> str | None:
         return choice[1]
     if bare and read_quantity(bare):
         return bare
+    if _CUT_OFF.search(text[-MOST_BARE:]):
+        return None
     prose = read_prose(text)
     start, end, spans = _last_statement(prose)
     if not spans:
         return text[start:end] or None
-    spans = [span for span in spans if not _DENIED.search(" " + prose.before(span.start)[-DENIAL:])]
-    spans = [span for span in spans if not _DENIED_AFTER.match(prose.masked, span.end)]
+    spans = [
+        span
+        for span in spans
+        if not is_denied(prose, span.start) and not _DENIED_AFTER.match(prose.masked, span.end)
+    ]
     if not spans:
         return None
     spans, end = _claim(prose, start, end, spans)
@@ -94,6 +101,11 @@ def last_expression(text: str) -> str | None:
         earlier = [found for found in find_expressions(prose, 0, span.start) if prose.is_formula(found.start)]
         return value if not earlier or value_at(prose, earlier[-1]) == value else None
     return value
+
+
+def is_denied(prose: Prose, position: int) -> bool:
+    """Whether the words before a position deny what follows, or only try it: "the first answer was"."""
+    return _DENIED.search(" " + prose.before(position)[-DENIAL:]) is not None
 
 
 def value_at(prose: Prose, span: Span) -> str:
