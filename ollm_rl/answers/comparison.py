@@ -35,6 +35,8 @@ _ARTICLE = re.compile(r"^(?:an?|the) (?=[^\W\d_]{3})", re.IGNORECASE)
 _WORD_LIST = re.compile(r"[^\W\d_]{2,}(?:,? and |, )[^\W\d_]{2,}(?:(?:,? and |, )[^\W\d_]{2,})*")
 _INTEGERS = re.compile(r"(?<=.),? ?\(?([a-z]) ?\\in ?(?:\\mathbb\{? ?)?Z ?\}? ?\)?$")
 _FUNCTION_OF_X = re.compile(r"[a-zA-Z] ?\(x\)")
+_POINT = re.compile(r"^[A-Z] ?(?=\([^()]*,[^()]*\)$)")  # P(1, 2)
+_ORDERED = re.compile(r"(?:[A-Z]|\\(?:vec|mathbb) ?\{? ?\w ?\}?) ?\\times ?(?:[A-Z]|\\(?:vec|mathbb))(?![a-z])")
 _COLUMN = re.compile(r"^\\begin\{[pb]matrix\}([^&]*)\\end\{[pb]matrix\}$")
 _NAMED_TUPLE = re.compile(r"\(([A-Za-z](?:, ?[A-Za-z])+)\) ?= ?\(([^()]+)\)")
 _NAME = re.compile(r"[A-Za-z](?:_ ?(?:\w|\{\w+\})|'*\([^()=]*\))?")  # x, a_1, f(2)
@@ -76,6 +78,8 @@ def compare(answer: str, gold: str) -> bool | None:
     answer, gold = _without_wrappers(answer), _without_wrappers(gold)
     if _same_text(answer, gold):
         return True
+    if _ORDERED.search(answer) or _ORDERED.search(gold):  # A x B is not B x A, and no product of numbers
+        return False
     wanted = read_quantity(gold)
     found = read_quantity(answer)
     if not are_joined_alike(answer, gold):
@@ -129,7 +133,7 @@ def _both_signs(text: str, other: str) -> str:
 def _as_tuples(answer: str, gold: str) -> tuple[str, str]:
     """Two answers as tuples where one has values by name and the other has them too, or is a tuple or list."""
     if answer[:1] == "(" or gold[:1] == "(":
-        answer, gold = _COLUMN.sub(_tuple_of_column, answer), _COLUMN.sub(_tuple_of_column, gold)
+        answer, gold = (_COLUMN.sub(_tuple_of_column, _POINT.sub("", text)) for text in (answer, gold))
     values, gold_values = _values_by_name(answer), _values_by_name(gold)
     if values and values.keys() == gold_values.keys():
         return _tuple_of(values, values), _tuple_of(gold_values, values)

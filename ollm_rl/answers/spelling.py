@@ -45,6 +45,7 @@ _PLAIN_NAME = re.compile(
     r"(?![A-Za-z])"
 )
 _MINUS = re.compile(r"(?:\\text\{ ?)?(?:minus|negative)(?: ?\})? (?=[\w\\$.])", re.IGNORECASE)
+_LG = re.compile(r"\\lg(?![a-z])")
 _DOTS = re.compile(r"\\[lc]dots(?![a-z])")
 _SYSTEM = re.compile(
     r"(?:\\\{ ?)?\\begin\{(cases|array|aligned)\} ?(?:\{[lcr ]*\})?((?:(?!\\begin|\\end).)*)\\end\{\1\}(?: ?\.)?",
@@ -64,12 +65,13 @@ _TIMES = re.compile(r"(?<=\d) [xX] (?=\d)")
 _FEET_AND_INCHES = re.compile(r"(\d+)' ?(\d+(?:\.\d+)?)(?:\"|'')")
 _SUBSCRIPT = re.compile(r"_ ?(\d+|[A-Za-z])")
 _POWER = re.compile(r"(?<=[\w)\]}]) ?(?:\*\*|\^) ?(?:\((-?\w+)\)|(-?\d+(?:\.\d+)?))|(?<=[\w)\]}]) ?\*\* ?(?=[\w(\\-])")
+_DOTTED = re.compile(r"\\dot\{(\d)\}(\d*)\\dot\{(\d)\}")
 _REPEATING = re.compile(
     r"(?<![\d.])(\d*)\.(?:(\d*)(?:\\(?:overline|bar|dot)\{(\d{1,50})\}|\((\d{1,50})\))"
     r"|(\d*?)(\d{1,9}?)\6{2,}(?:\.\.\.|\\[lc]?dots(?![a-z])))"
 )
 
-_SIGNS = (("{,}", ","), ("{.}", "."), (r"\$", "$"), (r"\%", "%"), (r"\|", "|"), ("{:}", ":"), (r"\pounds ", "£"))
+_SIGNS = (("{,}", ","), ("{.}", "."), (r"\$", "$"), (r"\%", "%"), (r"\|", "|"), ("{:}", ":"), (r"\pounds ", "£"), (r"\colon", ":"))
 
 
 def clean(answer: str) -> str:
@@ -103,7 +105,7 @@ def _plain_commands(text: str) -> str:
     text = _undelimited(rewrite_commands(_SPACING.sub(" ", _DROPPED.sub("", text))))
     text = _GROUP.sub(r"\1", text)
     text = _OVER.sub(lambda match: rf"\{_NAMES_OF_OVER[match[2]]}{{{match[1]}}}{{{match[3]}}}", text)
-    text = _DOTS.sub(r"\\dots", text.replace(r"\varnothing", r"\emptyset"))
+    text = _DOTS.sub(r"\\dots", _LG.sub(r"\\log_{10}", text).replace(r"\varnothing", r"\emptyset"))
     if r"\begin" in text:
         text = _SYSTEM.sub(_equations_of, text)
     return text
@@ -130,7 +132,7 @@ def _plain_notations(text: str) -> str:
     if "all" in text.casefold() and _ALL_REALS.fullmatch(text):
         text = r"\mathbb{R}"
     if "." in text:
-        text = _REPEATING.sub(_repeating_decimal, text).replace("...", r"\dots")
+        text = _REPEATING.sub(_repeating_decimal, _DOTTED.sub(r"\\dot{\1\2\3}", text)).replace("...", r"\dots")
     return text
 
 

@@ -82,7 +82,7 @@ def read_unit(text: str) -> str | None:
     is_whole = bare is not None and bare.end() == len(text)
     text = _DEGREES.sub("°", " ".join(_TEXT.sub(r" \1", text).split()).replace(r"\mu ", "μ"))
     text = text.replace("per cent", "percent")
-    if (bracket := _IN_BRACKETS.fullmatch(text)) and _factors(bracket[1]):
+    if (bracket := _IN_BRACKETS.fullmatch(text)) and _factors(bracket[1]) is not None:
         text = bracket[1]  # "7 (cm)", but "7(m)" is a product
     text = _TEMPERATURE.sub(lambda match: "°" + match[1].upper(), text)
     parts = _PER.split(text)

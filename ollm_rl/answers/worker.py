@@ -69,7 +69,9 @@ def _make_exact() -> None:
     parser.latex2sympy = partial(parser.latex2sympy, conversion_config=ConversionConfig(lowercase_symbols=False))
     same_name = grader.sympy_compare_symbols
     grader.sympy_numeric_eq = _same_number
-    grader.sympy_compare_symbols = lambda one, other: same_name(one, other) or grader.sympy_symbolic_eq(one, other)
+    grader.sympy_compare_symbols = lambda one, other: grader.sympy_symbolic_eq(one, other) or (
+        not (one.is_Symbol and other.is_Symbol) and same_name(one, other)  # which would take a_1 for A_1
+    )
 
 
 def _check(answer: str, gold: str, whole: str = "") -> str:
