@@ -30,6 +30,7 @@ _CHOICE = re.compile(
 _ANOTHER_CHOICE = re.compile(r"(?:and|or|,)(?![a-z])|\(?[A-J]\)")
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[' -]){3,}|[A-Z]")
 _CAPITALS = re.compile("[A-Z]{3,}")  # HHT is not HTH, though math-verify takes both for one product
+_YES_OR_NO = re.compile("(yes|no)[,.;:]", re.IGNORECASE)
 _CHOICES = re.compile(r"(?:\([A-J]\)|[A-J])(?:(?:[,;]|,? and)? ?(?:\([A-J]\)|[A-J]))+")
 _ARTICLE = re.compile(r"^(?:an?|the) (?=[^\W\d_]{3})", re.IGNORECASE)
 _WORD_LIST = re.compile(r"[^\W\d_]{2,}(?:,? and |, )[^\W\d_]{2,}(?:(?:,? and |, )[^\W\d_]{2,})*")
@@ -68,7 +69,7 @@ def compare(answer: str, gold: str) -> bool | None:
     names, gold_names = _values_by_name(answer).keys(), _values_by_name(gold).keys()
     if (names and gold_names and names != gold_names) or (_ROMAN.fullmatch(answer) and _ROMAN.fullmatch(gold)):
         return False
-    if re.fullmatch("[A-J]", gold) and answer == gold.lower():  # a choice
+    if re.fullmatch("[A-J]", gold) and answer.strip("()") == gold.lower():  # a choice
         return True
     if _CAPITALS.fullmatch(answer) and _CAPITALS.fullmatch(gold):
         return answer == gold
@@ -78,6 +79,8 @@ def compare(answer: str, gold: str) -> bool | None:
     answer, gold = _without_wrappers(answer), _without_wrappers(gold)
     if _same_text(answer, gold):
         return True
+    if gold.casefold() in ("yes", "no") and (said := _YES_OR_NO.match(answer)):
+        return said[1].casefold() == gold.casefold()
     if _ORDERED.search(answer) or _ORDERED.search(gold):  # A x B is not B x A, and no product of numbers
         return False
     wanted = read_quantity(gold)
@@ -139,6 +142,10 @@ def _as_tuples(answer: str, gold: str) -> tuple[str, str]:
         return _tuple_of(values, values), _tuple_of(gold_values, values)
     named = values or gold_values
     brackets, items = _sequence(gold if values else answer)
+    if not named:
+        gold_brackets, gold_items = _sequence(gold)
+        if {brackets, gold_brackets} == {"", "()"} and len(items) == len(gold_items) > 1:  # (3, 1) is not 1, 3
+            return f"({', '.join(items)})", f"({', '.join(gold_items)})"
     if (values and gold_values) or not 1 < len(named) == len(items) or brackets not in ("", "()"):
         return answer, gold
     as_tuple = f"({', '.join(items)})"

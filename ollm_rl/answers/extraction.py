@@ -14,7 +14,7 @@ MOST_BETWEEN = 70  # characters between two boxes of one answer
 _BRACES = re.compile(r"\\f?box(?:ed)?\s*\{|\\[\\{}]|[{}]")
 _BARE_BOX = re.compile(r"\\boxed\s*([^\s{}\\$.,;]+)")  # \boxed 9
 _LABEL = re.compile(r"[A-Za-z][\w{}()\\]{0,12}\s*=\s*$")
-_PART = re.compile(r"[\s.,;*]*(?:\(|\bpart \(?|\n)?(?:(?:[b-h]|ii|iii|iv|v)\)|[2-9][.)])[\s:*$]*", re.IGNORECASE)
+_PART = re.compile(r"[\s.,;*]*(?:\(|\bpart \(?|\n)?(?:(?:[b-h]|ii|iii|iv|v)[:)]|[2-9][.:)])[\s:*$]*", re.IGNORECASE)
 _MATHEMATICS_ENDS = re.compile(r"\\[\\,;()\[\]]|\\q?quad|[\s$.,;&]")
 _RATIO = re.compile(r"[ $]*:[ $]*")
 _LISTS = re.compile(r"[,;]|\b(?:and|or)\b")
@@ -132,8 +132,7 @@ def _are_one_answer(between: str) -> bool:
     if _RATIO.fullmatch(between):
         return True
     between = _LABEL.sub("", _PART.sub(",", between))
-    is_bare = not _MATHEMATICS_ENDS.sub("", between)
-    return is_bare or (bool(_LISTS.search(between)) and not _GOES_ON.search(between))
+    return not _MATHEMATICS_ENDS.sub("", between) or not _GOES_ON.search(between)
 
 
 def _tagged(text: str) -> str | None:

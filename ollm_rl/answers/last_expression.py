@@ -32,17 +32,17 @@ _ROUNDED = re.compile(r"\bround(?:s|ed|ing)? (?:it )?(?:up|down|off|to)\b[^\d\n]
 _COUNTED = re.compile(r"\bthere (?:is|are|was|were|will be|must be|can be)(?: [a-z]{3,}){0,2} $", re.IGNORECASE)
 _TOTAL = re.compile(r"\b(?:is|are|total of)\s$")
 _DENIED = re.compile(
-    r"[\s(,](?:(?:not|cannot|no es|nicht|pas|except|without|instead of|(?:[a-z]+er|more|less|rather) than"
+    r"[\s(,](?:(?:not|cannot|no es|nicht|pas|не|except|without|instead of|(?:[a-z]+er|more|less|rather) than"
     r"|(?:is|are|be) at (?:least|most)|(?:multiple|factor|divisor|power|root|square|cube|reciprocal|factorial"
     r"|half|third|fourth|quarter|fifth|tenth) of|percent of|(?:twice|times|half) as [a-z]+ as|divisible by|per|twice"
     r"|(?:reject|discard|exclude|ignore|eliminate)(?:s|d|ed|ing)?"
     r"|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
     r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)) $"  # "3 of the 10 books"
-    r"|\b(?:wrong|incorrect|first|check(?:ing)?|suppose|assum(?:e|ing)|if|not (?:true|sure))(?: [a-z]+){0,2} answer"
-    r"(?:: ?| (?:is|was|would be) )$|(?:不是|并非|不为|不等于) ?$",
+    r"|\b(?:wrong|incorrect|first|thought|check(?:ing)?|suppose|assum(?:e|ing)|if|not (?:true|sure))(?: [a-z]+){0,2} answer"
+    r"(?:: ?| (?:is|was|would be) )$|(?:不是|并非|不为|不等于|[大小]于) ?$",
     re.IGNORECASE,
 )
-_CUT_OFF = re.compile(r"(?:[+/^(]|\s[-−]|\b(?:times|plus|minus))\s*$")
+_CUT_OFF = re.compile(r"(?:[+/^(]|\s[-−]|\b(?:plus|minus))\s*$")
 _DENIED_AFTER = re.compile(r"[$\s]*\b(?:is|are)(?: not|n't) (?:the (?:\w+ )?(?:answer|solution)|correct|right)\b")
 # The name of a quantity before its equation: "the distance is $2c = 8$", but not "the equation is $2c = 8$".
 _CALLED = re.compile(

@@ -37,7 +37,7 @@ _STATED = re.compile(
     rf"\b{_NAME}(?:,? (?:therefore|then|thus|hence),?)? (?:{_IS}|(?P<modal>{_MUST_BE}))\b(?:,? {_ADVERB}\b,?)*"
     rf"|\b{_NAME}[ *_]*[:：=]"
     r"|^[#*_> \t]*(?:the )?(?:(?:final|correct) )?(?:answer|respuesta|réponse|antwort)(?: final)?[*_ \t]*$"
-    r"|(?:答案|正确选项)(?!并?[不非])(?:应该|应|必须)?(?:是|为)?|[故所]?以?应?选择?[:：]?(?=[A-J(（])"
+    r"|(?:答案|正确选项)(?!并?[不非大小])(?:应该|应|必须)?(?:是|为)?|[故所]?以?应?选择?[:：]?(?=[A-J(（])"
     r"|(?:答|答え|답|정답|ответ)(?:は| ?[:：])",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -67,6 +67,12 @@ _CLAUSE = re.compile(
 )
 _EMPHASIS = " \t*_`ˋ"
 _BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,:;!?%]|$)")  # not 2**3
+# After a statement, so that it is none.
+_TAKEN_BACK = re.compile(
+    r"\b(?:wait|oops|sorry|correction|on second thought|mistaken?|no, (?=[$\d\\])"
+    r"|(?:that|this|it)(?:'s| is| was) (?:wrong|incorrect|not (?:right|correct)))\b",
+    re.IGNORECASE,
+)
 _FULL_STOP = re.compile(r"(?<=[\w)\]}$*_`ˋ])\s?(?:!+|[?.。]+)$")
 _FINISHED = re.compile(
     r"[.\s]*(?:\$\$?|\\[(\[])?\s*(?:\\(?:blacksquare|square|Box|qed)|[∎■□])\s*(?:\$\$?|\\[)\]])?\s*$"
@@ -88,6 +94,8 @@ def stated_answer(text: str) -> str | None:
     prose = read_prose(text)
     for match in reversed(list(_STATED.finditer(prose.masked))):
         answer = statement(prose, match.start(), match.end())
+        if answer and _TAKEN_BACK.search(prose.masked, match.end()):
+            return None
         if not answer or is_denied(prose, match.end() + 1) or _NOT_STATED.match(answer):
             continue
         if _is_value(answer) or not (match["modal"] or len(answer.split()) > MOST_WORDS):

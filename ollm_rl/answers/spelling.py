@@ -11,7 +11,7 @@ _SYMBOLS = str.maketrans(
         "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/",
         "°": r"^\circ ", "º": r"^\circ ", "∞": r"\infty ", "∅": r"\emptyset ", "∪": r"\cup ", "∩": r"\cap ",
         "∈": r"\in ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "√": r"\sqrt ", "∛": r"\sqrt[3]",
-        "≈": r"\approx ", "≡": r"\equiv ", "∠": r"\angle ", "→": r"\to ", "⇒": r"\Rightarrow ",
+        "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "≈": r"\approx ", "≡": r"\equiv ", "∠": r"\angle ", "→": r"\to ", "⇒": r"\Rightarrow ",
         "٫": ".", "٬": ",", "、": ",", "。": ".", "’": "'", "′": "'", "ˋ": "`",
     }
 )  # fmt: skip

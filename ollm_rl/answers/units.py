@@ -19,7 +19,10 @@ _NAMES = {
     "kg": "kilogram kilograms kilo kilos 千克 公斤", "lb": "lbs pound pounds", "oz": "ounce ounces",
     "ml": "milliliter milliliters millilitre millilitres 毫升", "l": "L liter liters litre litres 升",
     "s": "sec secs second seconds 秒", "min": "mins minute minutes 分钟", "h": "hr hrs hour hours 小时",
-    "day": "days 天", "week": "weeks", "month": "months", "year": "years yr yrs", "N": "newton newtons",
+    "day": "days 天", "week": "weeks", "month": "months", "year": "years yr yrs", "decade": "decades",
+    "century": "centuries", "cup": "cups", "pint": "pints", "quart": "quarts", "tablespoon": "tablespoons tbsp",
+    "teaspoon": "teaspoons tsp", "acre": "acres", "bar": "", "atm": "", "psi": "", "knot": "knots", "rpm": "",
+    "peso": "pesos", "yuan": "元", "N": "newton newtons",
     "J": "joule joules", "W": "watt watts", "V": "volt volts", "A": "amp amps ampere amperes", "K": "kelvin",
     "kr": "krona kronor krone kroner", "C": "coulomb coulombs", "T": "tesla", "Hz": "hertz", "Pa": "pascal pascals",
     "mol": "mole moles", "cal": "calorie calories", "gal": "gallon gallons", "bit": "bits", "byte": "bytes",
@@ -37,9 +40,9 @@ _BY_NAME |= {
 _CODES = ("AUD", "BRL", "CAD", "CHF", "CNY", "HKD", "KRW", "MXN", "NZD", "PLN", "RMB", "RUB", "SEK", "SGD", "ZAR")
 # Parts of one quantity ("2 hours 30 minutes"), by the number of the smallest.
 _FAMILIES = (
-    {"week": 7 * 86400, "day": 86400, "h": 3600, "min": 60, "s": 1}, {"year": 12, "month": 1},
+    {"week": 7 * 86400, "day": 86400, "h": 3600, "min": 60, "s": 1}, {"century": 1200, "decade": 120, "year": 12, "month": 1},
     {"mi": 63360, "yd": 36, "ft": 12, "in": 1}, {"km": 10**6, "m": 1000, "cm": 10, "mm": 1}, {"lb": 16, "oz": 1},
-    {"kg": 10**6, "g": 1000, "mg": 1}, {"l": 1000, "ml": 1}, {"$": 100, "cent": 1}, {"€": 100, "cent": 1},
+    {"kg": 10**6, "g": 1000, "mg": 1}, {"l": 1000, "ml": 1}, {"gal": 16, "quart": 4, "pint": 2, "cup": 1}, {"$": 100, "cent": 1}, {"€": 100, "cent": 1},
 )  # fmt: skip
 # Words that change a number, so that they do not name what it counts.
 _CHANGING = """

@@ -65,12 +65,13 @@ def _make_exact() -> None:
     """Let math-verify tell R from r and compare numbers by `_same_number`; a variable equals what simplifies to it."""
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
     from math_verify import grader, parser
+    from sympy import Symbol
 
     parser.latex2sympy = partial(parser.latex2sympy, conversion_config=ConversionConfig(lowercase_symbols=False))
     same_name = grader.sympy_compare_symbols
     grader.sympy_numeric_eq = _same_number
     grader.sympy_compare_symbols = lambda one, other: grader.sympy_symbolic_eq(one, other) or (
-        not (one.is_Symbol and other.is_Symbol) and same_name(one, other)  # which would take a_1 for A_1
+        not (isinstance(one, Symbol) and isinstance(other, Symbol)) and same_name(one, other)  # a_1 is not A_1
     )
 
 
