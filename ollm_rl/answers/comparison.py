@@ -142,9 +142,9 @@ def _as_tuples(answer: str, gold: str) -> tuple[str, str]:
         return _tuple_of(values, values), _tuple_of(gold_values, values)
     named = values or gold_values
     brackets, items = _sequence(gold if values else answer)
-    if not named:
+    if not named and len(items) > 1:
         gold_brackets, gold_items = _sequence(gold)
-        if {brackets, gold_brackets} == {"", "()"} and len(items) == len(gold_items) > 1:  # (3, 1) is not 1, 3
+        if {brackets, gold_brackets} == {"", "()"} and len(items) == len(gold_items):  # (3, 1) is not 1, 3
             return f"({', '.join(items)})", f"({', '.join(gold_items)})"
     if (values and gold_values) or not 1 < len(named) == len(items) or brackets not in ("", "()"):
         return answer, gold
@@ -206,7 +206,8 @@ def _without_wrappers(text: str) -> str:
 def _same_text(answer: str, gold: str) -> bool:
     answer, gold = (_SPARE_SPACE.sub("", _ARTICLE.sub("", text)) for text in (answer, gold))
     # "sunday" is Sunday, but the variable X is not x, and AB is not ab.
-    return answer == gold or ((len(gold) > 2 or gold.casefold() == "no") and gold.isalpha() and answer.casefold() == gold.casefold())
+    is_word = gold.isalpha() and (len(gold) > 2 or gold.casefold() == "no")
+    return answer == gold or (is_word and answer.casefold() == gold.casefold())
 
 
 def _same_words(answer: str, gold: str) -> bool:

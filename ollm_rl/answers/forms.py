@@ -33,8 +33,9 @@ _BASE = re.compile(r"((?=[A-Za-z]*\d)\w{1,100})(?:_ ?\{? ?(\w+) ?\}?|,? \(?(?:in
 class Form(NamedTuple):
     """A kind and its numbers.
 
-    The kinds: ``date`` (month, day, year if given), ``time`` (hour of the day, minute, second), ``ratio``, ``range``, ``to`` (a ratio or a range), ``share`` ("3 out of 8"), ``row`` (other numbers with
-    hyphens or slashes) and ``base`` (value of the digits in base 36, base). "3:30" is a ratio.
+    The kinds: ``date`` (month, day, year if given), ``time`` (hour of the day, minute, second), ``ratio``, ``range``,
+    ``to`` (a ratio or a range), ``share`` ("3 out of 8"), ``row`` (other numbers with hyphens or slashes) and ``base``
+    (value of the digits in base 36, base). "3:30" is a ratio.
     """
 
     kind: str

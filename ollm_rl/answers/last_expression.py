@@ -38,8 +38,8 @@ _DENIED = re.compile(
     r"|(?:reject|discard|exclude|ignore|eliminate)(?:s|d|ed|ing)?"
     r"|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
     r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)) $"  # "3 of the 10 books"
-    r"|\b(?:wrong|incorrect|first|thought|check(?:ing)?|suppose|assum(?:e|ing)|if|not (?:true|sure))(?: [a-z]+){0,2} answer"
-    r"(?:: ?| (?:is|was|would be) )$|(?:不是|并非|不为|不等于|[大小]于) ?$",
+    r"|\b(?:wrong|incorrect|first|thought|check(?:ing)?|suppose|assum(?:e|ing)|if|not (?:true|sure))(?: [a-z]+){0,2}"
+    r" answer(?:: ?| (?:is|was|would be) )$|(?:不是|并非|不为|不等于|[大小]于) ?$",
     re.IGNORECASE,
 )
 _CUT_OFF = re.compile(r"(?:[+/^(]|\s[-−]|\b(?:plus|minus))\s*$")
@@ -86,11 +86,8 @@ def last_expression(text: str) -> str | None:
     start, end, spans = _last_statement(prose)
     if not spans:
         return text[start:end] or None
-    spans = [
-        span
-        for span in spans
-        if not is_denied(prose, span.start) and not _DENIED_AFTER.match(prose.masked, span.end)
-    ]
+    spans = [span for span in spans if not is_denied(prose, span.start)]
+    spans = [span for span in spans if not _DENIED_AFTER.match(prose.masked, span.end)]
     if not spans:
         return None
     spans, end = _claim(prose, start, end, spans)

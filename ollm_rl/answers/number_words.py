@@ -19,16 +19,16 @@ _SMALL |= {word: 10 * tens for tens, word in enumerate(_TENS, 3)}
 # Also after digits: "5 million", "3万".
 SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "quadrillion": 10**15,
-    "dozen": 12, "lakh": 10**5, "crore": 10**7, "milliard": 10**9, "docena": 12, "douzaine": 12,
+    "lakh": 10**5, "crore": 10**7, "milliard": 10**9, "docena": 12, "douzaine": 12,
 }  # fmt: skip
 SCALES |= {f"{name}s": value for name, value in SCALES.items()} | {
-    "mil": 1000, "millón": 10**6, "millones": 10**6, "milhão": 10**6, "milhões": 10**6, "mille": 1000, "tausend": 1000,
-    "millionen": 10**6, "milliarden": 10**9, "dutzend": 12, "тысяча": 1000, "тысячи": 1000, "тысяч": 1000,
+    "dozen": 12, "mil": 1000, "millón": 10**6, "millones": 10**6, "milhão": 10**6, "milhões": 10**6, "mille": 1000,
+    "tausend": 1000, "millionen": 10**6, "milliarden": 10**9, "dutzend": 12, "тысяча": 1000, "тысячи": 1000, "тысяч": 1000,
     "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
 }  # fmt: skip
 _ORDINALS = (
-    "half third quarter fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth "
-    "seventeenth eighteenth nineteenth twentieth"
+    "half third quarter fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
+    "sixteenth seventeenth eighteenth nineteenth twentieth"
 )
 _PARTS = {name: Fraction(1, number) for number, name in enumerate(_ORDINALS.split(), 2)}
 _PARTS |= {"fourth": Fraction(1, 4), "hundredth": Fraction(1, 100), "thousandth": Fraction(1, 1000)}

@@ -11,7 +11,8 @@ _SYMBOLS = str.maketrans(
         "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/",
         "°": r"^\circ ", "º": r"^\circ ", "∞": r"\infty ", "∅": r"\emptyset ", "∪": r"\cup ", "∩": r"\cap ",
         "∈": r"\in ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "√": r"\sqrt ", "∛": r"\sqrt[3]",
-        "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "≈": r"\approx ", "≡": r"\equiv ", "∠": r"\angle ", "→": r"\to ", "⇒": r"\Rightarrow ",
+        "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
+        "≈": r"\approx ", "≡": r"\equiv ", "∠": r"\angle ", "→": r"\to ", "⇒": r"\Rightarrow ",
         "٫": ".", "٬": ",", "、": ",", "。": ".", "’": "'", "′": "'", "ˋ": "`",
     }
 )  # fmt: skip
@@ -71,7 +72,10 @@ _REPEATING = re.compile(
     r"|(\d*?)(\d{1,9}?)\6{2,}(?:\.\.\.|\\[lc]?dots(?![a-z])))"
 )
 
-_SIGNS = (("{,}", ","), ("{.}", "."), (r"\$", "$"), (r"\%", "%"), (r"\|", "|"), ("{:}", ":"), (r"\pounds ", "£"), (r"\colon", ":"))
+_SIGNS = (
+    ("{,}", ","), ("{.}", "."), (r"\$", "$"), (r"\%", "%"), (r"\|", "|"), ("{:}", ":"), (r"\colon", ":"),
+    (r"\pounds ", "£"),
+)  # fmt: skip
 
 
 def clean(answer: str) -> str:

@@ -40,9 +40,11 @@ _BY_NAME |= {
 _CODES = ("AUD", "BRL", "CAD", "CHF", "CNY", "HKD", "KRW", "MXN", "NZD", "PLN", "RMB", "RUB", "SEK", "SGD", "ZAR")
 # Parts of one quantity ("2 hours 30 minutes"), by the number of the smallest.
 _FAMILIES = (
-    {"week": 7 * 86400, "day": 86400, "h": 3600, "min": 60, "s": 1}, {"century": 1200, "decade": 120, "year": 12, "month": 1},
+    {"week": 7 * 86400, "day": 86400, "h": 3600, "min": 60, "s": 1},
+    {"century": 1200, "decade": 120, "year": 12, "month": 1},
     {"mi": 63360, "yd": 36, "ft": 12, "in": 1}, {"km": 10**6, "m": 1000, "cm": 10, "mm": 1}, {"lb": 16, "oz": 1},
-    {"kg": 10**6, "g": 1000, "mg": 1}, {"l": 1000, "ml": 1}, {"gal": 16, "quart": 4, "pint": 2, "cup": 1}, {"$": 100, "cent": 1}, {"€": 100, "cent": 1},
+    {"kg": 10**6, "g": 1000, "mg": 1}, {"l": 1000, "ml": 1}, {"gal": 16, "quart": 4, "pint": 2, "cup": 1},
+    {"$": 100, "cent": 1}, {"€": 100, "cent": 1},
 )  # fmt: skip
 # Words that change a number, so that they do not name what it counts.
 _CHANGING = """

@@ -70,9 +70,12 @@ def _make_exact() -> None:
     parser.latex2sympy = partial(parser.latex2sympy, conversion_config=ConversionConfig(lowercase_symbols=False))
     same_name = grader.sympy_compare_symbols
     grader.sympy_numeric_eq = _same_number
-    grader.sympy_compare_symbols = lambda one, other: grader.sympy_symbolic_eq(one, other) or (
-        not (isinstance(one, Symbol) and isinstance(other, Symbol)) and same_name(one, other)  # a_1 is not A_1
-    )
+
+    def same_symbol(one: Any, other: Any) -> bool:
+        both = isinstance(one, Symbol) and isinstance(other, Symbol)  # a_1 is not A_1
+        return (not both and same_name(one, other)) or grader.sympy_symbolic_eq(one, other)
+
+    grader.sympy_compare_symbols = same_symbol
 
 
 def _check(answer: str, gold: str, whole: str = "") -> str:
