@@ -35,15 +35,17 @@ _DENIED = re.compile(
     r"[\s(,](?:(?:not|cannot|no es|nicht|pas|не|except|without|instead of|(?:[a-z]+er|more|less|rather) than"
     r"|(?:is|are|be) at (?:least|most)|(?:multiple|factor|divisor|power|root|square|cube|reciprocal|factorial"
     r"|half|third|fourth|quarter|fifth|tenth) of|percent of|(?:twice|times|half) as [a-z]+ as|divisible by|per|twice"
-    r"|(?:reject|discard|exclude|ignore|eliminate)(?:s|d|ed|ing)?"
-    r"|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
+    r"|(?:reject|discard|exclude|ignore|eliminate|contradict)(?:s|d|ed|ing)?|below|above"
+    r"|(?:ends|begins|starts) (?:in|with)|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
     r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)) $"  # "3 of the 10 books"
-    r"|\b(?:wrong|incorrect|first|thought|check(?:ing)?|suppose|assum(?:e|ing)|if|not (?:true|sure))(?: [a-z]+){0,2}"
-    r" answer(?:: ?| (?:is|was|would be) )$|(?:不是|并非|不为|不等于|[大小]于) ?$",
+    r"|\b(?:wrong|incorrect|first|thought|check(?:ing)?|suppose|assum(?:e|ing)|if|whether|bound|not (?:true|sure))"
+    r"(?: [a-z]+){0,2} answer(?:: ?| (?:is|was|would be) )$|(?:不是|并非|不为|不等于|[大小]于) ?$",
     re.IGNORECASE,
 )
 _CUT_OFF = re.compile(r"(?:[+/^(]|\s[-−]|\b(?:plus|minus))\s*$")
-_DENIED_AFTER = re.compile(r"[$\s]*\b(?:is|are)(?: not|n't) (?:the (?:\w+ )?(?:answer|solution)|correct|right)\b")
+_DENIED_AFTER = re.compile(
+    r"[$\s]*(?:, which )?\b(?:is|are)(?:(?: not|n't) (?:the (?:\w+ )?(?:answer|solution)|correct|right)| wrong| incorrect)\b"
+)
 # The name of a quantity before its equation: "the distance is $2c = 8$", but not "the equation is $2c = 8$".
 _CALLED = re.compile(
     r"\b(?:the|its|whose) (?!(?:[^.]* )?(?:answers?|results?|solutions?|equations?|lines?|planes?|circles?|parabolas?"

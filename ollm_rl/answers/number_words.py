@@ -23,8 +23,8 @@ SCALES = {
 }  # fmt: skip
 SCALES |= {f"{name}s": value for name, value in SCALES.items()} | {
     "dozen": 12, "mil": 1000, "millón": 10**6, "millones": 10**6, "milhão": 10**6, "milhões": 10**6, "mille": 1000,
-    "tausend": 1000, "millionen": 10**6, "milliarden": 10**9, "dutzend": 12, "тысяча": 1000, "тысячи": 1000, "тысяч": 1000,
-    "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
+    "tausend": 1000, "millionen": 10**6, "milliarden": 10**9, "dutzend": 12, "тысяча": 1000, "тысячи": 1000,
+    "тысяч": 1000, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
 }  # fmt: skip
 _ORDINALS = (
     "half third quarter fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "

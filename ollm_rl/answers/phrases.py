@@ -49,13 +49,13 @@ _NOT_STATED = re.compile(
     r"|right(?=[.!,;]|$))\b",
     re.IGNORECASE,
 )
-_BEFORE_ANSWER = re.compile(r"(?:[\s:：*_`ˋ=]|(?<=[`ˋ])(?:text|plaintext)\n|-{3,}\s)*")
+_BEFORE_ANSWER = re.compile(r"(?:[\s:：*_`ˋ=]|(?<=[`ˋ])(?:text|plaintext)\n|-{3,}\s|(?<=\n)-\s)*")
 _EXPLANATION = re.compile(
     rf"(?P<reason>,?[ ](?:because|since|which|where|porque|weil|puisque|parce que)\b|,[ ](?:so|as|but)\b|，?因为)"
     rf"|[,;:，；]\s?(?=[ie]\.[eg]\.|(?!(?:and|or|y|o|et|ou|und|oder)\b)[^\W\d_]{{2,}})|[；。，]"
     rf"|[ ](?:to the nearest|in (?:interval|simplest|lowest|its)|as (?:desired|required|before|expected))\b"
     rf"|[ ](?:and not|not|rather than|instead of)\b|[ ](?:→|⇒|=>)[ ](?=[A-Za-z]{{2}})|[ ]:\)"
-    rf"|[ ][–—][ ]|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!{PART}|"
+    rf"|[ ](?:[–—]|--)[ ]|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!{PART}|"
     rf"[*_(]*[A-J][*_)]*(?=[ ]*(?:[.,;]|$|and\b))|[^.;]*[\d\\{FORMULA}])"
     rf"|[ ][(（](?!\s?\\?(?:p?mod|base|in base|or)\b)(?=[^()]*[^\W\d_]{{2}}|[\d\s+*/=.,×÷-]*\))"
     rf"|(?<=[\d{FORMULA}])[ ](?=[A-Z][a-z]+[ ])"
@@ -70,7 +70,7 @@ _BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,:;!?%]|$)")  # not 2**
 # After a statement, so that it is none.
 _TAKEN_BACK = re.compile(
     r"\b(?:wait|oops|sorry|correction|on second thought|mistaken?|no, (?=[$\d\\])"
-    r"|(?:that|this|it)(?:'s| is| was) (?:wrong|incorrect|not (?:right|correct)))\b",
+    r"|(?:that|this|it|which)(?:'s| is| was) (?:wrong|incorrect|not (?:right|correct)))\b",
     re.IGNORECASE,
 )
 _FULL_STOP = re.compile(r"(?<=[\w)\]}$*_`ˋ])\s?(?:!+|[?.。]+)$")
