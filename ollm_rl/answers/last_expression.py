@@ -44,7 +44,8 @@ _DENIED = re.compile(
 )
 _CUT_OFF = re.compile(r"(?:[+/^(]|\s[-−]|\b(?:plus|minus))\s*$")
 _DENIED_AFTER = re.compile(
-    r"[$\s]*(?:, which )?\b(?:is|are)(?:(?: not|n't) (?:the (?:\w+ )?(?:answer|solution)|correct|right)| wrong| incorrect)\b"
+    r"[$\s]*(?:, which )?\b(?:is|are)"
+    r"(?:(?: not|n't) (?:the (?:\w+ )?(?:answer|solution)|correct|right)| wrong| incorrect)\b"
 )
 # The name of a quantity before its equation: "the distance is $2c = 8$", but not "the equation is $2c = 8$".
 _CALLED = re.compile(
