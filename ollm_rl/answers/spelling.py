@@ -65,6 +65,7 @@ _PRIMES = re.compile(r"\^ ?(?:\{ ?((?:\\prime ?)+)\}|(\\prime)(?![a-z]))")
 _TIMES = re.compile(r"(?<=\d) [xX] (?=\d)")
 _FEET_AND_INCHES = re.compile(r"(\d+)' ?(\d+(?:\.\d+)?)(?:\"|'')")
 _SUBSCRIPT = re.compile(r"_ ?(\d+|[A-Za-z])")
+_ORDINAL = re.compile(r"\^ ?\{ ?(?:\\text\{ ?)?(st|nd|rd|th) ?\}? ?\}")
 _POWER = re.compile(r"(?<=[\w)\]}]) ?(?:\*\*|\^) ?(?:\((-?\w+)\)|(-?\d+(?:\.\d+)?))|(?<=[\w)\]}]) ?\*\* ?(?=[\w(\\-])")
 _DOTTED = re.compile(r"\\dot\{(\d)\}(\d*)\\dot\{(\d)\}")
 _REPEATING = re.compile(
@@ -130,7 +131,7 @@ def _plain_notations(text: str) -> str:
     if "_" in text:
         text = _SUBSCRIPT.sub(r"_{\1}", text)
     if "^" in text or "**" in text:
-        text = _POWER.sub(_braced_power, text)
+        text = _POWER.sub(_braced_power, _ORDINAL.sub(r"\1", text))
     if "]" in text and (match := _REVERSED.fullmatch(text.strip())):
         text = _round_bracket(match)
     if "all" in text.casefold() and _ALL_REALS.fullmatch(text):
