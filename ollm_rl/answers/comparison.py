@@ -6,7 +6,8 @@ r"""Compares two short answers exactly: as text, numbers, ratios, times, and lis
   equal, or both be possible parts of one quantity (1 h 15 min is 75 min).
 - An equation counts as the value that it states (`ollm_rl.answers.equations`). If it has to be solved, it is wrong.
 - The letter of a choice is enough: ``(B) 12`` is B, and also 12. A modulus that only one side has is ignored.
-- Lists without brackets and sets have no order; tuples and intervals have one, and their brackets count.
+- Lists without brackets and sets have no order; tuples and intervals have one, and their brackets count. A list is also
+  the tuple of the same order.
 """
 
 import re
