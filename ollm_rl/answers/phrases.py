@@ -69,7 +69,7 @@ _EMPHASIS = " \t*_`ˋ"
 _BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,:;!?%]|$)")  # not 2**3
 # After a statement, so that it is none.
 _TAKEN_BACK = re.compile(
-    r"\b(?:wait|oops|sorry|correction|on second thought|mistaken?|no, (?=[$\d\\])"
+    r"\b(?:wait(?=[,.!:–—-])|oops|sorry|correction|on second thought|mistaken?|no, (?=[$\d\\])"
     r"|(?:that|this|it|which)(?:'s| is| was) (?:wrong|incorrect|not (?:right|correct)))\b",
     re.IGNORECASE,
 )
