@@ -38,8 +38,12 @@ _DENIED = re.compile(
     r"|(?:reject|discard|exclude|ignore|eliminate|contradict)(?:s|d|ed|ing)?|below|above"
     r"|(?:ends|begins|starts) (?:in|with)|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
     r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)) $"  # "3 of the 10 books"
-    r"|\b(?:wrong|incorrect|first|thought|check(?:ing)?|suppose|assum(?:e|ing)|if|whether|bound|not (?:true|sure))"
-    r"(?: [a-z]+){0,2} answer(?:: ?| (?:is|was|would be) )$|(?:不是|并非|不为|不等于|[大小]于) ?$",
+    r"|(?:不是|并非|不为|不等于|[大小]于) ?$",
+    re.IGNORECASE,
+)
+_TRIED = re.compile(
+    r"\b(?:wrong|incorrect|first|thought|check(?:ing)?|suppose|assum(?:e|ing)|if|whether|bound|not (?:true|sure))"
+    r"(?: [a-z]+){0,2} answer(?:: ?| (?:is|was|would be) )$",
     re.IGNORECASE,
 )
 _CUT_OFF = re.compile(r"(?:[+/^(]|\s[-−]|\b(?:plus|minus))\s*$")
@@ -105,7 +109,8 @@ def last_expression(text: str) -> str | None:
 
 def is_denied(prose: Prose, position: int) -> bool:
     """Whether the words before a position deny what follows, or only try it: "the first answer was"."""
-    return _DENIED.search(" " + prose.before(position)[-DENIAL:]) is not None
+    before = " " + prose.before(position)[-DENIAL:]
+    return bool(_DENIED.search(before) or ("answer" in before and _TRIED.search(before)))
 
 
 def value_at(prose: Prose, span: Span) -> str:
