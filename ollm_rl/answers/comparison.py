@@ -6,7 +6,8 @@ r"""Compares two short answers exactly: as text, numbers, ratios, times, and lis
   equal, or both be possible parts of one quantity (1 h 15 min is 75 min).
 - An equation counts as the value that it states (`ollm_rl.answers.equations`). If it has to be solved, it is wrong.
 - The letter of a choice is enough: ``(B) 12`` is B, and also 12. A modulus that only one side has is ignored.
-- Lists without brackets and sets have no order; tuples and intervals have one, and their brackets count.
+- Lists without brackets and sets have no order; tuples and intervals have one, and their brackets count. A list is also
+  the tuple of the same order.
 """
 
 import re
@@ -30,11 +31,14 @@ _CHOICE = re.compile(
 _ANOTHER_CHOICE = re.compile(r"(?:and|or|,)(?![a-z])|\(?[A-J]\)")
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[' -]){3,}|[A-Z]")
 _CAPITALS = re.compile("[A-Z]{3,}")  # HHT is not HTH, though math-verify takes both for one product
+_YES_OR_NO = re.compile("(yes|no)[,.;:]", re.IGNORECASE)
 _CHOICES = re.compile(r"(?:\([A-J]\)|[A-J])(?:(?:[,;]|,? and)? ?(?:\([A-J]\)|[A-J]))+")
 _ARTICLE = re.compile(r"^(?:an?|the) (?=[^\W\d_]{3})", re.IGNORECASE)
 _WORD_LIST = re.compile(r"[^\W\d_]{2,}(?:,? and |, )[^\W\d_]{2,}(?:(?:,? and |, )[^\W\d_]{2,})*")
-_INTEGERS = re.compile(r",? ?\(?([a-z]) ?\\in ?(?:\\mathbb\{? ?)?Z ?\}? ?\)?$")
+_INTEGERS = re.compile(r"(?<=.),? ?\(?([a-z]) ?\\in ?(?:\\mathbb\{? ?)?Z ?\}? ?\)?$")
 _FUNCTION_OF_X = re.compile(r"[a-zA-Z] ?\(x\)")
+_POINT = re.compile(r"^[A-Z] ?(?=\([^()]*,[^()]*\)$)")  # P(1, 2)
+_ORDERED = re.compile(r"(?:[A-Z]|\\(?:vec|mathbb) ?\{? ?\w ?\}?) ?\\times ?(?:[A-Z]|\\(?:vec|mathbb))(?![a-z])")
 _COLUMN = re.compile(r"^\\begin\{[pb]matrix\}([^&]*)\\end\{[pb]matrix\}$")
 _NAMED_TUPLE = re.compile(r"\(([A-Za-z](?:, ?[A-Za-z])+)\) ?= ?\(([^()]+)\)")
 _NAME = re.compile(r"[A-Za-z](?:_ ?(?:\w|\{\w+\})|'*\([^()=]*\))?")  # x, a_1, f(2)
@@ -66,7 +70,7 @@ def compare(answer: str, gold: str) -> bool | None:
     names, gold_names = _values_by_name(answer).keys(), _values_by_name(gold).keys()
     if (names and gold_names and names != gold_names) or (_ROMAN.fullmatch(answer) and _ROMAN.fullmatch(gold)):
         return False
-    if re.fullmatch("[A-J]", gold) and answer == gold.lower():  # a choice
+    if re.fullmatch("[A-J]", gold) and answer.strip("()") == gold.lower():  # a choice
         return True
     if _CAPITALS.fullmatch(answer) and _CAPITALS.fullmatch(gold):
         return answer == gold
@@ -76,6 +80,10 @@ def compare(answer: str, gold: str) -> bool | None:
     answer, gold = _without_wrappers(answer), _without_wrappers(gold)
     if _same_text(answer, gold):
         return True
+    if gold.casefold() in ("yes", "no") and (said := _YES_OR_NO.match(answer)):
+        return said[1].casefold() == gold.casefold()
+    if _ORDERED.search(answer) or _ORDERED.search(gold):  # A x B is not B x A, and no product of numbers
+        return False
     wanted = read_quantity(gold)
     found = read_quantity(answer)
     if not are_joined_alike(answer, gold):
@@ -104,8 +112,9 @@ def reduce(answer: str, gold: str) -> tuple[str, str]:
     answer, gold = _reduce_choices(_LABEL.sub("", answer, count=1), _LABEL.sub("", gold, count=1))
     if bool(_MODULUS.search(answer)) != bool(_MODULUS.search(gold)):
         answer, gold = _MODULUS.sub("", answer), _MODULUS.sub("", gold)
-    if (integer := _INTEGERS.search(gold)) and (other := _INTEGERS.search(answer)) and integer[1] == other[1]:
-        answer, gold = answer[: other.start()], gold[: integer.start()]
+    names = {integer[1] for text in (answer, gold) if (integer := _INTEGERS.search(text))}
+    if len(names) == 1:  # "k \in Z", which only one of them may say
+        answer, gold = _INTEGERS.sub("", answer), _INTEGERS.sub("", gold)
     answer, gold = _as_tuples(answer, gold)
     parts, gold_parts = sides(answer), sides(gold)
     are_named = min(len(parts), len(gold_parts)) > 1 and is_name(parts[0]) and is_name(gold_parts[0])
@@ -128,12 +137,16 @@ def _both_signs(text: str, other: str) -> str:
 def _as_tuples(answer: str, gold: str) -> tuple[str, str]:
     """Two answers as tuples where one has values by name and the other has them too, or is a tuple or list."""
     if answer[:1] == "(" or gold[:1] == "(":
-        answer, gold = _COLUMN.sub(_tuple_of_column, answer), _COLUMN.sub(_tuple_of_column, gold)
+        answer, gold = (_COLUMN.sub(_tuple_of_column, _POINT.sub("", text)) for text in (answer, gold))
     values, gold_values = _values_by_name(answer), _values_by_name(gold)
     if values and values.keys() == gold_values.keys():
         return _tuple_of(values, values), _tuple_of(gold_values, values)
     named = values or gold_values
     brackets, items = _sequence(gold if values else answer)
+    if not named and len(items) > 1:
+        gold_brackets, gold_items = _sequence(gold)
+        if {brackets, gold_brackets} == {"", "()"} and len(items) == len(gold_items):  # (3, 1) is not 1, 3
+            return f"({', '.join(items)})", f"({', '.join(gold_items)})"
     if (values and gold_values) or not 1 < len(named) == len(items) or brackets not in ("", "()"):
         return answer, gold
     as_tuple = f"({', '.join(items)})"
@@ -193,8 +206,9 @@ def _without_wrappers(text: str) -> str:
 
 def _same_text(answer: str, gold: str) -> bool:
     answer, gold = (_SPARE_SPACE.sub("", _ARTICLE.sub("", text)) for text in (answer, gold))
-    # "sunday" is Sunday, but the variable X is not x.
-    return answer == gold or (len(gold) > 1 and gold.isalpha() and answer.casefold() == gold.casefold())
+    # "sunday" is Sunday, but the variable X is not x, and AB is not ab.
+    is_word = gold.isalpha() and (len(gold) > 2 or gold.casefold() == "no")
+    return answer == gold or (is_word and answer.casefold() == gold.casefold())
 
 
 def _same_words(answer: str, gold: str) -> bool:
@@ -232,15 +246,17 @@ def _compare_sequences(answer: str, gold: str) -> bool | None:
     if brackets and gold_brackets and brackets != gold_brackets:
         return False if len(items) == len(gold_items) else None
     found, wanted = ([read_quantity(item) for item in part] for part in (items, gold_items))
-    values = [quantity.value for quantity in found if quantity]
-    gold_values = [quantity.value for quantity in wanted if quantity]
+    values = [quantity for quantity in found if quantity]
+    gold_values = [quantity for quantity in wanted if quantity]
     if not values or not gold_values or len(values) < len(items) or len(gold_values) < len(gold_items):
         return None
-    if brackets == gold_brackets and brackets not in ("", "{}"):
-        return values == gold_values
     if {brackets, gold_brackets} <= {"", "{}"}:
-        return set(values) == set(gold_values)
-    return None
+        if brackets or gold_brackets or len(values) != len(gold_values):  # else 1, 1, 2 is not 1, 2, 2
+            values, gold_values = list(set(values)), list(set(gold_values))
+        values, gold_values = sorted(values), sorted(gold_values)
+    elif brackets != gold_brackets:
+        return None
+    return len(values) == len(gold_values) and all(map(_same_quantity, values, gold_values))
 
 
 def _sequence(text: str) -> tuple[str, list[str]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ollm_rl.answers.equations import is_name, sides
 from ollm_rl.answers.forms import MONTH
-from ollm_rl.answers.number_words import SCALES
+from ollm_rl.answers.number_words import PART, SCALES
 from ollm_rl.answers.prose import FORMULA, Prose, content
 from ollm_rl.answers.quantities import read_quantity
 
@@ -45,7 +45,7 @@ _JOINED = re.compile(
     re.IGNORECASE,
 )
 _BELONGS_AFTER = re.compile(
-    rf" ?(?:{'|'.join(SCALES)})(?![a-z])| ?per ?cent\b| ?%| and (?:a|one)[ -]half\b| ?[ap]\.?m\b\.?| o'clock\b"
+    rf" ?(?:{'|'.join(SCALES)})(?![a-z])| ?per ?cent\b| ?%| and {PART}| ?[ap]\.?m\b\.?| o'clock\b"
     rf"|,? (?:of )?{MONTH}\b(?:,? \d{{4}}\b)?",
     re.IGNORECASE,
 )
@@ -119,7 +119,7 @@ def _trimmed(masked: str, start: int, end: int) -> Span:
     start = leading.end() if leading else start
     while start < end and (trailing := _TRAILING.search(masked, max(start, end - 3), end)):
         end = trailing.start()
-    for opening, closing in ("()", "[]"):
+    for opening, closing in ("()", "[]", "{}"):
         part = masked[start:end]
         if part.count(opening) > part.count(closing) and part[0] == opening:
             start += 1

@@ -14,16 +14,18 @@ MOST_BETWEEN = 70  # characters between two boxes of one answer
 _BRACES = re.compile(r"\\f?box(?:ed)?\s*\{|\\[\\{}]|[{}]")
 _BARE_BOX = re.compile(r"\\boxed\s*([^\s{}\\$.,;]+)")  # \boxed 9
 _LABEL = re.compile(r"[A-Za-z][\w{}()\\]{0,12}\s*=\s*$")
-_PART = re.compile(r"[\s.,;*]*(?:\(|\bpart \(?|\n)?(?:(?:[b-h]|ii|iii|iv|v)\)|[2-9][.)])[\s:*$]*", re.IGNORECASE)
+_PART = re.compile(r"[\s.,;*]*(?:\(|\bpart \(?|\n)?(?:(?:[b-h]|ii|iii|iv|v)[:)]|[2-9][.:)])[\s:*$]*", re.IGNORECASE)
 _MATHEMATICS_ENDS = re.compile(r"\\[\\,;()\[\]]|\\q?quad|[\s$.,;&]")
 _RATIO = re.compile(r"[ $]*:[ $]*")
 _LISTS = re.compile(r"[,;]|\b(?:and|or)\b")
 # After one of these words, an equation or a line, the next box replaces the answer before it.
 _GOES_ON = re.compile(
-    r"[=:\n]|[.!?]\s|\b(?:so|then|thus|hence|therefore|which|giv(?:es|ing)|finally|answer|rather|instead|wait|no|not)\b"
+    r"[=:\n]|[.!?]\s|\b(?:so|then|thus|hence|therefore|which|giv(?:es|ing)|finally|answer|rather|instead|wait|no|not|but)\b"
 )
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(\S.*)")
 _FIGURE = re.compile(r"[*_ ]*(?![*_ ]*\d+ ?[.):][ \t])[-−+$€£¥(\\]*[\d\\.$]")  # but "1. Add" is a heading
+_END = re.compile(r"(?:</s>|<\|[\w-]+\|>)\s*$")  # of a sequence, as tokenisers write it
+_CALCULATION = re.compile(r"<<[^<>\n]*>>")  # of GSM8K: 48/2 = <<48/2=24>>24
 _SPACES = re.compile(r"[ \t]{2,}")
 _TAG, _THOUGHT = "<answer>", "</think>"
 
@@ -44,6 +46,8 @@ def extract_answer(text: str) -> tuple[str, str] | None:
         The answer and the method: ``boxed``, ``hashes``, ``phrase`` (also for tags) or ``last_number``. None without
         an answer.
     """
+    while text.endswith(">") and (token := _END.search(text[-MOST_BETWEEN:])):
+        text = text[: len(text) - len(token.group())]
     if _THOUGHT in text and (found := extract_answer(text.rpartition(_THOUGHT)[2])):
         return found
     if "box" in text and (boxed := _boxed(text)) is not None:
@@ -52,7 +56,7 @@ def extract_answer(text: str) -> tuple[str, str] | None:
         return tagged, "phrase"
     if "####" in text and (marked := _marked(text)):
         return marked, "hashes"
-    end = _SPACES.sub(" ", text[-MOST_READ:])
+    end = _SPACES.sub(" ", _CALCULATION.sub("", text[-MOST_READ:]))
     if phrase := stated_answer(end):
         return phrase, "phrase"
     expression = last_expression(end)
@@ -77,10 +81,11 @@ def _boxed(text: str) -> str | None:
     without a box.
     """
     closed, content = _closed_boxes(text)
-    last = next((box for box in reversed(closed) if text[box.start : box.end].strip()), None)
-    if last is None:
+    closed = [box for box in closed if text[box.start : box.end].strip()]
+    if not closed:
         bare = _BARE_BOX.findall(text)
         return bare[-1] if bare else content
+    last = closed[-1]
     parts = [last]
     outer = _outer(closed)
     for box in reversed(outer[: outer.index(last)] if last in outer else []):
@@ -90,7 +95,7 @@ def _boxed(text: str) -> str | None:
     contents = dict.fromkeys(text[box.start : box.end].strip() for box in reversed(parts))
     if all(_RATIO.fullmatch(text, box.end + 1, after.position) for after, box in pairwise(parts)) and len(parts) > 1:
         return ":".join(text[box.start : box.end].strip() for box in reversed(parts))
-    return ", ".join(filter(None, contents))
+    return ", ".join(contents)
 
 
 def _closed_boxes(text: str) -> tuple[list[_Box], str | None]:
@@ -127,8 +132,7 @@ def _are_one_answer(between: str) -> bool:
     if _RATIO.fullmatch(between):
         return True
     between = _LABEL.sub("", _PART.sub(",", between))
-    is_bare = not _MATHEMATICS_ENDS.sub("", between)
-    return is_bare or (bool(_LISTS.search(between)) and not _GOES_ON.search(between))
+    return not _MATHEMATICS_ENDS.sub("", between) or not _GOES_ON.search(between)
 
 
 def _tagged(text: str) -> str | None:

@@ -27,15 +27,15 @@ _TO = re.compile(rf"(?:from )?({_NUMBER}) to ({_NUMBER})(?: to ({_NUMBER}))?(.*)
 _RANGE = re.compile(rf"({_NUMBER}) ?--? ?({_NUMBER})(.*)")
 _SHARE = re.compile(r"(\d+) (?:out of|in) (\d+)")
 _ROW = re.compile(r"\d+([-/])\d+(?:\1\d+)+")  # 30-11-2022
-_BASE = re.compile(r"(\w{1,100})(?:_ ?\{? ?(\w+) ?\}?|,? \(?(?:in )?base[- ](\w+)\)?)")
+_BASE = re.compile(r"((?=[A-Za-z]*\d)\w{1,100})(?:_ ?\{? ?\(?(\w+)\)? ?\}?|,? \(?(?:in )?base[- ](\w+)\)?)")
 
 
 class Form(NamedTuple):
     """A kind and its numbers.
 
-    The kinds: ``date`` (month, day, year if given), ``time`` (hour of the day, minute and second if given), ``ratio``,
-    ``range``, ``to`` (a ratio or a range), ``share`` ("3 out of 8"), ``row`` (other numbers with
-    hyphens or slashes) and ``base`` (value of the digits in base 36, base). "3:30" is a ratio.
+    The kinds: ``date`` (month, day, year if given), ``time`` (hour of the day, minute, second), ``ratio``, ``range``,
+    ``to`` (a ratio or a range), ``share`` ("3 out of 8"), ``row`` (other numbers with hyphens or slashes) and ``base``
+    (value of the digits in base 36, base). "3:30" is a ratio.
     """
 
     kind: str
@@ -51,7 +51,7 @@ def read_form(text: str) -> Form | None:
     if match := _TIME.fullmatch(text):
         hour, minute, second, half = match.groups()
         after_noon = {"a": -12 * (int(hour) == 12), "p": 12 * (int(hour) != 12)}.get((half or "").casefold(), 0)
-        return _form("time", [int(hour) + after_noon, minute, second])
+        return _form("time", [int(hour) + after_noon, minute or 0, second or 0])
     if _RATIO.fullmatch(text):
         return _form("ratio", text.replace(" ", "").split(":"))
     if match := _SHARE.fullmatch(text):
@@ -86,10 +86,10 @@ def _same_form(one: Form, other: Form) -> bool:
     if kinds == {"time", "ratio"}:
         time, clock = (one, other) if one.kind == "time" else (other, one)
         same_hour = clock.parts[0] in (time.parts[0], time.parts[0] % 12 or 12)
-        return same_hour and clock.parts[1:] == (*time.parts[1:], 0)[: len(clock.parts) - 1]
-    if kinds in ({"date"}, {"time"}):  # only the parts that both have
+        return same_hour and (*clock.parts[1:], 0)[:2] == time.parts[1:]
+    if kinds == {"date"}:  # only the parts that both have
         return all(part == other_part for part, other_part in zip(one.parts, other.parts, strict=False))
-    return (len(kinds) == 1 or "to" in kinds) and one.parts == other.parts
+    return (len(kinds) == 1 or kinds in ({"to", "ratio"}, {"to", "range"})) and one.parts == other.parts
 
 
 def _is_number(form: Form, number: Quantity) -> bool:

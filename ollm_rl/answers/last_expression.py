@@ -32,16 +32,25 @@ _ROUNDED = re.compile(r"\bround(?:s|ed|ing)? (?:it )?(?:up|down|off|to)\b[^\d\n]
 _COUNTED = re.compile(r"\bthere (?:is|are|was|were|will be|must be|can be)(?: [a-z]{3,}){0,2} $", re.IGNORECASE)
 _TOTAL = re.compile(r"\b(?:is|are|total of)\s$")
 _DENIED = re.compile(
-    r"[\s(,](?:(?:not|cannot|no es|nicht|pas|except|without|instead of|(?:[a-z]+er|more|less|rather) than"
+    r"[\s(,](?:(?:not|cannot|no es|nicht|pas|не|except|without|instead of|(?:[a-z]+er|more|less|rather) than"
     r"|(?:is|are|be) at (?:least|most)|(?:multiple|factor|divisor|power|root|square|cube|reciprocal|factorial"
     r"|half|third|fourth|quarter|fifth|tenth) of|percent of|(?:twice|times|half) as [a-z]+ as|divisible by|per|twice"
-    r"|(?:reject|discard|exclude|ignore|eliminate)(?:s|d|ed|ing)?"
-    r"|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
+    r"|(?:reject|discard|exclude|ignore|eliminate|contradict)(?:s|d|ed|ing)?|below|above"
+    r"|(?:ends|begins|starts) (?:in|with)|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
     r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)) $"  # "3 of the 10 books"
-    r"|(?:不是|并非|不为|不等于) ?$",
+    r"|(?:不是|并非|不为|不等于|[大小]于) ?$",
     re.IGNORECASE,
 )
-_DENIED_AFTER = re.compile(r"[$\s]*\b(?:is|are)(?: not|n't) (?:the (?:\w+ )?(?:answer|solution)|correct|right)\b")
+_TRIED = re.compile(
+    r"\b(?:wrong|incorrect|first|thought|check(?:ing)?|suppose|assum(?:e|ing)|if|whether|bound|not (?:true|sure))"
+    r"(?: [a-z]+){0,2} answer(?:: ?| (?:is|was|would be) )$",
+    re.IGNORECASE,
+)
+_CUT_OFF = re.compile(r"(?:[+/^(]|\s[-−]|\b(?:plus|minus))\s*$")
+_DENIED_AFTER = re.compile(
+    r"[$\s]*(?:, which )?\b(?:is|are)"
+    r"(?:(?: not|n't) (?:the (?:\w+ )?(?:answer|solution)|correct|right)| wrong| incorrect)\b"
+)
 # The name of a quantity before its equation: "the distance is $2c = 8$", but not "the equation is $2c = 8$".
 _CALLED = re.compile(
     r"\b(?:the|its|whose) (?!(?:[^.]* )?(?:answers?|results?|solutions?|equations?|lines?|planes?|circles?|parabolas?"
@@ -65,7 +74,7 @@ def last_expression(text: str) -> str | None:
     Exceptions:
 
     - Expressions in a premise ("Since ...,"), in a reason ("because ...") or after "not", "than" or "reject" are not
-      answers.
+      answers, and a text that ends with an operator has none.
     - In a sentence that rounds, the answer is the rounded number. An equation comes before other expressions, a
       formula before a number outside of formulas. In "there are 3 ways for 2 people" the answer is 3.
     - If a sentence repeats the result of the last equation before it, and its last number is not new either, the
@@ -78,11 +87,13 @@ def last_expression(text: str) -> str | None:
         return choice[1]
     if bare and read_quantity(bare):
         return bare
+    if _CUT_OFF.search(text[-MOST_BARE:]):
+        return None
     prose = read_prose(text)
     start, end, spans = _last_statement(prose)
     if not spans:
         return text[start:end] or None
-    spans = [span for span in spans if not _DENIED.search(" " + prose.before(span.start)[-DENIAL:])]
+    spans = [span for span in spans if not is_denied(prose, span.start)]
     spans = [span for span in spans if not _DENIED_AFTER.match(prose.masked, span.end)]
     if not spans:
         return None
@@ -94,6 +105,12 @@ def last_expression(text: str) -> str | None:
         earlier = [found for found in find_expressions(prose, 0, span.start) if prose.is_formula(found.start)]
         return value if not earlier or value_at(prose, earlier[-1]) == value else None
     return value
+
+
+def is_denied(prose: Prose, position: int) -> bool:
+    """Whether the words before a position deny what follows, or only try it: "the first answer was"."""
+    before = " " + prose.before(position)[-DENIAL:]
+    return bool(_DENIED.search(before) or ("answer" in before and _TRIED.search(before)))
 
 
 def value_at(prose: Prose, span: Span) -> str:

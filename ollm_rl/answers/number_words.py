@@ -18,17 +18,25 @@ _TENS = ("thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _SMALL |= {word: 10 * tens for tens, word in enumerate(_TENS, 3)}
 # Also after digits: "5 million", "3万".
 SCALES = {
-    "hundred": 100, "thousand": 1000, "million": 10**6, "millions": 10**6, "billion": 10**9, "billions": 10**9,
-    "trillion": 10**12, "dozen": 12, "mil": 1000, "millón": 10**6, "millones": 10**6, "docena": 12, "docenas": 12,
-    "mille": 1000, "douzaine": 12, "tausend": 1000, "millionen": 10**6, "dutzend": 12,
-    "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
+    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "quadrillion": 10**15,
+    "lakh": 10**5, "crore": 10**7, "milliard": 10**9, "docena": 12, "douzaine": 12,
 }  # fmt: skip
-_ORDINALS = ("half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-_PARTS = {name: Fraction(1, number) for number, name in enumerate(_ORDINALS, 2)}
-_FRACTION = re.compile(
-    rf"(?:(one|an?|two|three|four|five|six|seven|eight|nine)[ -])?({'|'.join(_ORDINALS)})(s?)\b", re.IGNORECASE
+SCALES |= {f"{name}s": value for name, value in SCALES.items()} | {
+    "dozen": 12, "mil": 1000, "millón": 10**6, "millones": 10**6, "milhão": 10**6, "milhões": 10**6, "mille": 1000,
+    "tausend": 1000, "millionen": 10**6, "milliarden": 10**9, "dutzend": 12, "тысяча": 1000, "тысячи": 1000,
+    "тысяч": 1000, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
+}  # fmt: skip
+_ORDINALS = (
+    "half third quarter fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
+    "sixteenth seventeenth eighteenth nineteenth twentieth"
 )
-AND_A_HALF = re.compile(r" and (?:a|one)[ -]half\b")
+_PARTS = {name: Fraction(1, number) for number, name in enumerate(_ORDINALS.split(), 2)}
+_PARTS |= {"fourth": Fraction(1, 4), "hundredth": Fraction(1, 100), "thousandth": Fraction(1, 1000)}
+_COUNT = f"an?|{'|'.join(_FROM_ZERO[0].split()[1:])}"
+PART = rf"(?:{_COUNT})[ -](?:{'|'.join(_PARTS)})s?\b"  # after "and": "2 and a half"
+_FRACTION = re.compile(rf"(?:({_COUNT})[ -])?({'|'.join(_PARTS)})s?\b", re.IGNORECASE)
+_AND_PART = re.compile(rf" and (?={PART})", re.IGNORECASE)
+NUMBER_WORDS = frozenset((*_SMALL, *SCALES, *_PARTS, *(f"{name}s" for name in _PARTS), "halves"))
 _A_SCALE = re.compile(r"an?(?= (?:hundred|thousand|million|billion|dozen)\b)", re.IGNORECASE)
 _WORD = re.compile(r"[ -]?([^\W\d_]+)")
 # Only before a measure word: 三角形 is a triangle, not three of something.
@@ -42,9 +50,19 @@ def read_number_words(text: str) -> tuple[Fraction, str] | None:
     if match := _CHINESE.match(text):
         return Fraction(_read_chinese(match[1])), text[match.end() :]
     if (match := _FRACTION.match(text)) and (match[1] or match[2].casefold() == "half"):
-        count = _SMALL.get((match[1] or "one").casefold(), 1)
-        return count * _PARTS[match[2].casefold()], text[match.end() :]
+        return _value_of_part(match), text[match.end() :]
     return _read_words(text)
+
+
+def read_part(text: str, position: int) -> tuple[Fraction, int]:
+    """The fraction in words after a number ("2 and three quarters"), 0 without one, and the position after it."""
+    joint = _AND_PART.match(text, position)
+    part = _FRACTION.match(text, joint.end()) if joint else None
+    return (_value_of_part(part), part.end()) if part else (Fraction(0), position)
+
+
+def _value_of_part(match: re.Match[str]) -> Fraction:
+    return _SMALL.get((match[1] or "one").casefold(), 1) * _PARTS[match[2].casefold()]
 
 
 def _read_words(text: str) -> tuple[Fraction, str] | None:
@@ -65,8 +83,8 @@ def _read_words(text: str) -> tuple[Fraction, str] | None:
         position = end
     if not total + group and text[:position].casefold() not in ("zero", "cero", "zéro", "null"):
         return None
-    half = AND_A_HALF.match(text, position)
-    return total + group + Fraction(int(half is not None), 2), text[half.end() if half else position :]
+    part, position = read_part(text, position)
+    return total + group + part, text[position:]
 
 
 def _fits(group: int, value: int) -> bool:

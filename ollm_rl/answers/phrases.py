@@ -6,7 +6,8 @@ The statement ends with its sentence, or before a reason or an explanation ("5 (
 import re
 
 from ollm_rl.answers.expressions import find_expressions
-from ollm_rl.answers.last_expression import last_expression, value_at
+from ollm_rl.answers.last_expression import is_denied, last_expression, value_at
+from ollm_rl.answers.number_words import PART
 from ollm_rl.answers.prose import FORMULA, Prose, read_prose
 from ollm_rl.answers.quantities import read_quantity
 
@@ -18,7 +19,7 @@ _QUICK = (
     "lösung", "答", "选", "ответ", "정답",
 )  # fmt: skip
 _NAME = (
-    r"(?:answers?(?: choice| option)?|(?:correct|right|best|final) (?:option|choice|result|value)s?|respuestas?"
+    r"(?:answers?(?: choice| option)?|(?:correct|right|best|final) (?:option|choice|result|value|one)s?|respuestas?"
     r"|(?:opción|alternativa) correcta|réponses?|bonne option|(?:end)?antwort(?:en)?|lösung)"
     r"(?: (?:final|correcta|finale|correcte))?(?: \([^()\n]{1,40}\))?(?: (?:to|for|of|in|that|we) [^.:;\n$\\]{1,60}?)?"
 )
@@ -36,28 +37,27 @@ _STATED = re.compile(
     rf"\b{_NAME}(?:,? (?:therefore|then|thus|hence),?)? (?:{_IS}|(?P<modal>{_MUST_BE}))\b(?:,? {_ADVERB}\b,?)*"
     rf"|\b{_NAME}[ *_]*[:：=]"
     r"|^[#*_> \t]*(?:the )?(?:(?:final|correct) )?(?:answer|respuesta|réponse|antwort)(?: final)?[*_ \t]*$"
-    r"|(?:答案|正确选项)(?!并?[不非])(?:应该|应|必须)?(?:是|为)?|[故所]?以?应?选择?[:：]?(?=[A-J(（])"
+    r"|(?:答案|正确选项)(?!并?[不非大小])(?:应该|应|必须)?(?:是|为)?|[故所]?以?应?选择?[:：]?(?=[A-J(（])"
     r"|(?:答|答え|답|정답|ответ)(?:は| ?[:：])",
     re.IGNORECASE | re.MULTILINE,
 )
 _AFTER = re.compile(r" (?:is|must be|as) (?:the|our|my) (?:final |correct )?answer\b", re.IGNORECASE)
-# Words after "the answer is" that state no answer, and words before it if an answer is only checked.
+# Words after "the answer is" that state no answer.
 _NOT_STATED = re.compile(
     r"(?:not|nicht|pas|as follows|found|obtained|given|unique|obvious|reasonable|based|greater|less|between"
     r"|at (?:least|most)|necessary|acceptable|closest|in(?= [a-z])|(?-i:an?(?= [a-z]))|(?:in)?correct(?=[.!,;]|$)|wrong"
     r"|right(?=[.!,;]|$))\b",
     re.IGNORECASE,
 )
-_CHECKED = re.compile(r"\bcheck(?:ing)?(?: (?:this|our|the|my))? $", re.IGNORECASE)
-_BEFORE_ANSWER = re.compile(r"(?:[\s:：*_`ˋ=]|(?<=[`ˋ])(?:text|plaintext)\n)*")
+_BEFORE_ANSWER = re.compile(r"(?:[\s:：*_`ˋ=]|(?<=[`ˋ])(?:text|plaintext)\n|-{3,}\s|(?<=\n)-\s)*")
 _EXPLANATION = re.compile(
     rf"(?P<reason>,?[ ](?:because|since|which|where|porque|weil|puisque|parce que)\b|,[ ](?:so|as|but)\b|，?因为)"
     rf"|[,;:，；]\s?(?=[ie]\.[eg]\.|(?!(?:and|or|y|o|et|ou|und|oder)\b)[^\W\d_]{{2,}})|[；。，]"
     rf"|[ ](?:to the nearest|in (?:interval|simplest|lowest|its)|as (?:desired|required|before|expected))\b"
     rf"|[ ](?:and not|not|rather than|instead of)\b|[ ](?:→|⇒|=>)[ ](?=[A-Za-z]{{2}})|[ ]:\)"
-    rf"|[ ][–—][ ]|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!(?:a|one)[ -]half|"
+    rf"|[ ](?:[–—]|--)[ ]|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!{PART}|"
     rf"[*_(]*[A-J][*_)]*(?=[ ]*(?:[.,;]|$|and\b))|[^.;]*[\d\\{FORMULA}])"
-    rf"|[ ][(（](?!\s?\\?(?:p?mod|base|in base)\b)(?=[^()]*[^\W\d_]{{2}}|[\d\s+*/=.,×÷-]*\))"
+    rf"|[ ][(（](?!\s?\\?(?:p?mod|base|in base|or)\b)(?=[^()]*[^\W\d_]{{2}}|[\d\s+*/=.,×÷-]*\))"
     rf"|(?<=[\d{FORMULA}])[ ](?=[A-Z][a-z]+[ ])"
 )
 # A clause is read like a sentence of its own: "that Tom has 5 apples", "the numerator, $190$".
@@ -67,7 +67,13 @@ _CLAUSE = re.compile(
 )
 _EMPHASIS = " \t*_`ˋ"
 _BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,:;!?%]|$)")  # not 2**3
-_FULL_STOP = re.compile(r"(?<=[\w)\]}$*_`ˋ])(?:!+|[?.。]+)$")
+# After a statement, so that it is none.
+_TAKEN_BACK = re.compile(
+    r"\b(?:wait(?=[,.!:–—-])|oops|sorry|correction|on second thought|mistaken?|no, (?=[$\d\\])"
+    r"|(?:that|this|it|which)(?:'s| is| was) (?:wrong|incorrect|not (?:right|correct)))\b",
+    re.IGNORECASE,
+)
+_FULL_STOP = re.compile(r"(?<=[\w)\]}$*_`ˋ])\s?(?:!+|[?.。]+)$")
 _FINISHED = re.compile(
     r"[.\s]*(?:\$\$?|\\[(\[])?\s*(?:\\(?:blacksquare|square|Box|qed)|[∎■□])\s*(?:\$\$?|\\[)\]])?\s*$"
 )
@@ -88,8 +94,9 @@ def stated_answer(text: str) -> str | None:
     prose = read_prose(text)
     for match in reversed(list(_STATED.finditer(prose.masked))):
         answer = statement(prose, match.start(), match.end())
-        is_tried = _CHECKED.search(prose.before(match.start()))
-        if not answer or is_tried or _NOT_STATED.match(answer):
+        if answer and _TAKEN_BACK.search(prose.masked, match.end()):
+            return None
+        if not answer or is_denied(prose, match.end() + 1) or _NOT_STATED.match(answer):
             continue
         if _is_value(answer) or not (match["modal"] or len(answer.split()) > MOST_WORDS):
             return answer
@@ -129,7 +136,7 @@ def statement(prose: Prose, start: int, position: int) -> str | None:
 def _without_ending(said: str) -> str:
     """An answer without emphasis, end-of-proof sign, full stop, and a bracket that opens before it."""
     said = _FULL_STOP.sub("", _FINISHED.sub("", _BOLD.sub("", said)).strip(_EMPHASIS)).strip(_EMPHASIS)
-    for opening, closing in ("()", "[]"):
+    for opening, closing in ("()", "[]", "{}"):
         if said.endswith(closing) and not said.endswith("\\" + closing) and said.count(closing) > said.count(opening):
             said = said[:-1].rstrip(_EMPHASIS)
     return said

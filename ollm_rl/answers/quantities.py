@@ -14,7 +14,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from ollm_rl.answers.number_words import AND_A_HALF, SCALES, read_number_words
+from ollm_rl.answers.number_words import SCALES, read_number_words, read_part
 from ollm_rl.answers.units import currency, read_unit, share
 
 _DIGITS = r"\d{1,4000}"  # int() refuses more than 4,300
@@ -107,8 +107,9 @@ def _read_magnitude(text: str) -> tuple[Fraction, str] | None:
             return None
         value = _read_digits(groups["above"] or groups["number"]) / divisor
     rest = text[match.end() :]
-    if half := AND_A_HALF.match(rest):
-        return value + Fraction(1, 2), rest[half.end() :]
+    part, end = read_part(rest, 0)
+    if part:
+        return value + part, rest[end:]
     if exponent := _EXPONENT.match(rest):
         value *= Fraction(10) ** int(exponent[1] or exponent[2])
         rest = rest[exponent.end() :]

@@ -11,6 +11,7 @@ _SYMBOLS = str.maketrans(
         "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/",
         "°": r"^\circ ", "º": r"^\circ ", "∞": r"\infty ", "∅": r"\emptyset ", "∪": r"\cup ", "∩": r"\cap ",
         "∈": r"\in ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "√": r"\sqrt ", "∛": r"\sqrt[3]",
+        "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
         "≈": r"\approx ", "≡": r"\equiv ", "∠": r"\angle ", "→": r"\to ", "⇒": r"\Rightarrow ",
         "٫": ".", "٬": ",", "、": ",", "。": ".", "’": "'", "′": "'", "ˋ": "`",
     }
@@ -45,6 +46,7 @@ _PLAIN_NAME = re.compile(
     r"(?![A-Za-z])"
 )
 _MINUS = re.compile(r"(?:\\text\{ ?)?(?:minus|negative)(?: ?\})? (?=[\w\\$.])", re.IGNORECASE)
+_LG = re.compile(r"\\lg(?![a-z])")
 _DOTS = re.compile(r"\\[lc]dots(?![a-z])")
 _SYSTEM = re.compile(
     r"(?:\\\{ ?)?\\begin\{(cases|array|aligned)\} ?(?:\{[lcr ]*\})?((?:(?!\\begin|\\end).)*)\\end\{\1\}(?: ?\.)?",
@@ -63,13 +65,18 @@ _PRIMES = re.compile(r"\^ ?(?:\{ ?((?:\\prime ?)+)\}|(\\prime)(?![a-z]))")
 _TIMES = re.compile(r"(?<=\d) [xX] (?=\d)")
 _FEET_AND_INCHES = re.compile(r"(\d+)' ?(\d+(?:\.\d+)?)(?:\"|'')")
 _SUBSCRIPT = re.compile(r"_ ?(\d+|[A-Za-z])")
+_ORDINAL = re.compile(r"\^ ?\{ ?(?:\\text\{ ?)?(st|nd|rd|th) ?\}? ?\}")
 _POWER = re.compile(r"(?<=[\w)\]}]) ?(?:\*\*|\^) ?(?:\((-?\w+)\)|(-?\d+(?:\.\d+)?))|(?<=[\w)\]}]) ?\*\* ?(?=[\w(\\-])")
+_DOTTED = re.compile(r"\\dot\{(\d)\}(\d*)\\dot\{(\d)\}")
 _REPEATING = re.compile(
     r"(?<![\d.])(\d*)\.(?:(\d*)(?:\\(?:overline|bar|dot)\{(\d{1,50})\}|\((\d{1,50})\))"
     r"|(\d*?)(\d{1,9}?)\6{2,}(?:\.\.\.|\\[lc]?dots(?![a-z])))"
 )
 
-_SIGNS = (("{,}", ","), ("{.}", "."), (r"\$", "$"), (r"\%", "%"), (r"\|", "|"), ("{:}", ":"), (r"\pounds ", "£"))
+_SIGNS = (
+    ("{,}", ","), ("{.}", "."), (r"\$", "$"), (r"\%", "%"), (r"\|", "|"), ("{:}", ":"), (r"\colon", ":"),
+    (r"\pounds ", "£"),
+)  # fmt: skip
 
 
 def clean(answer: str) -> str:
@@ -103,7 +110,7 @@ def _plain_commands(text: str) -> str:
     text = _undelimited(rewrite_commands(_SPACING.sub(" ", _DROPPED.sub("", text))))
     text = _GROUP.sub(r"\1", text)
     text = _OVER.sub(lambda match: rf"\{_NAMES_OF_OVER[match[2]]}{{{match[1]}}}{{{match[3]}}}", text)
-    text = _DOTS.sub(r"\\dots", text.replace(r"\varnothing", r"\emptyset"))
+    text = _DOTS.sub(r"\\dots", _LG.sub(r"\\log_{10}", text).replace(r"\varnothing", r"\emptyset"))
     if r"\begin" in text:
         text = _SYSTEM.sub(_equations_of, text)
     return text
@@ -124,13 +131,13 @@ def _plain_notations(text: str) -> str:
     if "_" in text:
         text = _SUBSCRIPT.sub(r"_{\1}", text)
     if "^" in text or "**" in text:
-        text = _POWER.sub(_braced_power, text)
+        text = _POWER.sub(_braced_power, _ORDINAL.sub(r"\1", text))
     if "]" in text and (match := _REVERSED.fullmatch(text.strip())):
         text = _round_bracket(match)
     if "all" in text.casefold() and _ALL_REALS.fullmatch(text):
         text = r"\mathbb{R}"
     if "." in text:
-        text = _REPEATING.sub(_repeating_decimal, text).replace("...", r"\dots")
+        text = _REPEATING.sub(_repeating_decimal, _DOTTED.sub(r"\\dot{\1\2\3}", text)).replace("...", r"\dots")
     return text
 
 

@@ -6,6 +6,8 @@ import unicodedata
 from collections import Counter
 from fractions import Fraction
 
+from ollm_rl.answers.number_words import NUMBER_WORDS
+
 # The name of each unit here, and its spellings. Case matters only in names of one letter.
 _NAMES = {
     "$": "usd us$ dollar dollars buck bucks", "€": "eur euro euros", "£": "gbp", "¥": "yen jpy 日元",
@@ -17,7 +19,10 @@ _NAMES = {
     "kg": "kilogram kilograms kilo kilos 千克 公斤", "lb": "lbs pound pounds", "oz": "ounce ounces",
     "ml": "milliliter milliliters millilitre millilitres 毫升", "l": "L liter liters litre litres 升",
     "s": "sec secs second seconds 秒", "min": "mins minute minutes 分钟", "h": "hr hrs hour hours 小时",
-    "day": "days 天", "week": "weeks", "month": "months", "year": "years yr yrs", "N": "newton newtons",
+    "day": "days 天", "week": "weeks", "month": "months", "year": "years yr yrs", "decade": "decades",
+    "century": "centuries", "cup": "cups", "pint": "pints", "quart": "quarts", "tablespoon": "tablespoons tbsp",
+    "teaspoon": "teaspoons tsp", "acre": "acres", "bar": "", "atm": "", "psi": "", "knot": "knots", "rpm": "",
+    "peso": "pesos", "yuan": "元", "N": "newton newtons",
     "J": "joule joules", "W": "watt watts", "V": "volt volts", "A": "amp amps ampere amperes", "K": "kelvin",
     "kr": "krona kronor krone kroner", "C": "coulomb coulombs", "T": "tesla", "Hz": "hertz", "Pa": "pascal pascals",
     "mol": "mole moles", "cal": "calorie calories", "gal": "gallon gallons", "bit": "bits", "byte": "bytes",
@@ -35,20 +40,20 @@ _BY_NAME |= {
 _CODES = ("AUD", "BRL", "CAD", "CHF", "CNY", "HKD", "KRW", "MXN", "NZD", "PLN", "RMB", "RUB", "SEK", "SGD", "ZAR")
 # Parts of one quantity ("2 hours 30 minutes"), by the number of the smallest.
 _FAMILIES = (
-    {"week": 7 * 86400, "day": 86400, "h": 3600, "min": 60, "s": 1}, {"year": 12, "month": 1},
+    {"week": 7 * 86400, "day": 86400, "h": 3600, "min": 60, "s": 1},
+    {"century": 1200, "decade": 120, "year": 12, "month": 1},
     {"mi": 63360, "yd": 36, "ft": 12, "in": 1}, {"km": 10**6, "m": 1000, "cm": 10, "mm": 1}, {"lb": 16, "oz": 1},
-    {"kg": 10**6, "g": 1000, "mg": 1}, {"l": 1000, "ml": 1}, {"$": 100, "cent": 1}, {"€": 100, "cent": 1},
+    {"kg": 10**6, "g": 1000, "mg": 1}, {"l": 1000, "ml": 1}, {"gal": 16, "quart": 4, "pint": 2, "cup": 1},
+    {"$": 100, "cent": 1}, {"€": 100, "cent": 1},
 )  # fmt: skip
 # Words that change a number, so that they do not name what it counts.
 _CHANGING = """
-    and or to ni pi sqrt not half halves third thirds quarter quarters fourth fourths fifth fifths
-    sixths sevenths eighths ninths tenth tenths
-    hundredth hundredths hundred thousand million billion trillion dozen sin cos tan log ln exp mod plus minus over
+    and or to ni pi sqrt not sin cos tan log ln exp mod plus minus over point root remainder most least
     under above below squared cubed infinity percent than past before after ago until factorial divided multiplied
     more mille basis less fewer if when choose base through between
     january february march april may june july august september october november december
 """
-_CHANGING_WORDS = frozenset(_CHANGING.split())
+_CHANGING_WORDS = frozenset(_CHANGING.split()) | (NUMBER_WORDS - {"one"})
 _TEXT = re.compile(r"\\text ?\{ ?((?:[^{}]|\{[^{}]*\})*)\}")
 _DEGREES = re.compile(r"\^ ?(?:\\circ|\{ ?\\circ ?\})|\\degree")
 _TEMPERATURE = re.compile(r"(?:° ?|\bdeg(?:rees?)? )([CF])(?:elsius|ahrenheit)?(?![a-z])", re.IGNORECASE)
@@ -82,7 +87,7 @@ def read_unit(text: str) -> str | None:
     is_whole = bare is not None and bare.end() == len(text)
     text = _DEGREES.sub("°", " ".join(_TEXT.sub(r" \1", text).split()).replace(r"\mu ", "μ"))
     text = text.replace("per cent", "percent")
-    if (bracket := _IN_BRACKETS.fullmatch(text)) and _factors(bracket[1]):
+    if (bracket := _IN_BRACKETS.fullmatch(text)) and _factors(bracket[1]) is not None:
         text = bracket[1]  # "7 (cm)", but "7(m)" is a product
     text = _TEMPERATURE.sub(lambda match: "°" + match[1].upper(), text)
     parts = _PER.split(text)

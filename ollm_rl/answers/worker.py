@@ -22,6 +22,7 @@ from typing import Any
 MOST_DIGITS = 500  # two numbers that agree in so many digits are equal
 _TRANSPOSED = re.compile(r"(?<![A-Za-z\\])([A-Z]) ?\^ ?\{? ?(?:T|\\top)(?![a-z]) ?\}?")
 _COMMAND = r"\\(?:text|mathbb|begin|end|operatorname) ?\{[^{}]*\}|\\[A-Za-z]+"
+_INVERSE = re.compile(r"\b([fgh]) ?\^ ?\{? ?-1 ?\}?(?= ?\()")
 _PRIMED = re.compile(rf"{_COMMAND}|([A-Za-z])('+)")
 _DERIVATIVE = re.compile(
     r"\\frac\{(?:d|\\partial) ?(?:\^ ?\{(\d)\})? ?([A-Za-z])\}\{(?:d|\\partial) ?([A-Za-z])(?: ?\^ ?\{\1\})?\}"
@@ -64,11 +65,17 @@ def _make_exact() -> None:
     """Let math-verify tell R from r and compare numbers by `_same_number`; a variable equals what simplifies to it."""
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
     from math_verify import grader, parser
+    from sympy import Symbol
 
     parser.latex2sympy = partial(parser.latex2sympy, conversion_config=ConversionConfig(lowercase_symbols=False))
     same_name = grader.sympy_compare_symbols
     grader.sympy_numeric_eq = _same_number
-    grader.sympy_compare_symbols = lambda one, other: same_name(one, other) or grader.sympy_symbolic_eq(one, other)
+
+    def same_symbol(one: Any, other: Any) -> bool:
+        both = isinstance(one, Symbol) and isinstance(other, Symbol)  # a_1 is not A_1
+        return (not both and same_name(one, other)) or grader.sympy_symbolic_eq(one, other)
+
+    grader.sympy_compare_symbols = same_symbol
 
 
 def _check(answer: str, gold: str, whole: str = "") -> str:
@@ -111,8 +118,11 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
 
 
 def _with_derivatives(text: str) -> str:
-    """Write derivatives and transposes as variables: math-verify drops primes and ^T, and takes dy/dx for 0."""
-    text = _TRANSPOSED.sub(r"\1_{T}", text)
+    """Write derivatives, transposes and inverse functions as variables.
+
+    Math-verify drops primes and ^T, and takes dy/dx for 0 and f^{-1}(x) for a quotient.
+    """
+    text = _INVERSE.sub(r"\1_{I}", _TRANSPOSED.sub(r"\1_{T}", text))
     text = _PRIMED.sub(lambda match: f"{match[1]}_{{{'q' * len(match[2])}}}" if match[1] else match.group(), text)
     return _DERIVATIVE.sub(lambda match: f"{match[2]}_{{{'d' * int(match[1] or 1)}{match[3]}}}", text)
 

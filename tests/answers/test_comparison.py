@@ -36,7 +36,7 @@ from ollm_rl.answers.units import split_unit
         (r"-\frac{1.5}{2}", Fraction(-3, 4), ""),
         (r"\frac{1}{-2}", Fraction(-1, 2), ""),
         ("-1 1/2", Fraction(-3, 2), ""),
-        (r"2\frac{3}{4} cups", Fraction(11, 4), ""),
+        (r"2\frac{3}{4} slices", Fraction(11, 4), ""),
         ("1½", Fraction(3, 2), ""),
         (r"1.5 \times 10^{-3}", Fraction(3, 2000), ""),
         ("3 × 10⁵", 300_000, ""),
