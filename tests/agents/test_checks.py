@@ -85,7 +85,7 @@ def test_measuring_processes_end_with_the_one_that_started_them() -> None:
         "import os, signal\n"
         "from ollm_rl.metrics.measuring import MeasuringPool\n"
         "pool = MeasuringPool(1)\n"
-        "pool.submit([('Where is it?', 'It is here.', True)]).result()\n"
+        "pool.submit([('3 + 4 = ?', '7', True)]).result()\n"
         "print(*pool.worker_pids(), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
