@@ -26,7 +26,6 @@ from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.agents.search.config import SearchSettings
 from ollm_rl.agents.search.run import search
 from ollm_rl.experiments.script import positive, start
-from ollm_rl.experiments.studies.option_grid import markdown
 from ollm_rl.metrics.statistics import bootstrap_interval
 from ollm_rl.options.model import OptionModel
 from ollm_rl.pretrain.config import SFTConfig
@@ -34,6 +33,7 @@ from ollm_rl.pretrain.sft import run_sft
 from ollm_rl.pretrain.teacher_forced.run import teacher_forced
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.sources import load_problems
+from ollm_rl.report.tables import markdown
 from ollm_rl.runs import origin, write_atomic
 
 BACKBONE = "tiny-arith"

@@ -42,6 +42,7 @@ from ollm_rl.pretrain.sft import run_sft
 from ollm_rl.pretrain.teacher_forced.run import teacher_forced
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.sources import load_problems
+from ollm_rl.report.tables import markdown
 from ollm_rl.runs import origin
 
 KL_TARGETS = (0.1, 0.2, 0.4, 0.8)
@@ -189,11 +190,6 @@ def difference(rows: Sequence[Any], backbone_correct: Sequence[int]) -> str:
     """Greedy accuracy minus the backbone's on the same problems, in points, with its 95 % interval."""
     comparison = compare_paired([row["free"]["greedy_correct"] for row in rows], [backbone_correct] * len(rows))
     return f"{100 * comparison.difference:.1f} ({100 * comparison.low:.1f}, {100 * comparison.high:.1f})"
-
-
-def markdown(header: list[str], lines: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *lines])
 
 
 def main() -> None:

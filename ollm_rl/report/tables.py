@@ -42,7 +42,11 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         """The table as Markdown, without a line break at the end."""
-        rows = [[cell.replace("|", r"\|") for cell in row] for row in self.text_rows()]
-        lines = [f"### {self.title}", "", self.note, "", f"| {' | '.join(self.columns)} |"]
-        lines += [f"|{'---|' * len(self.columns)}", *(f"| {' | '.join(row)} |" for row in rows)]
-        return "\n".join(lines)
+        return f"### {self.title}\n\n{self.note}\n\n{markdown(self.columns, self.text_rows())}"
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown, without a line break at the end."""
+    lines = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    head = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in lines)])
