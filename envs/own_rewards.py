@@ -115,6 +115,22 @@ def own_rewards(given: Rewards, functions: Sequence[Callable[..., Any]] = ()) ->
     return rewards
 
 
+def measured_rewards(given: Rewards) -> list[OwnReward]:
+    """`own_rewards` of a command that measures each by itself, and so uses no weight.
+
+    Raises:
+        UsageError: If one has a weight, and as `own_rewards`.
+    """
+    rewards = own_rewards(given)
+    for reward in rewards:
+        if reward.weight != 1:
+            raise UsageError(
+                f"reward={reward.source!r} has the weight {reward.weight:g}, and each function is measured by itself; "
+                "leave it out"
+            )
+    return rewards
+
+
 def columns_of(problem: Problem) -> dict[str, Any]:
     """What functions get to know of a problem."""
     return dataclasses.asdict(problem)

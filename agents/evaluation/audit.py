@@ -20,7 +20,7 @@ from ollm_rl.agents.evaluation.audit_rewards import audit_rewards
 from ollm_rl.agents.evaluation.config import AuditConfig
 from ollm_rl.answers.extraction import boxes, extract_answer
 from ollm_rl.answers.pool import FAILURES, Verdict, VerifierPool
-from ollm_rl.envs.own_rewards import own_rewards
+from ollm_rl.envs.own_rewards import measured_rewards
 from ollm_rl.report.ending import counted
 from ollm_rl.runs import write_atomic
 from ollm_rl.safekeeping.outputs import output_file
@@ -44,7 +44,7 @@ def run_audit(config: AuditConfig) -> dict[str, Any]:
         UsageError: If ``out`` cannot be written.
     """
     expect(config, AuditConfig)
-    rewards = own_rewards(config.reward)
+    rewards = measured_rewards(config.reward)
     with output_file(config.out):
         rows = read_completions(config.run)
         result = {"run": str(config.run), **audit(rows), "rewards": audit_rewards(rows, rewards)}

@@ -42,17 +42,6 @@ class EvalSettings(Settings):
             raise UsageError(f"out={str(self.out)!r} must be a folder; it gets a file for each model and problem set")
 
 
-def _refuse_weights(reward: list[str]) -> None:
-    """Refuse FILE.py:FUNCTION=WEIGHT: what only measures adds nothing up."""
-    for name in reward:
-        _, equals, weight = name.rpartition(":")[2].partition("=")
-        if equals:
-            raise UsageError(
-                f"reward={name!r} has the weight {weight}, and each function is measured by itself; give "
-                f"{name.removesuffix(f'={weight}')!r}"
-            )
-
-
 @dataclass(frozen=True, kw_only=True)
 class CompletionSettings(Settings):
     """The completions."""
@@ -77,7 +66,6 @@ class CompletionSettings(Settings):
         super().__post_init__()
         if not self.sample:
             refuse_changed(self, ["temperature", "top_p", "samples"], "in greedy decoding (give sample=true)")
-        _refuse_weights(self.reward)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +84,6 @@ class AuditConfig(Settings):
     reward: list[str] = field(default_factory=list)
     """Reward functions of your own to call again on the completions, FILE.py:FUNCTION, one or several. The file is
     run."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _refuse_weights(self.reward)
 
 
 @dataclass(frozen=True)  # the runs are positional arguments of the command line

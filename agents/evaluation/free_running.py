@@ -28,7 +28,7 @@ from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.rollout import collect
 from ollm_rl.decode.turns import Chooser, Turns
 from ollm_rl.devices import resolve_device
-from ollm_rl.envs.own_rewards import OwnReward, Rewards, own_rewards, source_hash
+from ollm_rl.envs.own_rewards import OwnReward, Rewards, measured_rewards, own_rewards, source_hash
 from ollm_rl.errors import UsageError
 from ollm_rl.metrics.measuring import measuring_pool
 from ollm_rl.metrics.samples import majority, pass_at_k
@@ -73,7 +73,7 @@ def run_eval(config: EvalConfig) -> list[dict[str, Any]]:
     """
     expect(config, EvalConfig)
     device = resolve_device(config.device)
-    rewards = own_rewards(config.reward)
+    rewards = measured_rewards(config.reward)
     code = {"rewards": source_hash(rewards)} if rewards else {}
     problems = {
         data: load_problems(data, split=config.split, columns=config.columns, limit=config.limit, seed=config.seed)

@@ -90,6 +90,8 @@ def highest_with(
 ) -> torch.Tensor:
     """``most_probable`` by blocks of any sizes."""
     (num_states, size), num_tokens = states.shape, len(weight)
+    if not num_states:  # of which Triton makes no descriptor
+        return states.new_empty(0, dtype=torch.long)
     state_blocks = triton.cdiv(num_states, blocks.states)
     tiles = state_blocks * triton.cdiv(num_tokens, blocks.tokens)
     programs = blocks.resident * _multiprocessors(states.device)

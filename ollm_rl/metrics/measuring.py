@@ -9,10 +9,12 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+from ollm_rl.errors import RunWarning
 from ollm_rl.metrics.degenerate import degeneracy
 from ollm_rl.metrics.language import Switching, measure_switching
 
@@ -74,6 +76,10 @@ class MeasuringPool:
                 self._processes.append(self._own.process)
             return _answer(self._own.process, texts)
         except (OSError, ValueError):  # it could not start, or has died
+            message = (
+                "a process that measures completions has ended; the run measures its share itself, which is slower"
+            )
+            warnings.warn(message, RunWarning, stacklevel=2)
             return [Measured.of(question, text, terminated=terminated) for question, text, terminated in texts]
 
 
@@ -98,8 +104,10 @@ def _at_exit() -> None:
 
 
 def _start() -> "subprocess.Popen[str]":
-    # A new session, so that Ctrl-C in a terminal does not reach it. It ends when its standard input does.
-    command = [sys.executable, "-m", __name__]
+    # It imports from where this process does. A new session, so that Ctrl-C in a terminal does not reach it. It ends
+    # when its standard input does.
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
+    command = [sys.executable, "-P", "-c", code]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, encoding="ascii"
     )
@@ -117,12 +125,8 @@ def _answer(process: "subprocess.Popen[str]", texts: list[Text]) -> list[Measure
     return [Measured(Switching(*counts), frozenset(flags)) for counts, flags in found]
 
 
-def _serve() -> None:
+def serve() -> None:
     """Answer each line of texts on standard input by a line of what was measured."""
     for line in sys.stdin:
         found = [Measured.of(question, text, terminated=terminated) for question, text, terminated in json.loads(line)]
         print(json.dumps([[one.switching, sorted(one.flags)] for one in found]), flush=True)
-
-
-if __name__ == "__main__":
-    _serve()

@@ -5,6 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import psutil
@@ -12,6 +13,7 @@ import pytest
 
 from ollm_rl.agents.completions import Checks, Completion, rewarded
 from ollm_rl.answers.pool import shared_pool
+from ollm_rl.errors import RunWarning
 from ollm_rl.metrics import measuring
 from ollm_rl.metrics.language import Switching
 from ollm_rl.metrics.measuring import MeasuringPool
@@ -72,11 +74,14 @@ def test_other_processes_measure_the_same_and_are_replaced_by_this_one_if_they_d
     assert [row["switched"] for row in alone] == [True, False, False, False]
     pool = MeasuringPool(1)
     assert pool.worker_pids() == []
-    assert found(pool) == alone
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert found(pool) == alone
     (pid,) = pool.worker_pids()
     os.kill(pid, signal.SIGKILL)
     psutil.wait_procs([psutil.Process(pid)], timeout=10)
-    assert found(pool) == alone
+    with pytest.warns(RunWarning, match="measures its share itself"):
+        assert found(pool) == alone
     pool.close()
 
 

@@ -92,6 +92,7 @@ def test_a_state_that_is_not_a_number_gives_a_token_and_logits_below_zero_are_or
     weight = torch.arange(1.0, 301).repeat(64, 1).T.bfloat16().cuda()
     states = torch.full((2, 64), -1.0).bfloat16().cuda()
     assert most_probable(states, weight, None).tolist() == [0, 0]
+    assert most_probable(states[:0], weight, None).tolist() == []
     assert all(0 <= token < 300 for token in most_probable(states * torch.nan, weight, None).tolist())
 
 

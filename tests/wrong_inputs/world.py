@@ -62,6 +62,7 @@ TEXTS: dict[str, str | bytes] = {
     "rewards.yaml": "rewards: {correctness: .nan}\n",
     "reward_list.yaml": "rewards: [1]\n",
     "reward_term.yaml": "rewards: {speed: 1}\n",
+    "mine.py": "def f(prompts, completions, **columns): return [0.0] * len(completions)\n",
     "one_model.yaml": "model: options\n",
     "grid.yaml": "grid: 3\n",
     # Data
