@@ -3,7 +3,7 @@
 Letters: B slots, T tokens, H hidden, K options, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from ollm_rl.backbones.loading import context_length, load_tokenizer
 from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.prompt_store import PromptStore
+from ollm_rl.devices import Fetched, to_device
 from ollm_rl.envs.option_info import InfoField, check_fields, option_info
 from ollm_rl.envs.own_rewards import Rewards, columns_of, own_rewards, score
 from ollm_rl.envs.rewards import CORRECTNESS_ONLY, all_weights, reward_terms, total
@@ -216,15 +217,21 @@ class Episodes:
             self.engine.release(slot)
         return Transitions(ran, tokens, rewards, terminations, truncations, ended)
 
-    def observation(self, slots: Sequence[int] | None = None) -> Observation:
-        """h_t of N slots (None: of all), (N, H) float32; in mode ``hidden+text`` with a tuple of N texts."""
-        selected = self.hidden if slots is None else self.hidden[list(slots)]
-        # A copy on a CPU too, since the start of the next episode would change the caller's array.
-        hidden: np.ndarray = selected.to("cpu", copy=True).numpy()
+    def observation(self) -> Observation:
+        """h_t of all slots, (B, H) float32; in mode ``hidden+text`` with a tuple of B texts."""
+        return self.fetch_observation()()
+
+    def fetch_observation(self, slots: Sequence[int] | None = None) -> Callable[[], Observation]:
+        """Begin to copy the observation of N slots (None: of all), (N, H); the result, once called, waits and gives it.
+
+        So the next episode can start in a slot while the device still computes the last observation of the one before.
+        """
+        hidden = Fetched(self.hidden if slots is None else self.hidden[list(slots)])
         if self.observation_mode == "hidden":
-            return hidden
-        texts = map(self.text, range(len(self.running)) if slots is None else slots)
-        return {"hidden": hidden, "text": tuple("".join(c if c in CHARACTERS else "\ufffd" for c in t) for t in texts)}
+            return hidden.numpy
+        every = range(len(self.running)) if slots is None else slots
+        texts = tuple("".join(c if c in CHARACTERS else "\ufffd" for c in self.text(slot)) for slot in every)
+        return lambda: {"hidden": hidden.numpy(), "text": texts}
 
     def options_now(self) -> dict[str, np.ndarray]:
         """The requested fields of `option_info` for all slots; only those of running episodes mean something."""
@@ -265,11 +272,12 @@ class Episodes:
                 f"action {actions[invalid.argmax()]} is out of range; {self.action_space_name} go from 0 to "
                 f"{self.num_actions - 1}"
             )
-        chosen = torch.as_tensor(np.where(ran, actions, 0), dtype=torch.long, device=self.engine.device)
+        tokens: np.ndarray = np.where(ran, actions, 0)
+        chosen = to_device(tokens, self.engine.device)
         if self.action_space_name == "options":
             chosen = self._option_tokens().gather(1, chosen[:, None])[:, 0]
-        # Copied before the step, so that the code below runs while the device computes the step.
-        tokens: np.ndarray = np.where(ran, chosen.cpu().numpy(), 0)
+            # Copied before the step, so that the code below runs while the device computes the step.
+            tokens = np.where(ran, chosen.cpu().numpy(), 0)
         self.hidden, self._offered = self.engine.step(chosen).float(), None
         slots = np.flatnonzero(ran)
         self.tokens[slots, (self.prompt_lengths + self.completion_lengths)[slots]] = tokens[slots]

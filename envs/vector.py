@@ -145,21 +145,23 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         if begin and self.autoreset_mode == AutoresetMode.DISABLED:
             raise ResetNeeded(f"environments {begin} have ended; reset them with options={{'reset_mask': ...}}")
         result = self.episodes.advance(np.asarray(actions))
-        shown, ended = result.ran, dict[int, Any](result.ended)
+        shown, ended, last = result.ran, dict[int, Any](result.ended), None
         if ended and self.autoreset_mode == AutoresetMode.SAME_STEP:
             begin += list(ended)
             shown = shown & ~(result.terminations | result.truncations)
-            last = self.episodes.observation(list(ended))
-            ended = {
-                slot: {"final_obs": row(last, index), "final_info": facts}
-                for index, (slot, facts) in enumerate(ended.items())
-            }
+            last = self.episodes.fetch_observation(list(ended))
         # The same as ``_add_info`` for each environment, in one call.
         infos: dict[str, Any] = {"token": np.where(shown, result.tokens, 0), "_token": shown} if shown.any() else {}
-        for slot, facts in ended.items():
-            infos = self._add_info(infos, facts, slot)
         if begin:
             infos = self._start(begin, infos)
+        if last is not None:
+            final = last()
+            ended = {
+                slot: {"final_obs": row(final, index), "final_info": facts}
+                for index, (slot, facts) in enumerate(ended.items())
+            }
+        for slot, facts in ended.items():
+            infos = self._add_info(infos, facts, slot)
         infos |= self._options()
         return self.episodes.observation(), result.rewards, result.terminations, result.truncations, infos
 

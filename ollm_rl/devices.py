@@ -47,9 +47,18 @@ class Fetched:
 
     def __call__(self) -> Any:
         """The tensor as a list."""
+        self._wait()
+        return self._copy.tolist()
+
+    def numpy(self) -> np.ndarray:
+        """The tensor as an array of the caller's own."""
+        self._wait()
+        array: np.ndarray = self._copy.numpy()
+        return array if self._copied is None else array.copy()  # memory that the device copies to is scarce
+
+    def _wait(self) -> None:
         if self._copied is not None:
             self._copied.synchronize()
-        return self._copy.tolist()
 
 
 def resolve_device(name: str) -> torch.device:

@@ -43,4 +43,4 @@ def test_what_is_fetched_does_not_change_later_and_a_cpu_has_it_at_once() -> Non
     fetched = Fetched(tensor[1])
     tensor.zero_()
     assert fetched.ready()
-    assert fetched() == [3, 4]
+    assert fetched() == fetched.numpy().tolist() == [3, 4]

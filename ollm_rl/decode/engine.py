@@ -154,6 +154,7 @@ class DecodeEngine:
         for group in groups.values():
             snapshot, _ = states[group[0]]
             self.restore(snapshot, [slots[index] for index in group], [states[index][1] for index in group])
+        self._note_prompts()  # now, while the device is usually still at work, and not when a step waits for it
         return self.hidden[self._index(slots)]
 
     def snapshot(self, slots: Sequence[int]) -> Snapshot:

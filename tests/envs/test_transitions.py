@@ -1,6 +1,6 @@
 """A step of many environments: its infos in Gymnasium's arrays, refused actions, and prompts named in advance."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,24 +126,39 @@ def test_all_hidden_states_are_fetched_once_a_step_and_stay_the_callers(
     mode: AutoresetMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    whole = Episodes.observation
+    fetch, start = Episodes.fetch_observation, Episodes.start
 
-    def counting(self: Episodes, slots: Sequence[int] | None = None) -> Observation:
-        asked.append(slots)
-        return whole(self, slots)
+    def counting(self: Episodes, slots: Sequence[int] | None = None) -> Callable[[], Observation]:
+        fetched = fetch(self, slots)
+        asked.append(("copy", slots))
+
+        def wait() -> Observation:
+            asked.append(("wait", slots))
+            return fetched()
+
+        return wait
+
+    def starting(self: Episodes, slots: Sequence[int], *args: Any) -> list[dict[str, str]]:
+        asked.append(("start", slots))
+        return start(self, slots, *args)
 
     envs = vector_env(mode)
     observations, _ = envs.reset(seed=0)
-    monkeypatch.setattr(Episodes, "observation", counting)
+    monkeypatch.setattr(Episodes, "fetch_observation", counting)
+    monkeypatch.setattr(Episodes, "start", starting)
     seen, ends = [(observations, observations.copy())], 0
     for actions, _ in zip(random_actions(3, seed=1), range(20), strict=False):
         asked.clear()
+        ended = [] if mode == AutoresetMode.DISABLED else np.flatnonzero(~envs.episodes.running).tolist()
         observations, _, terminations, truncations, _ = envs.step(actions)
         over = terminations | truncations
         ends += over.sum()
         seen.append((observations, observations.copy()))
-        last = [np.flatnonzero(over).tolist()] if mode == AutoresetMode.SAME_STEP and over.any() else []
-        assert asked == [*last, None]
+        begun: list[Any] = [("start", ended)] if ended else []
+        if mode == AutoresetMode.SAME_STEP and over.any():
+            last = np.flatnonzero(over).tolist()  # the host does not wait for it before the next episodes start
+            begun = [("copy", last), ("start", last), ("wait", last)]
+        assert asked == [*begun, ("copy", None), ("wait", None)]
         if mode == AutoresetMode.DISABLED and over.any():
             envs.reset(options={"reset_mask": over})
     assert ends > 3
