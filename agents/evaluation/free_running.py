@@ -228,6 +228,7 @@ class _Work:
     ) -> None:
         self.backbone, self.tokenizer, self.samples = backbone, tokenizer, samples
         self.max_new_tokens, self.rewards, self.ends = max_new_tokens, rewards, end_tokens(backbone, tokenizer)
+        self.measuring = measuring_pool(backbone.device.type)  # now, because it takes seconds to start
         context = context_length(backbone)
         prompts = encode_prompts(problems, tokenizer, max_length=context, max_new_tokens=max_new_tokens)
         self.problems = [problem for problem in problems for _ in range(samples)]
@@ -257,8 +258,7 @@ class _Work:
 
     def _write(self, turns: Turns, part: slice, generator: torch.Generator | None, bar: tqdm) -> list[Completion]:
         """Completions of some of the prompts."""
-        measuring = measuring_pool(turns.engine.device.type)
-        checks = Checks(self.problems[part], self.tokenizer, self.ends, shared_pool(), measuring)
+        checks = Checks(self.problems[part], self.tokenizer, self.ends, shared_pool(), self.measuring)
 
         def on_end(episodes: list[int], tokens: list[list[int]]) -> None:
             bar.update(len(episodes))

@@ -129,6 +129,7 @@ class RolloutWorker:
     ) -> None:
         self.config, self.policy, self.tokenizer, self.problems = config, policy, tokenizer, problems
         self.prompts = prompts
+        self._measuring = measuring_pool(policy.backbone.device.type)  # now, because it takes seconds to start
         max_length = max_length or max(map(len, prompts)) + config.max_new_tokens
         slots = min(config.num_slots, episodes)
         engine = DecodeEngine(policy.backbone, slots, max_length, compiled=config.compiled)
@@ -151,8 +152,8 @@ class RolloutWorker:
         by_group = prompt_indices(config.seed, iteration, groups, len(self.problems))
         indices = np.repeat(by_group, config.group_size)[episodes.start : episodes.stop]
         uniforms = sampling_uniforms(config.seed, iteration, config.episodes, config.max_new_tokens)
-        problems, measuring = [self.problems[index] for index in indices], measuring_pool(self.turns.engine.device.type)
-        checks = Checks(problems, self.tokenizer, ends, shared_pool(), measuring)
+        problems = [self.problems[index] for index in indices]
+        checks = Checks(problems, self.tokenizer, ends, shared_pool(), self._measuring)
         rollout = collect(
             self.turns,
             [self.prompts[index] for index in indices],

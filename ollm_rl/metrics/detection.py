@@ -1,4 +1,4 @@
-"""Probabilities of languages by the n-gram models of `lingua` (loaded at first use) and by common words."""
+"""Probabilities of languages by the n-gram models of `lingua` and by common words."""
 
 import functools
 from typing import TYPE_CHECKING
@@ -31,6 +31,17 @@ _COMMON_WORDS = {
         "sw": "hivyo katika kila kisha kuna kwa na ngapi ni sasa wa ya za",
     }.items()
 }
+
+
+# A text of every script with several languages, short and long, which n-grams of different lengths decide.
+_SAMPLES = ("these words", "these words " * 15, "эти слова", "هذه الكلمات", "ये शब्द")
+
+
+def load_models() -> None:
+    """Load the models of all languages, which else happens once a text needs them."""
+    for words in _SAMPLES:
+        for with_others in (False, True):
+            confidences_of(words, with_others)
 
 
 def confidences_of(words: str, with_others: bool = False) -> dict[str, float]:

@@ -1,24 +1,28 @@
 """What is measured of a completion, in this process or in others beside it.
 
-A GPU writes short completions faster than one core measures them. So while it decodes, other processes measure.
+A GPU writes short completions faster than one core measures them. So while it decodes, other processes measure. The
+first of them loads the models of languages, which takes seconds, and forks: so the others share the memory of these.
 """
 
 import atexit
-import json
+import contextlib
 import os
+import queue
 import subprocess
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
 
 from ollm_rl.errors import RunWarning
 from ollm_rl.metrics.degenerate import degeneracy
+from ollm_rl.metrics.detection import load_models
 from ollm_rl.metrics.language import Switching, measure_switching
 
-MOST_WORKERS, CORES_PER_WORKER = 4, 4
+MOST_WORKERS, CORES_PER_WORKER, LEAST_CORES = 8, 2, 8
 
 Text = tuple[str, str, bool]  # question, completion, and whether it ended by itself
 
@@ -41,55 +45,62 @@ class Measured(NamedTuple):
 
 
 class MeasuringPool:
-    """Processes that measure texts. Each starts with its first texts, and ends with `close` or with this process.
+    """Processes that measure texts. They start at once, and end with `close` or with this process.
 
     What is given to a process that has died is measured by a thread of this one.
 
     Args:
-        num_workers: Number of processes; each takes about 550 MB.
+        num_workers: Number of processes; together they take about 700 MB.
+
+    Attributes:
+        first: The process that loads the models and is the parent of the others.
     """
 
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
+        self._idle: queue.SimpleQueue[Connection[Any, Any]] = queue.SimpleQueue()
+        theirs = []
+        for _ in range(num_workers):
+            ours, their = Pipe()
+            self._idle.put(ours)
+            theirs.append(their)
+        self.first = _start(theirs)
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="measuring")
-        self._own = threading.local()  # the process of each thread
-        self._processes: list[subprocess.Popen[str]] = []
 
     def submit(self, texts: Sequence[Text]) -> Future[list[Measured]]:
         """Begin to measure some texts, in one of the processes."""
         return self._threads.submit(self._measure, list(texts))
 
-    def worker_pids(self) -> list[int]:
-        """Process ids of the living processes."""
-        return [process.pid for process in self._processes if process.poll() is None]
-
     def close(self) -> None:
         """Measure what was submitted, and end the processes."""
         self._threads.shutdown()
-        for process in self._processes:
-            process.communicate()
+        while not self._idle.empty():
+            self._idle.get().close()
+        self.first.kill()  # it may still be loading
+        self.first.wait()
 
     def _measure(self, texts: list[Text]) -> list[Measured]:
         try:
-            if not hasattr(self._own, "process"):
-                self._own.process = _start()
-                self._processes.append(self._own.process)
-            return _answer(self._own.process, texts)
-        except (OSError, ValueError):  # it could not start, or has died
+            process = self._idle.get_nowait()
+            process.send(texts)
+            measured: list[Measured] = process.recv()
+        except (queue.Empty, OSError, EOFError):  # it has died
             message = (
                 "a process that measures completions has ended; the run measures its share itself, which is slower"
             )
             warnings.warn(message, RunWarning, stacklevel=2)
-            return [Measured.of(question, text, terminated=terminated) for question, text, terminated in texts]
+            return _measured(texts)
+        self._idle.put(process)
+        return measured
 
 
 def measuring_pool(device: str) -> MeasuringPool | None:
     """The pool of this process for rollouts on a type of device; None where the cores are few or decode themselves."""
-    workers = min(MOST_WORKERS, (os.cpu_count() or 1) // CORES_PER_WORKER)
-    if device != "cuda" or workers < 2:
+    cores = os.cpu_count() or 1
+    if device != "cuda" or cores < LEAST_CORES:
         return None
     if not _shared:
-        _shared.append(MeasuringPool(workers))
+        _shared.append(MeasuringPool(min(MOST_WORKERS, cores // CORES_PER_WORKER)))
     return _shared[0]
 
 
@@ -103,30 +114,43 @@ def _at_exit() -> None:
         pool.close()
 
 
-def _start() -> "subprocess.Popen[str]":
-    # It imports from where this process does. A new session, so that Ctrl-C in a terminal does not reach it. It ends
-    # when its standard input does.
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
-    command = [sys.executable, "-P", "-c", code]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, encoding="ascii"
+def _start(connections: Sequence["Connection[Any, Any]"]) -> "subprocess.Popen[bytes]":
+    """Start the first process, which takes over these ends of connections."""
+    descriptors = [connection.fileno() for connection in connections]
+    # It imports from where this process does. A new session, so that Ctrl-C in a terminal does not reach it.
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({descriptors})"
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a process of several must not fork
+    started = subprocess.Popen(
+        [sys.executable, "-P", "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=descriptors,
+        start_new_session=True,
+        env=os.environ | one_thread,
     )
+    for connection in connections:
+        connection.close()
+    return started
 
 
-def _answer(process: "subprocess.Popen[str]", texts: list[Text]) -> list[Measured]:
-    """What a process makes of some texts.
+def serve(descriptors: Sequence[int]) -> None:
+    """Load the models, and measure what comes by each connection in a process of its own; each ends with its."""
+    load_models()
+    connections: list[Connection[Any, Any]] = [Connection(descriptor) for descriptor in descriptors]
+    for connection in connections:
+        if os.fork() == 0:
+            for other in connections:
+                if other is not connection:
+                    other.close()  # else nobody would notice that its process has died
+            with contextlib.suppress(EOFError, OSError):
+                while True:
+                    connection.send(_measured(connection.recv()))
+            return
+    for connection in connections:
+        connection.close()
+    for _ in connections:
+        os.wait()
 
-    Raises:
-        OSError, ValueError: If it has died.
-    """
-    assert process.stdin is not None and process.stdout is not None
-    print(json.dumps(texts), file=process.stdin, flush=True)
-    found = json.loads(process.stdout.readline())
-    return [Measured(Switching(*counts), frozenset(flags)) for counts, flags in found]
 
-
-def serve() -> None:
-    """Answer each line of texts on standard input by a line of what was measured."""
-    for line in sys.stdin:
-        found = [Measured.of(question, text, terminated=terminated) for question, text, terminated in json.loads(line)]
-        print(json.dumps([[one.switching, sorted(one.flags)] for one in found]), flush=True)
+def _measured(texts: Sequence[Text]) -> list[Measured]:
+    return [Measured.of(question, text, terminated=terminated) for question, text, terminated in texts]

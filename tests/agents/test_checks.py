@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import warnings
@@ -73,13 +72,12 @@ def test_other_processes_measure_the_same_and_are_replaced_by_this_one_if_they_d
     alone = found(None)
     assert [row["switched"] for row in alone] == [True, False, False, False]
     pool = MeasuringPool(1)
-    assert pool.worker_pids() == []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert found(pool) == alone
-    (pid,) = pool.worker_pids()
-    os.kill(pid, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(pid)], timeout=10)
+    (process,) = psutil.Process(pool.first.pid).children()
+    process.kill()
+    psutil.wait_procs([process], timeout=10)
     with pytest.warns(RunWarning, match="measures its share itself"):
         assert found(pool) == alone
     pool.close()
@@ -87,22 +85,26 @@ def test_other_processes_measure_the_same_and_are_replaced_by_this_one_if_they_d
 
 def test_measuring_processes_end_with_the_one_that_started_them() -> None:
     code = (
-        "import os, signal\n"
+        "import os, psutil, signal\n"
         "from ollm_rl.metrics.measuring import MeasuringPool\n"
-        "pool = MeasuringPool(1)\n"
+        "pool = MeasuringPool(2)\n"
         "pool.submit([('3 + 4 = ?', '7', True)]).result()\n"
-        "print(*pool.worker_pids(), flush=True)\n"
+        "print(pool.first.pid, *(child.pid for child in psutil.Process(pool.first.pid).children()), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    processes = [psutil.Process(int(done.stdout))] if psutil.pid_exists(int(done.stdout)) else []
+    pids = list(map(int, done.stdout.split()))
+    assert len(pids) >= 2
+    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     assert not psutil.wait_procs(processes, timeout=10)[1]
 
 
 def test_processes_measure_only_beside_a_gpu_and_with_cores_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, device, expected in ((64, "cpu", None), (7, "cuda", None), (8, "cuda", 2), (64, "cuda", 4)):
+    for cores, device, expected in ((64, "cpu", None), (7, "cuda", None), (8, "cuda", 4), (64, "cuda", 8)):
         monkeypatch.setattr(measuring, "_shared", [])
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
         pool = measuring.measuring_pool(device)
         assert (None if pool is None else pool.num_workers) == expected
         assert pool is measuring.measuring_pool(device)
+        if pool is not None:
+            pool.close()
