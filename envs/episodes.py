@@ -148,8 +148,12 @@ class Episodes:
         self.tokens = np.zeros((num_slots, max_length), dtype=np.int64)
         self.prompt_lengths, self.completion_lengths = np.zeros((2, num_slots), dtype=np.int64)
         self._slot_problems = [self.problems[0]] * num_slots  # problem of every slot's last episode
-        self.hidden = torch.zeros(num_slots, self.model.hidden_size, device=self.engine.device)
         self._offered: torch.Tensor | None = None  # tokens of the options at ``hidden``, once they are needed
+
+    @property
+    def hidden(self) -> torch.Tensor:
+        """h_t of every slot, (B, H), until its next step."""
+        return self.engine.hidden
 
     def spaces(self) -> tuple[spaces.Space[Any], spaces.Discrete]:
         """Observation space and action space, Discrete(K) or Discrete(V), of one slot.
@@ -180,8 +184,8 @@ class Episodes:
         ``upcoming`` may name problems that come next, the soonest first. Their prompts are encoded in the same pass.
         """
         self.check_open()
-        prompts, later = ([self.prompts[i] for i in each] for each in (indices, upcoming))
-        self.hidden[list(slots)] = self._store.fill(slots, prompts, later).float()
+        prompts = [self.prompts[i] for i in indices]
+        self._store.fill(slots, prompts, (self.prompts[i] for i in upcoming))
         self._offered = None
         for slot, index, prompt in zip(slots, indices, prompts, strict=True):
             self._slot_problems[slot] = self.problems[index]
@@ -226,7 +230,9 @@ class Episodes:
 
         So the next episode can start in a slot while the device still computes the last observation of the one before.
         """
-        hidden = Fetched(self.hidden if slots is None else self.hidden[list(slots)])
+        # A list as the index would make the host wait.
+        now = self.hidden if slots is None else self.hidden[to_device(slots, self.engine.device)]
+        hidden = Fetched(now.float())
         if self.observation_mode == "hidden":
             return hidden.numpy
         every = range(len(self.running)) if slots is None else slots
@@ -237,8 +243,7 @@ class Episodes:
         """The requested fields of `option_info` for all slots; only those of running episodes mean something."""
         if not self.info_fields or not self.running.any():
             return {}
-        hidden = self.hidden.to(self.model.backbone.dtype)
-        return option_info(self.model, hidden, self._option_tokens(), self.info_fields)
+        return option_info(self.model, self.hidden, self._option_tokens(), self.info_fields)
 
     def text(self, slot: int) -> str:
         """Prompt and completion so far, as the model reads them; those of the last episode if none runs."""
@@ -278,7 +283,8 @@ class Episodes:
             chosen = self._option_tokens().gather(1, chosen[:, None])[:, 0]
             # Copied before the step, so that the code below runs while the device computes the step.
             tokens = np.where(ran, chosen.cpu().numpy(), 0)
-        self.hidden, self._offered = self.engine.step(chosen).float(), None
+        self.engine.step(chosen)
+        self._offered = None
         slots = np.flatnonzero(ran)
         self.tokens[slots, (self.prompt_lengths + self.completion_lengths)[slots]] = tokens[slots]
         self.completion_lengths[slots] += 1
@@ -287,7 +293,7 @@ class Episodes:
     def _option_tokens(self) -> torch.Tensor:
         """Tokens of the options at every slot's h_t, (B, K)."""
         if self._offered is None:
-            self._offered = self.model.option_tokens(self.hidden.to(self.model.backbone.dtype))
+            self._offered = self.model.option_tokens(self.hidden)
         return self._offered
 
     def _rewards_and_facts(self, slots: Sequence[int]) -> Iterator[tuple[float, Facts]]:

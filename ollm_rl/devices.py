@@ -21,9 +21,11 @@ def has_triton() -> bool:
 HAS_TRITON = has_triton()
 
 
-def to_device(numbers: Sequence[int] | Sequence[Sequence[int]] | np.ndarray, device: torch.device) -> torch.Tensor:
+def to_device(
+    numbers: Sequence[int] | Sequence[Sequence[int]] | np.ndarray | torch.Tensor, device: torch.device
+) -> torch.Tensor:
     """Integers as a tensor on a device. The host does not wait for the device's pending work."""
-    tensor = torch.tensor(numbers, dtype=torch.long)
+    tensor = numbers if isinstance(numbers, torch.Tensor) else torch.from_numpy(np.array(numbers, dtype=np.int64))
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)  # a copy from pageable memory would block the host

@@ -153,9 +153,9 @@ class DecodeEngine:
             groups[id(snapshot)].append(index)
         for group in groups.values():
             snapshot, _ = states[group[0]]
-            self.restore(snapshot, [slots[index] for index in group], [states[index][1] for index in group])
-        self._note_prompts()  # now, while the device is usually still at work, and not when a step waits for it
-        return self.hidden[self._index(slots)]
+            hidden = self.restore(snapshot, [slots[index] for index in group], [states[index][1] for index in group])
+        self._step.note_prompts(self.prompts)  # now, while the device is usually still at work, not when a step waits
+        return hidden if len(groups) == 1 else self.hidden[self._index(slots)]
 
     def snapshot(self, slots: Sequence[int]) -> Snapshot:
         """Save occupied slots, to continue from them later or elsewhere; the slots do not change.
@@ -238,7 +238,7 @@ class DecodeEngine:
             raise ValueError(f"slot {self.lengths.index(longest)} is full at {longest} tokens; release it")
         self._step.tokens[:count] = tokens
         self._step.positions[:count] = to_device(self.lengths, self.device)
-        self._note_prompts()
+        self._step.note_prompts(self.prompts)
         self._step.step(count, longest)
         self.lengths = [length + 1 if length else 0 for length in self.lengths]
         return self.hidden[:count].clone()
@@ -272,13 +272,14 @@ class DecodeEngine:
             Which slots continue, B of them, as far as the host has waited.
         """
         in_use, longest, awaited = active[: len(self.lengths)], max(self.lengths), turns - ahead
-        self._note_prompts()
+        self._step.note_prompts(self.prompts)
         self._step.turns(choose, in_use, longest, awaited, mutated)
         result = Fetched(in_use)
         self._step.turns(choose, in_use, longest + awaited, ahead, mutated)
         after(result)
         continues: list[bool] = result()
         self.lengths = [n + turns if runs else 0 for n, runs in zip(self.lengths, continues, strict=True)]
+        self.prompts = [prompt if runs else None for prompt, runs in zip(self.prompts, continues, strict=True)]
         return continues
 
     def release(self, slot: int) -> None:
@@ -315,10 +316,6 @@ class DecodeEngine:
     def slots_for(self, needed: int) -> int:
         """Number of slots to keep if ``needed`` are needed, at most the present number; see ``worthwhile_slots``."""
         return min(worthwhile_slots(needed, self.device), len(self.lengths))
-
-    def _note_prompts(self) -> None:
-        pairs = zip(self.prompts, self.lengths, strict=True)
-        self._step.note_prompts([prompt if length else None for prompt, length in pairs])
 
     def _index(self, slots: Sequence[int]) -> torch.Tensor:
         return to_device(list(slots), self.device)

@@ -64,7 +64,8 @@ def _encode_batch(
 ) -> Snapshot:
     # Padding is on the right, where no token of the prompt attends, so no mask is needed. A slot's own tokens overwrite
     # it before it becomes visible.
-    input_ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in prompts], batch_first=True).to(device)
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in prompts], batch_first=True)
+    input_ids = to_device(padded, device)
     # Without a config the cache keeps all keys, even those that a sliding window would drop.
     cache = DynamicCache()
     lengths = [len(prompt) for prompt in prompts]

@@ -26,8 +26,8 @@ class SharedPrompts:
     """
 
     def __init__(self, num_slots: int, device: torch.device) -> None:
-        self.sources = torch.arange(num_slots, device=device)
-        self.shared = torch.zeros_like(self.sources)
+        self._both = torch.stack([torch.arange(num_slots), torch.zeros(num_slots, dtype=torch.long)]).to(device)
+        self.sources, self.shared = self._both
         self._prompts: list[EncodedPrompt | None] = [None] * num_slots
 
     def update(self, prompts: Sequence[EncodedPrompt | None]) -> None:
@@ -35,9 +35,6 @@ class SharedPrompts:
         if prompts == self._prompts:
             return
         self._prompts, first = list(prompts), dict[EncodedPrompt, int]()
-        pairs = [
-            (slot, 0) if prompt is None else (first.setdefault(prompt, slot), prompt.length)
-            for slot, prompt in enumerate(prompts)
-        ]
-        count = len(prompts)
-        self.sources[:count], self.shared[:count] = to_device(pairs, self.sources.device).T
+        sources = [slot if prompt is None else first.setdefault(prompt, slot) for slot, prompt in enumerate(prompts)]
+        shared = [0 if prompt is None else prompt.length for prompt in prompts]
+        self._both[:, : len(prompts)] = to_device([sources, shared], self._both.device)
