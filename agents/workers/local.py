@@ -73,7 +73,7 @@ def joined(parts: Sequence[Batch], device: torch.device) -> Batch:
     (staleness,) = {part.staleness for part in parts}
     rollout = Rollout.join([replace(part.rollout, stored={}) for part in parts]).to(device)
     for name in parts[0].rollout.stored:
-        sent = torch.cat([part.rollout.stored[name] for part in parts]).to(device)
+        sent = torch.cat([part.rollout.stored[name].to(device) for part in parts])
         rollout.stored[name] = sent.new_zeros(*rollout.decisions.shape, *sent.shape[1:])
         rollout.stored[name][rollout.places] = sent
     return Batch(

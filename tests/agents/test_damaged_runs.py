@@ -86,7 +86,7 @@ def test_every_reader_uses_the_checkpoint_before_a_damaged_one(
         "eval": ["--model", run, "--data", data, *SHORT],
         "search": ["--model", run, "--data", data, *SHORT, "--budget_tokens", "8"],
         "explore": ["--model", run, "--prompt", "a?", "--out", run.parent / "explorer.html", *SHORT],
-        "report": [run, "--out", run.parent / "report.html"],
+        "report": [run, "--out", run.parent / "report.html", "--device", "cpu"],
     }
     newest = (run / "checkpoints" / "000004.pt").read_bytes()
     for command, arguments in commands.items():

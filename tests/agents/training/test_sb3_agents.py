@@ -145,7 +145,7 @@ def test_a_stopped_run_resumes_with_its_weights_and_replay_memory(
     # A kill between the two files leaves a row whose model was never written.
     (settings.out / "metrics.json").write_text(json.dumps([*before, {**before[-1], "timesteps": 1e6}]))
     agent_class = sb3_module.AGENTS[agent]
-    saved = agent_class.load(settings.out / "model.zip").policy.state_dict()
+    saved = agent_class.load(settings.out / "model.zip", device="cpu").policy.state_dict()
     whole_learn = agent_class.learn
     begun: list[Any] = []
 
