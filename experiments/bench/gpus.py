@@ -27,8 +27,9 @@ from ollm_rl.runs import origin, write_atomic
 
 CASES = ("sft-options", "sft-backbone", "sft-lora", "learner", "workers")
 # Per iteration. After a worker's last refill the longest episode decides how many steps follow, however many workers
-# there are. So few episodes per slot hide what a second GPU gives.
-EPISODES = {"learner": 1024, "workers": 8192}
+# there are, and a pass of an update that is recorded takes as long as a full one. So few episodes hide what a second
+# GPU gives.
+EPISODES = {"learner": 4096, "workers": 8192}
 Figures = dict[str, float]
 Measured = dict[str, dict[str, list[Figures]]]  # by case and number of GPUs
 
@@ -137,8 +138,8 @@ def main() -> None:
     parser.add_argument(
         "--episodes",
         type=positive,
-        help="episodes per iteration; if left out, 1024 for the learner and 8192 for the workers. Few per slot hide "
-        "what a second GPU gives, because the slots of each worker empty until its longest last episode ends",
+        help="episodes per iteration; if left out, 4096 for the learner and 8192 for the workers. Few hide what a "
+        "second GPU gives, because the slots of each process empty until its longest last episode ends",
     )
     parser.add_argument("--num-slots", type=positive, default=256, help="of every worker or process")
     parser.add_argument("--max-new-tokens", type=positive, default=96)
