@@ -20,7 +20,7 @@ from ollm_rl.errors import MissingError
 from ollm_rl.files.records import Entries, read_object, read_rows
 from ollm_rl.metrics.degenerate import FLAGS
 from ollm_rl.metrics.language import Switching
-from ollm_rl.metrics.measuring import Measured, MeasuringPool, Text
+from ollm_rl.metrics.measuring import Judged, Measured, MeasuringPool, Text
 from ollm_rl.metrics.rates import share_switched
 from ollm_rl.problems.problem import Problem
 from ollm_rl.runs import write_atomic
@@ -122,7 +122,7 @@ class Checks:
         tokenizer: Tokenizer of the policy's backbone.
         end_tokens: Each ends an episode.
         pool: Runs the slow checks.
-        measuring: Measures; without it this process does, in `measure`.
+        measuring: Measures, and checks what is quick; without it this process does, and measures in `measure`.
     """
 
     def __init__(
@@ -136,41 +136,55 @@ class Checks:
         self.problems, self.tokenizer, self.end_tokens = problems, tokenizer, end_tokens
         self.pool, self.measuring = pool, measuring
         self.seconds = 0.0  # that the rollout waited for checks
-        self._begun: dict[int, tuple[str, list[int], Future[Verdict]]] = {}
+        self._begun: dict[int, tuple[str, list[int]]] = {}
+        self._verdicts: dict[int, Verdict | Future[Verdict]] = {}
         self._measured: dict[int, Measured] = {}
         self._unmeasured: deque[int] = deque()
-        self._sent: list[tuple[list[int], Future[list[Measured]]]] = []  # to be measured by other processes
+        self._sent: deque[tuple[list[int], Future[list[Judged]]]] = deque()  # to other processes
 
     def begin(self, episodes: list[int], tokens: list[list[int]]) -> None:
         """Check and measure ended episodes; what takes time goes on while other episodes are decoded."""
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         started = time.perf_counter()
-        for episode, text, ids in zip(episodes, texts, tokens, strict=True):
-            self._begun[episode] = (text, ids, self.pool.submit(text, self.problems[episode].answer))
+        self._begun.update(zip(episodes, zip(texts, tokens, strict=True), strict=True))
         if self.measuring is None:
+            self._verdicts.update((episode, self._check(episode)) for episode in episodes)
             self._unmeasured += episodes
         else:
             self._sent.append((episodes, self.measuring.submit(list(map(self._text, episodes)))))
+            self._take_judged(wait=False)
         self.seconds += time.perf_counter() - started
+
+    def _check(self, episode: int) -> Future[Verdict]:
+        text = self._text(episode)
+        return self.pool.submit(text.completion, text.gold)
+
+    def _take_judged(self, *, wait: bool) -> None:
+        """Take what the other processes have done so far, or all; slow checks begin then."""
+        while self._sent and (wait or self._sent[0][1].done()):
+            episodes, sent = self._sent.popleft()
+            for episode, (measured, verdict) in zip(episodes, sent.result(), strict=True):
+                self._measured[episode] = measured
+                self._verdicts[episode] = verdict or self._check(episode)
 
     def measure(self, enough: Callable[[], bool] = lambda: False) -> None:
         """Measure completions of ended episodes in this process, all or until it is ``enough``."""
         while self._unmeasured and not enough():
             episode = self._unmeasured.popleft()
-            question, text, terminated = self._text(episode)
-            self._measured[episode] = Measured.of(question, text, terminated=terminated)
+            text = self._text(episode)
+            self._measured[episode] = Measured.of(text.question, text.completion, terminated=text.terminated)
 
     def _text(self, episode: int) -> Text:
-        text, ids, _ = self._begun[episode]
-        return self.problems[episode].question, text, ids[-1] in self.end_tokens
+        problem, (text, ids) = self.problems[episode], self._begun[episode]
+        return Text(problem.question, problem.answer, text, ids[-1] in self.end_tokens)
 
     def finish(self) -> list[Completion]:
         """Wait for all that is not done; returns the completions in the order of the problems."""
         self.measure()
         started = time.perf_counter()
-        for episodes, sent in self._sent:
-            self._measured.update(zip(episodes, sent.result(), strict=True))
-        verdicts = [self._begun[episode][2].result() for episode in range(len(self.problems))]
+        self._take_judged(wait=True)
+        verdicts = [self._verdicts[episode] for episode in range(len(self.problems))]
+        judged = [one if isinstance(one, Verdict) else one.result() for one in verdicts]
         self.seconds += time.perf_counter() - started
         begun = (self._begun[episode] for episode in range(len(self.problems)))
         return [
@@ -182,9 +196,7 @@ class Checks:
                 verdict=verdict,
                 measured=self._measured[episode],
             )
-            for episode, (problem, (text, ids, _), verdict) in enumerate(
-                zip(self.problems, begun, verdicts, strict=True)
-            )
+            for episode, (problem, (text, ids), verdict) in enumerate(zip(self.problems, begun, judged, strict=True))
         ]
 
 

@@ -88,6 +88,8 @@ def run_eval(config: EvalConfig) -> list[dict[str, Any]]:
     refuse_shared_files(files.values())
     with output_folder(config.out, "an evaluation"):
         results = {pair: file.read() for pair, file in files.items()}
+        if None in results.values():
+            measuring_pool(device.type)  # now, since it starts while a model is loaded
         for name, model in models.items():
             missing = [pair for pair, result in results.items() if pair[0] == name and result is None]
             loaded = load_policy(model, dtype=getattr(torch, config.dtype), device=device) if missing else None
@@ -228,7 +230,7 @@ class _Work:
     ) -> None:
         self.backbone, self.tokenizer, self.samples = backbone, tokenizer, samples
         self.max_new_tokens, self.rewards, self.ends = max_new_tokens, rewards, end_tokens(backbone, tokenizer)
-        self.measuring = measuring_pool(backbone.device.type)  # now, because it takes seconds to start
+        self.measuring = measuring_pool(backbone.device.type)
         context = context_length(backbone)
         prompts = encode_prompts(problems, tokenizer, max_length=context, max_new_tokens=max_new_tokens)
         self.problems = [problem for problem in problems for _ in range(samples)]

@@ -31,6 +31,7 @@ from ollm_rl.decode.rollout import Rollout
 from ollm_rl.envs.own_rewards import OwnReward, own_rewards
 from ollm_rl.errors import RunError, UsageError, one_line
 from ollm_rl.files.tensors import load_tensors
+from ollm_rl.metrics.measuring import measuring_pool
 from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.prompts import encode_prompts
 from ollm_rl.processes import (
@@ -87,6 +88,8 @@ def _train(
 ) -> None:
     own = own_rewards(config.reward, functions)
     problems = training_problems(config)
+    if not config.workers:
+        measuring_pool(device.type)  # now, since it starts while the model is loaded
     torch.manual_seed(integer_seed(config.seed, Purpose.POLICY_WEIGHTS))
     policy, tokenizer = new_policy(config, device)
     take_from_first(trained_weights(policy).values())

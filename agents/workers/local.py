@@ -129,7 +129,7 @@ class RolloutWorker:
     ) -> None:
         self.config, self.policy, self.tokenizer, self.problems = config, policy, tokenizer, problems
         self.prompts = prompts
-        self._measuring = measuring_pool(policy.backbone.device.type)  # now, because it takes seconds to start
+        self._measuring = measuring_pool(policy.backbone.device.type)
         max_length = max_length or max(map(len, prompts)) + config.max_new_tokens
         slots = min(config.num_slots, episodes)
         engine = DecodeEngine(policy.backbone, slots, max_length, compiled=config.compiled)

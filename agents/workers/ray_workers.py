@@ -24,6 +24,7 @@ from ollm_rl.agents.workers.cluster import check_resources, connect
 from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError, episode_shares, joined, packed
 from ollm_rl.decode.turns import Turns
 from ollm_rl.errors import RunWarning, UsageError, extra, one_line
+from ollm_rl.metrics.measuring import measuring_pool
 from ollm_rl.problems.problem import Problem
 
 with extra("ray"):
@@ -45,7 +46,9 @@ def build_worker(
     config: RLConfig, problems: Sequence[Problem], prompts: Sequence[list[int]], episodes: int
 ) -> RolloutWorker:
     """Load policy and backbone in a worker's process."""
-    policy, tokenizer = new_policy(config, torch.device("cuda" if config.gpus_per_worker else "cpu"))
+    device = torch.device("cuda" if config.gpus_per_worker else "cpu")
+    measuring_pool(device.type)  # now, since it starts while the model is loaded
+    policy, tokenizer = new_policy(config, device)
     return RolloutWorker(config, policy, tokenizer, problems, prompts, episodes)
 
 

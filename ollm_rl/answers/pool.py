@@ -26,6 +26,7 @@ __all__ = ["FAILURES", "Verdict", "VerifierPool", "extract_answer", "verify"]
 
 
 FAILURES = ("timeout", "error")  # statuses in which the checker failed, which says nothing about the answer
+MAX_CHARACTERS = 1000  # of an answer that is checked
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,17 @@ def verify(completion: str, gold: str) -> Verdict:
     return shared_pool().submit(completion, gold).result()
 
 
+def quick_verdict(completion: str, gold: str, max_characters: int = MAX_CHARACTERS) -> Verdict | None:
+    """The verdict of `verify` if text and exact numbers decide it; None if it takes math-verify."""
+    found = extract_answer(completion)
+    if found is None:
+        return Verdict(False, None, None, "no_answer")
+    if max(len(found[0]), len(gold)) > max_characters:
+        return Verdict(False, *found, "too_long")
+    equal = compare(clean(found[0]), clean(gold))
+    return None if equal is None else Verdict(equal, *found, "ok")
+
+
 class VerifierPool:
     """Quick comparisons, and child processes with math-verify for the answers that these cannot decide.
 
@@ -91,7 +103,7 @@ class VerifierPool:
         *,
         time_limit: float = 5.0,
         memory_limit: int = 1024**3,
-        max_characters: int = 1000,
+        max_characters: int = MAX_CHARACTERS,
     ) -> None:
         if num_workers < 1 or time_limit <= 0 or max_characters < 1:
             raise ValueError(
@@ -110,19 +122,13 @@ class VerifierPool:
             RuntimeError: If the pool is closed.
         """
         done: Future[Verdict] = Future()
+        verdict = quick_verdict(completion, gold, self.max_characters)
+        if verdict is not None:
+            done.set_result(verdict)
+            return done
         found = extract_answer(completion)
-        if found is None:
-            done.set_result(Verdict(False, None, None, "no_answer"))
-            return done
-        if max(len(found[0]), len(gold)) > self.max_characters:
-            done.set_result(Verdict(False, *found, "too_long"))
-            return done
-        answer, reference = clean(found[0]), clean(gold)
-        equal = compare(answer, reference)
-        if equal is not None:
-            done.set_result(Verdict(equal, *found, "ok"))
-            return done
-        self._ask(_Task(done, found, [split_unit(part)[0] for part in reduce(answer, reference)]))
+        assert found is not None
+        self._ask(_Task(done, found, [split_unit(part)[0] for part in reduce(clean(found[0]), clean(gold))]))
         return done
 
     def submit_whole(self, completion: str, gold: str) -> Future[Verdict]:

@@ -1,7 +1,7 @@
 """What is measured of a completion, in this process or in others beside it.
 
-A GPU writes short completions faster than one core measures them. So while it decodes, other processes measure. The
-first of them loads the models of languages, which takes seconds, and forks: so the others share the memory of these.
+A GPU writes short completions faster than one core measures and checks them. So while it decodes, other processes do.
+The first of them loads the models of languages, which takes seconds, and forks, so that they share the memory of these.
 """
 
 import atexit
@@ -17,6 +17,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+from ollm_rl.answers.pool import Verdict, quick_verdict
 from ollm_rl.errors import RunWarning
 from ollm_rl.metrics.degenerate import degeneracy
 from ollm_rl.metrics.detection import load_models
@@ -24,7 +25,14 @@ from ollm_rl.metrics.language import Switching, measure_switching
 
 MOST_WORKERS, CORES_PER_WORKER, LEAST_CORES = 8, 2, 8
 
-Text = tuple[str, str, bool]  # question, completion, and whether it ended by itself
+
+class Text(NamedTuple):
+    """A completion to measure, with the question, its gold answer, and whether the completion ended by itself."""
+
+    question: str
+    gold: str
+    completion: str
+    terminated: bool
 
 
 class Measured(NamedTuple):
@@ -44,10 +52,14 @@ class Measured(NamedTuple):
         return cls(measure_switching(question, text), degeneracy(text, finished=terminated))
 
 
-class MeasuringPool:
-    """Processes that measure texts. They start at once, and end with `close` or with this process.
+Judged = tuple[Measured, Verdict | None]  # the verdict is None if it takes math-verify
 
-    What is given to a process that has died is measured by a thread of this one.
+
+class MeasuringPool:
+    """Processes that measure completions, and check their answers where that is quick.
+
+    They start at once, and end with `close` or with this process. What is given to one that has died is measured by a
+    thread of this one.
 
     Args:
         num_workers: Number of processes; together they take about 700 MB.
@@ -67,8 +79,8 @@ class MeasuringPool:
         self.first = _start(theirs)
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="measuring")
 
-    def submit(self, texts: Sequence[Text]) -> Future[list[Measured]]:
-        """Begin to measure some texts, in one of the processes."""
+    def submit(self, texts: Sequence[Text]) -> Future[list[Judged]]:
+        """Begin to measure and check some completions, in one of the processes."""
         return self._threads.submit(self._measure, list(texts))
 
     def close(self) -> None:
@@ -79,19 +91,19 @@ class MeasuringPool:
         self.first.kill()  # it may still be loading
         self.first.wait()
 
-    def _measure(self, texts: list[Text]) -> list[Measured]:
+    def _measure(self, texts: list[Text]) -> list[Judged]:
         try:
             process = self._idle.get_nowait()
             process.send(texts)
-            measured: list[Measured] = process.recv()
+            judged: list[Judged] = process.recv()
         except (queue.Empty, OSError, EOFError):  # it has died
             message = (
                 "a process that measures completions has ended; the run measures its share itself, which is slower"
             )
             warnings.warn(message, RunWarning, stacklevel=2)
-            return _measured(texts)
+            return _judged(texts)
         self._idle.put(process)
-        return measured
+        return judged
 
 
 def measuring_pool(device: str) -> MeasuringPool | None:
@@ -144,7 +156,7 @@ def serve(descriptors: Sequence[int]) -> None:
                     other.close()  # else nobody would notice that its process has died
             with contextlib.suppress(EOFError, OSError):
                 while True:
-                    connection.send(_measured(connection.recv()))
+                    connection.send(_judged(connection.recv()))
             return
     for connection in connections:
         connection.close()
@@ -152,5 +164,11 @@ def serve(descriptors: Sequence[int]) -> None:
         os.wait()
 
 
-def _measured(texts: Sequence[Text]) -> list[Measured]:
-    return [Measured.of(question, text, terminated=terminated) for question, text, terminated in texts]
+def _judged(texts: Sequence[Text]) -> list[Judged]:
+    return [
+        (
+            Measured.of(text.question, text.completion, terminated=text.terminated),
+            quick_verdict(text.completion, text.gold),
+        )
+        for text in texts
+    ]

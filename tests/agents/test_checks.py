@@ -5,13 +5,16 @@ import pickle
 import subprocess
 import sys
 import warnings
+from concurrent.futures import Future
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
 from ollm_rl.agents.completions import Checks, Completion, rewarded
-from ollm_rl.answers.pool import shared_pool
+from ollm_rl.answers.pool import Verdict, VerifierPool, shared_pool
 from ollm_rl.errors import RunWarning
 from ollm_rl.metrics import measuring
 from ollm_rl.metrics.language import Switching
@@ -59,22 +62,39 @@ def test_what_is_measured_in_a_wait_is_not_measured_again(monkeypatch: pytest.Mo
     assert [(one.switching, one.flags) for one in alone] == [(one.switching, one.flags) for one in found]
 
 
-def test_other_processes_measure_the_same_and_are_replaced_by_this_one_if_they_die() -> None:
-    tokenizer = tiny_tokenizer()
-    tokens = [tokenizer(text)["input_ids"] + [EOS] * (text != TEXTS[3]) for text in TEXTS]
+def test_other_processes_measure_and_check_the_same_and_are_replaced_by_this_one_if_they_die(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = [*TEXTS, r"So it is \boxed{(x-1)(x+1)}."]
+    problems = [*PROBLEMS[:3], replace(PROBLEMS[3], answer="8")]
+    problems.append(Problem(id="4", question="What is it?", solution="", answer="x^2 - 1", language="en"))
+    tokens = [[index] + [EOS] * (index != 3) for index in range(len(texts))]
+    tokenizer: Any = SimpleNamespace(batch_decode=lambda rows, **_: [texts[row[0]] for row in rows])
+    checked_here: list[str] = []
+    submit = VerifierPool.submit
+
+    def recording(self: VerifierPool, completion: str, gold: str) -> Future[Verdict]:
+        checked_here.append(gold)
+        return submit(self, completion, gold)
+
+    monkeypatch.setattr(VerifierPool, "submit", recording)
 
     def found(pool: MeasuringPool | None) -> list[dict[str, Any]]:
-        checks = Checks(PROBLEMS, tokenizer, [EOS], shared_pool(), pool)
-        for episodes in ([2, 0], [1, 3]):
+        checks = Checks(problems, tokenizer, [EOS], shared_pool(), pool)
+        checked_here.clear()
+        for episodes in ([2, 0, 4], [1, 3]):
             checks.begin(episodes, [tokens[episode] for episode in episodes])
         return [one.row() for one in checks.finish()]
 
     alone = found(None)
-    assert [row["switched"] for row in alone] == [True, False, False, False]
+    assert [row["switched"] for row in alone] == [True, False, False, False, False]
+    assert [row["correct"] for row in alone] == [True, True, True, False, True]
+    assert len(checked_here) == 5
     pool = MeasuringPool(1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert found(pool) == alone
+    assert checked_here == ["x^2 - 1"]  # the only answer for which text and numbers are not enough
     (process,) = psutil.Process(pool.first.pid).children()
     process.kill()
     psutil.wait_procs([process], timeout=10)
@@ -86,9 +106,9 @@ def test_other_processes_measure_the_same_and_are_replaced_by_this_one_if_they_d
 def test_measuring_processes_end_with_the_one_that_started_them() -> None:
     code = (
         "import os, psutil, signal\n"
-        "from ollm_rl.metrics.measuring import MeasuringPool\n"
+        "from ollm_rl.metrics.measuring import MeasuringPool, Text\n"
         "pool = MeasuringPool(2)\n"
-        "pool.submit([('3 + 4 = ?', '7', True)]).result()\n"
+        "pool.submit([Text('3 + 4 = ?', '7', '7', True)]).result()\n"
         "print(pool.first.pid, *(child.pid for child in psutil.Process(pool.first.pid).children()), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
