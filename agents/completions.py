@@ -212,6 +212,7 @@ def rewarded(
         max_tokens=max_tokens,
         weights=weights,
         failure=failure,
+        language=float(not completion.switching.switched) if weights.get("language") else None,
     )
     return replace(completion, reward=total(terms, weights), terms=terms)
 

@@ -82,6 +82,7 @@ def reward_terms(
     max_tokens: int,
     weights: Mapping[str, float],
     failure: float = 0.0,
+    language: float | None = None,
 ) -> dict[str, float]:
     """Correctness and every other term that has a weight; the values are unweighted.
 
@@ -93,11 +94,12 @@ def reward_terms(
         max_tokens: Token limit.
         weights: Weights by the names in ``TERMS``; a term without a weight, or with weight 0, is not computed.
         failure: See `correctness`.
+        language: The term ``language``, if the completion has been measured already.
     """
     terms = {
         "format": lambda: answer_format(verdict),
         "length": lambda: length(tokens, max_tokens),
-        "language": lambda: language_consistency(question, completion),
+        "language": lambda: language_consistency(question, completion) if language is None else language,
         "repetition": lambda: repetition(completion),
     }
     weighted = {name: term() for name, term in terms.items() if weights.get(name)}

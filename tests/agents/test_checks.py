@@ -16,7 +16,7 @@ import pytest
 from ollm_rl.agents.completions import Checks, Completion, rewarded
 from ollm_rl.answers.pool import Verdict, VerifierPool, shared_pool
 from ollm_rl.errors import RunWarning
-from ollm_rl.metrics import measuring
+from ollm_rl.metrics import language, measuring
 from ollm_rl.metrics.language import Switching
 from ollm_rl.metrics.measuring import MeasuringPool
 from ollm_rl.problems.problem import Problem
@@ -47,7 +47,9 @@ def test_what_is_measured_in_a_wait_is_not_measured_again(monkeypatch: pytest.Mo
     checks.begin([1, 3], [tokens[1], tokens[3]])
     checks.measure(lambda: True)
     assert len(seen) == 1
-    found = [rewarded(one, {"correctness": 1.0}, max_tokens=64) for one in checks.finish()]
+    monkeypatch.setattr(language, "measure_switching", counted)  # as the term of the reward calls it
+    found = [rewarded(one, {"correctness": 1.0, "language": 0.5}, max_tokens=64) for one in checks.finish()]
+    assert [one.terms["language"] for one in found] == [0.0, 1.0, 1.0, 1.0]
     assert sorted(seen) == sorted(texts)
     found = pickle.loads(pickle.dumps(found))  # as from a worker
     assert [one.row()["switched"] for one in found] == [True, False, False, False]
