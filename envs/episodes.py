@@ -15,7 +15,7 @@ from gymnasium.error import ClosedEnvironmentError
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.answers.pool import shared_pool
-from ollm_rl.backbones.loading import context_length, load_tokenizer
+from ollm_rl.backbones.loading import as_tokenizer, context_length, load_tokenizer
 from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.prompt_store import PromptStore
@@ -130,9 +130,8 @@ class Episodes:
         if not isinstance(model, OptionModel):
             model = shared_model(checked("model", model, Path))
         self.model = model
-        if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
-            raise UsageError(f"tokenizer={shown(tokenizer)} is no tokenizer of transformers; give one, or leave it out")
-        self.tokenizer = tokenizer or load_tokenizer(self.model.backbone.config.name_or_path)
+        name = self.model.backbone.config.name_or_path
+        self.tokenizer = load_tokenizer(name) if tokenizer is None else as_tokenizer(tokenizer)
         self.problems = load_problems(problems) if isinstance(problems, str | Path) else listed(problems)
         self.end_tokens = end_tokens(self.model.backbone, self.tokenizer)
         self._index_by_id = _indices_by_id(self.problems)

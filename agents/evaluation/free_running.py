@@ -21,7 +21,7 @@ from ollm_rl.agents.policies.base import Acts, Policy
 from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.agents.policies.sampling import Tempered
 from ollm_rl.answers.pool import shared_pool
-from ollm_rl.backbones.loading import context_length
+from ollm_rl.backbones.loading import as_tokenizer, context_length
 from ollm_rl.backbones.names import resolve
 from ollm_rl.backbones.vocabulary import end_tokens
 from ollm_rl.decode.engine import DecodeEngine
@@ -228,7 +228,7 @@ class _Work:
         max_new_tokens: int,
         rewards: Sequence[OwnReward],
     ) -> None:
-        self.backbone, self.tokenizer, self.samples = backbone, tokenizer, samples
+        self.backbone, self.tokenizer, self.samples = backbone, as_tokenizer(tokenizer), samples
         self.max_new_tokens, self.rewards, self.ends = max_new_tokens, rewards, end_tokens(backbone, tokenizer)
         self.measuring = measuring_pool(backbone.device.type)
         context = context_length(backbone)

@@ -12,7 +12,7 @@ from abc import abstractmethod
 import torch
 from transformers import PreTrainedModel
 
-from ollm_rl.agents.policies.base import Choices, Evaluation, draw, tempered
+from ollm_rl.agents.policies.base import Choices, Evaluation, as_option_model, draw, tempered
 from ollm_rl.agents.policies.shift import ShiftedPolicy
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.decode.turns import Action
@@ -70,7 +70,7 @@ class AnchoredPolicy(RestrictedPolicy):
     """A policy over the distinct tokens that the options of a model offer."""
 
     def __init__(self, model: OptionModel) -> None:
-        super().__init__(model.backbone)
+        super().__init__(as_option_model(model).backbone)
         self._model = [model]
 
     @property

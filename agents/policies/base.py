@@ -6,7 +6,7 @@ Letters: B rows, C choices per row, M decisions of the episodes in row order, H 
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -14,6 +14,9 @@ from transformers import PreTrainedModel
 
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.decode.turns import Action
+from ollm_rl.errors import UsageError
+from ollm_rl.options.model import OptionModel
+from ollm_rl.settings import shown
 
 
 class Choices(NamedTuple):
@@ -135,3 +138,16 @@ def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     cumulative = probs.cumsum(-1)
     columns = torch.searchsorted(cumulative, (uniforms.to(probs) * cumulative[:, -1])[:, None], right=True)
     return columns[:, 0].clamp(max=probs.shape[-1] - 1)
+
+
+def as_option_model(model: Any) -> OptionModel:
+    """The model itself, if it is an option model.
+
+    Raises:
+        UsageError: If it is something else, such as a folder.
+    """
+    if not isinstance(model, OptionModel):
+        raise UsageError(
+            f"model={shown(model)} is no option model; give one, such as OptionModel.from_pretrained returns"
+        )
+    return model

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ollm_rl.agents.policies.base import Choices, Evaluation, draw
+from ollm_rl.agents.policies.base import Choices, Evaluation, as_option_model, draw
 from ollm_rl.decode.rollout import Rollout
 from ollm_rl.decode.turns import Action
 from ollm_rl.options.adapter import mlp
@@ -32,6 +32,7 @@ class OptionPolicy(nn.Module):
 
     def __init__(self, model: OptionModel, *, plain: bool = False) -> None:
         super().__init__()
+        model = as_option_model(model)
         self.plain = plain
         self.policy = copy.deepcopy(model.adapter.policy).requires_grad_(True)
         self.value_head = mlp(model.hidden_size, VALUE_WIDTH, 1).to(model.backbone.device)

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ollm_rl.agents.policies.option import VALUE_WIDTH
+from ollm_rl.backbones.loading import as_backbone
 from ollm_rl.backbones.output_head import OutputHead
 from ollm_rl.options.adapter import mlp
 
@@ -47,7 +48,9 @@ class ShiftedPolicy(nn.Module):
 
     def __init__(self, backbone: PreTrainedModel) -> None:
         super().__init__()
-        self._backbone = [backbone.requires_grad_(False)]  # in a list, so that nn.Module does not register it
+        self._backbone = [
+            as_backbone(backbone).requires_grad_(False)
+        ]  # in a list, so that nn.Module does not register it
         self.head = OutputHead(backbone)
         self.shift = HiddenShift(self.head.hidden_size).to(backbone.device)
         self.value_head = mlp(self.head.hidden_size, VALUE_WIDTH, 1).to(backbone.device)

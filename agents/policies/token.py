@@ -10,6 +10,7 @@ from ollm_rl.agents.policies.base import Evaluation, tempered
 from ollm_rl.agents.policies.option import VALUE_WIDTH
 from ollm_rl.agents.policies.recorded_passes import RecordedPasses
 from ollm_rl.agents.policies.vocabulary import VocabularyPolicy, token_statistics
+from ollm_rl.backbones.loading import as_backbone
 from ollm_rl.backbones.lora import add_lora, without_lora
 from ollm_rl.backbones.lora_products import LoraProducts
 from ollm_rl.backbones.output_head import OutputHead
@@ -32,7 +33,7 @@ class TokenPolicy(VocabularyPolicy):
 
     def __init__(self, backbone: PreTrainedModel, *, rank: int) -> None:
         super().__init__()
-        backbone.requires_grad_(False)
+        as_backbone(backbone).requires_grad_(False)
         self.head = OutputHead(backbone)
         if rank:
             add_lora(backbone, rank)

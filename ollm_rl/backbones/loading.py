@@ -129,6 +129,17 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def as_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer itself, if it is one.
+
+    Raises:
+        UsageError: If it is something else, such as a name.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UsageError(f"tokenizer={shown(tokenizer)} is no tokenizer; give one, such as load_tokenizer returns")
+    return tokenizer
+
+
 def context_length(backbone: PreTrainedModel) -> int:
     """Maximum number of tokens that the backbone supports.
 

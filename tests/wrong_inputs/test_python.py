@@ -11,7 +11,10 @@ import torch
 
 from ollm_rl.agents.config import RewardConfig, RLConfig
 from ollm_rl.agents.evaluation.free_running import evaluate
+from ollm_rl.agents.policies.anchored import AnchoredPolicy
+from ollm_rl.agents.policies.frozen_head import FrozenHeadPolicy
 from ollm_rl.agents.policies.loading import load_policy
+from ollm_rl.agents.policies.option import OptionPolicy
 from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.agents.search.config import SearchConfig, SearchSettings
 from ollm_rl.agents.search.run import search
@@ -164,6 +167,10 @@ def test_a_reset_of_many_refuses(options: Any, model: OptionModel) -> None:
         (lambda: OptionModel.from_pretrained(3), "model=3 is not a path"),  # type: ignore[arg-type]
         (lambda: OptionModel.from_backbone(Path("nowhere")), "backbone 'nowhere' cannot be loaded"),
         (lambda: OptionModel("tiny-arith", OptionConfig()), "backbone='tiny-arith' is no language model"),  # type: ignore
+        (lambda: OptionPolicy("runs/options"), "model='runs/options' is no option model"),  # type: ignore[arg-type]
+        (lambda: AnchoredPolicy({}), "give one, such as OptionModel.from_pretrained returns"),  # type: ignore[arg-type]
+        (lambda: TokenPolicy("tiny-arith", rank=2), "backbone='tiny-arith' is no language model"),  # type: ignore[arg-type]
+        (lambda: FrozenHeadPolicy("tiny-arith"), "backbone='tiny-arith' is no language model"),  # type: ignore[arg-type]
         (lambda: DecodeEngine("tiny-arith", 2, 9), "give one, such as load_backbone returns"),  # type: ignore[arg-type]
         (lambda: resolve_device("meta"), "device 'meta' is not available"),
         (lambda: resolve_device(None), "device None is not available"),  # type: ignore[arg-type]
@@ -190,12 +197,17 @@ def test_a_function_refuses(call: Call, part: str) -> None:
         ({"problems": PROBLEM.question}, "problems holds 'G'; give a list of Problem"),
         ({"problems": [{"question": "1+1?"}]}, "problems holds {'question': '1+1?'}; give a list of Problem"),
         ({"policy": "runs/anchored"}, "policy='runs/anchored' has no method act; give what load_policy returns"),
+        (
+            {"tokenizer": "tiny-arith"},
+            "tokenizer='tiny-arith' is no tokenizer; give one, such as load_tokenizer returns",
+        ),
     ],
 )
 def test_an_evaluation_refuses(numbers: dict[str, Any], part: str, model: OptionModel) -> None:
     policy = TokenPolicy(model.backbone, rank=0)
     working: dict[str, Any] = {"policy": policy, "problems": [PROBLEM], "max_new_tokens": 3, "num_slots": 2}
-    assert part in refusal(lambda: evaluate(tokenizer=tiny_tokenizer(), **working | numbers))
+    working["tokenizer"] = tiny_tokenizer()
+    assert part in refusal(lambda: evaluate(**working | numbers))
 
 
 @pytest.mark.parametrize(
