@@ -21,6 +21,7 @@ from ollm_rl.agents.completions import Row, read_completions
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.evaluation.free_running import evaluate
 from ollm_rl.agents.policies.loading import load_policy
+from ollm_rl.agents.training.problems import refuse_training_problems
 from ollm_rl.agents.training.trainer import train
 from ollm_rl.backbones.loading import load_backbone
 from ollm_rl.backbones.names import resolve
@@ -87,6 +88,10 @@ def study(arguments: list[str]) -> None:
     """Run what is missing, seed by seed; then write the Parquet file of what is done and print the tables."""
     config: CompareConfig = parse(["compare", *arguments])[1]
     runs = config.out / "runs"
+    if config.eval_data is None:
+        for method in config.methods:
+            first = method_config(config, method, {}, config.seeds[0], runs)
+            refuse_training_problems(first, config.eval_split or "test", "the study")
     runs.mkdir(parents=True, exist_ok=True)
     paths = []
     for seed in config.seeds:  # so that what is done early can be compared

@@ -46,6 +46,16 @@ def test_test_problems_of_the_training_source_have_its_columns(
     assert (read["source"], read["columns"]) == (eval_data or "jsonl:train.jsonl", columns)
 
 
+def test_training_problems_are_no_test_problems(tmp_path: Path) -> None:
+    settings = tmp_path / "drift.yaml"
+    settings.write_text(
+        "train: {model: options, data: jsonl:train.jsonl}\nmethods: {latent: {}, other: {}}\nbaseline: latent\n"
+    )
+    with pytest.raises(UsageError, match="^the study would evaluate on the training problems; give eval_data$"):
+        drift.study(["--config", str(settings), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 def rows_of(method: str, seed: int, correct: str, switched: str, loops: str) -> pd.DataFrame:
     """One run; a digit per episode."""
     columns = {
