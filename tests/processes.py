@@ -1,4 +1,4 @@
-"""Two processes of one run, as a launcher starts them."""
+"""Functions in processes of their own: one that may be killed, or two of one run, as a launcher starts them."""
 
 import os
 import socket
@@ -14,6 +14,29 @@ COUNT = 2
 PATIENCE = 200.0  # seconds
 
 
+def run_process(log: Path, function: Callable[..., Any], *arguments: Any) -> int | None:
+    """Call a function in a process of its own; returns its exit code, which is negative after a signal.
+
+    What it prints is in ``log``.
+    """
+    process = _context().Process(target=_logged, args=(log, function, *arguments))
+    process.start()
+    process.join(PATIENCE)
+    process.kill()
+    code: int | None = process.exitcode
+    return code
+
+
+def _logged(log: Path, function: Callable[..., Any], *arguments: Any) -> None:
+    sys.stdout = sys.stderr = log.open("a", buffering=1)
+    raise SystemExit(function(*arguments))
+
+
+def _context() -> Any:
+    """A fork needs no second import of everything, but a process that knows CUDA must not be forked."""
+    return get_context("spawn" if torch.cuda.is_available() else "fork")
+
+
 def run_processes(folder: Path, function: Callable[..., Any], *arguments: Any) -> list[int | None]:
     """Call a function of a module in two processes of one thread; returns their exit codes by rank.
 
@@ -22,8 +45,7 @@ def run_processes(folder: Path, function: Callable[..., Any], *arguments: Any) -
     folder.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    # A fork needs no second import of everything, but a process that knows CUDA must not be forked.
-    context: Any = get_context("spawn" if torch.cuda.is_available() else "fork")
+    context = _context()
     started = [
         context.Process(target=_process, args=(rank, port, folder, function, *arguments)) for rank in range(COUNT)
     ]
