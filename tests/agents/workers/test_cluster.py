@@ -41,7 +41,7 @@ def test_an_address_without_a_ray_cluster_is_refused_at_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(cluster, "PATIENCE", 3.0)
+    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as other:  # listens, but is no Ray
         taken = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(ValueError, match=f"no Ray cluster answers at ray_address='{taken}'; start one with"):
@@ -59,7 +59,6 @@ def test_a_cluster_is_accepted_by_its_address_and_token(local_ray: None, monkeyp
     cluster._check_address(address)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
-    monkeypatch.setattr(cluster, "PATIENCE", 8.0)
     with pytest.raises(ValueError, match=f"the Ray cluster at ray_address='{address}' expects another token"):
         cluster._check_address(address)
 
