@@ -17,6 +17,7 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.loading import new_policy
 from ollm_rl.agents.training.trainer import train
 from ollm_rl.agents.training.update import Updater
+from ollm_rl.agents.workers.cluster import _check_address
 from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError, episode_shares, packed
 from ollm_rl.agents.workers.local import joined as workers_joined
 from ollm_rl.agents.workers.ray_workers import Failure, RolloutActor, _Seat, build_worker
@@ -259,6 +260,15 @@ def test_workers_that_hang_are_replaced_a_few_times_and_then_reported(
     )
     with pytest.warns(RuntimeWarning, match="no answer within"), pytest.raises(WorkerError, match=message):
         train(config(folder, "hanging", workers=1, worker_timeout=0.5))
+
+
+def test_a_cluster_is_accepted_by_its_address_and_token(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = ray.get_runtime_context().gcs_address
+    _check_address(address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
+    with pytest.raises(ValueError, match=f"the Ray cluster at ray_address='{address}' expects another token"):
+        _check_address(address)
 
 
 def test_the_completions_of_a_worker_depend_only_on_its_episodes(folder: Path) -> None:
