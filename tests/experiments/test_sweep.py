@@ -24,7 +24,7 @@ from ollm_rl.agents.training.run import train_agent
 from ollm_rl.agents.training.trainer import train
 from ollm_rl.cli import main, parse
 from ollm_rl.experiments.config import SweepConfig
-from ollm_rl.experiments.ray_tune import ray_running
+from ollm_rl.experiments.ray_tune import ray_stopped_after, start_ray
 from ollm_rl.experiments.sweep import run_sweep, setting_table
 from ollm_rl.experiments.trials import plan
 from ollm_rl.options.config import OptionConfig
@@ -40,7 +40,8 @@ from tests.tiny_models import save_backbone
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
     """One Ray instance for all sweeps of this file."""
-    with ray_running():
+    with ray_stopped_after():
+        start_ray()
         yield
 
 
