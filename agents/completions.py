@@ -8,10 +8,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.answers.pool import Verdict, VerifierPool
 from ollm_rl.envs.own_rewards import OwnReward, columns_of, score
@@ -24,6 +23,9 @@ from ollm_rl.metrics.measuring import Judged, Measured, MeasuringPool, Text
 from ollm_rl.metrics.rates import share_switched
 from ollm_rl.problems.problem import Problem
 from ollm_rl.runs import write_atomic
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase  # more than a second, for a type
 
 COMPLETIONS_FOLDER = "completions"
 READ: Entries = {"question": str, "answer": str, "completion": str, "correct": bool}  # what readers of rows rely on
@@ -128,7 +130,7 @@ class Checks:
     def __init__(
         self,
         problems: Sequence[Problem],
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         end_tokens: Sequence[int],
         pool: VerifierPool,
         measuring: MeasuringPool | None = None,

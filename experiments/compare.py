@@ -22,7 +22,7 @@ from ollm_rl.experiments.config import CompareConfig
 from ollm_rl.experiments.curves import Curve
 from ollm_rl.experiments.inputs import check_inputs
 from ollm_rl.experiments.raw import pack
-from ollm_rl.experiments.ray_tune import check_resources, run_trials
+from ollm_rl.experiments.ray_tune import check_resources, ray_stopped_after, run_trials
 from ollm_rl.experiments.trials import domain
 from ollm_rl.experiments.tuning import Tuned, method_config, tune_methods
 from ollm_rl.files.records import read_object
@@ -46,8 +46,9 @@ def run_compare(config: CompareConfig) -> Path:
     _check_evaluation(config, trials)
     check_inputs(config.out, trials)
     with exclusive_run(config.out, "compare", config):
-        tuned = _chosen(config)
-        runs = _run_chosen(config, tuned)
+        with ray_stopped_after():
+            tuned = _chosen(config)
+            runs = _run_chosen(config, tuned)
         return _write_results(config, tuned, runs)
 
 

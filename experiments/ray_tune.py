@@ -66,7 +66,8 @@ def run_trials(
     remaining = {name: config for name, config in configs.items() if name not in progress.ended}
     if not remaining:
         return {}
-    with ray_running(), tempfile.TemporaryDirectory(prefix="ollm-rl-tune-") as storage:
+    start_ray()
+    with tempfile.TemporaryDirectory(prefix="ollm-rl-tune-") as storage:
         trainable = tune.with_resources(
             _trainable(remaining, metric, resources.cpus, finish), {"cpu": resources.cpus, "gpu": resources.gpus}
         )
@@ -95,13 +96,11 @@ def last_line(traceback: str) -> str:
     return one_line(" ".join(lines[starts[-1] if starts else -1 :]))
 
 
-@contextmanager
-def ray_running() -> Iterator[None]:
-    """A quiet local Ray: the instance that already runs, or a new one that stops when the block ends."""
+def start_ray() -> None:
+    """Start a quiet local Ray, unless one runs already; `ray_stopped_after` stops it."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if ray.is_initialized():
-        yield
         return
     ray.init(
         address="local",
@@ -111,6 +110,14 @@ def ray_running() -> Iterator[None]:
         object_store_memory=OBJECT_STORE,
     )
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+
+
+@contextmanager
+def ray_stopped_after() -> Iterator[None]:
+    """All `run_trials` within the block share one Ray. It starts with the first trials and stops with the block."""
+    if ray.is_initialized():
+        yield
+        return
     try:
         yield
     finally:

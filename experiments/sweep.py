@@ -14,7 +14,7 @@ from ollm_rl.agents.evaluation.reporting import report_methods
 from ollm_rl.errors import UsageError
 from ollm_rl.experiments.config import SweepConfig
 from ollm_rl.experiments.inputs import check_inputs
-from ollm_rl.experiments.ray_tune import check_resources, run_trials
+from ollm_rl.experiments.ray_tune import check_resources, ray_stopped_after, run_trials
 from ollm_rl.experiments.trials import Trial, plan
 from ollm_rl.runs import exclusive_run, write_atomic
 from ollm_rl.settings import expect
@@ -31,7 +31,7 @@ def run_sweep(config: SweepConfig) -> Path:
     trials = plan(config)
     check_resources(config)
     check_inputs(config.out, (trial.config for trial in trials.values()))
-    with exclusive_run(config.out, "sweep", config):
+    with exclusive_run(config.out, "sweep", config), ray_stopped_after():
         configs = {name: trial.config for name, trial in trials.items()}
         errors = run_trials(
             config.out / "tune",

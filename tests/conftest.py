@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,20 @@ import torch
 
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
+from tests.processes import process_server
 from tests.tiny_models import save_backbone
 
 # One torch thread, here and in child processes: several would mostly wait for each other on models this small, and sums
 # would depend on how many there are.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processes() -> Iterator[None]:
+    """The server of `run_process`, which is there before the first test."""
+    with process_server():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from urllib.parse import urlsplit
 
 from ollm_rl.errors import UsageError, extra
@@ -60,23 +61,31 @@ def check_resources(workers: int, gpus_per_worker: float) -> None:
 
 def _check_address(address: str) -> None:
     """Try to connect from a child process: a failed attempt takes Ray two minutes and ends the process."""
-    stderr = b""
+    answers = wrong_token = False
     try:
         if address != "auto":
             url = urlsplit(address if "://" in address else f"//{address}")
             socket.create_connection((url.hostname or "", url.port or 0), timeout=PATIENCE).close()
-        code = f"import ray; ray.init(address={address!r})"
-        subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, capture_output=True, check=True)
-        return
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        stderr = error.stderr or b""
+        command = [sys.executable, "-c", f"import ray; ray.init(address={address!r})"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            patience = threading.Timer(PATIENCE, process.kill)
+            patience.start()
+            # Ray says it at once and tries again for 20 seconds.
+            wrong_token = any("InvalidAuthToken" in line for line in process.stderr)
+            if wrong_token:
+                process.kill()
+            answers = process.wait() == 0
+            patience.cancel()
     except (OSError, ValueError):
         pass
-    if b"InvalidAuthToken" in stderr:
+    if wrong_token:
         raise UsageError(
             f"the Ray cluster at ray_address={address!r} expects another token; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN to what it was started with"
         )
-    raise UsageError(
-        f"no Ray cluster answers at ray_address={address!r}; start one with 'ray start --head' or leave ray_address out"
-    )
+    if not answers:
+        raise UsageError(
+            f"no Ray cluster answers at ray_address={address!r}; start one with 'ray start --head' or leave "
+            "ray_address out"
+        )

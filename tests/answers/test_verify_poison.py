@@ -33,11 +33,11 @@ def test_there_are_at_least_forty_kinds_of_poison() -> None:
 
 
 def test_no_poison_is_taken_for_an_answer_and_good_checks_beside_it_are_right() -> None:
-    # Every fourth of those that keep a child busy, and all that extraction and comparison have to get through.
+    # Every eighth of those that keep a child busy, and all that extraction and comparison have to get through.
     cases = [
         (text, GOLD, False)
         for index, text in enumerate(POISON.values())
-        if index % 4 == 0 or not text.startswith(r"\boxed") or len(text) > 1000
+        if index % 8 == 0 or not text.startswith(r"\boxed") or len(text) > 1000
     ]
     with VerifierPool(2, time_limit=2.0) as pool:
         assert_verdicts(pool, [case for poisoned in cases for case in (poisoned, GOOD[0], GOOD[3])])
@@ -46,7 +46,7 @@ def test_no_poison_is_taken_for_an_answer_and_good_checks_beside_it_are_right() 
 
 @pytest.mark.slow
 def test_mixed_checks_from_eight_threads_leave_the_pool_whole() -> None:
-    cases = mixed_checks(400, 0.05, seed=0)
+    cases = mixed_checks(200, 0.05, seed=0)
     with VerifierPool(2, time_limit=2.0) as pool, ThreadPoolExecutor(8) as threads:
         for done in [threads.submit(assert_verdicts, pool, cases[start::8]) for start in range(8)]:
             done.result()
@@ -54,7 +54,7 @@ def test_mixed_checks_from_eight_threads_leave_the_pool_whole() -> None:
 
 
 @pytest.mark.slow
-def test_mixed_checks_in_ray_actors_leave_their_pools_whole() -> None:
+def test_mixed_checks_in_ray_actors_leave_their_pools_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
 
     class Checker:
@@ -64,22 +64,14 @@ def test_mixed_checks_in_ray_actors_leave_their_pools_whole() -> None:
                 assert_whole(pool)
             return True
 
-    ray.init(
-        address="local",  # not the cluster that another test may have started
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": _root()}},
-    )
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where actors find this file
+    # A local one, not the cluster that another test may have started.
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         actors = [ray.remote(Checker).remote() for _ in range(2)]
         assert ray.get([actor.check.remote(seed) for seed, actor in enumerate(actors)]) == [True, True]
     finally:
         ray.shutdown()
-
-
-def _root() -> str:
-    return str(ROOT)
 
 
 def _abandon(pids: "multiprocessing.Queue[list[int]]") -> None:

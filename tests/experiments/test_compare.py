@@ -4,10 +4,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,19 @@ import pytest
 import torch
 import yaml
 
+import ollm_rl.experiments.compare as compare_module
+from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.training.run import train_agent
 from ollm_rl.cli import main
+from ollm_rl.experiments import comparison, ray_tune, tuning
 from ollm_rl.experiments.raw import tables_of
-from ollm_rl.experiments.ray_tune import ray_running
+from ollm_rl.metrics.reliability import stratified_interval
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
-from tests.places import ROOT
+from tests.processes import run_process
 from tests.tiny_models import save_backbone
+
+TABLES = "comparison.json"
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +72,32 @@ def compare(preset: Path, out: Path) -> int:
     return main(["compare", "--config", str(preset), "--out", str(out)])
 
 
+def run_here(state: Path, configs: dict[str, RLConfig], resources: object, *, finish: Any = None) -> dict[str, str]:
+    """Stands in for `run_trials`: runs the trials in this process, one after the other, without Ray."""
+    for config in configs.values():
+        train_agent(config)
+        if finish is not None:
+            finish(config)
+    return {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples() -> Iterator[None]:
+    """Tests of the tables look at their intervals: here they take seconds and are not looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "stratified_interval", partial(stratified_interval, num_resamples=20))
+        yield
+
+
 @pytest.fixture(scope="module")
-def undisturbed(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A comparison that was not disturbed; its Ray instance stays for the other tests."""
+def undisturbed(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison whose runs were made in this process."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    with ray_running():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare_module, "run_trials", run_here)
+        patch.setattr(tuning, "run_trials", run_here)
         assert compare(preset, out) == 0
-        yield out
+    return out
 
 
 def rewards(out: Path) -> dict[str, list[float]]:
@@ -91,7 +114,7 @@ def test_it_tunes_runs_fresh_seeds_and_writes_tables_and_report(undisturbed: Pat
     assert 1e-3 < chosen["anchored"]["settings"]["learning_rate"] < 1e-2
     methods = ("anchored", "one option", "vocabulary")
     assert list(rewards(undisturbed)) == [f"{method}-seed{seed}" for method in methods for seed in (0, 1)]
-    tables = json.loads((undisturbed / "comparison.json").read_text())
+    tables = json.loads((undisturbed / TABLES).read_text())
     titles = ["Chosen settings", "Learning", "Until reward 0.5", "After training"]
     assert [table["title"] for table in tables["tables"]] == titles
     (greedy, sampled) = next(row[1:3] for row in tables["tables"][-1]["rows"] if row[0] == "one option")
@@ -100,8 +123,6 @@ def test_it_tunes_runs_fresh_seeds_and_writes_tables_and_report(undisturbed: Pat
     assert "### Until reward 0.5" in (undisturbed / "comparison.md").read_text()
     again = "\n\n".join(table.markdown() for table in tables_of(undisturbed / "comparison.parquet"))
     assert again + "\n" == (undisturbed / "comparison.md").read_text(), "the raw file gives the same tables"
-    recorded = json.loads((undisturbed / "runs" / "anchored-seed0" / "run.json").read_text())["command"]
-    assert recorded == tables["command"], "not that of a process of Ray"
     page = (undisturbed / "report.html").read_text()
     assert "Until reward 0.5" in page and "P(fewer episodes)" in page
 
@@ -136,22 +157,35 @@ def test_a_comparison_whose_runs_all_failed_says_why(
     assert (undisturbed / "comparison.md").read_text() == before
 
 
+def compare_until_killed(preset: Path, out: Path) -> int:
+    """Runs in a process of its own. The second run kills it and itself after its first iteration."""
+    comparison = os.getpid()
+
+    def train_until_killed(config: RLConfig, report: Any) -> Path:
+        def on_iteration(row: dict[str, float]) -> None:
+            if config.out.name == "one option-seed0":
+                os.kill(comparison, signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)
+            report(row)
+
+        return train_agent(config, on_iteration)
+
+    pytest.MonkeyPatch().setattr(ray_tune, "train_agent", train_until_killed)
+    return compare(preset, out)
+
+
 def test_a_killed_comparison_resumes_to_the_same_runs(preset: Path, undisturbed: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "ollm_rl.cli", "compare", "--config", str(preset), "--out", str(out)]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
-        try:
-            while not list((out / "runs").glob("*/metrics.json")):
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.1)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    out, log = tmp_path / "out", tmp_path / "log"
+    assert run_process(log, compare_until_killed, preset, out) == -signal.SIGKILL, log.read_text()
+    whole = rewards(undisturbed)
+    killed = {"anchored-seed0": whole["anchored-seed0"], "one option-seed0": whole["one option-seed0"][:1]}
+    assert rewards(out) == killed and not (out / TABLES).exists()
     assert compare(preset, out) == 0
-    assert rewards(out) == rewards(undisturbed)
+    assert rewards(out) == whole
     chosen = [json.loads((folder / "chosen.json").read_text()) for folder in (out, undisturbed)]
     assert chosen[0] == chosen[1]
+    commands = [json.loads((out / name).read_text())["command"] for name in ("runs/vocabulary-seed1/run.json", TABLES)]
+    assert commands[0] == commands[1], "not that of a process of Ray"
 
 
 def test_a_setting_that_a_run_would_refuse_is_refused_before_anything_runs(

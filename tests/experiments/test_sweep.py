@@ -5,7 +5,6 @@ import os
 import pickle
 import signal
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +20,11 @@ from ray import cloudpickle
 import ollm_rl.experiments.ray_tune as ray_tune
 import ollm_rl.experiments.sweep as sweep_module
 from ollm_rl.agents.config import RewardConfig, RLConfig
+from ollm_rl.agents.training.run import train_agent
 from ollm_rl.agents.training.trainer import train
 from ollm_rl.cli import main, parse
 from ollm_rl.experiments.config import SweepConfig
-from ollm_rl.experiments.ray_tune import ray_running
+from ollm_rl.experiments.ray_tune import ray_stopped_after, start_ray
 from ollm_rl.experiments.sweep import run_sweep, setting_table
 from ollm_rl.experiments.trials import plan
 from ollm_rl.options.config import OptionConfig
@@ -33,19 +33,21 @@ from ollm_rl.runs import open_run
 from tests.damage import garbage
 from tests.payload import Payload
 from tests.places import ROOT
+from tests.processes import run_process
 from tests.tiny_models import save_backbone
 
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
     """One Ray instance for all sweeps of this file."""
-    with ray_running():
+    with ray_stopped_after():
+        start_ray()
         yield
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Two settings with two seeds each, and a second of training per run."""
+    """Two settings with two seeds each, and a second of training per run; one process of Ray for all."""
     folder = tmp_path_factory.mktemp("sweep")
     torch.manual_seed(0)
     model = OptionModel.from_backbone(save_backbone(folder / "backbone"), OptionConfig(num_options=4, width=8))
@@ -63,20 +65,56 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "num_slots": 8,
         "rewards": {"language": 1.0, "length": 0.5},
     }
-    return {"train": run, "grid": {"algorithm": ["ppo", "reinforce"]}, "seeds": [0, 5]}
+    return {"train": run, "grid": {"algorithm": ["ppo", "reinforce"]}, "seeds": [0, 5], "max_concurrent": 1}
+
+
+def sweep_until_killed(out: Path, settings: dict[str, Any], mark: str) -> None:
+    """Runs in a process of its own. The trial with seed 5 kills it and itself after its first iteration."""
+    os.environ["OLLM_RL_TEST_MARK"] = mark
+    sweep = os.getpid()
+
+    def train_until_killed(config: RLConfig, report: Any) -> Path:
+        def on_iteration(row: dict[str, float]) -> None:
+            if config.seed == 5:
+                os.kill(sweep, signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)
+            report(row)
+
+        return train_agent(config, on_iteration)
+
+    pytest.MonkeyPatch().setattr(ray_tune, "train_agent", train_until_killed)
+    run_sweep(SweepConfig(out=out, **settings))
+
+
+def marked_processes(mark: str) -> list[psutil.Process]:
+    """Processes whose environment contains the mark."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("OLLM_RL_TEST_MARK") == mark:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def iterations(out: Path) -> dict[str, int]:
+    """How many iterations each trial has made, by the number in its name."""
+    return {path.parent.name[:3]: len(json.loads(path.read_text())) for path in out.glob("trials/*/metrics.json")}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray: None, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed") / "sweep"
+def resumed(ray: None, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep that was killed in the middle of its second trial and resumed."""
+    folder = tmp_path_factory.mktemp("resumed")
+    out, log, mark = folder / "sweep", folder / "log", f"mark-{folder}"
+    assert run_process(log, sweep_until_killed, out, settings, mark) == -signal.SIGKILL, log.read_text()
+    assert iterations(out) == {"000": 2, "001": 1} and len(list((out / "trials").iterdir())) == 2
+    assert not (out / "table.csv").exists()
+    left = marked_processes(mark)
     assert run_sweep(SweepConfig(out=out, **settings)) == out / "report.html"
+    assert not psutil.wait_procs(left, timeout=60)[1]
     return out
-
-
-def table_of(out: Path) -> pd.DataFrame:
-    """The table without times."""
-    table = pd.read_parquet(out / "table.parquet")
-    return table[[name for name in table if not str(name).startswith("seconds")]]
 
 
 class FakeTraining:
@@ -112,39 +150,44 @@ def fake_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: dict[f
 
 
 @pytest.mark.slow
-def test_every_trial_equals_a_single_run_with_its_settings(
-    undisturbed: Path, settings: dict[str, Any], tmp_path: Path
+def test_every_trial_of_a_sweep_killed_in_the_middle_equals_a_single_run_with_its_settings(
+    resumed: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    table = pd.read_parquet(undisturbed / "table.parquet")
-    assert list(zip(table["train.algorithm"], table["seed"], strict=True)) == [
-        ("ppo", 0), ("ppo", 5), ("reinforce", 0), ("reinforce", 5)
-    ]  # fmt: skip
+    table = pd.read_parquet(resumed / "table.parquet")
+    trials = [("ppo", 0), ("ppo", 5), ("reinforce", 0), ("reinforce", 5)]
+    assert list(zip(table["train.algorithm"], table["seed"], strict=True)) == trials
     assert set(table["status"]) == {"finished"}
     run: dict[str, Any] = {**settings["train"], "rewards": RewardConfig(language=1.0, length=0.5)}
-    for place, algorithm, seed in ((1, "ppo", 5), (2, "reinforce", 0)):
-        out = train(RLConfig(out=tmp_path / algorithm, seed=seed, **{**run, "algorithm": algorithm}))
+    for place, (algorithm, seed) in enumerate(trials):
+        out = train(RLConfig(out=tmp_path / f"{place}", seed=seed, **{**run, "algorithm": algorithm}))
         alone = json.loads((out / "metrics.json").read_text())[-1]
         row = table.iloc[place]
         assert {"reward", "reward_language", "entropy", "policy_loss", "completion_tokens"} <= alone.keys()
         for name, value in alone.items():
             if not name.startswith("seconds"):
                 assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
-    written = pd.read_csv(undisturbed / "table.csv")
+    written = pd.read_csv(resumed / "table.csv")
     assert written.pop("error").isna().all() and table.pop("error").isna().all()
     pd.testing.assert_frame_equal(written, table, check_dtype=False)
 
 
-def test_the_table_has_mean_and_spread_over_seeds_and_the_report_every_setting(undisturbed: Path) -> None:
-    table = pd.read_parquet(undisturbed / "table.parquet")
+def test_a_sweep_that_has_ended_trains_nothing_again(resumed: Path, settings: dict[str, Any]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in resumed.glob("trials/*/best.pt")}
+    assert len(before) == 4
+    run_sweep(SweepConfig(out=resumed, **settings))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_table_has_mean_and_spread_over_seeds_and_the_report_every_setting(resumed: Path) -> None:
+    table = pd.read_parquet(resumed / "table.parquet")
     for setting, rows in table.groupby("setting"):
         rewards = [
-            json.loads((undisturbed / "trials" / name / "metrics.json").read_text())[-1]["reward"]
-            for name in rows["trial"]
+            json.loads((resumed / "trials" / name / "metrics.json").read_text())[-1]["reward"] for name in rows["trial"]
         ]
         assert list(rows["reward_mean"]) == pytest.approx([statistics.mean(rewards)] * 2)
         assert list(rows["reward_std"]) == pytest.approx([statistics.stdev(rewards)] * 2)
         assert list(rows["num_seeds"]) == [2, 2]
-        assert str(setting) in (undisturbed / "report.html").read_text()
+        assert str(setting) in (resumed / "report.html").read_text()
     assert (table["reward_std"] > 0).any()
 
 
@@ -218,59 +261,6 @@ def test_asha_ends_the_worse_trials_early(ray: None, tmp_path: Path, monkeypatch
     assert list(table["num_seeds"]) == [1, 0, 0]
 
 
-@pytest.mark.slow
-def test_a_sweep_killed_in_the_middle_resumes_and_gives_the_same_table(
-    undisturbed: Path, settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # The trial with seed 5 kills the sweep after its first iteration.
-    script = """
-import json, os, signal, sys
-import ollm_rl.experiments.ray_tune as ray_tune
-import ollm_rl.experiments.sweep as sweep
-from ollm_rl.agents.training.run import train_agent
-from pathlib import Path
-
-driver = os.getpid()
-def killing(config, report):
-    def on_iteration(row):
-        if config.seed == 5:
-            os.kill(driver, signal.SIGKILL)
-        report(row)
-    return train_agent(config, on_iteration)
-
-ray_tune.train_agent = killing
-sweep.run_sweep(sweep.SweepConfig(out=Path(sys.argv[1]), **json.loads(sys.argv[2])))
-"""
-    out, mark = tmp_path / "sweep", f"mark-{tmp_path}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OLLM_RL_TEST_MARK": mark}
-    killed = subprocess.run(
-        [sys.executable, "-c", script, str(out), json.dumps(settings)], env=environment, capture_output=True, text=True
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not (out / "table.csv").exists()
-    _, alive = psutil.wait_procs(marked_processes(mark), timeout=60)
-    assert not alive
-    run_sweep(SweepConfig(out=out, **settings))
-    pd.testing.assert_frame_equal(table_of(out), table_of(undisturbed))
-    before = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/best.pt")}
-    assert len(before) == 4
-    # The same command again trains nothing.
-    run_sweep(SweepConfig(out=out, **settings))
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-
-
-def marked_processes(mark: str) -> list[psutil.Process]:
-    """Processes whose environment contains the mark."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("OLLM_RL_TEST_MARK") == mark:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
 def test_the_shipped_preset_is_two_algorithms_three_rates_and_three_seeds(tmp_path: Path) -> None:
     preset = ROOT / "experiments" / "presets" / "tiny_arith_sweep.yaml"
     arguments = ["sweep", "--config", str(preset), "--out", str(tmp_path), "--train.model", "elsewhere"]
@@ -310,11 +300,11 @@ def test_a_mistake_gets_one_line_before_anything_runs(
     assert not (tmp_path / "x").exists()
 
 
-def test_another_sweep_in_the_folder_or_one_that_runs_is_refused(undisturbed: Path, settings: dict[str, Any]) -> None:
+def test_another_sweep_in_the_folder_or_one_that_runs_is_refused(resumed: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"already holds a different run \(seeds is \[0, 5\] there, \[1\] here\)"):
-        run_sweep(SweepConfig(out=undisturbed, **{**settings, "seeds": [1]}))
+        run_sweep(SweepConfig(out=resumed, **{**settings, "seeds": [1]}))
     with (
-        FileLock(undisturbed / "sweep.lock"),
+        FileLock(resumed / "sweep.lock"),
         pytest.raises(ValueError, match="a sweep is running in .*; wait for it or give another out folder"),
     ):
-        run_sweep(SweepConfig(out=undisturbed, **settings))
+        run_sweep(SweepConfig(out=resumed, **settings))

@@ -2,8 +2,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from ollm_rl.options.model import IGNORED, CountedStates, OptionModel
 from ollm_rl.pretrain import hidden_cache
 from ollm_rl.pretrain.data import PadRight
 from ollm_rl.pretrain.hidden_cache import HiddenCache, collate_states, open_hidden_cache, split_into_shards
-from tests.places import ROOT
+from tests.processes import run_process
 from tests.tiny_models import EOS, HIDDEN, VOCAB, full_hidden_states, tiny_model
 
 POSITIONS = 60  # of a shard
@@ -167,18 +165,18 @@ def test_a_stopped_build_resumes_and_ends_byte_for_byte_like_one_never_stopped(
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
-def build_until_killed(folder: str) -> None:
+def build_until_killed(folder: Path) -> None:
     """Runs in a separate process, which dies half-way through writing its second shard."""
 
     def save_file(tensors: Any, path: Path, metadata: Any) -> None:
-        if shards(Path(folder)):
+        if shards(folder):
             path.write_bytes(b"half of a shard")
             os.kill(os.getpid(), signal.SIGKILL)
         plain(tensors, path, metadata)
 
     plain = hidden_cache.save_file
     pytest.MonkeyPatch().setattr(hidden_cache, "save_file", save_file)
-    build(Path(folder))
+    build(folder)
 
 
 def test_a_build_killed_while_it_writes_resumes_and_ends_byte_for_byte_like_one_never_killed(
@@ -187,13 +185,8 @@ def test_a_build_killed_while_it_writes_resumes_and_ends_byte_for_byte_like_one_
     build(tmp_path / "whole")
     total = len(passes)
     passes.clear()
-    code = (
-        "import sys; from tests.pretrain.test_hidden_cache import build_until_killed; build_until_killed(sys.argv[1])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "killed")], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    ended = run_process(tmp_path / "log", build_until_killed, tmp_path / "killed")
+    assert ended == -signal.SIGKILL, (tmp_path / "log").read_text()
     before = identities(tmp_path / "killed")
     assert len(before) == 1
     remains = b"half of a shard"

@@ -1,8 +1,8 @@
 """The supervised stage: what counts in the loss, what is logged, and runs that resume after a kill."""
 
 import json
-import subprocess
-import sys
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,20 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import ollm_rl.pretrain.hidden_cache as hidden_cache
 import ollm_rl.pretrain.sft as sft_module
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.loading import load_policy
 from ollm_rl.agents.policies.token import TokenPolicy
 from ollm_rl.agents.training.trainer import train
 from ollm_rl.backbones.loading import load_backbone
+from ollm_rl.cli import main
 from ollm_rl.options.config import OptionConfig
 from ollm_rl.options.model import OptionModel
 from ollm_rl.pretrain.config import SFTConfig
 from ollm_rl.pretrain.sft import last_checkpoint, run_sft
 from ollm_rl.problems.problem import Problem
+from tests.processes import run_process
 from tests.tiny_models import EOS, save_backbone
 
 TERMS = {
@@ -288,31 +291,34 @@ def test_settings_out_of_range_are_refused_by_name_and_value(
         config(tmp_path, "tiny-arith", "arith", **changes)
 
 
-KILLED_RUN = """
-import os, signal, sys
-import ollm_rl.pretrain.hidden_cache as cache, ollm_rl.pretrain.sft as sft
-from ollm_rl.cli import main
+def killed_run(where: str, arguments: list[str]) -> int:
+    """The command ``ollm-rl``, in a process that dies where states are stored or in the sixth step."""
 
-where, *arguments = sys.argv[1:]
-die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-if where == "cache":
-    cache._compute = die
-elif where == "training":
-    sft.MetricsFile.on_log = lambda self, args, state, *_, **__: die() if state.global_step == 6 else None
-sys.exit(main(arguments))
-"""
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_log(self: Any, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        if state.global_step == 6:
+            die()
+
+    patch = pytest.MonkeyPatch()
+    if where == "cache":
+        patch.setattr(hidden_cache, "_compute", die)
+    elif where == "training":
+        patch.setattr(sft_module.MetricsFile, "on_log", on_log)
+    return main(arguments)
 
 
 def test_kill_9_while_states_are_stored_and_while_training_changes_nothing_in_the_end(
     tmp_path: Path, backbone: str, data: str
 ) -> None:
-    def command(where: str, name: str) -> int:
+    def command(where: str, name: str) -> int | None:
         arguments = ["sft", "--backbone", backbone, "--data", data, "--device", "cpu", "--options.width", "8"]
         arguments += ["--max_steps", "8", "--save_steps", "4", "--logging_steps", "2", "--batch_size", "8"]
         arguments += ["--out", str(tmp_path / name), "--cache", str(tmp_path / f"{name}-cache")]
-        return subprocess.run([sys.executable, "-c", KILLED_RUN, where, *arguments], capture_output=True).returncode
+        return run_process(tmp_path / "log", killed_run, where, arguments)
 
-    assert command("nowhere", "whole") == 0
+    assert command("nowhere", "whole") == 0, (tmp_path / "log").read_text()
     assert [command(where, "killed") for where in ("cache", "training", "nowhere")] == [-9, -9, 0]
     one, other = history(tmp_path / "whole"), history(tmp_path / "killed")
     assert [line["loss"] for line in one if "loss" in line] == [line["loss"] for line in other if "loss" in line]

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -213,9 +214,15 @@ def test_a_folder_of_other_files_gets_no_lock(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_limit_of_file_sizes_is_named(tmp_path: Path, model_folder: Path, data: str) -> None:
-    command = f"ulimit -f 1; exec {sys.executable} -m ollm_rl.cli eval --model {model_folder} --data {data}"
-    flags = f"--max_new_tokens 3 --device cpu --out {tmp_path / 'out'}"
-    ended = subprocess.run(["bash", "-c", f"{command} {flags}"], capture_output=True, text=True, cwd=ROOT)
-    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("ollm-rl: ")]
-    assert ended.returncode == 1 and line.endswith("raise the limit of file sizes (ulimit -f)")
+def test_a_limit_of_file_sizes_is_named(
+    tmp_path: Path, model_folder: Path, data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", "--model", str(model_folder), "--data", data, "--max_new_tokens", "3", "--device", "cpu"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    try:
+        assert main([*command, "--out", str(tmp_path / "out")]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ollm-rl: ")]
+    assert line.endswith("raise the limit of file sizes (ulimit -f)")

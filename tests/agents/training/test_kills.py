@@ -37,7 +37,8 @@ def files(folder: Path) -> set[str]:
 def test_a_run_that_is_killed_before_any_file_operation_ends_as_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
 ) -> None:
-    settings: dict[str, Any] = {"iterations": 2, "keep_checkpoints": 1, "ratio": "topr", "replay": 1, "replay_steps": 1}
+    settings: dict[str, Any] = {"iterations": 2, "episodes": 8, "keep_checkpoints": 1}
+    settings |= {"ratio": "topr", "replay": 1, "replay_steps": 1}
     new, tokenizer = trainer_module.new_policy(config(tmp_path, model_folder, data), torch.device("cpu"))
     monkeypatch.setattr(trainer_module, "new_policy", lambda *arguments: (copy.deepcopy(new), tokenizer))
     undisturbed = train(config(tmp_path / "undisturbed", model_folder, data, **settings))

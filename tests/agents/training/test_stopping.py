@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import ollm_rl.agents.training.trainer as trainer_module
 from ollm_rl.agents.completions import read_completions
+from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.loading import load_policy, trained_weights
 from ollm_rl.agents.training.checkpoints import is_best
 from ollm_rl.agents.training.run import train_ending
@@ -22,7 +21,7 @@ from ollm_rl.agents.training.update import Updater
 from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.runs import open_run
-from tests.places import ROOT
+from tests.processes import run_process
 from tests.training_runs import ONES, assert_equal_runs, checkpoint, config, history, naming
 
 
@@ -237,20 +236,21 @@ def test_sigterm_ends_a_run_after_the_current_iteration_is_saved(
     assert_equal_runs(settings.out, undisturbed)
 
 
-KILLED = """
-import os, signal
-from tests.agents.training.test_stopping import Updater, config, naming, train, OptionModel, Path
-OptionModel.option_tokens = naming("1121")
-whole, steps = Updater.step, 0
-def step(self, *arguments):
-    global steps
-    steps += 1
-    if steps == 6:  # the second of two in the third iteration
-        os.kill(os.getpid(), signal.SIGKILL)
-    return whole(self, *arguments)
-Updater.step = step
-train(config(Path({out!r}), Path({model!r}), {data!r}))
-"""
+def train_until_killed(settings: RLConfig) -> None:
+    """Runs in a process of its own, which dies in the second of two steps in the third iteration."""
+    whole, steps = Updater.step, 0
+
+    def step(self: Updater, *arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(self, *arguments)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(OptionModel, "option_tokens", naming(ONES))
+    patch.setattr(Updater, "step", step)
+    train(settings)
 
 
 def test_a_run_killed_in_the_middle_of_an_iteration_ends_as_an_undisturbed_one(
@@ -259,9 +259,8 @@ def test_a_run_killed_in_the_middle_of_an_iteration_ends_as_an_undisturbed_one(
     monkeypatch.setattr(OptionModel, "option_tokens", naming(ONES))
     undisturbed = train(config(tmp_path / "undisturbed", model_folder, data))
     killed = config(tmp_path / "killed", model_folder, data)
-    script = KILLED.format(out=str(killed.out), model=str(model_folder), data=data)
-    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    ended = run_process(tmp_path / "log", train_until_killed, killed)
+    assert ended == -signal.SIGKILL, (tmp_path / "log").read_text()
     assert history(killed.out) == history(undisturbed)[:2]
     train(killed)
     assert_equal_runs(killed.out, undisturbed)

@@ -83,14 +83,14 @@ def test_a_lora_learns_which_token_is_asked_for(tmp_path: Path, algorithm: str) 
 def test_on_tiny_arith_options_learn_to_answer_right(tmp_path: Path) -> None:
     options = run_sft(
         SFTConfig(
-            out=tmp_path / "options", max_steps=40, batch_size=16, learning_rate=3e-3, limit=640, device="cpu", seed=0
+            out=tmp_path / "options", max_steps=25, batch_size=16, learning_rate=3e-3, limit=400, device="cpu", seed=0
         )
     )
     out = train(
         RLConfig(
             out=tmp_path / "latent",
             model=str(options),
-            iterations=3,
+            iterations=2,
             episodes=64,
             max_new_tokens=64,
             learning_rate=3e-3,

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,9 @@ from ollm_rl.agents.completions import read_completions
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.loading import new_policy
 from ollm_rl.agents.training.trainer import train
-from ollm_rl.agents.workers.local import RolloutWorker, WorkerError, packed
+from ollm_rl.agents.training.update import Updater
+from ollm_rl.agents.workers.cluster import _check_address
+from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError, episode_shares, packed
 from ollm_rl.agents.workers.local import joined as workers_joined
 from ollm_rl.agents.workers.ray_workers import Failure, RolloutActor, _Seat, build_worker
 from ollm_rl.cli import main
@@ -26,7 +26,7 @@ from ollm_rl.decode.rollout import Rollout
 from ollm_rl.decode.turns import Action
 from ollm_rl.problems.problem import Problem
 from ollm_rl.runs import last_checkpoint
-from tests.places import ROOT
+from tests.processes import run_process
 from tests.tiny_models import tiny_tokenizer
 
 
@@ -78,13 +78,18 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert [row["iteration"] for row in rows] == [iteration for iteration in range(4) for _ in range(32)]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(folder: Path, local_ray: None) -> Path:
-    out = train(config(folder, "undisturbed"))
+def in_shares(config: RLConfig, count: int) -> Path:
+    """Run in this process, which makes the episodes of one worker after those of another."""
+
+    def collect_iteration(self: RolloutWorker, iteration: int) -> Batch:
+        parts = [self.collect(iteration, share) for share in episode_shares(config, count)]
+        return workers_joined(list(map(packed, parts)), torch.device("cpu"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RolloutWorker, "collect_iteration", collect_iteration)
+        out = train(config)
     rewards = metric(out, "reward")
     assert min(rewards) > 0 and max(rewards) < 1 and len(set(rewards)) > 1  # otherwise equal curves would mean nothing
-    assert metric(out, "worker_restarts") == metric(out, "staleness") == [0] * 4
-    assert all(seconds > 0 for seconds in metric(out, "seconds_communication"))
     return out
 
 
@@ -112,55 +117,49 @@ def build_dying(settings: RLConfig, problems: list[Problem], prompts: list[list[
     return worker
 
 
-def test_a_run_that_loses_a_worker_in_the_middle_of_a_rollout_ends_as_an_undisturbed_one(
-    folder: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_loses_a_worker_in_the_middle_of_a_rollout_ends_as_one_in_this_process(
+    folder: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_workers, "build_worker", build_dying)
     with pytest.warns(RuntimeWarning, match="worker 1 was lost .ActorDiedError: .*; another takes its place"):
         out = train(config(folder, "dying"))
     assert (out / "died").exists()
     assert metric(out, "worker_restarts") == [0, 1, 0, 0]
-    assert_equal_runs(out, undisturbed)
+    assert metric(out, "staleness") == [0] * 4
+    assert all(seconds > 0 for seconds in metric(out, "seconds_communication"))
+    assert_equal_runs(out, in_shares(config(folder, "shares", workers=0), 2))
 
 
-KILLED = """
-import os, signal
-import psutil
-from ollm_rl.agents.training.trainer import train
-from ollm_rl.agents.training.update import Updater
-from tests.agents.workers.test_workers import Path, config
+def train_until_killed(settings: RLConfig) -> None:
+    """Runs in a process of its own, which dies in the second of two steps in the second iteration."""
+    whole_step, steps = Updater.step, 0
 
-whole_step, steps = Updater.step, 0
+    def step(self: Updater, *arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            processes = psutil.Process().children(recursive=True)
+            pids = [process.pid for process in processes if "::Rollout" in process.name()]
+            (settings.out / "workers").write_text(json.dumps(pids))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole_step(self, *arguments)
 
-def step(self, *arguments):
-    global steps
-    steps += 1
-    if steps == 4:  # the second of two in the second iteration
-        processes = psutil.Process().children(recursive=True)
-        print(*(process.pid for process in processes if "::Rollout" in process.name()), flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return whole_step(self, *arguments)
-
-Updater.step = step
-train(config(Path({folder!r}), "killed"))
-"""
+    pytest.MonkeyPatch().setattr(Updater, "step", step)
+    train(settings)
 
 
 @pytest.mark.slow
 def test_a_learner_killed_in_the_middle_of_an_iteration_ends_as_an_undisturbed_one_and_leaves_no_worker(
-    folder: Path, undisturbed: Path
+    folder: Path, local_ray: None
 ) -> None:
-    code = KILLED.format(folder=str(folder))
-    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    workers = list(map(int, killed.stdout.split()))
-    assert len(workers) == 2
-    left = [psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)]
-    assert not psutil.wait_procs(left, timeout=60)[1]
-    settings = config(folder, "killed")
+    settings, log = config(folder, "killed", workers=1), folder / "log"
+    assert run_process(log, train_until_killed, settings) == -signal.SIGKILL, log.read_text()
+    (worker,) = json.loads((settings.out / "workers").read_text())
+    left = [psutil.Process(worker)] if psutil.pid_exists(worker) else []
     assert metric(settings.out, "episodes") == [32]
     train(settings)
-    assert_equal_runs(settings.out, undisturbed)
+    assert_equal_runs(settings.out, in_shares(config(folder, "undisturbed", workers=0), 1))
+    assert not psutil.wait_procs(left, timeout=60)[1]
 
 
 def test_rollouts_ahead_of_the_learner_are_no_older_than_requested(folder: Path, local_ray: None) -> None:
@@ -257,10 +256,19 @@ def test_workers_that_hang_are_replaced_a_few_times_and_then_reported(
     monkeypatch.setattr(ray_workers, "build_worker", build_hanging)
     message = (
         "worker 0 was lost 5 times in a row over episodes 0 to 31 of iteration 0; "
-        "the last time: no answer within worker_timeout=1 seconds"
+        "the last time: no answer within worker_timeout=0.5 seconds"
     )
     with pytest.warns(RuntimeWarning, match="no answer within"), pytest.raises(WorkerError, match=message):
-        train(config(folder, "hanging", workers=1, worker_timeout=1.0))
+        train(config(folder, "hanging", workers=1, worker_timeout=0.5))
+
+
+def test_a_cluster_is_accepted_by_its_address_and_token(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = ray.get_runtime_context().gcs_address
+    _check_address(address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
+    with pytest.raises(ValueError, match=f"the Ray cluster at ray_address='{address}' expects another token"):
+        _check_address(address)
 
 
 def test_the_completions_of_a_worker_depend_only_on_its_episodes(folder: Path) -> None:
