@@ -25,14 +25,15 @@ _TEXT = re.compile(r"\\text ?\{((?:[^{}]|\{[^{}]*\})*)\}")
 _CIRCLE = re.compile(r"\^ ?\{? ?\\circ ?\}?")
 _LABEL = re.compile(r"(?:\\text ?\{ ?)?[A-Za-z][A-Za-z ]+: ?\}? ?(?=\S)")
 _MODULUS = re.compile(r" ?(?:\\pmod ?(?:\{[^{}]*\}|\w)|\( ?\\?b?mod(?:ulo)?(?![a-z])[^()]*\)|\\b?mod(?![a-z])[^()]*)$")
+_RESIDUE = re.compile(r"(-?\d{1,50}) ?\(?(?:\\pmod|\\?b?mod) ?\{? ?(\d{1,50})[ })]*")
 _CHOICE = re.compile(
-    r"(?:(?i:option|choice|answer) )?(?:\(([A-J])\)|([A-J])(?:\)|[.:](?= )| -(?= [^\W\d_]{2})|$))\s*(.*)", re.DOTALL
+    r"(?:(?i:option|choice|answer|(?:la )?opción) )?(?:\(([A-J])\)|([A-J])(?:\)|[.:](?= )| -(?= [^\W\d_]{2})|$))\s*(.*)", re.DOTALL
 )
 _ANOTHER_CHOICE = re.compile(r"(?:and|or|,)(?![a-z])|\(?[A-J]\)")
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[' -]){3,}|[A-Z]")
 _CAPITALS = re.compile("[A-Z]{3,}")  # HHT is not HTH, though math-verify takes both for one product
 _YES_OR_NO = re.compile("(yes|no)[,.;:]", re.IGNORECASE)
-_CHOICES = re.compile(r"(?:\([A-J]\)|[A-J])(?:(?:[,;]|,? and)? ?(?:\([A-J]\)|[A-J]))+")
+_CHOICES = re.compile(r"(?:\([A-J]\)|[A-J])(?:(?:[,;]|,? and| ?\\?&)? ?(?:\([A-J]\)|[A-J]))+")
 _ARTICLE = re.compile(r"^(?:an?|the) (?=[^\W\d_]{3})", re.IGNORECASE)
 _WORD_LIST = re.compile(r"[^\W\d_]{2,}(?:,? and |, )[^\W\d_]{2,}(?:(?:,? and |, )[^\W\d_]{2,})*")
 _INTEGERS = re.compile(r"(?<=.),? ?\(?([a-z]) ?\\in ?(?:\\mathbb\{? ?)?Z ?\}? ?\)?$")
@@ -41,10 +42,10 @@ _POINT = re.compile(r"^[A-Z] ?(?=\([^()]*,[^()]*\)$)")  # P(1, 2)
 _ORDERED = re.compile(r"(?:[A-Z]|\\(?:vec|mathbb) ?\{? ?\w ?\}?) ?\\times ?(?:[A-Z]|\\(?:vec|mathbb))(?![a-z])")
 _COLUMN = re.compile(r"^\\begin\{[pb]matrix\}([^&]*)\\end\{[pb]matrix\}$")
 _NAMED_TUPLE = re.compile(r"\(([A-Za-z](?:, ?[A-Za-z])+)\) ?= ?\(([^()]+)\)")
-_NAME = re.compile(r"[A-Za-z](?:_ ?(?:\w|\{\w+\})|'*\([^()=]*\))?")  # x, a_1, f(2)
+_NAME = re.compile(r"[A-Za-z](?:_ ?(?:\w|\{\w+\})|'*(?:\^\{?-1\}?)? ?\([^()=]*\))?")  # x, a_1, f(2)
 _ROMAN = re.compile(r"(?=..)(?:x{0,3}(?:ix|iv|v?i{0,3})|X{0,3}(?:IX|IV|V?I{0,3}))")  # IX is not XI, though AB may be BA
 _SEQUENCE = re.compile(r"(\\\{|[\[(])?(.*?)(\\\}|[\])])?", re.DOTALL)
-_SEPARATOR = re.compile(r"[,;]? ?\b(?:and|or)\b|[,;]|(?<=[\d}]) (?:y|o|et|ou|und|oder|和|或) (?=[-\d\\])")
+_SEPARATOR = re.compile(r"[,;]? ?\b(?:and|or)\b|[,;]| \\?& |(?<=[\d}]) (?:y|o|et|ou|und|oder|和|或) (?=[-\d\\])")
 _ALTERNATIVES = re.compile(r"(?<=[\d}]) (?:or|and) (?=[-\d\\])")
 _GOES_ON = re.compile(r"\.\.\.|\\[lc]?dots(?![a-z])")
 _BOTH = r"\pm"
@@ -72,8 +73,13 @@ def compare(answer: str, gold: str) -> bool | None:
         return False
     if re.fullmatch("[A-J]", gold) and answer.strip("()") == gold.lower():  # a choice
         return True
-    if _CAPITALS.fullmatch(answer) and _CAPITALS.fullmatch(gold):
-        return answer == gold
+    capitals = sorted(_CAPITALS.findall(answer)), sorted(_CAPITALS.findall(gold))
+    if all(capitals) and capitals[0] != capitals[1]:
+        return False
+    residues = [_RESIDUE.fullmatch(text) for text in (answer, gold)]
+    if residues[0] and residues[1]:
+        modulus = int(residues[1][2])
+        return residues[0][2] == residues[1][2] and (int(residues[0][1]) - int(residues[1][1])) % (modulus or 1) == 0
     if _CHOICES.fullmatch(answer) and _CHOICES.fullmatch(gold):
         return sorted(re.findall("[A-J]", answer)) == sorted(re.findall("[A-J]", gold))
     units = split_unit(answer)[1], split_unit(gold)[1]
@@ -112,7 +118,10 @@ def reduce(answer: str, gold: str) -> tuple[str, str]:
     answer, gold = _reduce_choices(_LABEL.sub("", answer, count=1), _LABEL.sub("", gold, count=1))
     if bool(_MODULUS.search(answer)) != bool(_MODULUS.search(gold)):
         answer, gold = _MODULUS.sub("", answer), _MODULUS.sub("", gold)
-    names = {integer[1] for text in (answer, gold) if (integer := _INTEGERS.search(text))}
+    named = [found[1] for text in (answer, gold) if (found := _INTEGERS.search(text))]
+    if len(named) == 2 and named[1] not in answer:  # n instead of k
+        answer = re.sub(rf"(?<![A-Za-z\\]){named[0]}", named[1], answer)
+    names = {found[1] for text in (answer, gold) if (found := _INTEGERS.search(text))}
     if len(names) == 1:  # "k \in Z", which only one of them may say
         answer, gold = _INTEGERS.sub("", answer), _INTEGERS.sub("", gold)
     answer, gold = _as_tuples(answer, gold)
@@ -149,6 +158,9 @@ def _as_tuples(answer: str, gold: str) -> tuple[str, str]:
             return f"({', '.join(items)})", f"({', '.join(gold_items)})"
     if (values and gold_values) or not 1 < len(named) == len(items) or brackets not in ("", "()"):
         return answer, gold
+    if not brackets and all(name.startswith("x_") for name in named):  # roots
+        roots = ", ".join(named.values())
+        return (roots, gold) if values else (answer, roots)
     as_tuple = f"({', '.join(items)})"
     names = sorted(named)  # x, y as in the alphabet; other names as they are given
     follow = all(len(after) == 1 and ord(after) - ord(before[0]) == 1 for before, after in pairwise(names))
@@ -268,6 +280,8 @@ def _sequence(text: str) -> tuple[str, list[str]]:
     if re.search(r"[()\[\]]|\\[{}]", inner) or (not brackets and re.search(r"\d,\d{3}(?!\d)", inner)):
         return brackets, []
     parts = [sides(item.strip()) for item in _SEPARATOR.split(inner)]
+    if brackets == "[]" and len(parts) > 2:  # no interval
+        brackets = "()"
     names = {part[0] for part in parts if len(part) > 1}
     if len(names) > 1 and len(parts) > 1:
         return brackets, []  # a system
