@@ -37,6 +37,7 @@ _CHOICES = re.compile(r"(?:\([A-J]\)|[A-J])(?:(?:[,;]|,? and| ?\\?&)? ?(?:\([A-J
 _ARTICLE = re.compile(r"^(?:an?|the) (?=[^\W\d_]{3})", re.IGNORECASE)
 _WORD_LIST = re.compile(r"[^\W\d_]{2,}(?:,? and |, )[^\W\d_]{2,}(?:(?:,? and |, )[^\W\d_]{2,})*")
 _INTEGERS = re.compile(r"(?<=.),? ?\(?([a-z]) ?\\in ?(?:\\mathbb\{? ?)?Z ?\}? ?\)?$")
+_CONSTANT = re.compile(r"\+ ?[cC]$")
 _FUNCTION_OF_X = re.compile(r"[a-zA-Z] ?\(x\)")
 _POINT = re.compile(r"^[A-Z] ?(?=\([^()]*,[^()]*\)$)")  # P(1, 2)
 _ORDERED = re.compile(r"(?:[A-Z]|\\(?:vec|mathbb) ?\{? ?\w ?\}?) ?\\times ?(?:[A-Z]|\\(?:vec|mathbb))(?![a-z])")
@@ -124,6 +125,8 @@ def reduce(answer: str, gold: str) -> tuple[str, str]:
     names = {found[1] for text in (answer, gold) if (found := _INTEGERS.search(text))}
     if len(names) == 1:  # "k \in Z", which only one of them may say
         answer, gold = _INTEGERS.sub("", answer), _INTEGERS.sub("", gold)
+    if _CONSTANT.search(answer) and _CONSTANT.search(gold):  # of integration
+        answer, gold = _CONSTANT.sub("+ C", answer), _CONSTANT.sub("+ C", gold)
     answer, gold = _as_tuples(answer, gold)
     parts, gold_parts = sides(answer), sides(gold)
     are_named = min(len(parts), len(gold_parts)) > 1 and is_name(parts[0]) and is_name(gold_parts[0])

@@ -19,12 +19,13 @@ _CONCLUSION = re.compile(
 )
 _PREMISE = re.compile(r"(?:since|because|if|as|when|for|given)\b[^,\n]*,", re.IGNORECASE)
 _REASON = re.compile(
-    r"(?<![\w(])(?:because|since|porque|parce que|weil|where|as|with|when|if|or (?:about|approximately))\b"
+    r"(?<!\w)(?:because|since|porque|parce que|weil|where|as|with|when|if|or (?:about|approximately))\b"
 )
 _ASIDE = re.compile(r"\(.*\)[.!]?$|(?:Note|Notice|Remark|Check|Recall)\b", re.DOTALL)
 _NOTES = ("Note:", "Remark:")  # apply to all text after them
 _QUESTION = re.compile(
-    r"(?:is|are|was|were|does|do|did|can|could|will|would|should|what|how|which|who|why|when|where)\b[^\n]*\?$",
+    r"(?:is|are|was|were|does|do|did|can|could|will|would|should|what|how|which|who|why|when|where)\b[^\n]*\?$"
+    r"|(?:let|suppose|assume|consider)\b(?!.*\b(?:so|then|thus|hence|therefore|gives?|gets?|have|has)\b)",
     re.IGNORECASE,
 )
 _DISPLAY_END = re.compile(r"(?:\$\$|\\\]|\\end\{[a-z*]+\}?)$")
@@ -32,12 +33,13 @@ _ROUNDED = re.compile(r"\bround(?:s|ed|ing)? (?:it )?(?:up|down|off|to)\b[^\d\n]
 _COUNTED = re.compile(r"\bthere (?:is|are|was|were|will be|must be|can be)(?: [a-z]{3,}){0,2} $", re.IGNORECASE)
 _TOTAL = re.compile(r"\b(?:is|are|total of)\s$")
 _DENIED = re.compile(
-    r"[\s(,](?:(?:not|cannot|no es|nicht|pas|не|except|without|instead of|(?:[a-z]+er|more|less|rather) than"
+    r"[\s(,](?:(?:not|cannot|no es|nicht|pas|не|except|without|instead of|(?:[a-z]+er|more|less|rather) than(?: or equal to)?"
     r"|(?:is|are|be) at (?:least|most)|(?:multiple|factor|divisor|power|root|square|cube|reciprocal|factorial"
     r"|half|third|fourth|quarter|fifth|tenth) of|percent of|(?:twice|times|half) as [a-z]+ as|divisible by|per|twice"
     r"|(?:reject|discard|exclude|ignore|eliminate|contradict)(?:s|d|ed|ing)?|below|above"
     r"|(?:ends|begins|starts) (?:in|with)|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
-    r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)) $"  # "3 of the 10 books"
+    r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)"  # "3 of the 10 books"
+    r"|\S*\d (?:[a-z]+ ){1,2}(?:out )?of|(?:not|[a-z]+n't) [a-z]+|neither|nor|no puede ser|rul(?:e|es|ed) out) $"
     r"|(?:不是|并非|不为|不等于|[大小]于) ?$",
     re.IGNORECASE,
 )
@@ -47,9 +49,11 @@ _TRIED = re.compile(
     re.IGNORECASE,
 )
 _CUT_OFF = re.compile(r"(?:[+/^(]|\s[-−]|\b(?:plus|minus))\s*$")
-_DENIED_AFTER = re.compile(
+DENIED_AFTER = re.compile(
     r"[$\s]*(?:, which )?\b(?:is|are)"
-    r"(?:(?: not|n't) (?:the (?:\w+ )?(?:answer|solution)|correct|right)| wrong| incorrect)\b"
+    r"(?:(?: not|n't) (?:the (?:\w+ )?(?:answer|solution)|correct|right|possible)"
+    r"| wrong| incorrect| impossible| extraneous| too [a-z]+)\b"
+    r"|[$\s]*(?:do(?:es)?(?: not|n't) (?:work|fit|satisfy)|fails?|(?:must|can|should) be (?:excluded|rejected))\b"
 )
 # The name of a quantity before its equation: "the distance is $2c = 8$", but not "the equation is $2c = 8$".
 _CALLED = re.compile(
@@ -94,7 +98,7 @@ def last_expression(text: str) -> str | None:
     if not spans:
         return text[start:end] or None
     spans = [span for span in spans if not is_denied(prose, span.start)]
-    spans = [span for span in spans if not _DENIED_AFTER.match(prose.masked, span.end)]
+    spans = [span for span in spans if not DENIED_AFTER.match(prose.masked, span.end)]
     if not spans:
         return None
     spans, end = _claim(prose, start, end, spans)

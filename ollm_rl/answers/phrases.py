@@ -15,11 +15,11 @@ MOST_WORDS = 6  # of an answer in words
 
 # A text without any of these states no answer. This test is faster than the patterns.
 _QUICK = (
-    "answer", "option", "choice", "choose", "pick", "select", "correct", "final", "respuesta", "réponse", "antwort",
+    "answer", "option", "choice", "choose", "pick", "select", "go with", "correct", "final", "respuesta", "réponse", "antwort",
     "lösung", "答", "选", "ответ", "정답",
 )  # fmt: skip
 _NAME = (
-    r"(?:answers?(?: choice| option)?|(?:correct|right|best|final) (?:option|choice|result|value|one)s?|respuestas?"
+    r"(?:answers?(?: choice| option)?|(?:correct|right|best|final) (?:option|choice|result|value|one|statement)s?|my choice|respuestas?"
     r"|(?:opción|alternativa) correcta|réponses?|bonne option|(?:end)?antwort(?:en)?|lösung)"
     r"(?: (?:final|correcta|finale|correcte))?(?: \([^()\n]{1,40}\))?(?: (?:to|for|of|in|that|we) [^.:;\n$\\]{1,60}?)?"
 )
@@ -35,13 +35,13 @@ _ADVERB = (
 )
 _STATED = re.compile(
     rf"\b{_NAME}(?:,? (?:therefore|then|thus|hence),?)? (?:{_IS}|(?P<modal>{_MUST_BE}))\b(?:,? {_ADVERB}\b,?)*"
-    rf"|\b{_NAME}[ *_]*[:：=]"
+    rf"|(?:\b|(?<=_)){_NAME}[ *_\"]*[:：=]"
     r"|^[#*_> \t]*(?:the )?(?:(?:final|correct) )?(?:answer|respuesta|réponse|antwort)(?: final)?[*_ \t]*$"
-    r"|(?:答案|正确选项)(?!并?[不非大小])(?:应该|应|必须)?(?:是|为)?|[故所]?以?应?选择?[:：]?(?=[A-J(（])"
+    r"|(?:答案|正确选项)(?!并?[不非大小])(?:应该|应|必须)?(?:是|为|选)?|[故所]?以?应?选择?[:：]?(?=[A-J(（])"
     r"|(?:答|答え|답|정답|ответ)(?:は| ?[:：])",
     re.IGNORECASE | re.MULTILINE,
 )
-_AFTER = re.compile(r" (?:is|must be|as) (?:the|our|my) (?:final |correct )?answer\b", re.IGNORECASE)
+_AFTER = re.compile(r" (?:is|must be|as) (?:the|our|my) (?:(?:final|correct|right|best) )?(?:answer|choice)\b", re.IGNORECASE)
 # Words after "the answer is" that state no answer.
 _NOT_STATED = re.compile(
     r"(?:not|nicht|pas|as follows|found|obtained|given|unique|obvious|reasonable|based|greater|less|between"
@@ -49,13 +49,13 @@ _NOT_STATED = re.compile(
     r"|right(?=[.!,;]|$))\b",
     re.IGNORECASE,
 )
-_BEFORE_ANSWER = re.compile(r"(?:[\s:：*_`ˋ=]|(?<=[`ˋ])(?:text|plaintext)\n|-{3,}\s|(?<=\n)-\s)*")
+_BEFORE_ANSWER = re.compile(r"(?:[\s:：*_`ˋ=\"]|(?<=[`ˋ])(?:text|plaintext)\n|-{3,}\s|(?<=\n)-\s)*")
 _EXPLANATION = re.compile(
     rf"(?P<reason>,?[ ](?:because|since|which|where|porque|weil|puisque|parce que)\b|,[ ](?:so|as|but)\b|，?因为)"
     rf"|[,;:，；]\s?(?=[ie]\.[eg]\.|(?!(?:and|or|y|o|et|ou|und|oder)\b)[^\W\d_]{{2,}})|[；。，]"
     rf"|[ ](?:to the nearest|in (?:interval|simplest|lowest|its)|as (?:desired|required|before|expected))\b"
     rf"|[ ](?:and not|not|rather than|instead of)\b|[ ](?:→|⇒|=>)[ ](?=[A-Za-z]{{2}})|[ ]:\)"
-    rf"|[ ](?:[–—]|--)[ ]|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!{PART}|"
+    rf"|\"\s*[,}}]|,\s*\"|[ ](?:[–—]|--)[ ](?![\d{FORMULA}])|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!{PART}|"
     rf"[*_(]*[A-J][*_)]*(?=[ ]*(?:[.,;]|$|and\b))|[^.;]*[\d\\{FORMULA}])"
     rf"|[ ][(（](?!\s?\\?(?:p?mod|base|in base|or)\b)(?=[^()]*[^\W\d_]{{2}}|[\d\s+*/=.,×÷-]*\))"
     rf"|(?<=[\d{FORMULA}])[ ](?=[A-Z][a-z]+[ ])"
@@ -69,7 +69,8 @@ _EMPHASIS = " \t*_`ˋ"
 _BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,:;!?%]|$)")  # not 2**3
 # After a statement, so that it is none.
 _TAKEN_BACK = re.compile(
-    r"\b(?:wait(?=[,.!:–—-])|oops|sorry|correction|on second thought|mistaken?|no, (?=[$\d\\])"
+    r"\b(?:wait(?=[,.!:–—-])|oops|sorry|correction|on second thought|mistaken?"
+    rf"|(?:no|actually),? (?:it(?:'s| is) )?(?=[\d{FORMULA}])"
     r"|(?:that|this|it|which)(?:'s| is| was) (?:wrong|incorrect|not (?:right|correct)))\b",
     re.IGNORECASE,
 )
@@ -81,7 +82,7 @@ _SYSTEM_NAME = re.compile(r"(?<![\w\\+*/^-])([A-Za-z](?:_\w)?)\s*=")
 _CHOSEN = re.compile(
     r"\b(?i:option|choice|answer) (\(?[A-J]\)?)(?= is (?:the )?(?:correct|right)\b)"
     r"|\b(?i:so|thus|hence|therefore),? (\(?[A-J]\)?)(?= is (?:the )?(?:correct|right)\b)"
-    r"|\bI(?: would|'d| will)? (?:choose|pick|select) (?:option |choice |answer )?(\(?[A-J]\)?)(?![\w'])"
+    r"|\bI(?: would|'d| will|'ll)? (?:choose|pick|select|go with) (?:option |choice |answer )?(\(?[A-J]\)?)(?![\w'])"
 )
 _LETTER = re.compile(r"\(?\b[A-J]\)?$")
 
