@@ -19,13 +19,14 @@ _CONCLUSION = re.compile(
 )
 _PREMISE = re.compile(r"(?:since|because|if|as|when|for|given)\b[^,\n]*,", re.IGNORECASE)
 _REASON = re.compile(
-    r"(?<!\w)(?:because|since|porque|parce que|weil|where|as|with|when|if|or (?:about|approximately))\b"
+    r"(?<![\w(])(?:because|since|porque|parce que|weil|where|as|with|when|if|or (?:about|approximately))\b"
 )
 _ASIDE = re.compile(r"\(.*\)[.!]?$|(?:Note|Notice|Remark|Check|Recall)\b", re.DOTALL)
+_BRACKET = re.compile(r"\((?=[^()\n]*[a-z]{3})[^()\n]*\)")
 _NOTES = ("Note:", "Remark:")  # apply to all text after them
 _QUESTION = re.compile(
     r"(?:is|are|was|were|does|do|did|can|could|will|would|should|what|how|which|who|why|when|where)\b[^\n]*\?$"
-    r"|(?:let|suppose|assume|consider)\b(?!.*\b(?:so|then|thus|hence|therefore|gives?|gets?|have|has)\b)",
+    r"|(?:let(?! us\b|['’])|suppose|assume|consider)\b(?!.*\b(?:so|then|thus|hence|therefore|gives?|gets?)\b)[^\n]*$",
     re.IGNORECASE,
 )
 _DISPLAY_END = re.compile(r"(?:\$\$|\\\]|\\end\{[a-z*]+\}?)$")
@@ -39,7 +40,7 @@ _DENIED = re.compile(
     r"|(?:reject|discard|exclude|ignore|eliminate|contradict)(?:s|d|ed|ing)?|below|above"
     r"|(?:ends|begins|starts) (?:in|with)|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
     r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)"  # "3 of the 10 books"
-    r"|\S*\d (?:[a-z]+ ){1,2}(?:out )?of|(?:not|[a-z]+n't) [a-z]+|neither|nor|no puede ser|rul(?:e|es|ed) out) $"
+    r"|\S*\d (?:[a-z]+ ){1,2}(?:out )?of|(?:not|[a-z]+n't) (?:necessarily|always|really|exactly|have|need)|neither|nor|no puede ser|rul(?:e|es|ed) out) $"
     r"|(?:不是|并非|不为|不等于|[大小]于) ?$",
     re.IGNORECASE,
 )
@@ -166,8 +167,10 @@ def _is_aside(prose: Prose, start: int, end: int) -> bool:
 
 
 def _claim(prose: Prose, start: int, end: int, spans: list[Span]) -> tuple[list[Span], int]:
-    """Expressions of a sentence outside its premise and its reason, and the end of this part of the sentence."""
+    """Expressions of a sentence outside its brackets, premise and reason, and the end of this part of the sentence."""
     masked = prose.masked
+    asides = [match.span() for match in _BRACKET.finditer(masked, start, end)]
+    spans = [span for span in spans if not any(first < span.start < last for first, last in asides)] or spans
     beginnings = [match.end() for match in _CONCLUSION.finditer(masked, start, end)][::-1]
     if premise := _PREMISE.match(masked, start, end):
         beginnings.append(premise.end())

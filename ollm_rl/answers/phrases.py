@@ -41,7 +41,7 @@ _STATED = re.compile(
     r"|(?:答|答え|답|정답|ответ)(?:は| ?[:：])",
     re.IGNORECASE | re.MULTILINE,
 )
-_AFTER = re.compile(r" (?:is|must be|as) (?:the|our|my) (?:(?:final|correct|right|best) )?(?:answer|choice)\b", re.IGNORECASE)
+_AFTER = re.compile(r" (?:is|must be|as) (?:the|our|my) (?:final |correct )?answer\b", re.IGNORECASE)
 # Words after "the answer is" that state no answer.
 _NOT_STATED = re.compile(
     r"(?:not|nicht|pas|as follows|found|obtained|given|unique|obvious|reasonable|based|greater|less|between"
@@ -82,6 +82,7 @@ _SYSTEM_NAME = re.compile(r"(?<![\w\\+*/^-])([A-Za-z](?:_\w)?)\s*=")
 _CHOSEN = re.compile(
     r"\b(?i:option|choice|answer) (\(?[A-J]\)?)(?= is (?:the )?(?:correct|right)\b)"
     r"|\b(?i:so|thus|hence|therefore),? (\(?[A-J]\)?)(?= is (?:the )?(?:correct|right)\b)"
+    r"|(?<!\w)(\(?[A-J]\)?)(?= is the (?:correct|right|best) (?:choice|option)\b)"
     r"|\bI(?: would|'d| will|'ll)? (?:choose|pick|select|go with) (?:option |choice |answer )?(\(?[A-J]\)?)(?![\w'])"
 )
 _LETTER = re.compile(r"\(?\b[A-J]\)?$")
