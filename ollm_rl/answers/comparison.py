@@ -120,7 +120,7 @@ def reduce(answer: str, gold: str) -> tuple[str, str]:
     if bool(_MODULUS.search(answer)) != bool(_MODULUS.search(gold)):
         answer, gold = _MODULUS.sub("", answer), _MODULUS.sub("", gold)
     named = [found[1] for text in (answer, gold) if (found := _INTEGERS.search(text))]
-    if len(named) == 2 and named[1] not in answer:  # n instead of k
+    if len(named) == 2 and not re.search(rf"(?<![A-Za-z\\]){named[1]}", answer):  # n instead of k
         answer = re.sub(rf"(?<![A-Za-z\\]){named[0]}", named[1], answer)
     names = {found[1] for text in (answer, gold) if (found := _INTEGERS.search(text))}
     if len(names) == 1:  # "k \in Z", which only one of them may say

@@ -21,7 +21,8 @@ _PREMISE = re.compile(r"(?:since|because|if|as|when|for|given)\b[^,\n]*,", re.IG
 _REASON = re.compile(
     r"(?<![\w(])(?:because|since|porque|parce que|weil|where|as|with|when|if|or (?:about|approximately))\b"
 )
-_ASIDE = re.compile(r"\(.*\)[.!]?$|(?:Note|Notice|Remark|Check|Recall)\b", re.DOTALL)
+_ASIDE = re.compile(r"\(.*\)[.!]?$|(?:Note|Notice|Remark|Check|Verification|Explanation|To (?:check|verify)|Recall)\b", re.DOTALL)
+_VALUE_OF_X = re.compile(r"[\\$( ]*[A-Za-z] ?=")
 _BRACKET = re.compile(r"\((?=[^()\n]*[a-z]{3})[^()\n]*\)")
 _NOTES = ("Note:", "Remark:")  # apply to all text after them
 _QUESTION = re.compile(
@@ -40,7 +41,7 @@ _DENIED = re.compile(
     r"|(?:reject|discard|exclude|ignore|eliminate|contradict)(?:s|d|ed|ing)?|below|above"
     r"|(?:ends|begins|starts) (?:in|with)|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
     r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)"  # "3 of the 10 books"
-    r"|\S*\d (?:[a-z]+ ){1,2}(?:out )?of|(?:not|[a-z]+n't) (?:necessarily|always|really|exactly|have|need)|neither|nor|no puede ser|rul(?:e|es|ed) out) $"
+    r"|\S*\d (?!out )(?:[a-z]+ ){1,2}of|(?:not|[a-z]+n't) (?:necessarily|always|really|exactly|have|need)|neither|nor|no puede ser|rul(?:e|es|ed) out) $"
     r"|(?:不是|并非|不为|不等于|[大小]于) ?$",
     re.IGNORECASE,
 )
@@ -169,8 +170,9 @@ def _is_aside(prose: Prose, start: int, end: int) -> bool:
 def _claim(prose: Prose, start: int, end: int, spans: list[Span]) -> tuple[list[Span], int]:
     """Expressions of a sentence outside its brackets, premise and reason, and the end of this part of the sentence."""
     masked = prose.masked
-    asides = [match.span() for match in _BRACKET.finditer(masked, start, end)]
-    spans = [span for span in spans if not any(first < span.start < last for first, last in asides)] or spans
+    brackets = [match.span() for match in _BRACKET.finditer(masked, start, end)]
+    spans = [span for span in spans if not any(first < span.start < last for first, last in brackets)] or spans
+    spans = [span for span in spans if not _is_place(prose, span)] or spans
     beginnings = [match.end() for match in _CONCLUSION.finditer(masked, start, end)][::-1]
     if premise := _PREMISE.match(masked, start, end):
         beginnings.append(premise.end())
@@ -182,6 +184,11 @@ def _claim(prose: Prose, start: int, end: int, spans: list[Span]) -> tuple[list[
     claim = [span for span in spans if reason and span.end <= reason.start()]
     has_formulas = [any(prose.is_formula(span.start) for span in part) for part in (claim, spans)]
     return (claim, reason.start()) if reason and claim and has_formulas[0] == has_formulas[1] else (spans, end)
+
+
+def _is_place(prose: Prose, span: Span) -> bool:
+    """Whether an expression says where: "the minimum is 3 at x = 2"."""
+    return prose.before(span.start).endswith(" at ") and bool(_VALUE_OF_X.match(prose.text, *span))
 
 
 def _main_span(prose: Prose, spans: list[Span]) -> int:
