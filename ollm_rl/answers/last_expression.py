@@ -12,7 +12,7 @@ MOST_BARE = 60  # characters of a text that may consist of only an answer
 
 _CHOICE = re.compile(
     r"(?:(?:So|Thus|Hence|Therefore),? )?"
-    r"((?:(?:[Oo]ption|[Cc]hoice) )?\(?[A-J]\)?|(?:\([A-J]\)|[A-J][.)]) [^\d.,;=\n]+)"
+    r"((?:(?:[Oo]ption|[Cc]hoice) )?\(?[A-J]\)?|(?:\([A-J]\)|[A-J][.)]) [^.,;=\n]+)"
 )
 _CONCLUSION = re.compile(
     r"\b(?:so(?! that)|thus|therefore|hence|then|making|meaning|which (?:means|is(?! an? )))\b", re.IGNORECASE

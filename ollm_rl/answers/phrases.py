@@ -37,7 +37,7 @@ _STATED = re.compile(
     rf"\b{_NAME}(?:,? (?:therefore|then|thus|hence),?)? (?:{_IS}|(?P<modal>{_MUST_BE}))\b(?:,? {_ADVERB}\b,?)*"
     rf"|(?:\b|(?<=_)){_NAME}[ *_\"]*[:：=]"
     r"|^[#*_> \t]*(?:the )?(?:(?:final|correct) )?(?:answer|respuesta|réponse|antwort)(?: final)?[*_ \t]*$"
-    r"|(?:答案|正确选项)(?!并?[不非大小])(?:应该|应|必须)?(?:是|为|选)?|[故所]?以?应?选择?[:：]?(?=[A-J(（])"
+    r"|(?:答案|正确选项)(?!并?[不非大小])(?:应该|应|必须)?(?:是|为|选)?|[故所]?以?应?选择?[:：]? ?(?=[A-J(（])"
     r"|(?:答|答え|답|정답|ответ)(?:は| ?[:：])",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -70,7 +70,7 @@ _BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,:;!?%]|$)")  # not 2**
 # After a statement, so that it is none.
 _TAKEN_BACK = re.compile(
     r"\b(?:wait(?=[,.!:–—-])|oops|sorry|correction|on second thought|mistaken?"
-    rf"|(?:no|actually),? (?:it(?:'s| is) )?(?=[\d{FORMULA}])"
+    rf"|(?:no,|actually,?) (?:it(?:'s| is) )?(?=[\d{FORMULA}])"
     r"|(?:that|this|it|which)(?:'s| is| was) (?:wrong|incorrect|not (?:right|correct)))\b",
     re.IGNORECASE,
 )
@@ -83,7 +83,7 @@ _CHOSEN = re.compile(
     r"\b(?i:option|choice|answer) (\(?[A-J]\)?)(?= is (?:the )?(?:correct|right)\b)"
     r"|\b(?i:so|thus|hence|therefore),? (\(?[A-J]\)?)(?= is (?:the )?(?:correct|right)\b)"
     r"|(?<!\w)(\(?[A-J]\)?)(?= is the (?:correct|right|best) (?:choice|option)\b)"
-    r"|\bI(?: would|'d| will|'ll)? (?:choose|pick|select|go with) (?:option |choice |answer )?(\(?[A-J]\)?)(?![\w'])"
+    r"|\b(?:I|[Ww]e)(?: would|'d| will|'ll)? (?:choose|pick|select|go with) (?:option |choice |answer )?(\(?[A-J]\)?)(?![\w'])"
 )
 _LETTER = re.compile(r"\(?\b[A-J]\)?$")
 

@@ -25,8 +25,11 @@ _TRANSPOSED = re.compile(r"(?<![A-Za-z\\])([A-Z]) ?\^ ?\{? ?(?:T|\\top)(?![a-z])
 _COMMAND = r"\\(?:text|mathbb|begin|end|operatorname) ?\{[^{}]*\}|\\[A-Za-z]+"
 _INVERSE = re.compile(r"\b([fgh]) ?\^ ?\{? ?-1 ?\}?(?= ?\()")
 _PRIMED = re.compile(rf"{_COMMAND}|([A-Za-z])('+)")
-# What math-verify drops: a prime or an index after a bracket, an index after a digit, text.
-_DROPPED = re.compile(r"(?<=[)\]}])'+|(?<=[\d)])_ ?\{[^{}]*\}|\\text ?\{(?! ?,? ?(?:and|or) ?\})[^{}]*\}")
+# What math-verify drops: primes and ^T after brackets and numbers, their indices, text.
+_DROPPED = re.compile(
+    r"(?<=[)\]}])'+|(?<=[\d)]) ?_ ?\{[^{}]*\}|(?<![A-Z]) ?\^ ?\{? ?(?:T|\\top)(?![a-z])"
+    r"|\\text ?\{(?! ?,? ?(?:and|or) ?\})[^{}]*\}"
+)
 _DERIVATIVE = re.compile(
     r"\\frac\{(?:d|\\partial) ?(?:\^ ?\{(\d)\})? ?([A-Za-z])\}\{(?:d|\\partial) ?([A-Za-z])(?: ?\^ ?\{\1\})?\}"
 )
