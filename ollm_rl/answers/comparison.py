@@ -27,7 +27,9 @@ _LABEL = re.compile(r"(?!(?i:option|choice|answer) [A-J]:)(?:\\text ?\{ ?)?[A-Za
 _MODULUS = re.compile(r" ?(?:\\pmod ?(?:\{[^{}]*\}|\w)|\( ?\\?b?mod(?:ulo)?(?![a-z])[^()]*\)|\\b?mod(?![a-z])[^()]*)$")
 _RESIDUE = re.compile(r"(-?\d{1,50}) ?\(?(?:\\pmod|\\?b?mod) ?\{? ?(\d{1,50})[ })]*")
 _CHOICE = re.compile(
-    r"(?i:(?:the|la) )?(?:(?i:option|choice|answer|opción) )?(?:\(([A-J])\)|([A-J])(?:\)|[.:](?= )| -(?= [^\W\d_]{2})|$))\s*(.*)", re.DOTALL
+    r"(?i:(?:the|la) )?(?:(?i:option|choice|answer|opción) )?"
+    r"(?:\(([A-J])\)|([A-J])(?:\)|[.:](?= )| -(?= [^\W\d_]{2})|$))\s*(.*)",
+    re.DOTALL,
 )
 _ANOTHER_CHOICE = re.compile(r"(?:and|or|,)(?![a-z])|\(?[A-J]\)")
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[' -]){3,}|[A-Z]")

@@ -26,7 +26,7 @@ _GOES_ON = re.compile(
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(\S.*)")
 _FIGURE = re.compile(r"[*_ ]*(?![*_ ]*\d+ ?[.):][ \t])[-−+$€£¥(\\]*[\d\\.$]")  # but "1. Add" is a heading
 _END = re.compile(r"(?:</s>|<\|[\w-]+\|>)\s*$")  # of a sequence, as tokenisers write it
-_NEXT = re.compile(r"\n\s*\n(?:Question|Problem|Q|Human|User):")  # a text that goes on with another problem
+_NEXT = re.compile(r"\n\n(?:Question|Problem|Q|Human|User):")  # a text that goes on with another problem
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")  # of GSM8K: 48/2 = <<48/2=24>>24
 _SPACES = re.compile(r"[ \t]{2,}")
 _TAG, _THOUGHT = "<answer>", "</think>"
@@ -35,7 +35,8 @@ _TAG, _THOUGHT = "<answer>", "</think>"
 def extract_answer(text: str) -> tuple[str, str] | None:
     r"""Find the final answer of a solution. Text after ``</think>`` is searched first.
 
-    The answer is the first of these that occurs:
+    A text that goes on with another problem ("Question:" after a blank line) ends there. The answer is the first of
+    these that occurs:
 
     - the last ``\boxed{x}`` or ``\fbox{x}``; if the last boxes are parts of one answer, all of them with commas;
     - the last ``<answer>x</answer>``;
@@ -50,8 +51,9 @@ def extract_answer(text: str) -> tuple[str, str] | None:
     """
     while text.endswith(">") and (token := _END.search(text[-MOST_BETWEEN:])):
         text = text[: len(text) - len(token.group())]
-    if (following := _NEXT.search(text)) and (found := extract_answer(text[: following.start()])):
-        if found[1] != "last_number":
+    if "\n\n" in text and (following := _NEXT.search(text)):
+        found = extract_answer(text[: following.start()])
+        if found and found[1] != "last_number":
             return found
     if _THOUGHT in text and (found := extract_answer(text.rpartition(_THOUGHT)[2])):
         return found
@@ -145,7 +147,9 @@ def _are_one_answer(between: str) -> bool:
 def _tagged(text: str) -> str | None:
     """The answer between the last tags, or after the last opening tag if it is never closed."""
     inner = text[text.rfind(_TAG) + len(_TAG) :].partition("</answer>")[0].strip()[-MOST_READ:]
-    return stated_answer(inner) or (last_expression(inner) if "\n" in inner else statement(read_prose(inner), 0, 0)) or None
+    if answer := stated_answer(inner):
+        return answer
+    return (last_expression(inner) if "\n" in inner else statement(read_prose(inner), 0, 0)) or None
 
 
 def _marked(text: str) -> str | None:

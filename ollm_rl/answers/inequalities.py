@@ -10,7 +10,9 @@ _BUILDER = re.compile(
     r"\\\{ ?([a-z])(?: ?\\in ?\\mathbb\{? ?R ?\}?)? ?(?:\\mid(?![a-z])|\||:) ?"
     r"((?=.*(?:[<>]|\\(?:[lgn]e|[lg]t)))(?=.*\1)[^,;:|]+?) ?\\\}"
 )
-_IN_REALS = re.compile(r"([a-z]) ?\\in ?\\mathbb\{? ?R ?\}? ?(?:[,:]|\\mid|\\text ?\{,? ?(?:and|with|where) ?\}) ?(?=\1 ?[<>\\])")
+_IN_REALS = re.compile(
+    r"([a-z]) ?\\in ?\\mathbb\{? ?R ?\}? ?(?:[,:]|\\mid|\\text ?\{,? ?(?:and|with|where) ?\}) ?(?=\1 ?[<>\\])"
+)
 _BOUND = re.compile(r"(?:[-+\d./*^(){} ]|\\(?:frac|sqrt|pi)(?![a-z]))+")
 
 

@@ -21,7 +21,9 @@ _PREMISE = re.compile(r"(?:since|because|if|as|when|for|given)\b[^,\n]*,", re.IG
 _REASON = re.compile(
     r"(?<![\w(])(?:because|since|porque|parce que|weil|where|as|with|when|if|or (?:about|approximately))\b"
 )
-_ASIDE = re.compile(r"\(.*\)[.!]?$|(?:Note|Notice|Remark|Check|Verification|Explanation|To (?:check|verify)|Recall)\b", re.DOTALL)
+_ASIDE = re.compile(
+    r"\(.*\)[.!]?$|(?:Note|Notice|Remark|Check|Verification|Explanation|To (?:check|verify)|Recall)\b", re.DOTALL
+)
 _VALUE_OF_X = re.compile(r"[\\$( ]*[A-Za-z] ?=")
 _BRACKET = re.compile(r"\((?=[^()\n]*[a-z]{3})[^()\n]*\)")
 _NOTES = ("Note:", "Remark:")  # apply to all text after them
@@ -35,13 +37,16 @@ _ROUNDED = re.compile(r"\bround(?:s|ed|ing)? (?:it )?(?:up|down|off|to)\b[^\d\n]
 _COUNTED = re.compile(r"\bthere (?:is|are|was|were|will be|must be|can be)(?: [a-z]{3,}){0,2} $", re.IGNORECASE)
 _TOTAL = re.compile(r"\b(?:is|are|total of)\s$")
 _DENIED = re.compile(
-    r"[\s(,](?:(?:not|cannot|no es|nicht|pas|не|except|without|instead of|(?:[a-z]+er|more|less|rather) than(?: or equal to)?"
+    r"[\s(,](?:(?:not|cannot|never|neither|nor|all but|no (?:es|puede ser)|nicht|pas|не|except|without|instead of"
+    r"|(?:[a-z]+er|more|less|rather) than(?: or equal to)?"
     r"|(?:is|are|be) at (?:least|most)|(?:multiple|factor|divisor|power|root|square|cube|reciprocal|factorial"
     r"|half|third|fourth|quarter|fifth|tenth) of|percent of|(?:twice|times|half) as [a-z]+ as|divisible by|per|twice"
-    r"|(?:reject|discard|exclude|ignore|eliminate|contradict)(?:s|d|ed|ing)?|below|above"
-    r"|(?:ends|begins|starts) (?:in|with)|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
+    r"|(?:reject|discard|exclude|ignore|eliminate|contradict|rule)(?:s|d|ed|ing)?(?: out|(?: the)? (?:root|value|solution))?"
+    r"|below|above"
+    r"|(?:ends|begins|starts) (?:in|with)|double|triple|[a-z]+n't)"
+    r"(?: (?:be|equal(?: to)?|just|simply|necessarily|always|really|exactly|have|need|the))?"
     r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)"  # "3 of the 10 books"
-    r"|\S*\d (?!out )(?:[a-z]+ ){1,2}of|(?:not|[a-z]+n't) (?:necessarily|always|really|exactly|have|need)|neither|nor|no puede ser|rul(?:e|es|ed) out) $"
+    r"|\S*\d (?!out )(?:[a-z]+ ){1,2}of) $"  # "3 boxes of 10"
     r"|(?:不是|并非|不为|不等于|[大小]于) ?$",
     re.IGNORECASE,
 )
@@ -52,10 +57,9 @@ _TRIED = re.compile(
 )
 _CUT_OFF = re.compile(r"(?:[+/^(]|\s[-−]|\b(?:plus|minus))\s*$")
 DENIED_AFTER = re.compile(
-    r"[$\s]*(?:, which )?\b(?:is|are)"
-    r"(?:(?: not|n't) (?:the (?:\w+ )?(?:answer|solution)|correct|right|possible)"
-    r"| wrong| incorrect| impossible| extraneous| too [a-z]+)\b"
-    r"|[$\s]*(?:do(?:es)?(?: not|n't) (?:work|fit|satisfy)|fails?|(?:must|can|should) be (?:excluded|rejected))\b"
+    r"[$\s\\)\]*]*(?:(?:, which )?\b(?:is|are)(?:(?: not|n't) (?:(?:the|a) (?:\w+ )?(?:answer|solution|root)|correct|right"
+    r"|possible)| wrong| incorrect| impossible| extraneous| rejected| too [a-z]+)|(?:cannot|can't) be"
+    r"|do(?:es)?(?: not|n't) (?:work|fit|satisfy)|fails?|(?:must|can|should) be (?:excluded|rejected))\b"
 )
 # The name of a quantity before its equation: "the distance is $2c = 8$", but not "the equation is $2c = 8$".
 _CALLED = re.compile(
@@ -170,9 +174,10 @@ def _is_aside(prose: Prose, start: int, end: int) -> bool:
 def _claim(prose: Prose, start: int, end: int, spans: list[Span]) -> tuple[list[Span], int]:
     """Expressions of a sentence outside its brackets, premise and reason, and the end of this part of the sentence."""
     masked = prose.masked
-    brackets = [match.span() for match in _BRACKET.finditer(masked, start, end)]
-    spans = [span for span in spans if not any(first < span.start < last for first, last in brackets)] or spans
-    spans = [span for span in spans if not _is_place(prose, span)] or spans
+    if len(spans) > 1:
+        asides = [match.span() for match in _BRACKET.finditer(masked, start, end)]
+        spans = [span for span in spans if not any(first < span.start < last for first, last in asides)] or spans
+        spans = [span for span in spans if not _is_place(prose, span)] or spans
     beginnings = [match.end() for match in _CONCLUSION.finditer(masked, start, end)][::-1]
     if premise := _PREMISE.match(masked, start, end):
         beginnings.append(premise.end())
@@ -188,7 +193,7 @@ def _claim(prose: Prose, start: int, end: int, spans: list[Span]) -> tuple[list[
 
 def _is_place(prose: Prose, span: Span) -> bool:
     """Whether an expression says where: "the minimum is 3 at x = 2"."""
-    return prose.before(span.start).endswith(" at ") and bool(_VALUE_OF_X.match(prose.text, *span))
+    return prose.masked.endswith(" at ", 0, span.start) and bool(_VALUE_OF_X.match(prose.text, *span))
 
 
 def _main_span(prose: Prose, spans: list[Span]) -> int:

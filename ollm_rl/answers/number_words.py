@@ -71,7 +71,7 @@ def _value_of_part(match: re.Match[str]) -> Fraction:
 
 def _read_words(text: str) -> tuple[Fraction, str] | None:
     article = _A_SCALE.match(text)
-    total, group, position = 0, int(article is not None), article.end() if article else 0
+    total, group, position = Fraction(), int(article is not None), article.end() if article else 0
     words = [(match.start(), match[1].casefold(), match.end()) for match in _WORD.finditer(text, position)]
     for (start, word, end), (_, following, _) in zip(words, [*words[1:], (0, "", 0)], strict=False):
         if start != position:

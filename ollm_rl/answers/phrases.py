@@ -15,12 +15,12 @@ MOST_WORDS = 6  # of an answer in words
 
 # A text without any of these states no answer. This test is faster than the patterns.
 _QUICK = (
-    "answer", "option", "choice", "choose", "pick", "select", "go with", "correct", "final", "respuesta", "réponse", "antwort",
-    "lösung", "答", "选", "ответ", "정답",
+    "answer", "option", "choice", "choose", "pick", "select", "go with", "correct", "final", "respuesta", "réponse",
+    "antwort", "lösung", "答", "选", "ответ", "정답",
 )  # fmt: skip
 _NAME = (
-    r"(?:answers?(?: choice| option)?|(?:correct|right|best|final) (?:option|choice|result|value|one|statement)s?|my choice|respuestas?"
-    r"|(?:opción|alternativa) correcta|réponses?|bonne option|(?:end)?antwort(?:en)?|lösung)"
+    r"(?:answers?(?: choice| option)?|(?:correct|right|best|final) (?:option|choice|result|value|one|statement)s?"
+    r"|my choice|respuestas?|(?:opción|alternativa) correcta|réponses?|bonne option|(?:end)?antwort(?:en)?|lösung)"
     r"(?: (?:final|correcta|finale|correcte))?(?: \([^()\n]{1,40}\))?(?: (?:to|for|of|in|that|we) [^.:;\n$\\]{1,60}?)?"
 )
 _IS = r"(?:is|are|was|equals?|becomes?|es|son|será|sería|est|sont|sera|serait|ist|sind|lautet|lauten)"
@@ -83,7 +83,8 @@ _CHOSEN = re.compile(
     r"\b(?i:option|choice|answer) (\(?[A-J]\)?)(?= is (?:the )?(?:correct|right)\b)"
     r"|\b(?i:so|thus|hence|therefore),? (\(?[A-J]\)?)(?= is (?:the )?(?:correct|right)\b)"
     r"|(?<!\w)(\(?[A-J]\)?)(?= is the (?:correct|right|best) (?:choice|option)\b)"
-    r"|\b(?:I|[Ww]e)(?: would|'d| will|'ll)? (?:choose|pick|select|go with) (?:option |choice |answer )?(\(?[A-J]\)?)(?![\w'])"
+    r"|\b(?:I|[Ww]e)(?: would|'d| will|'ll)? (?:choose|pick|select|go with) (?:option |choice |answer )?"
+    r"(\(?[A-J]\)?)(?![\w'])"
 )
 _LETTER = re.compile(r"\(?\b[A-J]\)?$")
 
@@ -138,9 +139,9 @@ def statement(prose: Prose, start: int, position: int) -> str | None:
 def _without_ending(said: str) -> str:
     """An answer without emphasis, end-of-proof sign, full stop, and a bracket that opens before it."""
     said = _FULL_STOP.sub("", _FINISHED.sub("", _BOLD.sub("", said)).strip(_EMPHASIS)).strip(_EMPHASIS)
-    for opening, closing in ("()", "[]", "{}"):
-        if said.endswith(closing) and not said.endswith("\\" + closing) and said.count(closing) > said.count(opening):
-            said = said[:-1].rstrip(_EMPHASIS)
+    opened, closed = (sum(map(said.count, signs)) for signs in ("([{", ")]}"))
+    if said[-1:] in (")", "]", "}") and said[-2:-1] != "\\" and closed > opened:
+        said = said[:-1].rstrip(_EMPHASIS)
     return said
 
 

@@ -18,7 +18,8 @@ _SYMBOLS = str.maketrans(
 )  # fmt: skip
 _SCRIPTS = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ]+)|([₀₁₂₃₄₅₆₇₈₉₋ₙ]+)|([√∛]) ?(\\d+)")
 _DELIMITERS = re.compile(
-    r"\$\$([^$]*)\$\$|\$([^$]*)\$|\\\[((?:(?!\\\]).)*)\\\]|\\\(((?:(?!\\\)).)*)\\\)|\*\*(.*)\*\*|\*([^*]*)\*|`+([^`]*)`+|\"([^\"]*)\"|'([^']*)'",
+    r"\$\$([^$]*)\$\$|\$([^$]*)\$|\\\[((?:(?!\\\]).)*)\\\]|\\\(((?:(?!\\\)).)*)\\\)|\*\*(.*)\*\*|\*([^*]*)\*|`+([^`]*)`+"
+    r"|\"([^\"]*)\"|'([^']*)'",
     re.DOTALL,
 )
 _LAST_SIGN = re.compile(r"\s*(?<!\.)[.,;]$")
@@ -57,7 +58,8 @@ _REVERSED = re.compile(r"(?:^|(?<=\\cup)) ?([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\
 # A factor before a fraction in brackets; math-verify takes 6(\frac{3}{4}) for a mixed number.
 _FACTOR = re.compile(r"(?<=\d)(?<![_^]\d) ?(?=\((?:\\frac|\d+ ?/))")
 _IN_WORDS = re.compile(
-    r"(?:\\text\{ ?)?(?:(all real(?:s| numbers))|(?:there (?:is|are) )?(no solutions?)(?: exists?)?|does not exist)(?: ?\})?",
+    r"(?:\\text\{ ?)?(?:(all real(?:s| numbers))|(?:there (?:is|are) )?(no solutions?)(?: exists?)?|does not exist)"
+    r"(?: ?\})?",
     re.IGNORECASE,
 )
 _CALL = re.compile(
@@ -79,8 +81,8 @@ _REPEATING = re.compile(
 )
 
 _SIGNS = (
-    ("{,}", ","), ("{.}", "."), ("{-}", "-"), (r"\surd", r"\sqrt"), (r"\$", "$"), (r"\%", "%"), (r"\|", "|"), ("{:}", ":"), (r"\colon", ":"),
-    (r"\pounds ", "£"),
+    ("{,}", ","), ("{.}", "."), ("{-}", "-"), (r"\$", "$"), (r"\%", "%"), (r"\|", "|"), ("{:}", ":"), (r"\colon", ":"),
+    (r"\pounds ", "£"), (r"\surd", r"\sqrt"),
 )  # fmt: skip
 
 

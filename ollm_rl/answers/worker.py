@@ -189,7 +189,9 @@ def _same_where_defined(one: Any, other: Any) -> bool:
     if sympy.simplify(difference.xreplace({name: sympy.Dummy(positive=True) for name in names})) != 0:
         return False
     for signs in product((1, -1), repeat=len(names)):
-        point = {name: sign * sympy.Rational(size, 7) for name, sign, size in zip(names, signs, (2, 3, 5))}
+        point = {
+            name: sign * sympy.Rational(size, 7) for name, sign, size in zip(names, signs, (2, 3, 5), strict=False)
+        }
         is_real = all(part.args[0].xreplace(point).is_nonnegative for part in parts)
         if is_real and not _same_number(one.xreplace(point), other.xreplace(point)):
             return False
