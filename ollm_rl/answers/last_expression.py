@@ -41,8 +41,8 @@ _DENIED = re.compile(
     r"|(?:[a-z]+er|more|less|rather) than(?: or equal to)?"
     r"|(?:is|are|be) at (?:least|most)|(?:multiple|factor|divisor|power|root|square|cube|reciprocal|factorial"
     r"|half|third|fourth|quarter|fifth|tenth) of|percent of|(?:twice|times|half) as [a-z]+ as|divisible by|per|twice"
-    r"|(?:reject|discard|exclude|ignore|eliminate|contradict|rule)(?:s|d|ed|ing)?(?: out|(?: the)? (?:root|value|solution))?"
-    r"|below|above"
+    r"|(?:reject|discard|exclude|ignore|eliminate|contradict|rule)(?:s|d|ed|ing)?"
+    r"(?: out|(?: the)? (?:root|value|solution))?|below|above"
     r"|(?:ends|begins|starts) (?:in|with)|double|triple|[a-z]+n't)"
     r"(?: (?:be|equal(?: to)?|just|simply|necessarily|always|really|exactly|have|need|the))?"
     r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)"  # "3 of the 10 books"
@@ -57,8 +57,9 @@ _TRIED = re.compile(
 )
 _CUT_OFF = re.compile(r"(?:[+/^(]|\s[-−]|\b(?:plus|minus))\s*$")
 DENIED_AFTER = re.compile(
-    r"[$\s\\)\]*]*(?:(?:, which )?\b(?:is|are)(?:(?: not|n't) (?:(?:the|a) (?:\w+ )?(?:answer|solution|root)|correct|right"
-    r"|possible)| wrong| incorrect| impossible| extraneous| rejected| too [a-z]+)|(?:cannot|can't) be"
+    r"[$\s\\)\]*]*(?:(?:, which )?\b(?:is|are)"
+    r"(?:(?: not|n't) (?:(?:the|a) (?:\w+ )?(?:answer|solution|root)|correct|right|possible)"
+    r"| wrong| incorrect| impossible| extraneous| rejected| too [a-z]+)|(?:cannot|can't) be"
     r"|do(?:es)?(?: not|n't) (?:work|fit|satisfy)|fails?|(?:must|can|should) be (?:excluded|rejected))\b"
 )
 # The name of a quantity before its equation: "the distance is $2c = 8$", but not "the equation is $2c = 8$".

@@ -50,7 +50,8 @@ _FAMILIES = (
 _CHANGING = """
     and or to ni pi sqrt not sin cos tan log ln exp mod plus minus over point root remainder most least
     under above below squared cubed infinity percent than past before after ago until factorial divided multiplied
-    more mille basis less fewer if when choose base through between wrong incorrect false doubled tripled halved tens no none
+    more mille basis less fewer if when choose base through between wrong incorrect false doubled
+    tripled halved tens no none
     january february march april may june july august september october november december
 """
 _CHANGING_WORDS = frozenset(_CHANGING.split()) | (NUMBER_WORDS - {"one"})
