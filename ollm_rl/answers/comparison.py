@@ -23,7 +23,7 @@ from ollm_rl.answers.units import currency, share, split_unit
 _LONE_COMMA = re.compile(r"(?<![\d.,])(\d+),(\d{1,2}|\d{4,})(?![\d.,])")
 _TEXT = re.compile(r"\\text ?\{((?:[^{}]|\{[^{}]*\})*)\}")
 _CIRCLE = re.compile(r"\^ ?\{? ?\\circ ?\}?")
-_LABEL = re.compile(r"(?!(?i:option|choice|answer) [A-J]:)(?:\\text ?\{ ?)?[A-Za-z][A-Za-z ]+: ?\}? ?(?=\S)")
+_LABEL = re.compile(r"^(?!(?i:option|choice|answer) [A-J]:)(?:\\text ?\{ ?)?[A-Za-z][A-Za-z ]+: ?\}? ?(?=\S)")
 _MODULUS = re.compile(r" ?(?:\\pmod ?(?:\{[^{}]*\}|\w)|\( ?\\?b?mod(?:ulo)?(?![a-z])[^()]*\)|\\b?mod(?![a-z])[^()]*)$")
 _RESIDUE = re.compile(r"(-?\d{1,50}) ?\(?(?:\\pmod|\\?b?mod) ?\{? ?(\d{1,50})[ })]*")
 _CHOICE = re.compile(
@@ -44,6 +44,7 @@ _FUNCTION_OF_X = re.compile(r"[a-zA-Z] ?\(x\)")
 _POINT = re.compile(r"^[A-Z] ?(?=\([^()]*,[^()]*\)$)")  # P(1, 2)
 _ORDERED = re.compile(r"(?:[A-Z]|\\(?:vec|mathbb) ?\{? ?\w ?\}?) ?\\times ?(?:[A-Z]|\\(?:vec|mathbb))(?![a-z])")
 _COLUMN = re.compile(r"^\\begin\{[pb]matrix\}([^&]*)\\end\{[pb]matrix\}$")
+_SUM = re.compile(r"[A-Za-z] ?[-+] ?[A-Za-z]")
 _NAMED_TUPLE = re.compile(r"\(([A-Za-z](?:, ?[A-Za-z])+)\) ?= ?\(([^()]+)\)")
 _NAME = re.compile(r"[A-Za-z](?:_ ?(?:\w|\{\w+\})|'*(?:\^\{?-1\}?)? ?\([^()=]*\))?")  # x, a_1, f(2)
 _ROMAN = re.compile(r"(?=..)(?:x{0,3}(?:ix|iv|v?i{0,3})|X{0,3}(?:IX|IV|V?I{0,3}))")  # IX is not XI, though AB may be BA
@@ -69,7 +70,7 @@ def compare(answer: str, gold: str) -> bool | None:
         return True
     answer, gold = reduce(answer, gold)
     parts = sides(answer)
-    if len(parts) > 1 and "=" not in gold and not is_system(parts):
+    if len(parts) > 1 and "=" not in gold and (not is_system(parts) or _SUM.search(parts[0])):
         return False  # "x + 5 = 7" does not say 7
     names, gold_names = _values_by_name(answer).keys(), _values_by_name(gold).keys()
     if (names and gold_names and names != gold_names) or (_ROMAN.fullmatch(answer) and _ROMAN.fullmatch(gold)):
@@ -118,7 +119,7 @@ def compare(answer: str, gold: str) -> bool | None:
 def reduce(answer: str, gold: str) -> tuple[str, str]:
     """Two cleaned answers without what only one of them has: labels, a choice's letter or text, names, a modulus."""
     answer, gold = as_set(answer), as_set(gold)
-    answer, gold = _reduce_choices(_LABEL.sub("", answer, count=1), _LABEL.sub("", gold, count=1))
+    answer, gold = _reduce_choices(_LABEL.sub("", answer), _LABEL.sub("", gold))
     if bool(_MODULUS.search(answer)) != bool(_MODULUS.search(gold)):
         answer, gold = _MODULUS.sub("", answer), _MODULUS.sub("", gold)
     named = [found[1] for text in (answer, gold) if (found := _INTEGERS.search(text))]

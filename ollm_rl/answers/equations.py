@@ -15,7 +15,7 @@ _SUBSCRIPT = re.compile(r"_ ?(?:\{[^{}]*\}|\w)")
 _VARIABLE = re.compile(
     r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\(?:alpha|beta|gamma|theta|lambda|mu|omega|phi|angle)(?![a-z])"
 )
-_CONDITION = re.compile(r"\b(?:if|when|at|for|where|unless|not)[ }]{1,2}[A-Za-z]$", re.IGNORECASE)  # "if x"
+_CONDITION = re.compile(r"\b(?:if|when|at|for|where|unless|not)[ }]+[A-Za-z]$", re.IGNORECASE)  # "if x"
 _NAMED = re.compile(r"\\(?:sum|prod|int|lim|max|min|det|gcd)(?![a-z])")
 _INVERSE = re.compile(r"(?<=[A-Za-z])\^ ?\{? ?-1 ?\}?(?= ?\()")
 _TO_SOLVE = re.compile(r"[\d^!]|\|\s*[a-y]\s*\||\\(?:pi|infty|sqrt|emptyset|log|ln|exp)(?![a-z])")
