@@ -27,7 +27,7 @@ _ASIDE = re.compile(
 _VALUE_OF_X = re.compile(r"[\\$( ]*[A-Za-z] ?=")
 _BRACKET = re.compile(r"\((?=[^()\n]*[a-z]{3})[^()\n]*\)")
 _NOTES = ("Note:", "Remark:")  # apply to all text after them
-_QUESTION = re.compile(
+_STATES_NOTHING = re.compile(
     r"(?:is|are|was|were|does|do|did|can|could|will|would|should|what|how|which|who|why|when|where)\b[^\n]*\?$"
     r"|(?:let(?! us\b|['’])|suppose|assume|consider)\b(?!.*\b(?:so|then|thus|hence|therefore|gives?|gets?)\b)[^\n]*$",
     re.IGNORECASE,
@@ -139,8 +139,8 @@ def value_at(prose: Prose, span: Span) -> str:
 def _last_statement(prose: Prose) -> tuple[int, int, list[Span]]:
     """Start and end of the last sentence with expressions, and these expressions.
 
-    If the last sentence states a number in words: start and end of that number, without expressions. Questions are
-    skipped; notes, sentences in brackets and sentences with only a premise are skipped if there are others.
+    If the last sentence states a number in words: start and end of that number, without expressions. Questions and
+    assumptions are skipped; notes, sentences in brackets and sentences with only a premise are, if there are others.
     """
     masked = prose.masked
     aside: tuple[int, int, list[Span]] = (0, 0, [])
@@ -154,7 +154,7 @@ def _last_statement(prose: Prose) -> tuple[int, int, list[Span]]:
         for start, stop in reversed(prose.sentences(line, end)):
             if spans := find_expressions(prose, start, stop):
                 premise = _PREMISE.match(masked, start, stop)
-                if _QUESTION.match(masked, start, stop):
+                if _STATES_NOTHING.match(masked, start, stop):
                     continue
                 if not _is_aside(prose, start, stop) and not (premise and spans[-1].end <= premise.end()):
                     return start, stop, spans

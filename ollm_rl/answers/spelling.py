@@ -22,7 +22,7 @@ _DELIMITERS = re.compile(
     r"|\"([^\"]*)\"|'([^']*)'",
     re.DOTALL,
 )
-_LAST_SIGN = re.compile(r"\s*(?<!\.)[.,;]$")
+_LAST_SIGN = re.compile(r"\s*(?:(?<!\.)[.,;]|\\text\{[ .,;]*\})$")
 _INLINE = re.compile(
     r"(?<!\\)\$\$?([^$]+)(?<!\\)\$\$?(?=[\s.,;]|$)|\\\(((?:(?!\\\)).)*)\\\)|\\\[((?:(?!\\\]).)*)\\\]", re.DOTALL
 )
@@ -47,6 +47,7 @@ _PLAIN_NAME = re.compile(
     r"(?![A-Za-z])"
 )
 _MINUS = re.compile(r"(?:\\text\{ ?)?(?:minus|negative)(?: ?\})? (?=[\w\\$.])", re.IGNORECASE)
+_LOG = re.compile(r"(?<![A-Za-z\\])log(10|2) ?(?=\()")
 _LG = re.compile(r"\\lg(?![a-z])")
 _VARIANT = re.compile(r"\\var(?=phi|epsilon|theta|rho|sigma|kappa)")
 _DOTS = re.compile(r"\\[lc]dots(?![a-z])")
@@ -101,7 +102,7 @@ def clean(answer: str) -> str:
     if not text.isascii():
         text = _ascii_signs(text)
     if "(" in text or " " in text:
-        text = _CALL.sub(_called, text)
+        text = _LOG.sub(r"\\log_{\1}", _CALL.sub(_called, text))
     text = _TIMES.sub(r" \\times ", _PLAIN_NAME.sub(r"\\\1", text))
     if "\\" in text or "{" in text or "~" in text:
         text = _plain_commands(text)

@@ -27,7 +27,7 @@ _INVERSE = re.compile(r"\b([fgh]) ?\^ ?\{? ?-1 ?\}?(?= ?\()")
 _PRIMED = re.compile(rf"{_COMMAND}|([A-Za-z])('+)")
 # What math-verify drops: primes and ^T after brackets and numbers, their indices, text.
 _DROPPED = re.compile(
-    r"(?<=[)\]}])'+|(?<=[\d)]) ?_ ?\{[^{}]*\}|(?<![A-Z]) ?\^ ?\{? ?(?:T|\\top)(?![a-z])"
+    r"(?<=[)\]}])'+|(?<=[\d)]) ?_ ?\{[^{}]*\}|(?<!(?<![A-Za-z\\])[A-Z]) ?\^ ?\{? ?(?:T|\\top)(?![a-z])"
     r"|\\text ?\{(?! ?,? ?(?:and|or) ?\})[^{}]*\}"
 )
 _DERIVATIVE = re.compile(
@@ -98,7 +98,7 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
     )
     latex = LatexExtractionConfig(normalization_config=normalisation)
     # Their own time limits need SIGALRM, which is ours here; the parent's limit replaces them.
-    if not whole and sorted(_DROPPED.findall(answer)) != sorted(_DROPPED.findall(gold)):
+    if not whole and _dropped(answer) != _dropped(gold):
         return "false"
     try:
         # Without a fallback, which would compare what it cannot parse as text, or parts of it.
@@ -127,6 +127,11 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
         return "spent"
     except Exception:
         return "error"
+
+
+def _dropped(text: str) -> list[str]:
+    """What math-verify drops from a text, in one spelling."""
+    return sorted(found.strip(" ^{}").replace(r"\top", "T") for found in _DROPPED.findall(text))
 
 
 def _with_derivatives(text: str) -> str:
@@ -186,8 +191,6 @@ def _same_where_defined(one: Any, other: Any) -> bool:
     parts = powers | difference.atoms(sympy.log)
     if not parts or not 0 < len(names) <= 3:
         return False
-    if sympy.simplify(difference.xreplace({name: sympy.Dummy(positive=True) for name in names})) != 0:
-        return False
     for signs in product((1, -1), repeat=len(names)):
         point = {
             name: sign * sympy.Rational(size, 7) for name, sign, size in zip(names, signs, (2, 3, 5), strict=False)
@@ -195,7 +198,7 @@ def _same_where_defined(one: Any, other: Any) -> bool:
         is_real = all(part.args[0].xreplace(point).is_nonnegative for part in parts)
         if is_real and not _same_number(one.xreplace(point), other.xreplace(point)):
             return False
-    return True
+    return sympy.simplify(difference.xreplace({name: sympy.Dummy(positive=True) for name in names})) == 0
 
 
 if __name__ == "__main__":
