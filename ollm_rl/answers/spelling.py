@@ -83,7 +83,7 @@ _REPEATING = re.compile(
 
 _SIGNS = (
     ("{,}", ","), ("{.}", "."), ("{-}", "-"), (r"\$", "$"), (r"\%", "%"), (r"\|", "|"), ("{:}", ":"), (r"\colon", ":"),
-    (r"\pounds ", "£"), (r"\surd", r"\sqrt"),
+    (r"\pounds ", "£"), (r"\surd", r"\sqrt"), (r"\top", "T"),
 )  # fmt: skip
 
 

@@ -21,13 +21,13 @@ from itertools import product
 from typing import Any
 
 MOST_DIGITS = 500  # two numbers that agree in so many digits are equal
-_TRANSPOSED = re.compile(r"(?<![A-Za-z\\])([A-Z]) ?\^ ?\{? ?(?:T|\\top)(?![a-z]) ?\}?")
+_TRANSPOSED = re.compile(r"(?<![A-Za-z\\])([A-Z]) ?\^ ?\{? ?T(?![a-z]) ?\}?")
 _COMMAND = r"\\(?:text|mathbb|begin|end|operatorname) ?\{[^{}]*\}|\\[A-Za-z]+"
 _INVERSE = re.compile(r"\b([fgh]) ?\^ ?\{? ?-1 ?\}?(?= ?\()")
 _PRIMED = re.compile(rf"{_COMMAND}|([A-Za-z])('+)")
 # What math-verify drops: primes and ^T after brackets and numbers, their indices, text.
 _DROPPED = re.compile(
-    r"(?<=[)\]}])'+|(?<=[\d)]) ?_ ?\{[^{}]*\}|(?<!(?<![A-Za-z\\])[A-Z]) ?\^ ?\{? ?(?:T|\\top)(?![a-z])"
+    r"(?<=[)\]}])'+|(?<=[\d)]) ?_ ?\{[^{}]*\}|(?<!(?<![A-Za-z\\])[A-Z]) ?\^ ?\{? ?T(?![a-z])"
     r"|\\text ?\{(?! ?,? ?(?:and|or) ?\})[^{}]*\}"
 )
 _DERIVATIVE = re.compile(
@@ -131,7 +131,7 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
 
 def _dropped(text: str) -> list[str]:
     """What math-verify drops from a text, in one spelling."""
-    return sorted(found.strip(" ^{}").replace(r"\top", "T") for found in _DROPPED.findall(text))
+    return sorted(found.strip(" ^{}") for found in _DROPPED.findall(text))
 
 
 def _with_derivatives(text: str) -> str:
