@@ -18,7 +18,6 @@ _LABEL = re.compile(r"[A-Za-z][\w{}()\\]{0,12}\s*=\s*$")
 _PART = re.compile(r"[\s.,;*]*(?:\(|\bpart \(?|\n)?(?:(?:[b-h]|ii|iii|iv|v)[:)]|[2-9][.:)])[\s:*$]*", re.IGNORECASE)
 _MATHEMATICS_ENDS = re.compile(r"\\[\\,;()\[\]]|\\q?quad|[\s$.,;&]")
 _RATIO = re.compile(r"[ $]*:[ $]*")
-_LISTS = re.compile(r"[,;]|\b(?:and|or)\b")
 # After one of these words, an equation or a line, the next box replaces the answer before it.
 _GOES_ON = re.compile(
     r"[=:\n]|[.!?]\s|\b(?:so|then|thus|hence|therefore|which|giv(?:es|ing)|finally|answer|rather|instead|wait|no|not|but)\b"
