@@ -22,7 +22,6 @@ from ollm_rl.answers.units import currency, share, split_unit
 
 _LONE_COMMA = re.compile(r"(?<![\d.,])(\d+),(\d{1,2}|\d{4,})(?![\d.,])")
 _TEXT = re.compile(r"\\text ?\{((?:[^{}]|\{[^{}]*\})*)\}")
-_CIRCLE = re.compile(r"\^ ?\{? ?\\circ ?\}?")
 _LABEL = re.compile(r"^(?!(?i:option|choice|answer) [A-J]:)(?:\\text ?\{ ?)?[A-Za-z][A-Za-z ]+: ?\}? ?(?=\S)")
 _MODULUS = re.compile(r" ?(?:\\pmod ?(?:\{[^{}]*\}|\w)|\( ?\\?b?mod(?:ulo)?(?![a-z])[^()]*\)|\\b?mod(?![a-z])[^()]*)$")
 _RESIDUE = re.compile(r"(-?\d{1,50}) ?\(?(?:\\pmod|\\?b?mod) ?\{? ?(\d{1,50})[ })]*")
@@ -54,7 +53,6 @@ _ALTERNATIVES = re.compile(r"(?<=[\d}]) (?:or|and) (?=[-\d\\])")
 _GOES_ON = re.compile(r"\.\.\.|\\[lc]?dots(?![a-z])")
 _BOTH = r"\pm"
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|ne|neq)(?![a-z])")
-_MORE_THAN_ONE = re.compile(r"\\(?:pm|mp|cup|infty)(?![a-z])|[()\[\]]")
 _APART = re.compile(r"(?<![\d./^{\\])\d+ \d+(?![\d./])")  # two numbers, which math-verify adds
 _SPARE_SPACE = re.compile(r"(?<!\d) | (?!\d)")
 
@@ -216,7 +214,7 @@ def _choice(answer: str) -> tuple[str, str]:
 def _without_wrappers(text: str) -> str:
     r"""Remove ``\text{}``, and round brackets around a single item."""
     if "\\" in text:
-        text = " ".join(_CIRCLE.sub(" degrees ", _TEXT.sub(r" \1 ", text)).split())
+        text = " ".join(_TEXT.sub(r" \1 ", text).split())
     if text[:1] == "(" and text[-1:] == ")" and not re.search(r"[(),]", text[1:-1]):
         text = text[1:-1].strip()
     return text
@@ -259,7 +257,7 @@ def _compare_sequences(answer: str, gold: str) -> bool | None:
     gold_brackets, gold_items = _sequence(gold)
     if max(len(items), len(gold_items)) < 2:
         return None
-    if _ALTERNATIVES.search(answer) and len(gold_items) == 1 and not _MORE_THAN_ONE.search(gold):
+    if _ALTERNATIVES.search(answer) and len(gold_items) == 1:
         return False  # "28 or 28_9" does not say 28
     if brackets and gold_brackets and brackets != gold_brackets:
         return False if len(items) == len(gold_items) else None
