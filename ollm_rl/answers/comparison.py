@@ -22,34 +22,37 @@ from ollm_rl.answers.units import currency, share, split_unit
 
 _LONE_COMMA = re.compile(r"(?<![\d.,])(\d+),(\d{1,2}|\d{4,})(?![\d.,])")
 _TEXT = re.compile(r"\\text ?\{((?:[^{}]|\{[^{}]*\})*)\}")
-_CIRCLE = re.compile(r"\^ ?\{? ?\\circ ?\}?")
-_LABEL = re.compile(r"(?:\\text ?\{ ?)?[A-Za-z][A-Za-z ]+: ?\}? ?(?=\S)")
+_LABEL = re.compile(r"^(?!(?i:option|choice|answer) [A-J]:)(?:\\text ?\{ ?)?[A-Za-z][A-Za-z ]+: ?\}? ?(?=\S)")
 _MODULUS = re.compile(r" ?(?:\\pmod ?(?:\{[^{}]*\}|\w)|\( ?\\?b?mod(?:ulo)?(?![a-z])[^()]*\)|\\b?mod(?![a-z])[^()]*)$")
+_RESIDUE = re.compile(r"(-?\d{1,50}) ?\(?(?:\\pmod|\\?b?mod) ?\{? ?(\d{1,50})[ })]*")
 _CHOICE = re.compile(
-    r"(?:(?i:option|choice|answer) )?(?:\(([A-J])\)|([A-J])(?:\)|[.:](?= )| -(?= [^\W\d_]{2})|$))\s*(.*)", re.DOTALL
+    r"(?i:(?:the|la) )?(?:(?i:option|choice|answer|opción) )?"
+    r"(?:\(([A-J])\)|([A-J])(?:\)|[.:](?= )| -(?= [^\W\d_]{2})|$))\s*(.*)",
+    re.DOTALL,
 )
 _ANOTHER_CHOICE = re.compile(r"(?:and|or|,)(?![a-z])|\(?[A-J]\)")
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[' -]){3,}|[A-Z]")
 _CAPITALS = re.compile("[A-Z]{3,}")  # HHT is not HTH, though math-verify takes both for one product
 _YES_OR_NO = re.compile("(yes|no)[,.;:]", re.IGNORECASE)
-_CHOICES = re.compile(r"(?:\([A-J]\)|[A-J])(?:(?:[,;]|,? and)? ?(?:\([A-J]\)|[A-J]))+")
+_CHOICES = re.compile(r"(?:\([A-J]\)|[A-J])(?:(?:[,;]|,? and| ?\\?&)? ?(?:\([A-J]\)|[A-J]))+")
 _ARTICLE = re.compile(r"^(?:an?|the) (?=[^\W\d_]{3})", re.IGNORECASE)
 _WORD_LIST = re.compile(r"[^\W\d_]{2,}(?:,? and |, )[^\W\d_]{2,}(?:(?:,? and |, )[^\W\d_]{2,})*")
 _INTEGERS = re.compile(r"(?<=.),? ?\(?([a-z]) ?\\in ?(?:\\mathbb\{? ?)?Z ?\}? ?\)?$")
+_CONSTANT = re.compile(r"\+ ?[cC]$")
 _FUNCTION_OF_X = re.compile(r"[a-zA-Z] ?\(x\)")
 _POINT = re.compile(r"^[A-Z] ?(?=\([^()]*,[^()]*\)$)")  # P(1, 2)
 _ORDERED = re.compile(r"(?:[A-Z]|\\(?:vec|mathbb) ?\{? ?\w ?\}?) ?\\times ?(?:[A-Z]|\\(?:vec|mathbb))(?![a-z])")
 _COLUMN = re.compile(r"^\\begin\{[pb]matrix\}([^&]*)\\end\{[pb]matrix\}$")
+_SUM = re.compile(r"[A-Za-z] ?[-+] ?[A-Za-z]")
 _NAMED_TUPLE = re.compile(r"\(([A-Za-z](?:, ?[A-Za-z])+)\) ?= ?\(([^()]+)\)")
-_NAME = re.compile(r"[A-Za-z](?:_ ?(?:\w|\{\w+\})|'*\([^()=]*\))?")  # x, a_1, f(2)
+_NAME = re.compile(r"[A-Za-z](?:_ ?(?:\w|\{\w+\})|'*(?:\^\{?-1\}?)? ?\([^()=]*\))?")  # x, a_1, f(2)
 _ROMAN = re.compile(r"(?=..)(?:x{0,3}(?:ix|iv|v?i{0,3})|X{0,3}(?:IX|IV|V?I{0,3}))")  # IX is not XI, though AB may be BA
 _SEQUENCE = re.compile(r"(\\\{|[\[(])?(.*?)(\\\}|[\])])?", re.DOTALL)
-_SEPARATOR = re.compile(r"[,;]? ?\b(?:and|or)\b|[,;]|(?<=[\d}]) (?:y|o|et|ou|und|oder|和|或) (?=[-\d\\])")
+_SEPARATOR = re.compile(r"[,;]? ?\b(?:and|or)\b|[,;]| \\?& |(?<=[\d}]) (?:y|o|et|ou|und|oder|和|或) (?=[-\d\\])")
 _ALTERNATIVES = re.compile(r"(?<=[\d}]) (?:or|and) (?=[-\d\\])")
 _GOES_ON = re.compile(r"\.\.\.|\\[lc]?dots(?![a-z])")
 _BOTH = r"\pm"
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|ne|neq)(?![a-z])")
-_MORE_THAN_ONE = re.compile(r"\\(?:pm|mp|cup|infty)(?![a-z])|[()\[\]]")
 _APART = re.compile(r"(?<![\d./^{\\])\d+ \d+(?![\d./])")  # two numbers, which math-verify adds
 _SPARE_SPACE = re.compile(r"(?<!\d) | (?!\d)")
 
@@ -65,15 +68,20 @@ def compare(answer: str, gold: str) -> bool | None:
         return True
     answer, gold = reduce(answer, gold)
     parts = sides(answer)
-    if len(parts) > 1 and "=" not in gold and not is_system(parts):
+    if len(parts) > 1 and "=" not in gold and (not is_system(parts) or _SUM.search(parts[0])):
         return False  # "x + 5 = 7" does not say 7
     names, gold_names = _values_by_name(answer).keys(), _values_by_name(gold).keys()
     if (names and gold_names and names != gold_names) or (_ROMAN.fullmatch(answer) and _ROMAN.fullmatch(gold)):
         return False
     if re.fullmatch("[A-J]", gold) and answer.strip("()") == gold.lower():  # a choice
         return True
-    if _CAPITALS.fullmatch(answer) and _CAPITALS.fullmatch(gold):
-        return answer == gold
+    capitals = sorted(_CAPITALS.findall(answer)), sorted(_CAPITALS.findall(gold))
+    if all(capitals) and capitals[0] != capitals[1]:
+        return False
+    residues = [_RESIDUE.fullmatch(text) for text in (answer, gold)]
+    if residues[0] and residues[1]:
+        modulus = int(residues[1][2])
+        return residues[0][2] == residues[1][2] and (int(residues[0][1]) - int(residues[1][1])) % (modulus or 1) == 0
     if _CHOICES.fullmatch(answer) and _CHOICES.fullmatch(gold):
         return sorted(re.findall("[A-J]", answer)) == sorted(re.findall("[A-J]", gold))
     units = split_unit(answer)[1], split_unit(gold)[1]
@@ -109,12 +117,17 @@ def compare(answer: str, gold: str) -> bool | None:
 def reduce(answer: str, gold: str) -> tuple[str, str]:
     """Two cleaned answers without what only one of them has: labels, a choice's letter or text, names, a modulus."""
     answer, gold = as_set(answer), as_set(gold)
-    answer, gold = _reduce_choices(_LABEL.sub("", answer, count=1), _LABEL.sub("", gold, count=1))
+    answer, gold = _reduce_choices(_LABEL.sub("", answer), _LABEL.sub("", gold))
     if bool(_MODULUS.search(answer)) != bool(_MODULUS.search(gold)):
         answer, gold = _MODULUS.sub("", answer), _MODULUS.sub("", gold)
-    names = {integer[1] for text in (answer, gold) if (integer := _INTEGERS.search(text))}
+    named = [found[1] for text in (answer, gold) if (found := _INTEGERS.search(text))]
+    if len(named) == 2 and not re.search(rf"(?<![A-Za-z\\]){named[1]}", answer):  # n instead of k
+        answer = re.sub(rf"(?<![A-Za-z\\]){named[0]}", named[1], answer)
+    names = {found[1] for text in (answer, gold) if (found := _INTEGERS.search(text))}
     if len(names) == 1:  # "k \in Z", which only one of them may say
         answer, gold = _INTEGERS.sub("", answer), _INTEGERS.sub("", gold)
+    if _CONSTANT.search(answer) and _CONSTANT.search(gold):  # of integration
+        answer, gold = _CONSTANT.sub("+ C", answer), _CONSTANT.sub("+ C", gold)
     answer, gold = _as_tuples(answer, gold)
     parts, gold_parts = sides(answer), sides(gold)
     are_named = min(len(parts), len(gold_parts)) > 1 and is_name(parts[0]) and is_name(gold_parts[0])
@@ -149,6 +162,9 @@ def _as_tuples(answer: str, gold: str) -> tuple[str, str]:
             return f"({', '.join(items)})", f"({', '.join(gold_items)})"
     if (values and gold_values) or not 1 < len(named) == len(items) or brackets not in ("", "()"):
         return answer, gold
+    if not brackets and all(name.startswith("x_") for name in named):  # roots
+        roots = ", ".join(named.values())
+        return (roots, gold) if values else (answer, roots)
     as_tuple = f"({', '.join(items)})"
     names = sorted(named)  # x, y as in the alphabet; other names as they are given
     follow = all(len(after) == 1 and ord(after) - ord(before[0]) == 1 for before, after in pairwise(names))
@@ -198,7 +214,7 @@ def _choice(answer: str) -> tuple[str, str]:
 def _without_wrappers(text: str) -> str:
     r"""Remove ``\text{}``, and round brackets around a single item."""
     if "\\" in text:
-        text = " ".join(_CIRCLE.sub(" degrees ", _TEXT.sub(r" \1 ", text)).split())
+        text = " ".join(_TEXT.sub(r" \1 ", text).split())
     if text[:1] == "(" and text[-1:] == ")" and not re.search(r"[(),]", text[1:-1]):
         text = text[1:-1].strip()
     return text
@@ -241,7 +257,7 @@ def _compare_sequences(answer: str, gold: str) -> bool | None:
     gold_brackets, gold_items = _sequence(gold)
     if max(len(items), len(gold_items)) < 2:
         return None
-    if _ALTERNATIVES.search(answer) and len(gold_items) == 1 and not _MORE_THAN_ONE.search(gold):
+    if _ALTERNATIVES.search(answer) and len(gold_items) == 1:
         return False  # "28 or 28_9" does not say 28
     if brackets and gold_brackets and brackets != gold_brackets:
         return False if len(items) == len(gold_items) else None
@@ -268,6 +284,8 @@ def _sequence(text: str) -> tuple[str, list[str]]:
     if re.search(r"[()\[\]]|\\[{}]", inner) or (not brackets and re.search(r"\d,\d{3}(?!\d)", inner)):
         return brackets, []
     parts = [sides(item.strip()) for item in _SEPARATOR.split(inner)]
+    if brackets == "[]" and len(parts) > 2:  # no interval
+        brackets = "()"
     names = {part[0] for part in parts if len(part) > 1}
     if len(names) > 1 and len(parts) > 1:
         return brackets, []  # a system

@@ -15,6 +15,7 @@ _SUBSCRIPT = re.compile(r"_ ?(?:\{[^{}]*\}|\w)")
 _VARIABLE = re.compile(
     r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\(?:alpha|beta|gamma|theta|lambda|mu|omega|phi|angle)(?![a-z])"
 )
+_CONDITION = re.compile(r"\b(?:if|when|at|for|where|unless|not)[ }]+[A-Za-z]$", re.IGNORECASE)  # "if x"
 _NAMED = re.compile(r"\\(?:sum|prod|int|lim|max|min|det|gcd)(?![a-z])")
 _INVERSE = re.compile(r"(?<=[A-Za-z])\^ ?\{? ?-1 ?\}?(?= ?\()")
 _TO_SOLVE = re.compile(r"[\d^!]|\|\s*[a-y]\s*\||\\(?:pi|infty|sqrt|emptyset|log|ln|exp)(?![a-z])")
@@ -104,7 +105,7 @@ def is_name(text: str) -> bool:
     """Whether a side is a name: letters, words, sums and ratios of them; numbers only as subscripts or arguments."""
     if _NAMED.match(text):
         return True
-    if text.startswith("-"):  # "-x = 7" has to be solved
+    if text.startswith("-") or _CONDITION.search(text):  # "-x = 7" has to be solved
         return False
     rest = _SUBSCRIPT.sub("", _CALL.sub("", _INVERSE.sub("", _TEXT.sub("x", text))))
     return bool(re.search(r"[^\W\d_]", rest)) and not _TO_SOLVE.search(rest)

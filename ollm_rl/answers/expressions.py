@@ -26,7 +26,10 @@ _RUN = re.compile(
     r"|[-−+*/^=<>≤≥≈≡±×·⋅÷⁄∕:!%°√_()\[\]{}|–—¢€¥₹⁰¹²³⁴-⁹₀-₉½¼¾⅐-⅞π∞]"
     rf")(?:[ \t](?!(?<={FORMULA}[ \t]){FORMULA}))?)++"  # of two formulas in a row each is an expression
 )
-_LEADING = re.compile(rf"(?:[\s)\]}}=*/^:!%|<>≈≡·×÷°_,]|[-–—+](?=\s)|\\[,;! ]|(?:[A-Za-z] )+(?=[\d${FORMULA}]))+")
+_LEADING = re.compile(
+    rf"(?:(?<=[a-z])(?:\^\{{?-?\d\}}?|[²³])|[\s)\]}}=*/^:!%|≈≡·×÷°_,]|[-=]>|(?<=[a-z]{{2}})>|[-–—+](?=\s)|\\[,;! ]"
+    rf"|(?:[A-Za-z] )+(?=[\d${FORMULA}]))+"  # the power of a unit ("cm^2") belongs to nothing
+)
 _TRAILING = re.compile(rf"(?:[\s(\[{{=*/^:+\-−–—<>≈≡·×÷_$¢€£]|\\[,;! ]|(?<=[\d{FORMULA}]) (?![gmlLshA])[A-Za-z])$")
 _OPERATOR = re.compile(r"[-+*/^·×÷–]")
 _LABEL = re.compile(r"\b(?:Step|Case|Part|Week|Day|Month|Year|Hour|Round|Stage|Question|Problem|Method|Figure) $")
@@ -139,7 +142,7 @@ def _has_value(expression: str) -> bool:
     if expression[0] not in "$\\":
         return any(sign.isnumeric() for sign in expression) or "\\" in expression
     inner = content(expression)
-    if _UNFINISHED.search(inner):
+    if _UNFINISHED.search(inner) or inner[:1] in ("^", "_"):  # the power of a unit: "12 cm$^2$"
         return False
     return bool(_CONTENT.search(inner)) or inner.startswith(r"\text") or not is_name(inner)
 

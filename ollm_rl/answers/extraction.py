@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
-from ollm_rl.answers.last_expression import last_expression
+from ollm_rl.answers.last_expression import DENIAL, DENIED_AFTER, last_expression
 from ollm_rl.answers.phrases import stated_answer, statement
 from ollm_rl.answers.prose import read_prose
 
@@ -12,12 +12,12 @@ MOST_READ = 10_000  # characters at the end of a text that are searched for an a
 MOST_BETWEEN = 70  # characters between two boxes of one answer
 
 _BRACES = re.compile(r"\\f?box(?:ed)?\s*\{|\\[\\{}]|[{}]")
-_BARE_BOX = re.compile(r"\\boxed\s*([^\s{}\\$.,;]+)")  # \boxed 9
+_BARE_BOX = re.compile(r"\\boxed[ \t]*([^\s{}\\$.,;A-Za-z]+|[A-Za-z](?![A-Za-z]))")  # \boxed 9
+_NOT = re.compile(r"(?:\bnot|\bcannot|n't)(?: be| equal)?[\s$]*$")
 _LABEL = re.compile(r"[A-Za-z][\w{}()\\]{0,12}\s*=\s*$")
 _PART = re.compile(r"[\s.,;*]*(?:\(|\bpart \(?|\n)?(?:(?:[b-h]|ii|iii|iv|v)[:)]|[2-9][.:)])[\s:*$]*", re.IGNORECASE)
 _MATHEMATICS_ENDS = re.compile(r"\\[\\,;()\[\]]|\\q?quad|[\s$.,;&]")
 _RATIO = re.compile(r"[ $]*:[ $]*")
-_LISTS = re.compile(r"[,;]|\b(?:and|or)\b")
 # After one of these words, an equation or a line, the next box replaces the answer before it.
 _GOES_ON = re.compile(
     r"[=:\n]|[.!?]\s|\b(?:so|then|thus|hence|therefore|which|giv(?:es|ing)|finally|answer|rather|instead|wait|no|not|but)\b"
@@ -25,6 +25,7 @@ _GOES_ON = re.compile(
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(\S.*)")
 _FIGURE = re.compile(r"[*_ ]*(?![*_ ]*\d+ ?[.):][ \t])[-−+$€£¥(\\]*[\d\\.$]")  # but "1. Add" is a heading
 _END = re.compile(r"(?:</s>|<\|[\w-]+\|>)\s*$")  # of a sequence, as tokenisers write it
+_NEXT = re.compile(r"\n\n(?:Question|Problem|Q|Human|User):")  # a text that goes on with another problem
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")  # of GSM8K: 48/2 = <<48/2=24>>24
 _SPACES = re.compile(r"[ \t]{2,}")
 _TAG, _THOUGHT = "<answer>", "</think>"
@@ -33,7 +34,8 @@ _TAG, _THOUGHT = "<answer>", "</think>"
 def extract_answer(text: str) -> tuple[str, str] | None:
     r"""Find the final answer of a solution. Text after ``</think>`` is searched first.
 
-    The answer is the first of these that occurs:
+    A text that goes on with another problem ("Question:" after a blank line) ends there. The answer is the first of
+    these that occurs:
 
     - the last ``\boxed{x}`` or ``\fbox{x}``; if the last boxes are parts of one answer, all of them with commas;
     - the last ``<answer>x</answer>``;
@@ -48,6 +50,10 @@ def extract_answer(text: str) -> tuple[str, str] | None:
     """
     while text.endswith(">") and (token := _END.search(text[-MOST_BETWEEN:])):
         text = text[: len(text) - len(token.group())]
+    if "\n\n" in text and (following := _NEXT.search(text)):
+        found = extract_answer(text[: following.start()])
+        if found and found[1] != "last_number":
+            return found
     if _THOUGHT in text and (found := extract_answer(text.rpartition(_THOUGHT)[2])):
         return found
     if "box" in text and (boxed := _boxed(text)) is not None:
@@ -86,6 +92,8 @@ def _boxed(text: str) -> str | None:
         bare = _BARE_BOX.findall(text)
         return bare[-1] if bare else content
     last = closed[-1]
+    if _NOT.search(text, max(0, last.position - DENIAL), last.position) or DENIED_AFTER.match(text, last.end + 1):
+        return ""
     parts = [last]
     outer = _outer(closed)
     for box in reversed(outer[: outer.index(last)] if last in outer else []):
@@ -138,7 +146,9 @@ def _are_one_answer(between: str) -> bool:
 def _tagged(text: str) -> str | None:
     """The answer between the last tags, or after the last opening tag if it is never closed."""
     inner = text[text.rfind(_TAG) + len(_TAG) :].partition("</answer>")[0].strip()[-MOST_READ:]
-    return stated_answer(inner) or (inner if "\n" not in inner else last_expression(inner)) or None
+    if answer := stated_answer(inner):
+        return answer
+    return (last_expression(inner) if "\n" in inner else statement(read_prose(inner), 0, 0)) or None
 
 
 def _marked(text: str) -> str | None:

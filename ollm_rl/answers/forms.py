@@ -27,7 +27,7 @@ _TO = re.compile(rf"(?:from )?({_NUMBER}) to ({_NUMBER})(?: to ({_NUMBER}))?(.*)
 _RANGE = re.compile(rf"({_NUMBER}) ?--? ?({_NUMBER})(.*)")
 _SHARE = re.compile(r"(\d+) (?:out of|in) (\d+)")
 _ROW = re.compile(r"\d+([-/])\d+(?:\1\d+)+")  # 30-11-2022
-_BASE = re.compile(r"((?=[A-Za-z]*\d)\w{1,100})(?:_ ?\{? ?\(?(\w+)\)? ?\}?|,? \(?(?:in )?base[- ](\w+)\)?)")
+_BASE = re.compile(r"\(?((?=[A-Za-z]*\d)\w{1,100})\)?(?:_ ?\{? ?\(?(\w+)\)? ?\}?|,? \(?(?:in )?base[- ](\w+)\)?)")
 
 
 class Form(NamedTuple):

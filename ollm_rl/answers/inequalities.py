@@ -10,6 +10,9 @@ _BUILDER = re.compile(
     r"\\\{ ?([a-z])(?: ?\\in ?\\mathbb\{? ?R ?\}?)? ?(?:\\mid(?![a-z])|\||:) ?"
     r"((?=.*(?:[<>]|\\(?:[lgn]e|[lg]t)))(?=.*\1)[^,;:|]+?) ?\\\}"
 )
+_IN_REALS = re.compile(
+    r"([a-z]) ?\\in ?\\mathbb\{? ?R ?\}? ?(?:[,:]|\\mid|\\text ?\{,? ?(?:and|with|where) ?\}) ?(?=\1 ?[<>\\])"
+)
 _BOUND = re.compile(r"(?:[-+\d./*^(){} ]|\\(?:frac|sqrt|pi)(?![a-z]))+")
 
 
@@ -25,6 +28,8 @@ def as_set(text: str) -> str:
     """
     if builder := _BUILDER.fullmatch(text):
         text = builder[2]
+    elif within := _IN_REALS.match(text):
+        text = text[within.end() :]
     if not _RELATION.search(text):
         return text
     plain = _TEXT.sub(r" \1 ", text)

@@ -12,7 +12,7 @@ MOST_BARE = 60  # characters of a text that may consist of only an answer
 
 _CHOICE = re.compile(
     r"(?:(?:So|Thus|Hence|Therefore),? )?"
-    r"((?:(?:[Oo]ption|[Cc]hoice) )?\(?[A-J]\)?|(?:\([A-J]\)|[A-J][.)]) [^\d.,;=\n]+)"
+    r"((?:(?:[Oo]ption|[Cc]hoice) )?\(?[A-J]\)?|(?:\([A-J]\)|[A-J][.)]) [^.,;=\n]+)"
 )
 _CONCLUSION = re.compile(
     r"\b(?:so(?! that)|thus|therefore|hence|then|making|meaning|which (?:means|is(?! an? )))\b", re.IGNORECASE
@@ -21,10 +21,15 @@ _PREMISE = re.compile(r"(?:since|because|if|as|when|for|given)\b[^,\n]*,", re.IG
 _REASON = re.compile(
     r"(?<![\w(])(?:because|since|porque|parce que|weil|where|as|with|when|if|or (?:about|approximately))\b"
 )
-_ASIDE = re.compile(r"\(.*\)[.!]?$|(?:Note|Notice|Remark|Check|Recall)\b", re.DOTALL)
+_ASIDE = re.compile(
+    r"\(.*\)[.!]?$|(?:Note|Notice|Remark|Check|Verification|Explanation|To (?:check|verify)|Recall)\b", re.DOTALL
+)
+_VALUE_OF_X = re.compile(r"[\\$( ]*[A-Za-z] ?=")
+_BRACKET = re.compile(r"\((?=[^()\n]*[a-z]{3})[^()\n]*\)")
 _NOTES = ("Note:", "Remark:")  # apply to all text after them
-_QUESTION = re.compile(
-    r"(?:is|are|was|were|does|do|did|can|could|will|would|should|what|how|which|who|why|when|where)\b[^\n]*\?$",
+_STATES_NOTHING = re.compile(
+    r"(?:is|are|was|were|does|do|did|can|could|will|would|should|what|how|which|who|why|when|where)\b[^\n]*\?$"
+    r"|(?:let(?! us\b|['’])|suppose|assume|consider)\b(?!.*\b(?:so|then|thus|hence|therefore|gives?|gets?)\b)[^\n]*$",
     re.IGNORECASE,
 )
 _DISPLAY_END = re.compile(r"(?:\$\$|\\\]|\\end\{[a-z*]+\}?)$")
@@ -32,12 +37,16 @@ _ROUNDED = re.compile(r"\bround(?:s|ed|ing)? (?:it )?(?:up|down|off|to)\b[^\d\n]
 _COUNTED = re.compile(r"\bthere (?:is|are|was|were|will be|must be|can be)(?: [a-z]{3,}){0,2} $", re.IGNORECASE)
 _TOTAL = re.compile(r"\b(?:is|are|total of)\s$")
 _DENIED = re.compile(
-    r"[\s(,](?:(?:not|cannot|no es|nicht|pas|не|except|without|instead of|(?:[a-z]+er|more|less|rather) than"
+    r"[\s(,](?:(?:not|cannot|never|neither|nor|all but|no (?:es|puede ser)|nicht|pas|не|except|without|instead of"
+    r"|(?:[a-z]+er|more|less|rather) than(?: or equal to)?"
     r"|(?:is|are|be) at (?:least|most)|(?:multiple|factor|divisor|power|root|square|cube|reciprocal|factorial"
     r"|half|third|fourth|quarter|fifth|tenth) of|percent of|(?:twice|times|half) as [a-z]+ as|divisible by|per|twice"
-    r"|(?:reject|discard|exclude|ignore|eliminate|contradict)(?:s|d|ed|ing)?|below|above"
-    r"|(?:ends|begins|starts) (?:in|with)|double|triple|[a-z]+n't)(?: (?:be|equal(?: to)?|just|simply|the))?"
-    r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)) $"  # "3 of the 10 books"
+    r"|(?:reject|discard|exclude|ignore|eliminate|contradict|rule)(?:s|d|ed|ing)?"
+    r"(?: out|(?: the)? (?:root|value|solution))?|below|above"
+    r"|(?:ends|begins|starts) (?:in|with)|double|triple|[a-z]+n't)"
+    r"(?: (?:be|equal(?: to)?|just|simply|necessarily|always|really|exactly|have|need|the))?"
+    r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)"  # "3 of the 10 books"
+    r"|\S*\d (?!out )(?:[a-z]+ ){1,2}of) $"  # "3 boxes of 10"
     r"|(?:不是|并非|不为|不等于|[大小]于) ?$",
     re.IGNORECASE,
 )
@@ -47,9 +56,11 @@ _TRIED = re.compile(
     re.IGNORECASE,
 )
 _CUT_OFF = re.compile(r"(?:[+/^(]|\s[-−]|\b(?:plus|minus))\s*$")
-_DENIED_AFTER = re.compile(
-    r"[$\s]*(?:, which )?\b(?:is|are)"
-    r"(?:(?: not|n't) (?:the (?:\w+ )?(?:answer|solution)|correct|right)| wrong| incorrect)\b"
+DENIED_AFTER = re.compile(
+    r"[$\s\\)\]*]*(?:(?:, which )?\b(?:is|are)"
+    r"(?:(?: not|n't) (?:(?:the|a) (?:\w+ )?(?:answer|solution|root)|correct|right|possible)"
+    r"| wrong| incorrect| impossible| extraneous| rejected| too [a-z]+)|(?:cannot|can't) be"
+    r"|do(?:es)?(?: not|n't) (?:work|fit|satisfy)|fails?|(?:must|can|should) be (?:excluded|rejected))\b"
 )
 # The name of a quantity before its equation: "the distance is $2c = 8$", but not "the equation is $2c = 8$".
 _CALLED = re.compile(
@@ -94,7 +105,7 @@ def last_expression(text: str) -> str | None:
     if not spans:
         return text[start:end] or None
     spans = [span for span in spans if not is_denied(prose, span.start)]
-    spans = [span for span in spans if not _DENIED_AFTER.match(prose.masked, span.end)]
+    spans = [span for span in spans if not DENIED_AFTER.match(prose.masked, span.end)]
     if not spans:
         return None
     spans, end = _claim(prose, start, end, spans)
@@ -128,8 +139,8 @@ def value_at(prose: Prose, span: Span) -> str:
 def _last_statement(prose: Prose) -> tuple[int, int, list[Span]]:
     """Start and end of the last sentence with expressions, and these expressions.
 
-    If the last sentence states a number in words: start and end of that number, without expressions. Questions are
-    skipped; notes, sentences in brackets and sentences with only a premise are skipped if there are others.
+    If the last sentence states a number in words: start and end of that number, without expressions. Questions and
+    assumptions are skipped; notes, sentences in brackets and sentences with only a premise are, if there are others.
     """
     masked = prose.masked
     aside: tuple[int, int, list[Span]] = (0, 0, [])
@@ -143,7 +154,7 @@ def _last_statement(prose: Prose) -> tuple[int, int, list[Span]]:
         for start, stop in reversed(prose.sentences(line, end)):
             if spans := find_expressions(prose, start, stop):
                 premise = _PREMISE.match(masked, start, stop)
-                if _QUESTION.match(masked, start, stop):
+                if _STATES_NOTHING.match(masked, start, stop):
                     continue
                 if not _is_aside(prose, start, stop) and not (premise and spans[-1].end <= premise.end()):
                     return start, stop, spans
@@ -162,8 +173,12 @@ def _is_aside(prose: Prose, start: int, end: int) -> bool:
 
 
 def _claim(prose: Prose, start: int, end: int, spans: list[Span]) -> tuple[list[Span], int]:
-    """Expressions of a sentence outside its premise and its reason, and the end of this part of the sentence."""
+    """Expressions of a sentence outside its brackets, premise and reason, and the end of this part of the sentence."""
     masked = prose.masked
+    if len(spans) > 1:
+        asides = [match.span() for match in _BRACKET.finditer(masked, start, end)]
+        spans = [span for span in spans if not any(first < span.start < last for first, last in asides)] or spans
+        spans = [span for span in spans if not _is_place(prose, span)] or spans
     beginnings = [match.end() for match in _CONCLUSION.finditer(masked, start, end)][::-1]
     if premise := _PREMISE.match(masked, start, end):
         beginnings.append(premise.end())
@@ -175,6 +190,11 @@ def _claim(prose: Prose, start: int, end: int, spans: list[Span]) -> tuple[list[
     claim = [span for span in spans if reason and span.end <= reason.start()]
     has_formulas = [any(prose.is_formula(span.start) for span in part) for part in (claim, spans)]
     return (claim, reason.start()) if reason and claim and has_formulas[0] == has_formulas[1] else (spans, end)
+
+
+def _is_place(prose: Prose, span: Span) -> bool:
+    """Whether an expression says where: "the minimum is 3 at x = 2"."""
+    return prose.masked.endswith(" at ", 0, span.start) and bool(_VALUE_OF_X.match(prose.text, *span))
 
 
 def _main_span(prose: Prose, spans: list[Span]) -> int:

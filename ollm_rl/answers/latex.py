@@ -19,6 +19,7 @@ _FONTS = (
     "mathit",
     "mathsf",
     "mathtt",
+    "mathcal",
     "ensuremath",
 )
 _TEXTS = (

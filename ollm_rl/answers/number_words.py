@@ -16,8 +16,9 @@ _FROM_ZERO = (
 _SMALL = {word: value for words in _FROM_ZERO for value, word in enumerate(words.split())}
 _TENS = ("thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _SMALL |= {word: 10 * tens for tens, word in enumerate(_TENS, 3)}
-# Also after digits: "5 million", "3万".
-SCALES = {
+_LARGE = ("hundred", "thousand", "million", "billion")
+# Also after digits: "5 million", "3万", "5 sixths".
+SCALES: dict[str, int | Fraction] = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "quadrillion": 10**15,
     "lakh": 10**5, "crore": 10**7, "milliard": 10**9, "docena": 12, "douzaine": 12,
 }  # fmt: skip
@@ -31,7 +32,10 @@ _ORDINALS = (
     "sixteenth seventeenth eighteenth nineteenth twentieth"
 )
 _PARTS = {name: Fraction(1, number) for number, name in enumerate(_ORDINALS.split(), 2)}
-_PARTS |= {"fourth": Fraction(1, 4), "hundredth": Fraction(1, 100), "thousandth": Fraction(1, 1000)}
+_PARTS |= {f"{word[:-1]}ieth": Fraction(1, 10 * tens) for tens, word in enumerate(_TENS, 3)}
+_PARTS |= {"fourth": Fraction(1, 4)} | {f"{name}th": Fraction(1, SCALES[name]) for name in _LARGE}
+SCALES |= {f"{name}s": part for name, part in _PARTS.items() if name not in ("half", "quarter")}  # quarters are coins
+SCALES["halves"] = _PARTS["half"]
 _COUNT = f"an?|{'|'.join(_FROM_ZERO[0].split()[1:])}"
 PART = rf"(?:{_COUNT})[ -](?:{'|'.join(_PARTS)})s?\b"  # after "and": "2 and a half"
 _FRACTION = re.compile(rf"(?:({_COUNT})[ -])?({'|'.join(_PARTS)})s?\b", re.IGNORECASE)
@@ -67,7 +71,7 @@ def _value_of_part(match: re.Match[str]) -> Fraction:
 
 def _read_words(text: str) -> tuple[Fraction, str] | None:
     article = _A_SCALE.match(text)
-    total, group, position = 0, int(article is not None), article.end() if article else 0
+    total, group, position = Fraction(), int(article is not None), article.end() if article else 0
     words = [(match.start(), match[1].casefold(), match.end()) for match in _WORD.finditer(text, position)]
     for (start, word, end), (_, following, _) in zip(words, [*words[1:], (0, "", 0)], strict=False):
         if start != position:

@@ -15,12 +15,12 @@ MOST_WORDS = 6  # of an answer in words
 
 # A text without any of these states no answer. This test is faster than the patterns.
 _QUICK = (
-    "answer", "option", "choice", "choose", "pick", "select", "correct", "final", "respuesta", "réponse", "antwort",
-    "lösung", "答", "选", "ответ", "정답",
+    "answer", "option", "choice", "choose", "pick", "select", "go with", "correct", "final", "respuesta", "réponse",
+    "antwort", "lösung", "答", "选", "ответ", "정답",
 )  # fmt: skip
 _NAME = (
-    r"(?:answers?(?: choice| option)?|(?:correct|right|best|final) (?:option|choice|result|value|one)s?|respuestas?"
-    r"|(?:opción|alternativa) correcta|réponses?|bonne option|(?:end)?antwort(?:en)?|lösung)"
+    r"(?:answers?(?: choice| option)?|(?:correct|right|best|final) (?:option|choice|result|value|one|statement)s?"
+    r"|my choice|respuestas?|(?:opción|alternativa) correcta|réponses?|bonne option|(?:end)?antwort(?:en)?|lösung)"
     r"(?: (?:final|correcta|finale|correcte))?(?: \([^()\n]{1,40}\))?(?: (?:to|for|of|in|that|we) [^.:;\n$\\]{1,60}?)?"
 )
 _IS = r"(?:is|are|was|equals?|becomes?|es|son|será|sería|est|sont|sera|serait|ist|sind|lautet|lauten)"
@@ -35,9 +35,9 @@ _ADVERB = (
 )
 _STATED = re.compile(
     rf"\b{_NAME}(?:,? (?:therefore|then|thus|hence),?)? (?:{_IS}|(?P<modal>{_MUST_BE}))\b(?:,? {_ADVERB}\b,?)*"
-    rf"|\b{_NAME}[ *_]*[:：=]"
+    rf"|(?:\b|(?<=_)){_NAME}[ *_\"]*[:：=]"
     r"|^[#*_> \t]*(?:the )?(?:(?:final|correct) )?(?:answer|respuesta|réponse|antwort)(?: final)?[*_ \t]*$"
-    r"|(?:答案|正确选项)(?!并?[不非大小])(?:应该|应|必须)?(?:是|为)?|[故所]?以?应?选择?[:：]?(?=[A-J(（])"
+    r"|(?:答案|正确选项)(?!并?[不非大小])(?:应该|应|必须)?(?:是|为|选)?|[故所]?以?应?选择?[:：]? ?(?=[A-J(（])"
     r"|(?:答|答え|답|정답|ответ)(?:は| ?[:：])",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -49,13 +49,13 @@ _NOT_STATED = re.compile(
     r"|right(?=[.!,;]|$))\b",
     re.IGNORECASE,
 )
-_BEFORE_ANSWER = re.compile(r"(?:[\s:：*_`ˋ=]|(?<=[`ˋ])(?:text|plaintext)\n|-{3,}\s|(?<=\n)-\s)*")
+_BEFORE_ANSWER = re.compile(r"(?:[\s:：*_`ˋ=\"]|(?<=[`ˋ])(?:text|plaintext)\n|-{3,}\s|(?<=\n)-\s)*")
 _EXPLANATION = re.compile(
     rf"(?P<reason>,?[ ](?:because|since|which|where|porque|weil|puisque|parce que)\b|,[ ](?:so|as|but)\b|，?因为)"
     rf"|[,;:，；]\s?(?=[ie]\.[eg]\.|(?!(?:and|or|y|o|et|ou|und|oder)\b)[^\W\d_]{{2,}})|[；。，]"
     rf"|[ ](?:to the nearest|in (?:interval|simplest|lowest|its)|as (?:desired|required|before|expected))\b"
     rf"|[ ](?:and not|not|rather than|instead of)\b|[ ](?:→|⇒|=>)[ ](?=[A-Za-z]{{2}})|[ ]:\)"
-    rf"|[ ](?:[–—]|--)[ ]|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!{PART}|"
+    rf"|\"\s*[,}}]|,\s*\"|[ ](?:[–—]|--)[ ](?![\d{FORMULA}])|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!{PART}|"
     rf"[*_(]*[A-J][*_)]*(?=[ ]*(?:[.,;]|$|and\b))|[^.;]*[\d\\{FORMULA}])"
     rf"|[ ][(（](?!\s?\\?(?:p?mod|base|in base|or)\b)(?=[^()]*[^\W\d_]{{2}}|[\d\s+*/=.,×÷-]*\))"
     rf"|(?<=[\d{FORMULA}])[ ](?=[A-Z][a-z]+[ ])"
@@ -69,7 +69,8 @@ _EMPHASIS = " \t*_`ˋ"
 _BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,:;!?%]|$)")  # not 2**3
 # After a statement, so that it is none.
 _TAKEN_BACK = re.compile(
-    r"\b(?:wait(?=[,.!:–—-])|oops|sorry|correction|on second thought|mistaken?|no, (?=[$\d\\])"
+    r"\b(?:wait(?=[,.!:–—-])|oops|sorry|correction|on second thought|mistaken?"
+    rf"|(?:no,|actually,?) (?:it(?:'s| is) )?(?=[\d{FORMULA}])"
     r"|(?:that|this|it|which)(?:'s| is| was) (?:wrong|incorrect|not (?:right|correct)))\b",
     re.IGNORECASE,
 )
@@ -81,7 +82,9 @@ _SYSTEM_NAME = re.compile(r"(?<![\w\\+*/^-])([A-Za-z](?:_\w)?)\s*=")
 _CHOSEN = re.compile(
     r"\b(?i:option|choice|answer) (\(?[A-J]\)?)(?= is (?:the )?(?:correct|right)\b)"
     r"|\b(?i:so|thus|hence|therefore),? (\(?[A-J]\)?)(?= is (?:the )?(?:correct|right)\b)"
-    r"|\bI(?: would|'d| will)? (?:choose|pick|select) (?:option |choice |answer )?(\(?[A-J]\)?)(?![\w'])"
+    r"|(?<!\w)(\(?[A-J]\)?)(?= is the (?:correct|right|best) (?:choice|option)\b)"
+    r"|\b(?:I|[Ww]e)(?: would|'d| will|'ll)? (?:choose|pick|select|go with) (?:option |choice |answer )?"
+    r"(\(?[A-J]\)?)(?![\w'])"
 )
 _LETTER = re.compile(r"\(?\b[A-J]\)?$")
 
@@ -136,9 +139,9 @@ def statement(prose: Prose, start: int, position: int) -> str | None:
 def _without_ending(said: str) -> str:
     """An answer without emphasis, end-of-proof sign, full stop, and a bracket that opens before it."""
     said = _FULL_STOP.sub("", _FINISHED.sub("", _BOLD.sub("", said)).strip(_EMPHASIS)).strip(_EMPHASIS)
-    for opening, closing in ("()", "[]", "{}"):
-        if said.endswith(closing) and not said.endswith("\\" + closing) and said.count(closing) > said.count(opening):
-            said = said[:-1].rstrip(_EMPHASIS)
+    opened, closed = (sum(map(said.count, signs)) for signs in ("([{", ")]}"))
+    if said[-1:] in (")", "]", "}") and said[-2:-1] != "\\" and closed > opened:
+        said = said[:-1].rstrip(_EMPHASIS)
     return said
 
 

@@ -13,20 +13,21 @@ _SYMBOLS = str.maketrans(
         "∈": r"\in ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "√": r"\sqrt ", "∛": r"\sqrt[3]",
         "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
         "≈": r"\approx ", "≡": r"\equiv ", "∠": r"\angle ", "→": r"\to ", "⇒": r"\Rightarrow ",
-        "٫": ".", "٬": ",", "、": ",", "。": ".", "’": "'", "′": "'", "ˋ": "`",
+        "٫": ".", "٬": ",", "、": ",", "。": ".", "’": "'", "′": "'", "ˋ": "`", "“": '"', "”": '"',
     }
 )  # fmt: skip
 _SCRIPTS = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ]+)|([₀₁₂₃₄₅₆₇₈₉₋ₙ]+)|([√∛]) ?(\\d+)")
 _DELIMITERS = re.compile(
-    r"\$\$([^$]*)\$\$|\$([^$]*)\$|\\\[((?:(?!\\\]).)*)\\\]|\\\(((?:(?!\\\)).)*)\\\)|\*\*(.*)\*\*|\*([^*]*)\*|`+([^`]*)`+",
+    r"\$\$([^$]*)\$\$|\$([^$]*)\$|\\\[((?:(?!\\\]).)*)\\\]|\\\(((?:(?!\\\)).)*)\\\)|\*\*(.*)\*\*|\*([^*]*)\*|`+([^`]*)`+"
+    r"|\"([^\"]*)\"|'([^']*)'",
     re.DOTALL,
 )
-_LAST_SIGN = re.compile(r"\s*(?<!\.)[.,;]$")
+_LAST_SIGN = re.compile(r"\s*(?:(?<!\.)[.,;]|\\text\{[ .,;]*\})$")
 _INLINE = re.compile(
     r"(?<!\\)\$\$?([^$]+)(?<!\\)\$\$?(?=[\s.,;]|$)|\\\(((?:(?!\\\)).)*)\\\)|\\\[((?:(?!\\\]).)*)\\\]", re.DOTALL
 )
 _ABOUT = re.compile(
-    r"(?:(?:\\text\{ ?)?(?:exactly|only|just|about|approximately|approx\.?|roughly|around)\b(?: ?\})?"
+    r"(?:(?:\\text\{ ?)?(?:exactly|only|just|both|either|about|approximately|approx\.?|roughly|around)\b(?: ?\})?"
     r"|\\(?:approx|sim|simeq|approxeq)(?![a-z])|~)"
     r"[ :]*(?=\S)|=(?!=)",
     re.IGNORECASE,
@@ -35,7 +36,7 @@ _SPACING = re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad\b")
 _GROUP = re.compile(r"(?:(?<=[=,])|(?<=[=,] )|(?<=\bor )|^)\{((?:[^{},]|\{[^{},]*\})*)\}(?=[ .,=]|$)")
 _DROPPED = re.compile(
     r"(?<!\\)\\!|\\(?:left|right) ?\.|\\(?:left|right|[bB]ig{1,2}[lrm]?)(?![A-Za-z])|\\(?:display|text|script)style\b"
-    r"|\\limits\b|\\checkmark(?![a-z])"
+    r"|\\limits\b|\\(?:checkmark|blacksquare|qed)(?![a-z])"
     r"|\\(?:tiny|small|normalsize|[lL]arge|LARGE|huge|Huge|bf|rm|it|bfseries|itshape)(?![A-Za-z])"
 )
 _OVER = re.compile(r"\{? ?(\w+) ?\\(over|choose)(?![a-z]) ?(\w+) ?\}?")
@@ -46,23 +47,30 @@ _PLAIN_NAME = re.compile(
     r"(?![A-Za-z])"
 )
 _MINUS = re.compile(r"(?:\\text\{ ?)?(?:minus|negative)(?: ?\})? (?=[\w\\$.])", re.IGNORECASE)
+_LOG = re.compile(r"(?<![A-Za-z\\])log(10|2) ?(?=\()")
 _LG = re.compile(r"\\lg(?![a-z])")
+_VARIANT = re.compile(r"\\var(?=phi|epsilon|theta|rho|sigma|kappa)")
 _DOTS = re.compile(r"\\[lc]dots(?![a-z])")
 _SYSTEM = re.compile(
     r"(?:\\\{ ?)?\\begin\{(cases|array|aligned)\} ?(?:\{[lcr ]*\})?((?:(?!\\begin|\\end).)*)\\end\{\1\}(?: ?\.)?",
     re.DOTALL,
 )
-_REVERSED = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")  # ]2, 3[
+_REVERSED = re.compile(r"(?:^|(?<=\\cup)) ?([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])(?= ?(?:\\cup|$))")  # ]2, 3[
 # A factor before a fraction in brackets; math-verify takes 6(\frac{3}{4}) for a mixed number.
 _FACTOR = re.compile(r"(?<=\d)(?<![_^]\d) ?(?=\((?:\\frac|\d+ ?/))")
-_ALL_REALS = re.compile(r"(?:\\text\{ ?)?all real(?:s| numbers)(?: ?\})?", re.IGNORECASE)
+_IN_WORDS = re.compile(
+    r"(?:\\text\{ ?)?(?:(all real(?:s| numbers))|(?:there (?:is|are) )?(no solutions?)(?: exists?)?|does not exist)"
+    r"(?: ?\})?",
+    re.IGNORECASE,
+)
 _CALL = re.compile(
     r"(?<![\w\\])(?:(abs|cbrt)\(([^()]*)\)|(\d+|[a-z]) choose (\d+|[a-z])(?!\w)|(?:the )?square root of (\w+)$)"
 )
 _TAGS = re.compile(r"</?(?:b|strong|i|em|u)>")
 _ANGLES = re.compile(r"\\langle((?:(?!\\[lr]angle).)*)\\rangle")
-_PRIMES = re.compile(r"\^ ?(?:\{ ?((?:\\prime ?)+)\}|(\\prime)(?![a-z]))")
+_PRIMES = re.compile(r"\^ ?(?:\{ ?((?:\\prime ?)+)\}|(\\prime)(?![a-z]))|(?<=[A-Za-z])\^ ?\{ ?\((\d)\) ?\}")
 _TIMES = re.compile(r"(?<=\d) [xX] (?=\d)")
+_HOURS_AND_MINUTES = re.compile(r"(?<![\w.])(\d+) ?h ?(\d+) ?m(?:in)?(?![\w^])")
 _FEET_AND_INCHES = re.compile(r"(\d+)' ?(\d+(?:\.\d+)?)(?:\"|'')")
 _SUBSCRIPT = re.compile(r"_ ?(\d+|[A-Za-z])")
 _ORDINAL = re.compile(r"\^ ?\{ ?(?:\\text\{ ?)?(st|nd|rd|th) ?\}? ?\}")
@@ -74,8 +82,8 @@ _REPEATING = re.compile(
 )
 
 _SIGNS = (
-    ("{,}", ","), ("{.}", "."), (r"\$", "$"), (r"\%", "%"), (r"\|", "|"), ("{:}", ":"), (r"\colon", ":"),
-    (r"\pounds ", "£"),
+    ("{,}", ","), ("{.}", "."), ("{-}", "-"), (r"\$", "$"), (r"\%", "%"), (r"\|", "|"), ("{:}", ":"), (r"\colon", ":"),
+    (r"\pounds ", "£"), (r"\surd", r"\sqrt"), (r"\top", "T"),
 )  # fmt: skip
 
 
@@ -94,7 +102,7 @@ def clean(answer: str) -> str:
     if not text.isascii():
         text = _ascii_signs(text)
     if "(" in text or " " in text:
-        text = _CALL.sub(_called, text)
+        text = _LOG.sub(r"\\log_{\1}", _CALL.sub(_called, text))
     text = _TIMES.sub(r" \\times ", _PLAIN_NAME.sub(r"\\\1", text))
     if "\\" in text or "{" in text or "~" in text:
         text = _plain_commands(text)
@@ -110,7 +118,7 @@ def _plain_commands(text: str) -> str:
     text = _undelimited(rewrite_commands(_SPACING.sub(" ", _DROPPED.sub("", text))))
     text = _GROUP.sub(r"\1", text)
     text = _OVER.sub(lambda match: rf"\{_NAMES_OF_OVER[match[2]]}{{{match[1]}}}{{{match[3]}}}", text)
-    text = _DOTS.sub(r"\\dots", _LG.sub(r"\\log_{10}", text).replace(r"\varnothing", r"\emptyset"))
+    text = _DOTS.sub(r"\\dots", _LG.sub(r"\\log_{10}", _VARIANT.sub(r"\\", text)).replace(r"\varnothing", r"\emptyset"))
     if r"\begin" in text:
         text = _SYSTEM.sub(_equations_of, text)
     return text
@@ -118,10 +126,12 @@ def _plain_commands(text: str) -> str:
 
 def _plain_notations(text: str) -> str:
     """The usual spelling of other signs: derivatives, lengths, indices, powers, intervals, repeating decimals."""
-    if r"\prime" in text:
-        text = _PRIMES.sub(lambda match: "'" * match.group().count("p"), text)
+    if r"\prime" in text or "^{(" in text:
+        text = _PRIMES.sub(lambda match: "'" * int(match[3] or match.group().count("p")), text)
     if "'" in text:
         text = _FEET_AND_INCHES.sub(r"\1 ft \2 in", text)
+    if "h" in text:
+        text = _HOURS_AND_MINUTES.sub(r"\1 h \2 min", text)
     if "<" in text:
         text = _TAGS.sub("", text)
     if r"\langle" in text:
@@ -132,20 +142,21 @@ def _plain_notations(text: str) -> str:
         text = _SUBSCRIPT.sub(r"_{\1}", text)
     if "^" in text or "**" in text:
         text = _POWER.sub(_braced_power, _ORDINAL.sub(r"\1", text))
-    if "]" in text and (match := _REVERSED.fullmatch(text.strip())):
-        text = _round_bracket(match)
-    if "all" in text.casefold() and _ALL_REALS.fullmatch(text):
-        text = r"\mathbb{R}"
+    if "]" in text or "[" in text:
+        text = _REVERSED.sub(_round_bracket, text.strip())
+    if match := _IN_WORDS.fullmatch(text):
+        text = r"\mathbb{R}" if match[1] else r"\emptyset" if match[2] else "DNE"
     if "." in text:
         text = _REPEATING.sub(_repeating_decimal, _DOTTED.sub(r"\\dot{\1\2\3}", text)).replace("...", r"\dots")
     return text
 
 
 def _equations_of(system: re.Match[str]) -> str:
-    """The rows of a system, with commas; rows without an equals sign, as of a vector, are left as they are."""
+    """The rows of a system, with commas; several without an equals sign, as of a vector, are left as they are."""
     rows = [row.replace("&=", "=").replace("& =", "=").strip(" ,;") for row in system[2].split(r"\\")]
     rows = [row for row in rows if row]
-    return ", ".join(rows) if all(row.find("=") > 0 and "&" not in row for row in rows) else system.group()
+    are_equations = len(rows) == 1 or all(row.find("=") > 0 for row in rows)
+    return ", ".join(rows) if are_equations and not any("&" in row for row in rows) else system.group()
 
 
 def _called(match: re.Match[str]) -> str:

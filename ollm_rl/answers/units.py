@@ -26,7 +26,7 @@ _NAMES = {
     "J": "joule joules", "W": "watt watts", "V": "volt volts", "A": "amp amps ampere amperes", "K": "kelvin",
     "kr": "krona kronor krone kroner", "C": "coulomb coulombs", "T": "tesla", "Hz": "hertz", "Pa": "pascal pascals",
     "mol": "mole moles", "cal": "calorie calories", "gal": "gallon gallons", "bit": "bits", "byte": "bytes",
-    "ha": "hectare hectares", "dB": "decibel decibels", "Wh": "",
+    "ha": "hectare hectares", "dB": "decibel decibels", "Wh": "", "eV": "",
     "rad": "radian radians", "‰": "permille", "Ω": "ohm ohms", "mi/h": "mph", "km/h": "kph kmh", "": "unit units",
 }  # fmt: skip
 _BY_NAME = {alias: name for name, aliases in _NAMES.items() for alias in (name, *aliases.split()) if alias}
@@ -50,7 +50,8 @@ _FAMILIES = (
 _CHANGING = """
     and or to ni pi sqrt not sin cos tan log ln exp mod plus minus over point root remainder most least
     under above below squared cubed infinity percent than past before after ago until factorial divided multiplied
-    more mille basis less fewer if when choose base through between
+    more mille basis less fewer if when choose base through between wrong incorrect false doubled
+    tripled halved tens no none
     january february march april may june july august september october november december
 """
 _CHANGING_WORDS = frozenset(_CHANGING.split()) | (NUMBER_WORDS - {"one"})

@@ -17,13 +17,19 @@ import resource
 import signal
 import sys
 from functools import partial
+from itertools import product
 from typing import Any
 
 MOST_DIGITS = 500  # two numbers that agree in so many digits are equal
-_TRANSPOSED = re.compile(r"(?<![A-Za-z\\])([A-Z]) ?\^ ?\{? ?(?:T|\\top)(?![a-z]) ?\}?")
+_TRANSPOSED = re.compile(r"(?<![A-Za-z\\])([A-Z]) ?\^ ?\{? ?T(?![a-z]) ?\}?")
 _COMMAND = r"\\(?:text|mathbb|begin|end|operatorname) ?\{[^{}]*\}|\\[A-Za-z]+"
 _INVERSE = re.compile(r"\b([fgh]) ?\^ ?\{? ?-1 ?\}?(?= ?\()")
 _PRIMED = re.compile(rf"{_COMMAND}|([A-Za-z])('+)")
+# What math-verify drops: primes and ^T after brackets and numbers, their indices, text.
+_DROPPED = re.compile(
+    r"(?<=[)\]}])'+|(?<=[\d)]) ?_ ?\{[^{}]*\}|(?<!(?<![A-Za-z\\])[A-Z]) ?\^ ?\{? ?T(?![a-z])"
+    r"|\\text ?\{(?! ?,? ?(?:and|or) ?\})[^{}]*\}"
+)
 _DERIVATIVE = re.compile(
     r"\\frac\{(?:d|\\partial) ?(?:\^ ?\{(\d)\})? ?([A-Za-z])\}\{(?:d|\\partial) ?([A-Za-z])(?: ?\^ ?\{\1\})?\}"
 )
@@ -62,14 +68,18 @@ def main(time_limit: float, memory_limit: int) -> None:
 
 
 def _make_exact() -> None:
-    """Let math-verify tell R from r and compare numbers by `_same_number`; a variable equals what simplifies to it."""
+    """Let math-verify tell R from r and compare numbers by `_same_number`, and roots and logarithms where defined.
+
+    A variable equals what simplifies to it.
+    """
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
     from math_verify import grader, parser
     from sympy import Symbol
 
     parser.latex2sympy = partial(parser.latex2sympy, conversion_config=ConversionConfig(lowercase_symbols=False))
-    same_name = grader.sympy_compare_symbols
+    same_name, same_formula = grader.sympy_compare_symbols, grader.sympy_symbolic_eq
     grader.sympy_numeric_eq = _same_number
+    grader.sympy_symbolic_eq = lambda one, other: same_formula(one, other) or _same_where_defined(one, other)
 
     def same_symbol(one: Any, other: Any) -> bool:
         both = isinstance(one, Symbol) and isinstance(other, Symbol)  # a_1 is not A_1
@@ -88,6 +98,8 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
     )
     latex = LatexExtractionConfig(normalization_config=normalisation)
     # Their own time limits need SIGALRM, which is ours here; the parent's limit replaces them.
+    if not whole and _dropped(answer) != _dropped(gold):
+        return "false"
     try:
         # Without a fallback, which would compare what it cannot parse as text, or parts of it.
         settings = {"fallback_mode": "no_fallback", "parsing_timeout": None, "raise_on_error": True}
@@ -115,6 +127,11 @@ def _check(answer: str, gold: str, whole: str = "") -> str:
         return "spent"
     except Exception:
         return "error"
+
+
+def _dropped(text: str) -> list[str]:
+    """What math-verify drops from a text, in one spelling."""
+    return sorted(found.strip(" ^{}") for found in _DROPPED.findall(text))
 
 
 def _with_derivatives(text: str) -> str:
@@ -157,6 +174,31 @@ def _same_number(one: Any, other: Any, *_: object) -> bool:
     # Full cancellation leaves numbers with a precision of one bit.
     parts = difference.evalf(15, maxn=MOST_DIGITS).as_real_imag()
     return all(part.is_zero or (part.is_Float and part._prec == 1) for part in parts)
+
+
+def _same_where_defined(one: Any, other: Any) -> bool:
+    """Whether formulas with roots or logarithms are equal for positive variables, and for others where these are real.
+
+    So sqrt(1/n) is 1/sqrt(n), and ln(ab) is ln a + ln b, but sqrt(x^2) is not x.
+    """
+    import sympy
+
+    if not all(isinstance(value, sympy.Expr) for value in (one, other)) or one.has(sympy.Abs) != other.has(sympy.Abs):
+        return False
+    difference = one - other
+    names = sorted(difference.free_symbols, key=str)
+    powers = {power for power in difference.atoms(sympy.Pow) if not power.exp.is_Integer}
+    parts = powers | difference.atoms(sympy.log)
+    if not parts or not 0 < len(names) <= 3:
+        return False
+    for signs in product((1, -1), repeat=len(names)):
+        point = {
+            name: sign * sympy.Rational(size, 7) for name, sign, size in zip(names, signs, (2, 3, 5), strict=False)
+        }
+        is_real = all(part.args[0].xreplace(point).is_nonnegative for part in parts)
+        if is_real and not _same_number(one.xreplace(point), other.xreplace(point)):
+            return False
+    return sympy.simplify(difference.xreplace({name: sympy.Dummy(positive=True) for name in names})) == 0
 
 
 if __name__ == "__main__":
