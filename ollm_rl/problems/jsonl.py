@@ -16,9 +16,9 @@ from ollm_rl.problems.columns import (
     message_of,
     solution_and_answer,
 )
-from ollm_rl.problems.problem import Problem, is_text
+from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.sampling import seeded_sample
-from ollm_rl.settings import shown
+from ollm_rl.settings import is_text, shown
 
 GZIP = b"\x1f\x8b"  # how compressed files begin
 PLAIN = Columns("question", "solution", "answer")

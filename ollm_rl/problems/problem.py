@@ -40,8 +40,3 @@ def listed(problems: Any) -> list[Problem]:
         if not isinstance(problem, Problem):
             raise UsageError(f"problems holds {shown(problem)}; give a list of Problem, such as load_problems returns")
     return result
-
-
-def is_text(text: str) -> bool:
-    """Whether a string can be written as UTF-8: one with a lone surrogate, half a character, cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -6,8 +6,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ollm_rl.errors import UsageError, one_line
-from ollm_rl.problems.problem import Problem, is_text, listed
-from ollm_rl.settings import PromptSettings
+from ollm_rl.problems.problem import Problem, listed
+from ollm_rl.settings import PromptSettings, is_text
 
 PLACEHOLDER = "\ue000"  # for private use, so no question and no template has it
 SYSTEM_PROMPT = "{#- system_prompt -#}"  # a comment in the template, after the system message

@@ -20,10 +20,10 @@ from ollm_rl.problems.columns import (
     message_of,
     solution_and_answer,
 )
-from ollm_rl.problems.problem import Problem, is_text
+from ollm_rl.problems.problem import Problem
 from ollm_rl.problems.sampling import seeded_sample
 from ollm_rl.services.network import hub_answers
-from ollm_rl.settings import shown
+from ollm_rl.settings import is_text, shown
 from ollm_rl.streams import Purpose, integer_seed
 
 BUFFER = 10_000  # rows of a hub's stream that are shuffled at a time

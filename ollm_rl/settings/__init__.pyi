@@ -4,6 +4,7 @@ from .base import ReportSettings as ReportSettings
 from .base import Settings as Settings
 from .base import checked as checked
 from .base import expect as expect
+from .base import is_text as is_text
 from .base import own_fields as own_fields
 from .base import read_settings as read_settings
 from .base import refuse_changed as refuse_changed
@@ -28,6 +29,7 @@ __all__ = [
     "Count",
     "CountOrZero",
     "expect",
+    "is_text",
     "Machine",
     "Nats",
     "own_fields",

@@ -270,9 +270,14 @@ def _has_type(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
+def is_text(text: str) -> bool:
+    """Whether a string can be written as UTF-8: one with a lone surrogate, half a character, cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _check_text(name: str, text: str) -> None:
     """Refuse what no file name and no UTF-8 text can hold."""
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+    if "\0" in text or not is_text(text):
         raise UsageError(f"{name}={shown(text)} holds a character that is no UTF-8 text; leave it out")
 
 
