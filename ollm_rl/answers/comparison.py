@@ -73,17 +73,9 @@ def compare(answer: str, gold: str) -> bool | None:
     names, gold_names = _values_by_name(answer).keys(), _values_by_name(gold).keys()
     if (names and gold_names and names != gold_names) or (_ROMAN.fullmatch(answer) and _ROMAN.fullmatch(gold)):
         return False
-    if re.fullmatch("[A-J]", gold) and answer.strip("()") == gold.lower():  # a choice
-        return True
-    capitals = sorted(_CAPITALS.findall(answer)), sorted(_CAPITALS.findall(gold))
-    if all(capitals) and capitals[0] != capitals[1]:
-        return False
-    residues = [_RESIDUE.fullmatch(text) for text in (answer, gold)]
-    if residues[0] and residues[1]:
-        modulus = int(residues[1][2])
-        return residues[0][2] == residues[1][2] and (int(residues[0][1]) - int(residues[1][1])) % (modulus or 1) == 0
-    if _CHOICES.fullmatch(answer) and _CHOICES.fullmatch(gold):
-        return sorted(re.findall("[A-J]", answer)) == sorted(re.findall("[A-J]", gold))
+    verdict = _compare_letters(answer, gold)
+    if verdict is not None:
+        return verdict
     units = split_unit(answer)[1], split_unit(gold)[1]
     answer, gold = _without_wrappers(answer), _without_wrappers(gold)
     if _same_text(answer, gold):
@@ -112,6 +104,22 @@ def compare(answer: str, gold: str) -> bool | None:
     if (all(units) and units[0] != units[1]) or _APART.search(answer):
         return False
     return _compare_sequences(answer, gold)
+
+
+def _compare_letters(answer: str, gold: str) -> bool | None:
+    """Compare letters of choices, names of several capitals, and residues; None for others."""
+    if re.fullmatch("[A-J]", gold) and answer.strip("()") == gold.lower():  # a choice
+        return True
+    capitals = sorted(_CAPITALS.findall(answer)), sorted(_CAPITALS.findall(gold))
+    if all(capitals) and capitals[0] != capitals[1]:
+        return False
+    residues = [_RESIDUE.fullmatch(text) for text in (answer, gold)]
+    if residues[0] and residues[1]:
+        modulus = int(residues[1][2])
+        return residues[0][2] == residues[1][2] and (int(residues[0][1]) - int(residues[1][1])) % (modulus or 1) == 0
+    if _CHOICES.fullmatch(answer) and _CHOICES.fullmatch(gold):
+        return sorted(re.findall("[A-J]", answer)) == sorted(re.findall("[A-J]", gold))
+    return None
 
 
 def reduce(answer: str, gold: str) -> tuple[str, str]:

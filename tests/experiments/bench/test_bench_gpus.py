@@ -19,7 +19,7 @@ def test_the_table_has_medians_and_the_ratios_of_rounds() -> None:
     assert communication == "| learner | seconds_communication | 0 | 2 | nan (nan, nan) |"
 
 
-@pytest.mark.parametrize(("chosen", "expected"), [([], {8192, 1024}), (["--episodes", "64"], {64})])
+@pytest.mark.parametrize(("chosen", "expected"), [([], {8192, 4096}), (["--episodes", "64"], {64})])
 def test_each_of_two_workers_refills_its_slots_many_times_unless_fewer_episodes_are_asked_for(
     chosen: list[str], expected: set[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
