@@ -276,7 +276,7 @@ class Episodes:
                 f"action {actions[invalid.argmax()]} is out of range; {self.action_space_name} go from 0 to "
                 f"{self.num_actions - 1}"
             )
-        tokens: np.ndarray = np.where(ran, actions, 0)
+        tokens: np.ndarray = np.where(ran, actions, 0).astype(np.int64)
         chosen = to_device(tokens, self.engine.device)
         if self.action_space_name == "options":
             chosen = self._option_tokens().gather(1, chosen[:, None])[:, 0]

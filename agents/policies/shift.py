@@ -48,9 +48,8 @@ class ShiftedPolicy(nn.Module):
 
     def __init__(self, backbone: PreTrainedModel) -> None:
         super().__init__()
-        self._backbone = [
-            as_backbone(backbone).requires_grad_(False)
-        ]  # in a list, so that nn.Module does not register it
+        # In a list, so that nn.Module does not register it.
+        self._backbone = [as_backbone(backbone).requires_grad_(False)]
         self.head = OutputHead(backbone)
         self.shift = HiddenShift(self.head.hidden_size).to(backbone.device)
         self.value_head = mlp(self.head.hidden_size, VALUE_WIDTH, 1).to(backbone.device)

@@ -32,7 +32,6 @@ _COMMON_WORDS = {
     }.items()
 }
 
-
 # A text of every script with several languages, short and long, which n-grams of different lengths decide.
 _SAMPLES = ("these words", "these words " * 15, "эти слова", "هذه الكلمات", "ये शब्द")
 

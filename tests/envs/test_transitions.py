@@ -61,7 +61,8 @@ def test_in_mode_same_step_the_last_token_is_only_in_the_final_info() -> None:
     first, second = ids_of("ab")
     envs.reset(seed=0)
     envs.step(np.array([EOS, first, EOS]))
-    *_, infos = envs.step(np.array([first, second, first]))
+    *_, infos = envs.step(np.array([first, second, first], dtype=np.uint8))
+    assert infos["token"].dtype == np.int64
     assert infos.pop("final_obs")[[0, 2]].tolist() == [None, None]
     assert infos.pop("_final_obs").tolist() == [False, True, False]
     again = {"final_info": ended(second, "ab"), **begun(0)}
