@@ -150,16 +150,13 @@ class Checks:
         started = time.perf_counter()
         self._begun.update(zip(episodes, zip(texts, tokens, strict=True), strict=True))
         if self.measuring is None:
-            self._verdicts.update((episode, self._check(episode)) for episode in episodes)
+            for episode, text in zip(episodes, texts, strict=True):
+                self._verdicts[episode] = self.pool.submit(text, self.problems[episode].answer)
             self._unmeasured += episodes
         else:
             self._sent.append((episodes, self.measuring.submit(list(map(self._text, episodes)))))
             self._take_judged(wait=False)
         self.seconds += time.perf_counter() - started
-
-    def _check(self, episode: int) -> Future[Verdict]:
-        text = self._text(episode)
-        return self.pool.submit(text.completion, text.gold)
 
     def _take_judged(self, *, wait: bool) -> None:
         """Take what the other processes have done so far, or all; slow checks begin then."""
@@ -167,7 +164,7 @@ class Checks:
             episodes, sent = self._sent.popleft()
             for episode, (measured, verdict) in zip(episodes, sent.result(), strict=True):
                 self._measured[episode] = measured
-                self._verdicts[episode] = verdict or self._check(episode)
+                self._verdicts[episode] = verdict if isinstance(verdict, Verdict) else self.pool.ask(verdict)
 
     def measure(self, enough: Callable[[], bool] = lambda: False) -> None:
         """Measure completions of ended episodes in this process, all or until it is ``enough``."""

@@ -2,13 +2,17 @@
 
 import io
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from ollm_rl.agents.config import RLConfig
+from ollm_rl.agents.training.update import Updater
 from ollm_rl.runs import last_checkpoint
 from tests.tiny_models import tiny_tokenizer
 
@@ -47,6 +51,21 @@ def config(out: Path, model: Path, data: str, **changes: Any) -> RLConfig:
     if changes.get("action_space") == "tokens" and "policy" not in changes:
         settings["lora_rank"] = 2
     return RLConfig(**settings | changes)
+
+
+def die_at_step(number: int, before: Callable[[], object] = lambda: None) -> None:
+    """Let this process, one of its own, be killed before a step of its updates, counted from 1."""
+    whole, steps = Updater.step, 0
+
+    def step(self: Updater, *arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == number:
+            before()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(self, *arguments)
+
+    pytest.MonkeyPatch().setattr(Updater, "step", step)
 
 
 def history(out: Path) -> list[dict[str, float]]:

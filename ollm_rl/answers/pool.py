@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ollm_rl.answers.child import Child
 from ollm_rl.answers.comparison import compare, reduce
@@ -71,15 +72,25 @@ def verify(completion: str, gold: str) -> Verdict:
     return shared_pool().submit(completion, gold).result()
 
 
-def quick_verdict(completion: str, gold: str, max_characters: int = MAX_CHARACTERS) -> Verdict | None:
-    """The verdict of `verify` if text and exact numbers decide it; None if it takes math-verify."""
+class Undecided(NamedTuple):
+    """An answer that takes math-verify: what was found, with its method, and the texts to compare."""
+
+    found: tuple[str | None, str]
+    question: list[str]
+
+
+def decide(completion: str, gold: str, max_characters: int = MAX_CHARACTERS) -> Verdict | Undecided:
+    """The verdict of `verify` if text and exact numbers decide it, else what `VerifierPool.ask` takes."""
     found = extract_answer(completion)
     if found is None:
         return Verdict(False, None, None, "no_answer")
     if max(len(found[0]), len(gold)) > max_characters:
         return Verdict(False, *found, "too_long")
-    equal = compare(clean(found[0]), clean(gold))
-    return None if equal is None else Verdict(equal, *found, "ok")
+    answer, reference = clean(found[0]), clean(gold)
+    equal = compare(answer, reference)
+    if equal is None:
+        return Undecided(found, [split_unit(part)[0] for part in reduce(answer, reference)])
+    return Verdict(equal, *found, "ok")
 
 
 class VerifierPool:
@@ -122,13 +133,10 @@ class VerifierPool:
             RuntimeError: If the pool is closed.
         """
         done: Future[Verdict] = Future()
-        verdict = quick_verdict(completion, gold, self.max_characters)
-        if verdict is not None:
-            done.set_result(verdict)
-            return done
-        found = extract_answer(completion)
-        assert found is not None
-        self._ask(_Task(done, found, [split_unit(part)[0] for part in reduce(clean(found[0]), clean(gold))]))
+        decided = decide(completion, gold, self.max_characters)
+        if isinstance(decided, Undecided):
+            return self.ask(decided)
+        done.set_result(decided)
         return done
 
     def submit_whole(self, completion: str, gold: str) -> Future[Verdict]:
@@ -143,7 +151,7 @@ class VerifierPool:
         if len(completion) > 10 * self.max_characters or len(gold) > self.max_characters:
             done.set_result(Verdict(False, None, "whole", "too_long"))
         else:
-            self._ask(_Task(done, (None, "whole"), [completion, gold, "whole"]))
+            return self.ask(Undecided((None, "whole"), [completion, gold, "whole"]))
         return done
 
     def verify_batch(self, completions: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
@@ -189,8 +197,13 @@ class VerifierPool:
         self._children: list[Child] = []
         self._closed = False
 
-    def _ask(self, task: "_Task") -> None:
-        """Queue a task for the children; the first task starts them."""
+    def ask(self, undecided: Undecided) -> Future[Verdict]:
+        """Begin a check by math-verify; the first one starts the children.
+
+        Raises:
+            RuntimeError: If the pool is closed.
+        """
+        done: Future[Verdict] = Future()
         with self._lock:
             if self._closed:
                 raise RuntimeError("this VerifierPool is closed; make another")
@@ -202,15 +215,16 @@ class VerifierPool:
                 ]
                 for thread in self._threads:
                     thread.start()
-            self._tasks.put(task)
+            self._tasks.put(_Task(done, undecided))
+        return done
 
     def _serve(self, child: "Child") -> None:
         """Main loop of a thread: keep its child ready and give it one task after another."""
         child.start()
         while (task := self._tasks.get()) is not None:
             if task.done.set_running_or_notify_cancel():
-                correct, status = child.check(json.dumps(task.question).encode() + b"\n")
-                task.done.set_result(Verdict(correct, *task.found, status))
+                correct, status = child.check(json.dumps(task.undecided.question).encode() + b"\n")
+                task.done.set_result(Verdict(correct, *task.undecided.found, status))
             if not self._closed:
                 child.renew()
         child.stop()
@@ -230,8 +244,7 @@ class VerifierPool:
 @dataclass(frozen=True)
 class _Task:
     done: Future[Verdict]
-    found: tuple[str | None, str]
-    question: list[str]
+    undecided: Undecided
 
 
 _pools: weakref.WeakSet[VerifierPool] = weakref.WeakSet()

@@ -17,7 +17,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from ollm_rl.answers.pool import Verdict, quick_verdict
+from ollm_rl.answers.pool import Undecided, Verdict, decide
 from ollm_rl.errors import RunWarning
 from ollm_rl.metrics.degenerate import degeneracy
 from ollm_rl.metrics.detection import load_models
@@ -52,7 +52,7 @@ class Measured(NamedTuple):
         return cls(measure_switching(question, text), degeneracy(text, finished=terminated))
 
 
-Judged = tuple[Measured, Verdict | None]  # the verdict is None if it takes math-verify
+Judged = tuple[Measured, Verdict | Undecided]
 
 
 class MeasuringPool:
@@ -168,7 +168,7 @@ def _judged(texts: Sequence[Text]) -> list[Judged]:
     return [
         (
             Measured.of(text.question, text.completion, terminated=text.terminated),
-            quick_verdict(text.completion, text.gold),
+            decide(text.completion, text.gold),
         )
         for text in texts
     ]

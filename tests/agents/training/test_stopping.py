@@ -22,7 +22,7 @@ from ollm_rl.errors import MissingError, UsageError
 from ollm_rl.options.model import OptionModel
 from ollm_rl.runs import open_run
 from tests.processes import run_process
-from tests.training_runs import ONES, assert_equal_runs, checkpoint, config, history, naming
+from tests.training_runs import ONES, assert_equal_runs, checkpoint, config, die_at_step, history, naming
 
 
 def data_of(folder: Path, answer: str) -> str:
@@ -238,18 +238,8 @@ def test_sigterm_ends_a_run_after_the_current_iteration_is_saved(
 
 def train_until_killed(settings: RLConfig) -> None:
     """Runs in a process of its own, which dies in the second of two steps in the third iteration."""
-    whole, steps = Updater.step, 0
-
-    def step(self: Updater, *arguments: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == 6:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return whole(self, *arguments)
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(OptionModel, "option_tokens", naming(ONES))
-    patch.setattr(Updater, "step", step)
+    pytest.MonkeyPatch().setattr(OptionModel, "option_tokens", naming(ONES))
+    die_at_step(6)
     train(settings)
 
 

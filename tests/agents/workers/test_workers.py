@@ -16,7 +16,6 @@ from ollm_rl.agents.completions import read_completions
 from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.loading import new_policy
 from ollm_rl.agents.training.trainer import train
-from ollm_rl.agents.training.update import Updater
 from ollm_rl.agents.workers.cluster import _check_address
 from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError, episode_shares, packed
 from ollm_rl.agents.workers.local import joined as workers_joined
@@ -28,6 +27,7 @@ from ollm_rl.problems.problem import Problem
 from ollm_rl.runs import last_checkpoint
 from tests.processes import run_process
 from tests.tiny_models import tiny_tokenizer
+from tests.training_runs import die_at_step
 
 
 def config(folder: Path, name: str, **changes: Any) -> RLConfig:
@@ -132,19 +132,13 @@ def test_a_run_that_loses_a_worker_in_the_middle_of_a_rollout_ends_as_one_in_thi
 
 def train_until_killed(settings: RLConfig) -> None:
     """Runs in a process of its own, which dies in the second of two steps in the second iteration."""
-    whole_step, steps = Updater.step, 0
 
-    def step(self: Updater, *arguments: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == 4:
-            processes = psutil.Process().children(recursive=True)
-            pids = [process.pid for process in processes if "::Rollout" in process.name()]
-            (settings.out / "workers").write_text(json.dumps(pids))
-            os.kill(os.getpid(), signal.SIGKILL)
-        return whole_step(self, *arguments)
+    def note_workers() -> None:
+        processes = psutil.Process().children(recursive=True)
+        pids = [process.pid for process in processes if "::Rollout" in process.name()]
+        (settings.out / "workers").write_text(json.dumps(pids))
 
-    pytest.MonkeyPatch().setattr(Updater, "step", step)
+    die_at_step(4, note_workers)
     train(settings)
 
 
