@@ -3,7 +3,7 @@
 Letters: B slots, T tokens, H hidden, K options, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,18 +47,19 @@ class Transitions:
     Attributes:
         ran: Which slots ran an episode; the arrays below are 0 in the others.
         tokens: The appended tokens.
-        rewards: 0 except at the end of an episode.
         terminations: Which episodes ended by the end-of-text token.
         truncations: Which episodes ended at the token limit.
-        ended: Facts for the ``info`` of each episode that ended, its last token included, by slot.
+        ended: Slots whose episode ended.
+        outcomes: Waits for the checks of their answers. Gives each one's reward, and facts for its ``info``, its last
+            token included. Slow checks go on until it is called, even if the next episodes have begun by then.
     """
 
     ran: np.ndarray
     tokens: np.ndarray
-    rewards: np.ndarray
     terminations: np.ndarray
     truncations: np.ndarray
-    ended: dict[int, Facts]
+    ended: list[int]
+    outcomes: Callable[[], list[tuple[float, Facts]]]
 
 
 def check_render_mode(render_mode: str | None) -> None:
@@ -212,13 +213,12 @@ class Episodes:
         tokens = self._append(actions) if ran.any() else np.zeros(len(ran), dtype=np.int64)
         terminations = ran & np.isin(tokens, self.end_tokens)
         truncations = ran & ~terminations & (self.completion_lengths >= self.max_new_tokens)
-        slots = np.flatnonzero(terminations | truncations).tolist()
-        rewards, ended = np.zeros(len(ran)), {}
-        for slot, (reward, facts) in zip(slots, self._rewards_and_facts(slots), strict=True):
-            rewards[slot], ended[slot] = reward, {"token": int(tokens[slot]), **facts}
+        ended = np.flatnonzero(terminations | truncations).tolist()
+        outcomes = self._begin_checks(ended)
+        for slot in ended:
             self.running[slot] = False
             self.engine.release(slot)
-        return Transitions(ran, tokens, rewards, terminations, truncations, ended)
+        return Transitions(ran, tokens, terminations, truncations, ended, outcomes)
 
     def observation(self) -> Observation:
         """h_t of all slots, (B, H) float32; in mode ``hidden+text`` with a tuple of B texts."""
@@ -295,29 +295,37 @@ class Episodes:
             self._offered = self.model.option_tokens(self.hidden)
         return self._offered
 
-    def _rewards_and_facts(self, slots: Sequence[int]) -> Iterator[tuple[float, Facts]]:
-        """Reward and facts of the completions in these slots."""
+    def _begin_checks(self, slots: Sequence[int]) -> Callable[[], list[tuple[float, Facts]]]:
+        """Begin to check the completions in these slots; the result, once called, waits and gives rewards and facts."""
         begins, ends = self.prompt_lengths, self.prompt_lengths + self.completion_lengths
-        completions = [
-            self.tokenizer.decode(self.tokens[slot, begins[slot] : ends[slot]], skip_special_tokens=True)
-            for slot in slots
-        ]
+        written = [self.tokens[slot, begins[slot] : ends[slot]].copy() for slot in slots]
+        completions = [self.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in written]
         problems = [self._slot_problems[slot] for slot in slots]
-        verdicts = shared_pool().verify_batch(completions, [problem.answer for problem in problems])
-        scores = score(self.own_rewards, list(map(columns_of, problems)), completions)
-        for slot, problem, completion, verdict, own in zip(slots, problems, completions, verdicts, scores, strict=True):
-            terms = reward_terms(
-                problem.question,
-                completion,
-                verdict,
-                tokens=int(self.completion_lengths[slot]),
-                max_tokens=self.max_new_tokens,
-                weights=self.reward_weights,
-            )
-            terms |= own.terms
-            failures = {f"{name}_failure": fault for name, fault in own.faults.items()}
-            facts: Facts = {"completion": completion, "verdict": verdict.status, **terms, **failures}
-            yield total(terms, self.reward_weights), facts
+        pool = shared_pool()
+        checks = [pool.submit(text, problem.answer) for text, problem in zip(completions, problems, strict=True)]
+
+        def outcomes() -> list[tuple[float, Facts]]:
+            scores = score(self.own_rewards, list(map(columns_of, problems)), completions)
+            results = []
+            for problem, tokens, completion, check, own in zip(
+                problems, written, completions, checks, scores, strict=True
+            ):
+                verdict = check.result()
+                terms = reward_terms(
+                    problem.question,
+                    completion,
+                    verdict,
+                    tokens=len(tokens),
+                    max_tokens=self.max_new_tokens,
+                    weights=self.reward_weights,
+                )
+                terms |= own.terms
+                failures = {f"{name}_failure": fault for name, fault in own.faults.items()}
+                facts: Facts = {"token": int(tokens[-1]), "completion": completion, "verdict": verdict.status}
+                results.append((total(terms, self.reward_weights), {**facts, **terms, **failures}))
+            return results
+
+        return outcomes
 
 
 def _indices_by_id(problems: Sequence[Problem]) -> dict[str, int]:

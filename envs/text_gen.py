@@ -128,8 +128,8 @@ class TextGenEnv(gymnasium.Env[Observation, np.int64]):
             raise gymnasium.error.ResetNeeded("no episode runs; call reset() first")
         result = self.episodes.advance(np.array([action]))
         ends = bool(result.terminations[0]), bool(result.truncations[0])
-        info = result.ended.get(0, {"token": int(result.tokens[0])})
-        return row(self.episodes.observation(), 0), float(result.rewards[0]), *ends, {**info, **self._options()}
+        ((reward, info),) = result.outcomes() or [(0.0, {"token": int(result.tokens[0])})]
+        return row(self.episodes.observation(), 0), float(reward), *ends, {**info, **self._options()}
 
     def _options(self) -> dict[str, Any]:
         return {name: values[0] for name, values in self.episodes.options_now().items()}

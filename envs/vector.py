@@ -145,25 +145,23 @@ class TextGenVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         if begin and self.autoreset_mode == AutoresetMode.DISABLED:
             raise ResetNeeded(f"environments {begin} have ended; reset them with options={{'reset_mask': ...}}")
         result = self.episodes.advance(np.asarray(actions))
-        shown, ended, last = result.ran, dict[int, Any](result.ended), None
-        if ended and self.autoreset_mode == AutoresetMode.SAME_STEP:
-            begin += list(ended)
+        shown, last = result.ran, None
+        if result.ended and self.autoreset_mode == AutoresetMode.SAME_STEP:
+            begin += result.ended
             shown = shown & ~(result.terminations | result.truncations)
-            last = self.episodes.fetch_observation(list(ended))
+            last = self.episodes.fetch_observation(result.ended)
         # The same as ``_add_info`` for each environment, in one call.
         infos: dict[str, Any] = {"token": np.where(shown, result.tokens, 0), "_token": shown} if shown.any() else {}
         if begin:
             infos = self._start(begin, infos)
-        if last is not None:
-            final = last()
-            ended = {
-                slot: {"final_obs": row(final, index), "final_info": facts}
-                for index, (slot, facts) in enumerate(ended.items())
-            }
-        for slot, facts in ended.items():
-            infos = self._add_info(infos, facts, slot)
+        observation, final = self.episodes.fetch_observation(), last() if last else None
+        rewards = np.zeros(self.num_envs)
+        for index, (slot, (reward, facts)) in enumerate(zip(result.ended, result.outcomes(), strict=True)):
+            rewards[slot] = reward
+            info = facts if final is None else {"final_obs": row(final, index), "final_info": facts}
+            infos = self._add_info(infos, info, slot)
         infos |= self._options()
-        return self.episodes.observation(), result.rewards, result.terminations, result.truncations, infos
+        return observation(), rewards, result.terminations, result.truncations, infos
 
     def _options(self) -> dict[str, np.ndarray]:
         """The requested fields of all running episodes, with Gymnasium's masks."""

@@ -1,8 +1,9 @@
 """Rollouts with checked answers: the part of training that runs in this process or in Ray workers."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -50,6 +51,40 @@ class Batch:
     def rewards(self) -> torch.Tensor:
         """Rewards of the episodes, (N,), on the rollout's device."""
         return torch.tensor([completion.reward for completion in self.completions], device=self.rollout.tokens.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: tensors on the CPU as arrays, which Ray sends in a tenth of the time."""
+        return self.__dict__ | {"rollout": _arrays(vars(replace(self.rollout)))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The reverse. Ray's arrays are read-only, so the tensors must not be changed."""
+        self.__dict__.update(state | {"rollout": Rollout(**_tensors(state["rollout"]))})
+
+
+class _Array(NamedTuple):
+    """A tensor's numbers, or their bits if NumPy has no such numbers."""
+
+    numbers: np.ndarray
+    dtype: torch.dtype
+
+
+def _arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _arrays(each) for name, each in value.items()}
+    if not isinstance(value, torch.Tensor):
+        return value
+    plain = value.view(torch.int16) if value.dtype == torch.bfloat16 else value
+    return _Array(plain.contiguous().numpy(), value.dtype)
+
+
+def _tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _tensors(each) for name, each in value.items()}
+    if not isinstance(value, _Array):
+        return value
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of arrays that are read-only
+        return torch.from_numpy(value.numbers).view(value.dtype)
 
 
 def episode_shares(config: RLConfig, count: int) -> list[range]:

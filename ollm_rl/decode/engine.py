@@ -144,18 +144,28 @@ class DecodeEngine:
             ValueError: As for ``encode``; the slots do not change then.
         """
         states = {prompt: (snapshot, row) for prompt, snapshot, row in self.encode(prompts)}
-        return self.begin(slots, [states[tuple(prompt)] for prompt in prompts])
+        self.begin(slots, [states[tuple(prompt)] for prompt in prompts])
+        return self.hidden[self._index(slots)]
 
-    def begin(self, slots: Sequence[int], states: Sequence[tuple[Snapshot, int]]) -> torch.Tensor:
-        """Fill slots from rows of snapshots, one per slot; returns h_t of these slots, (B, H)."""
-        groups: dict[int, list[int]] = defaultdict(list)
-        for index, (snapshot, _) in enumerate(states):
-            groups[id(snapshot)].append(index)
-        for group in groups.values():
-            snapshot, _ = states[group[0]]
-            hidden = self.restore(snapshot, [slots[index] for index in group], [states[index][1] for index in group])
+    def begin(self, slots: Sequence[int], states: Sequence[tuple[Snapshot, int]]) -> None:
+        """Fill slots from rows of snapshots, one per slot, exactly; their previous contents are overwritten."""
+        together: dict[int, list[tuple[int, Snapshot, int]]] = defaultdict(list)  # by snapshot
+        for slot, (snapshot, row) in zip(slots, states, strict=True):
+            together[id(snapshot)].append((slot, snapshot, row))
+        filled = [each for group in together.values() for each in group]
+        lengths = [snapshot.lengths[row] for _, snapshot, row in filled]
+        # One copy to the device, however many snapshots there are.
+        numbers = [[slot for slot, *_ in filled], [row for *_, row in filled], lengths]
+        index, source, positions = to_device(numbers, self.device)
+        cache, sizes, hidden = self._step.allocate(self.num_slots), list(map(len, together.values())), []
+        for group, to, rows in zip(together.values(), index.split(sizes), source.split(sizes), strict=True):
+            snapshot = group[0][1]
+            cache.write(to, snapshot.states, rows, max(snapshot.lengths[row] for *_, row in group))
+            hidden.append(snapshot.hidden[rows])
+        self.hidden[index], self._step.positions[index] = torch.cat(hidden), positions
+        for (slot, snapshot, row), length in zip(filled, lengths, strict=True):
+            self.lengths[slot], self.prompts[slot] = length, snapshot.prompts[row]
         self._step.note_prompts(self.prompts)  # now, while the device is usually still at work, not when a step waits
-        return hidden if len(groups) == 1 else self.hidden[self._index(slots)]
 
     def snapshot(self, slots: Sequence[int]) -> Snapshot:
         """Save occupied slots, to continue from them later or elsewhere; the slots do not change.
@@ -188,18 +198,11 @@ class DecodeEngine:
             raise ValueError(
                 f"{len(slots)} slots cannot be filled from {len(snapshot.lengths)} saved ones; name the rows"
             )
-        lengths = [snapshot.lengths[row] for row in rows]
-        longest = max(lengths)
+        longest = max(snapshot.lengths[row] for row in rows)
         if longest > self.max_length:
             raise ValueError(f"a saved slot of {longest} tokens does not fit slots of {self.max_length}")
-        # One copy to the device instead of three.
-        index, source, positions = to_device([list(slots), list(rows), lengths], self.device)
-        self._step.allocate(self.num_slots).write(index, snapshot.states, source, longest)
-        hidden = snapshot.hidden[source]
-        self.hidden[index], self._step.positions[index] = hidden, positions
-        for slot, row, length in zip(slots, rows, lengths, strict=True):
-            self.lengths[slot], self.prompts[slot] = length, snapshot.prompts[row]
-        return hidden
+        self.begin(slots, [(snapshot, row) for row in rows])
+        return self.hidden[self._index(slots)]
 
     def fork(self, source: int, targets: Sequence[int]) -> torch.Tensor:
         """Copy an occupied slot to others, exactly, and return h_t of the copies, (B, H).

@@ -1,12 +1,10 @@
 """Encoded prompts that wait for slots of an engine.
 
-Letters: B slots, H hidden.
+Letters: B slots.
 """
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Sequence
-
-import torch
 
 from ollm_rl.decode.engine import DecodeEngine
 from ollm_rl.decode.row_cache import Snapshot
@@ -28,7 +26,7 @@ class PromptStore:
 
     def fill(
         self, slots: Sequence[int], prompts: Sequence[Sequence[int]], upcoming: Iterable[Sequence[int]] = ()
-    ) -> torch.Tensor:
+    ) -> None:
         """Fill B slots with their prompts.
 
         Args:
@@ -38,9 +36,6 @@ class PromptStore:
                 until the pass is full, because a small pass takes as long; those already held are kept. This stops at
                 the first prompt that does not fit into the pass, or, with all held ones, into HELD_PASSES. All other
                 held prompts are dropped.
-
-        Returns:
-            h at the prompts' last tokens, (B, H).
         """
         needed = list(map(tuple, prompts))
         if any(prompt not in self._held for prompt in needed):
@@ -48,7 +43,7 @@ class PromptStore:
             self._keep(selected)
             missing = [prompt for prompt in selected if prompt not in self._held]
             self._held |= {prompt: (snapshot, row) for prompt, snapshot, row in self.engine.encode(missing)}
-        return self.engine.begin(slots, [self._held[prompt] for prompt in needed])
+        self.engine.begin(slots, [self._held[prompt] for prompt in needed])
 
     def _select(
         self, needed: Iterable[tuple[int, ...]], upcoming: Iterable[tuple[int, ...]]

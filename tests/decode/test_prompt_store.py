@@ -39,7 +39,8 @@ def test_a_stored_prompt_that_comes_next_takes_no_room_in_a_pass(
     store.fill([0], [second], [held, new])
     assert passes == [(2, 5), (2, 5)]
     store.fill([0, 1, 4], others, [new, held])  # others are more than a pass
-    hidden = store.fill([2, 3], [held, new])
+    store.fill([2, 3], [held, new])
+    hidden = engine.hidden[2:4]
     assert passes == [(2, 5)] * 3 + [(1, 5)]
     for row, prompt in enumerate((held, new)):
         expected = full_hidden_states(engine.backbone, prompt)[-1]
@@ -69,12 +70,13 @@ def test_waiting_prompts_stay_within_four_passes(
     begun: list[Snapshot] = []
     begin = engine.begin
 
-    def spy(slots: Sequence[int], states: Sequence[tuple[Snapshot, int]]) -> torch.Tensor:
+    def spy(slots: Sequence[int], states: Sequence[tuple[Snapshot, int]]) -> None:
         begun.extend(snapshot for snapshot, _ in states)
-        return begin(slots, states)
+        begin(slots, states)
 
     monkeypatch.setattr(engine, "begin", spy)
-    hidden = store.fill(range(7), upcoming[:7])
+    store.fill(range(7), upcoming[:7])
+    hidden = engine.hidden[:7].clone()
     # Prompts that were encoded with them are no longer stored: 7 rows of 5 tokens are left.
     held = {id(snapshot): snapshot.states[0].shape for snapshot in begun}
     assert sum(rows * width for _, rows, _, width, _ in held.values()) == 35

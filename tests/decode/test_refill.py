@@ -154,10 +154,10 @@ def test_episodes_whose_prompts_did_not_fit_into_memory_wait_again(monkeypatch: 
     engine = DecodeEngine(policy.backbone, 3, CONTEXT)
     begin = engine.begin
 
-    def stand_in(slots: Any, states: Any) -> torch.Tensor:
+    def stand_in(slots: Any, states: Any) -> None:
         if engine.num_slots == 3 and any(engine.lengths):  # at the prompts of a refill, not at the first ones
             raise torch.cuda.OutOfMemoryError("CUDA out of memory (a stand-in)")
-        return begin(slots, states)
+        begin(slots, states)
 
     monkeypatch.setattr(engine, "begin", stand_in)
     limits = [4, 8, 9, LIMIT, LIMIT, 3, 5, 6]

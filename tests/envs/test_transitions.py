@@ -1,6 +1,8 @@
 """A step of many environments: its infos in Gymnasium's arrays, refused actions, and prompts named in advance."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partialmethod
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from ollm_rl.answers.pool import Verdict, VerifierPool
 from ollm_rl.envs.episodes import Episodes, Observation
 from ollm_rl.envs.vector import TextGenVectorEnv
 from tests.envs.test_autoreset import MODES, vector_env
@@ -155,16 +158,33 @@ def test_all_hidden_states_are_fetched_once_a_step_and_stay_the_callers(
         over = terminations | truncations
         ends += over.sum()
         seen.append((observations, observations.copy()))
-        begun: list[Any] = [("start", ended)] if ended else []
+        expected: list[Any] = [("start", ended)] * bool(ended) + [("copy", None), ("wait", None)]
         if mode == AutoresetMode.SAME_STEP and over.any():
             last = np.flatnonzero(over).tolist()  # the host does not wait for it before the next episodes start
-            begun = [("copy", last), ("start", last), ("wait", last)]
-        assert asked == [*begun, ("copy", None), ("wait", None)]
+            expected = [("copy", last), ("start", last), ("copy", None), ("wait", last), ("wait", None)]
+        assert asked == expected
         if mode == AutoresetMode.DISABLED and over.any():
             envs.reset(options={"reset_mask": over})
     assert ends > 3
     for kept, copy in seen:
         np.testing.assert_array_equal(kept, copy)
+
+
+def test_the_next_episode_does_not_wait_for_the_check_of_the_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    envs = vector_env(AutoresetMode.SAME_STEP)
+    envs.reset(seed=0)
+    check, start = Future[Verdict](), Episodes.start
+
+    def starting(self: Episodes, *args: Any) -> list[dict[str, str]]:
+        check.set_result(Verdict(True, "7", "boxed", "ok"))
+        return start(self, *args)
+
+    monkeypatch.setattr(VerifierPool, "submit", lambda *_: check)
+    monkeypatch.setattr(Future, "result", partialmethod(Future.result, timeout=0.0))  # no check waits for ever here
+    monkeypatch.setattr(Episodes, "start", starting)
+    _, rewards, terminations, _, infos = envs.step(np.array([20, EOS, 20]))
+    assert terminations.tolist() == [False, True, False]
+    assert rewards.tolist() == [0.0, 1.0, 0.0] and infos["final_info"]["verdict"][1] == "ok"
 
 
 def test_an_environment_closed_before_its_first_reset_says_that_it_is_closed() -> None:

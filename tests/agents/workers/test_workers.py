@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 from pathlib import Path
 from typing import Any
@@ -288,3 +289,22 @@ def test_the_completions_of_a_worker_depend_only_on_its_episodes(folder: Path) -
     for name, stored in whole.rollout.stored.items():
         torch.testing.assert_close(received.stored[name][decisions], stored[decisions])
         assert not received.stored[name][~decisions].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_tensors_of_a_batch_are_sent_beside_its_pickle_and_arrive_unchanged(dtype: torch.dtype) -> None:
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    stored = {"hidden_states": torch.randn(3, 4, 6)[..., ::2].to(dtype), "options": torch.arange(3)}
+    rollout = Rollout([[1], [2]], mask * 7, mask, mask, torch.randn(2, 3), torch.randn(2, 3), mask[:, 1], stored, 5)
+    sent = Batch(rollout, [], 0.5, staleness=2)
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps(sent, protocol=5, buffer_callback=buffers.append)
+    assert len(buffers) == 8 and len(pickled) < 2000
+    received = pickle.loads(pickled, buffers=[memoryview(bytes(buffer)) for buffer in buffers])  # read-only, as of Ray
+    assert (received.seconds_verify, received.staleness, received.completions) == (0.5, 2, [])
+    expected, found = vars(sent.rollout), vars(received.rollout)
+    assert found.keys() == expected.keys() and found["prompts"] == [[1], [2]] and found["slot_steps"] == 5
+    for before, after in ((expected, found), (expected["stored"], found["stored"])):
+        for name, tensor in before.items():
+            if isinstance(tensor, torch.Tensor):
+                assert after[name].dtype == tensor.dtype and torch.equal(after[name], tensor), name
