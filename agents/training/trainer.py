@@ -1,5 +1,6 @@
 """The trainer, over options or tokens: rollouts, rewards, update, metrics and checkpoints."""
 
+import gc
 import math
 import signal
 import time
@@ -96,6 +97,8 @@ def _train(
     with closing(build_trainer(config, policy, tokenizer, problems, own)) as trainer, ExitStack() as lock:
         run = exclusive_run(config.out, "train", config)
         from_first(lambda: lock.enter_context(run))
+        gc.freeze()  # a pass of Python's collector over a model and its libraries takes 0.25 s
+        lock.callback(gc.unfreeze)
         trainer.run(on_iteration)
 
 

@@ -5,6 +5,7 @@ again with the same random numbers. So equal seeds and equal numbers of workers 
 With a staleness of N the learner requests N iterations ahead: iteration i uses the weights from before update i - N.
 """
 
+import gc
 import os
 import time
 import traceback
@@ -73,6 +74,7 @@ class RolloutActor:
         try:
             if self.worker is None:
                 self.worker = self.build()
+                gc.freeze()  # as in `train`
             load_weights(self.worker.policy, weights)
             return packed(self.worker.collect(iteration, episodes))
         except Exception as error:

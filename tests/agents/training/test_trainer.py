@@ -1,5 +1,6 @@
 """The trainer: it learns, equal seeds give equal runs, and unsuitable settings are refused."""
 
+import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -296,3 +297,17 @@ def test_a_baseline_without_groups_takes_single_episodes(tmp_path: Path) -> None
 def test_evaluating_on_the_training_problems_is_refused(tmp_path: Path, model_folder: Path, data: str) -> None:
     with pytest.raises(ValueError, match="eval_every=16 would evaluate on the training problems; give eval_data"):
         train(config(tmp_path / "run", model_folder, data, eval_every=16))
+
+
+def test_the_collector_passes_over_what_is_older_than_a_run_only_during_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, data: str
+) -> None:
+    monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
+    counts: list[int] = []
+
+    def stop(row: dict[str, float]) -> bool:
+        counts.append(gc.get_freeze_count())
+        return False
+
+    train(config(tmp_path / "run", model_folder, data), stop)
+    assert counts[0] > 10_000 and gc.get_freeze_count() == 0
