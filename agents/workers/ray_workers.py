@@ -200,7 +200,7 @@ class RayWorkers:
         self._request(iteration, trained_weights(self.policy))
         seconds = time.perf_counter() - started
         restarts = sum(seat.restarts for seat in self._seats)
-        parts: dict[int, Batch] = {}
+        parts, device = dict[int, Batch](), self.policy.backbone.device
         waiting = {seat: time.monotonic() for seat in self._seats}  # those without a result, and since when
         while waiting:
             results = {seat.tasks[0].result: seat for seat in waiting}
@@ -213,13 +213,14 @@ class RayWorkers:
                 if part is None:
                     waiting[seat] = time.monotonic()
                 else:
-                    parts[seat.number] = part
+                    # Moved while the others are still at work.
+                    parts[seat.number] = replace(part, rollout=part.rollout.to(device))
                     del waiting[seat]
             if not ready:
                 self._replace_overdue(waiting)
             seconds += time.perf_counter() - started
         started = time.perf_counter()
-        batch = joined([parts[seat.number] for seat in self._seats], self.policy.backbone.device)
+        batch = joined([parts[seat.number] for seat in self._seats], device)
         assert 0 <= batch.staleness <= self.config.async_staleness
         seconds += time.perf_counter() - started
         restarts = sum(seat.restarts for seat in self._seats) - restarts

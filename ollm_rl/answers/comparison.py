@@ -54,6 +54,7 @@ _GOES_ON = re.compile(r"\.\.\.|\\[lc]?dots(?![a-z])")
 _BOTH = r"\pm"
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|ne|neq)(?![a-z])")
 _APART = re.compile(r"(?<![\d./^{\\])\d+ \d+(?![\d./])")  # two numbers, which math-verify adds
+_PRICES = re.compile(r"^\$(?=[^/]*/ ?\$)|(?<=/) ?\$(?=\d)")  # their signs in a quotient, $30/$5; loops keep SymPy busy
 _SPARE_SPACE = re.compile(r"(?<!\d) | (?!\d)")
 
 
@@ -77,7 +78,7 @@ def compare(answer: str, gold: str) -> bool | None:
     if verdict is not None:
         return verdict
     units = split_unit(answer)[1], split_unit(gold)[1]
-    answer, gold = _without_wrappers(answer), _without_wrappers(gold)
+    answer, gold = (_PRICES.sub("", _without_wrappers(text)) for text in (answer, gold))
     if _same_text(answer, gold):
         return True
     if gold.casefold() in ("yes", "no") and (said := _YES_OR_NO.match(answer)):
