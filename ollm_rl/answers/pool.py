@@ -28,6 +28,7 @@ __all__ = ["FAILURES", "Verdict", "VerifierPool", "extract_answer", "verify"]
 
 FAILURES = ("timeout", "error")  # statuses in which the checker failed, which says nothing about the answer
 MAX_CHARACTERS = 1000  # of an answer that is checked
+MAX_BARS = 20  # of an answer that math-verify checks: its parser takes up to ten seconds for loops of |3||3|...
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ def decide(completion: str, gold: str, max_characters: int = MAX_CHARACTERS) -> 
         return Verdict(False, *found, "too_long")
     answer, reference = clean(found[0]), clean(gold)
     equal = compare(answer, reference)
+    if equal is None and answer.count("|") > MAX_BARS:
+        return Verdict(False, *found, "too_long")
     if equal is None:
         return Undecided(found, [split_unit(part)[0] for part in reduce(answer, reference)])
     return Verdict(equal, *found, "ok")

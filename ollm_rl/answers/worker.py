@@ -21,6 +21,7 @@ from itertools import product
 from typing import Any
 
 MOST_DIGITS = 500  # two numbers that agree in so many digits are equal
+LONG = 20  # parts of an expression
 _TRANSPOSED = re.compile(r"(?<![A-Za-z\\])([A-Z]) ?\^ ?\{? ?T(?![a-z]) ?\}?")
 _COMMAND = r"\\(?:text|mathbb|begin|end|operatorname) ?\{[^{}]*\}|\\[A-Za-z]+"
 _INVERSE = re.compile(r"\b([fgh]) ?\^ ?\{? ?-1 ?\}?(?= ?\()")
@@ -145,7 +146,11 @@ def _with_derivatives(text: str) -> str:
 
 
 def _with_fractions(value: Any) -> Any:
-    """A SymPy object with decimals as exact fractions, and i as the imaginary unit if it is the only variable."""
+    """A SymPy object with decimals as exact fractions, and i as the imaginary unit if it is the only variable.
+
+    A long one is computed where it is made of fractions. Math-verify leaves 10/10/10/... as it is written, and the time
+    that SymPy takes for such an object doubles with every division.
+    """
     import sympy
 
     if items := getattr(
@@ -154,7 +159,17 @@ def _with_fractions(value: Any) -> Any:
         return type(value)(*map(_with_fractions, items))
     if isinstance(value, sympy.Expr) and {str(symbol) for symbol in value.free_symbols} == {"i"}:
         value = value.xreplace(dict.fromkeys(value.free_symbols, sympy.I))
-    return value.xreplace({number: sympy.Rational(str(number)) for number in value.atoms(sympy.Float)})
+    value = value.xreplace({number: sympy.Rational(str(number)) for number in value.atoms(sympy.Float)})
+    # Percentages and short fractions stay as written, because math-verify tells them apart.
+    if isinstance(value, sympy.Expr) and sum(1 for _ in sympy.preorder_traversal(value)) > LONG:
+        value = value.replace(_of_fractions, lambda part: part.func(*part.args))
+    return value
+
+
+def _of_fractions(part: Any) -> bool:
+    """Whether an expression is a product, a sum or a low power of fractions, which SymPy computes at once."""
+    powers = part.is_Pow and part.args[1].is_Integer and abs(part.args[1]) <= 64
+    return bool(part.args) and (part.is_Mul or part.is_Add or powers) and all(one.is_Rational for one in part.args)
 
 
 def _same_number(one: Any, other: Any, *_: object) -> bool:

@@ -69,6 +69,10 @@ def test_an_answer_that_is_not_text_is_refused_by_name() -> None:
 def test_a_very_long_answer_is_not_looked_at() -> None:
     assert verify(rf"\boxed{{{'x' * 1001}}}", "3").status == "too_long"
     assert verify(r"\boxed{x}", "3" * 1001).status == "too_long"
+    loop = "|3|" * 11
+    assert verify(rf"\boxed{{{loop}}}", "3").status == "too_long"
+    assert verify(rf"\boxed{{{loop}}}", loop).correct
+    assert verify(r"\boxed{|x-1| + |x-2|}", "|x-2| + |x-1|").correct
     assert verify(rf"\boxed{{{'3' * 1000}}}", "3" * 1000).correct
 
 
@@ -159,6 +163,21 @@ def test_a_closed_pool_leaves_no_process_and_no_thread_and_refuses_work() -> Non
 def test_limits_that_leave_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="num_workers=0, time_limit=5.0 and max_characters=1000 must be positive"):
         VerifierPool(0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "correct"),
+    [
+        ("/".join(["10"] * 25) + "x", r"\frac{1}{10^{23}x}", True),
+        ("/".join(["10"] * 25) + "x", r"\frac{1}{10^{22}x}", False),
+        ("/".join(["10"] * 25) + "x", "72", False),
+        ("*".join(["1/2"] * 25), r"2^{-25}", True),
+        (r"\frac{1}{2}/" * 25 + "3", "72", False),
+        ("50%+" * 30 + "x", "x+15", True),
+    ],
+)
+def test_a_loop_of_operations_is_compared_in_time(pool: VerifierPool, answer: str, gold: str, correct: bool) -> None:
+    assert pool.submit(rf"\boxed{{{answer}}}", gold).result() == Verdict(correct, answer, "boxed", "ok")
 
 
 def test_sympy_stays_out_of_the_process_that_asks_and_a_quick_verdict_starts_no_child() -> None:
