@@ -29,6 +29,8 @@ _BRACKET = re.compile(r"\((?=[^()\n]*[a-z]{3})[^()\n]*\)")
 _NOTES = ("Note:", "Remark:")  # apply to all text after them
 _STATES_NOTHING = re.compile(
     r"(?:is|are|was|were|does|do|did|can|could|will|would|should|what|how|which|who|why|when|where)\b[^\n]*\?$"
+    r"|[^\n]*\b(?:(?:cannot|can't|unable to|hard to) (?:determine|decide|say|tell)|not (?:sure|certain)|don't know)"
+    r" (?:whether|if|which)\b[^\n]*$"
     r"|(?:let(?! us\b|['’])|suppose|assume|consider)\b(?!.*\b(?:so|then|thus|hence|therefore|gives?|gets?)\b)[^\n]*$",
     re.IGNORECASE,
 )

@@ -45,8 +45,8 @@ _AFTER = re.compile(r" (?:is|must be|as) (?:the|our|my) (?:final |correct )?answ
 # Words after "the answer is" that state no answer.
 _NOT_STATED = re.compile(
     r"(?:not|nicht|pas|as follows|found|obtained|given|unique|obvious|reasonable|based|greater|less|between"
-    r"|at (?:least|most)|necessary|acceptable|closest|in(?= [a-z])|(?-i:an?(?= [a-z]))|(?:in)?correct(?=[.!,;]|$)|wrong"
-    r"|right(?=[.!,;]|$))\b",
+    r"|at (?:least|most)|necessary|acceptable|closest|in(?= [a-z])"
+    r"|(?-i:an?(?= (?!dozen|hundred|thousand|million)[a-z]))|(?:in)?correct(?=[.!,;]|$)|wrong|right(?=[.!,;]|$))\b",
     re.IGNORECASE,
 )
 _BEFORE_ANSWER = re.compile(r"(?:[\s:：*_`ˋ=\"]|(?<=[`ˋ])(?:text|plaintext)\n|-{3,}\s|(?<=\n)-\s)*")
@@ -54,8 +54,10 @@ _EXPLANATION = re.compile(
     rf"(?P<reason>,?[ ](?:because|since|which|where|porque|weil|puisque|parce que)\b|,[ ](?:so|as|but)\b|，?因为)"
     rf"|[,;:，；]\s?(?=[ie]\.[eg]\.|(?!(?:and|or|y|o|et|ou|und|oder)\b)[^\W\d_]{{2,}})|[；。，]"
     rf"|[ ](?:to the nearest|in (?:interval|simplest|lowest|its)|as (?:desired|required|before|expected))\b"
-    rf"|[ ](?:and not|not|rather than|instead of)\b|[ ](?:→|⇒|=>)[ ](?=[A-Za-z]{{2}})|[ ]:\)"
-    rf"|\"\s*[,}}]|,\s*\"|[ ](?:[–—]|--)[ ](?![\d{FORMULA}])|[ ]-[ ](?=[A-Za-z]{{2}})|[ ](?:and|y|et|und)[ ](?!{PART}|"
+    rf"|,?[ ](?:and not|not|rather than|instead of|[аи] не|(?:und )?nicht|et (?:non|pas)|y no)\b"
+    rf"|[ ](?:→|⇒|=>)[ ](?=[A-Za-z]{{2}})|[ ]:\)"
+    rf"|\"\s*[,}}]|,\s*\"|[ ](?:[–—]|--)[ ](?![\d{FORMULA}])|[ ]-[ ](?=[A-Za-z]{{2}})"
+    rf"|(?<!hundred)(?<!thousand)(?<!million)[ ](?:and|y|et|und)[ ](?!{PART}|demie?\b|medi[ao]\b|"
     rf"[*_(]*[A-J][*_)]*(?=[ ]*(?:[.,;]|$|and\b))|[^.;]*[\d\\{FORMULA}])"
     rf"|[ ][(（](?!\s?\\?(?:p?mod|base|in base|or)\b)(?=[^()]*[^\W\d_]{{2}}|[\d\s+*/=.,×÷-]*\))"
     rf"|(?<=[\d{FORMULA}])[ ](?=[A-Z][a-z]+[ ])"

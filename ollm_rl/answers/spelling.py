@@ -46,6 +46,7 @@ _PLAIN_NAME = re.compile(
     r"(?<![A-Za-z\\])(pi|theta|alpha|beta|gamma|lambda|sigma|omega|arcsin|arccos|arctan|sin|cos|tan|cot|ln|log|exp|sqrt)"
     r"(?![A-Za-z])"
 )
+_AND_A_HALF = re.compile(r"^(\d+)( [^\W\d_]+)? (?:et demie?|y medi[ao])\b")
 _MINUS = re.compile(r"(?:\\text\{ ?)?(?:minus|negative)(?: ?\})? (?=[\w\\$.])", re.IGNORECASE)
 _LOG = re.compile(r"(?<![A-Za-z\\])log(10|2) ?(?=\()")
 _LG = re.compile(r"\\lg(?![a-z])")
@@ -128,6 +129,8 @@ def _plain_notations(text: str) -> str:
     """The usual spelling of other signs: derivatives, lengths, indices, powers, intervals, repeating decimals."""
     if r"\prime" in text or "^{(" in text:
         text = _PRIMES.sub(lambda match: "'" * int(match[3] or match.group().count("p")), text)
+    if " et dem" in text or " y med" in text:
+        text = _AND_A_HALF.sub(r"\1.5\2", text)
     if "'" in text:
         text = _FEET_AND_INCHES.sub(r"\1 ft \2 in", text)
     if "h" in text:
