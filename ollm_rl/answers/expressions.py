@@ -43,7 +43,7 @@ _INEQUALITY = re.compile(r"[<>≤≥]|\\(?:l|g)(?:eq?|t)?(?![a-z])|\\in(?![a-z])
 _BOUNDED = re.compile(r"[$\\( ]*([A-Za-z]) ?(?:[<>≤≥≠]|\\(?:[lg](?:t|e|eq|eqslant)|ne|neq)(?![a-z]))")
 _JOINED = re.compile(
     r",? ?(?:and|or|to|by|times|plus|minus|over|past|of|out of|in every|in|more than|less than|y|o|et|ou|und|oder|bis|à"
-    r"|或|和|到)? ?| minutes (?:past|to) | \(?(?:in )?base[- ]"
+    r"|и|или|或|和|到)? ?| minutes (?:past|to) | \(?(?:in )?base[- ]"
     r"| (?!than|followed|multiplied|divided|equal|close)[a-z]{1,12} (?:by|to|x|×) ",
     re.IGNORECASE,
 )

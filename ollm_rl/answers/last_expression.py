@@ -31,6 +31,10 @@ _STATES_NOTHING = re.compile(
     r"(?:is|are|was|were|does|do|did|can|could|will|would|should|what|how|which|who|why|when|where)\b[^\n]*\?$"
     r"|[^\n]*\b(?:(?:cannot|can't|unable to|hard to) (?:determine|decide|say|tell)|not (?:sure|certain)|don't know)"
     r" (?:whether|if|which)\b[^\n]*$"
+    r"|(?:(?:first|then|next|now|finally),? )?(?:(?:we|let us|let's) )?"
+    r"(?:divide|multiply|subtract|add|substitute|plug|(?<!we )see)\b"
+    rf"(?!.*\b(?:get|gives?|giving|obtain|yields?|find|have|so|is|are|equals?|leaves?|leaving)\b)[^\n:={FORMULA}]*:?$"
+    r"|(?:teile|dividiere|on divise|divisons|dividimos|разделим|умножим)\b[^\n:=]*$|(?:两边|两式)[^\n:=得]*$"
     r"|(?:let(?! us\b|['’])|suppose|assume|consider)\b(?!.*\b(?:so|then|thus|hence|therefore|gives?|gets?)\b)[^\n]*$",
     re.IGNORECASE,
 )
@@ -49,7 +53,8 @@ _DENIED = re.compile(
     r"(?: (?:be|equal(?: to)?|just|simply|necessarily|always|really|exactly|have|need|the))?"
     r"|\S*\d (?:[a-z]+ )?(?:out )?of (?:the|these|those|his|her|their|its)"  # "3 of the 10 books"
     r"|\S*\d (?!out )(?:[a-z]+ ){1,2}of) $"  # "3 boxes of 10"
-    r"|(?:不是|并非|不为|不等于|[大小]于) ?$",
+    r"|(?:不是|并非|不为|不等于|[大小]于) ?$"
+    r"|[\s(](?:step|theorem|lemma|corollary|proposition|equation|figure|section) \(?$",
     re.IGNORECASE,
 )
 _TRIED = re.compile(
@@ -57,12 +62,13 @@ _TRIED = re.compile(
     r"(?: [a-z]+){0,2} answer(?:: ?| (?:is|was|would be) )$",
     re.IGNORECASE,
 )
-_CUT_OFF = re.compile(r"(?:[+/^(]|\s[-−]|\b(?:plus|minus))\s*$")
+_CUT_OFF = re.compile(r"(?:[+/^(=]|\s[-−]|\b(?:plus|minus)|[Aa]nswer(?: is| ?:))\s*$")
 DENIED_AFTER = re.compile(
     r"[$\s\\)\]*]*(?:(?:, which )?\b(?:is|are)"
     r"(?:(?: not|n't) (?:(?:the|a) (?:\w+ )?(?:answer|solution|root)|correct|right|possible)"
     r"| wrong| incorrect| impossible| extraneous| rejected| too [a-z]+)|(?:cannot|can't) be"
     r"|do(?:es)?(?: not|n't) (?:work|fit|satisfy)|fails?|(?:must|can|should) be (?:excluded|rejected))\b"
+    r"|[$\s)]*(?:では|じゃ)(?:な[いく]|ありません)"
 )
 # The name of a quantity before its equation: "the distance is $2c = 8$", but not "the equation is $2c = 8$".
 _CALLED = re.compile(
@@ -156,7 +162,8 @@ def _last_statement(prose: Prose) -> tuple[int, int, list[Span]]:
         for start, stop in reversed(prose.sentences(line, end)):
             if spans := find_expressions(prose, start, stop):
                 premise = _PREMISE.match(masked, start, stop)
-                if _STATES_NOTHING.match(masked, start, stop):
+                is_question = masked[stop - 1] in "?？" and "=" not in prose.text[start:stop]
+                if is_question or _STATES_NOTHING.match(masked, start, stop):
                     continue
                 if not _is_aside(prose, start, stop) and not (premise and spans[-1].end <= premise.end()):
                     return start, stop, spans

@@ -16,7 +16,7 @@ MOST_WORDS = 6  # of an answer in words
 # A text without any of these states no answer. This test is faster than the patterns.
 _QUICK = (
     "answer", "option", "choice", "choose", "pick", "select", "go with", "correct", "final", "respuesta", "réponse",
-    "antwort", "lösung", "答", "选", "ответ", "정답",
+    "antwort", "lösung", "答", "正解", "选", "ответ", "정답",
 )  # fmt: skip
 _NAME = (
     r"(?:answers?(?: choice| option)?|(?:correct|right|best|final) (?:option|choice|result|value|one|statement)s?"
@@ -38,7 +38,7 @@ _STATED = re.compile(
     rf"|(?:\b|(?<=_)){_NAME}[ *_\"]*[:：=]"
     r"|^[#*_> \t]*(?:the )?(?:(?:final|correct) )?(?:answer|respuesta|réponse|antwort)(?: final)?[*_ \t]*$"
     r"|(?:答案|正确选项)(?!并?[不非大小])(?:应该|应|必须)?(?:是|为|选)?|[故所]?以?应?选择?[:：]? ?(?=[A-J(（])"
-    r"|(?:答|答え|답|정답|ответ)(?:は| ?[:：])",
+    r"|(?:答|答え|正解|답|정답|ответ)(?:は| ?[:：])",
     re.IGNORECASE | re.MULTILINE,
 )
 _AFTER = re.compile(r" (?:is|must be|as) (?:the|our|my) (?:final |correct )?answer\b", re.IGNORECASE)
@@ -46,7 +46,8 @@ _AFTER = re.compile(r" (?:is|must be|as) (?:the|our|my) (?:final |correct )?answ
 _NOT_STATED = re.compile(
     r"(?:not|nicht|pas|as follows|found|obtained|given|unique|obvious|reasonable|based|greater|less|between"
     r"|at (?:least|most)|necessary|acceptable|closest|in(?= [a-z])"
-    r"|(?-i:an?(?= (?!dozen|hundred|thousand|million)[a-z]))|(?:in)?correct(?=[.!,;]|$)|wrong|right(?=[.!,;]|$))\b",
+    r"|(?-i:an?(?= (?!dozen|hundred|thousand|million)[a-z]))|(?:in)?correct(?=[.!,;]|$)|wrong|right(?=[.!,;]|$))\b"
+    r"|[^。\n]*?(?:では|じゃ)(?:な[いく]|ありません)",
     re.IGNORECASE,
 )
 _BEFORE_ANSWER = re.compile(r"(?:[\s:：*_`ˋ=\"]|(?<=[`ˋ])(?:text|plaintext)\n|-{3,}\s|(?<=\n)-\s)*")

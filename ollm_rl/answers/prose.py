@@ -27,7 +27,7 @@ _WORD = re.compile(r"(?<![\\{A-Za-z])[A-Za-z]{4,}(?![A-Za-z}])")  # not a comman
 _FORMULA_SIGN = re.compile(r"[\\_^=<>(\[{]|\s-?[\d.]+\s+\Z")
 _STOP = re.compile(r"[.!?]([)*\"”]?)\s+|[。！？]\s*")
 _ABBREVIATION = re.compile(r"\.[A-Za-z]\.$|\b(?:[RM][sr]|vs|No)\.$")  # i.e., p.m., Mr., Rs.
-_AFTER_NUMBER = re.compile(rf"[A-Z({FORMULA}\\]")  # begins a sentence, while "2. of" does not
+_AFTER_NUMBER = re.compile(rf"[A-ZÀ-ÖØ-ÞЁА-Я({FORMULA}\\]")  # begins a sentence, while "2. of" does not
 
 
 @dataclass(frozen=True)
