@@ -1,6 +1,9 @@
 """Text generation as Gymnasium environments. Importing this package registers ``ollm_rl/TextGen-v0``."""
 
 import gymnasium
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def register_envs() -> None:

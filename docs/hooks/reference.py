@@ -39,15 +39,13 @@ ROOMS = {
     "ollm_rl.report": "Report",
     "ollm_rl.experiments": "Experiments",
 }
-# Importing this door registers the environments; it exports nothing, so that it stays light.
-CLASSES_OF_ENVS = ("text_gen.TextGenEnv", "vector.TextGenVectorEnv", "sb3.TextGenVecEnv")
 _SIGNS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 _KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", dict: "mapping"}
 
 
 def public_names(room: str) -> list[str]:
-    """The names that a room's door exports, from there on: ``OptionConfig``, or ``text_gen.TextGenEnv``."""
-    return list(CLASSES_OF_ENVS) if room == "ollm_rl.envs" else sorted(import_module(room).__all__, key=str.lower)
+    """The names that a room's door exports."""
+    return sorted(import_module(room).__all__, key=str.lower)
 
 
 def api_pages() -> dict[str, str]:
