@@ -25,7 +25,7 @@ from ollm_rl.agents.training.metrics import episode_metrics
 from ollm_rl.agents.training.problems import evaluation_problems, training_problems
 from ollm_rl.agents.training.update import Penalties, Updater, learning_rate
 from ollm_rl.agents.training.writers import Writers
-from ollm_rl.agents.workers.local import RolloutSource, RolloutWorker, episode_shares
+from ollm_rl.agents.workers.local import RolloutSource, RolloutWorker, episode_shares, settle_heap
 from ollm_rl.agents.workers.processes import SharedRollouts, check_processes
 from ollm_rl.backbones.loading import context_length, not_finite
 from ollm_rl.decode.rollout import Rollout
@@ -97,7 +97,7 @@ def _train(
     with closing(build_trainer(config, policy, tokenizer, problems, own)) as trainer, ExitStack() as lock:
         run = exclusive_run(config.out, "train", config)
         from_first(lambda: lock.enter_context(run))
-        gc.freeze()  # a pass of Python's collector over a model and its libraries takes 0.25 s
+        settle_heap()
         lock.callback(gc.unfreeze)
         trainer.run(on_iteration)
 

@@ -5,7 +5,6 @@ again with the same random numbers. So equal seeds and equal numbers of workers 
 With a staleness of N the learner requests N iterations ahead: iteration i uses the weights from before update i - N.
 """
 
-import gc
 import os
 import time
 import traceback
@@ -22,7 +21,15 @@ from ollm_rl.agents.config import RLConfig
 from ollm_rl.agents.policies.base import Policy
 from ollm_rl.agents.policies.loading import load_weights, new_policy, trained_weights
 from ollm_rl.agents.workers.cluster import check_resources, connect
-from ollm_rl.agents.workers.local import Batch, RolloutWorker, WorkerError, episode_shares, joined, packed
+from ollm_rl.agents.workers.local import (
+    Batch,
+    RolloutWorker,
+    WorkerError,
+    episode_shares,
+    joined,
+    packed,
+    settle_heap,
+)
 from ollm_rl.decode.turns import Turns
 from ollm_rl.errors import RunWarning, UsageError, extra, one_line
 from ollm_rl.metrics.measuring import measuring_pool
@@ -74,7 +81,7 @@ class RolloutActor:
         try:
             if self.worker is None:
                 self.worker = self.build()
-                gc.freeze()  # as in `train`
+                settle_heap()
             load_weights(self.worker.policy, weights)
             return packed(self.worker.collect(iteration, episodes))
         except Exception as error:

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from ollm_rl.answers.number_words import SCALES
 from ollm_rl.answers.quantities import read_quantity
+from ollm_rl.answers.spelling import JOINED
 
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 # Arguments of a function: f(2), P(A), P(X=3); x(x+1) is a product.
@@ -21,7 +22,7 @@ _INVERSE = re.compile(r"(?<=[A-Za-z])\^ ?\{? ?-1 ?\}?(?= ?\()")
 _TO_SOLVE = re.compile(r"[\d^!]|\|\s*[a-y]\s*\||\\(?:pi|infty|sqrt|emptyset|log|ln|exp)(?![a-z])")
 _EQUALS = re.compile(r"(?<![<>:\\])(?<!\s!)=|\\equiv(?![a-z])")
 _GROUP = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}")
-_SEVERAL = re.compile(r",(?!\d{3}(?!\d))|;|\b(?:and|or)\b|\$ ?(?:y|o|et|ou|und|oder|и|или|和|或) ?\$")
+_SEVERAL = re.compile(rf",(?!\d{{3}}(?!\d))|;|\b(?:and|or)\b|{JOINED.pattern}")
 _TIMES = re.compile(r"(?<=[\d.)%]) ?[xX] ?(?=[$€£]?[\d.(])")
 _FIGURES = re.compile(r"[-$€£ ]*\d[\d., ]*")
 _COUNTED_IN = re.compile(rf"(?<=\d) ?(?:(?:{'|'.join(SCALES)}|[A-Za-z])(?![A-Za-z]))|/[a-z]+")

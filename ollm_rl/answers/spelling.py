@@ -47,7 +47,7 @@ _PLAIN_NAME = re.compile(
     r"(?![A-Za-z])"
 )
 _AND_A_HALF = re.compile(r"^(\d+)( [^\W\d_]+)? (?:et demie?|y medi[ao])\b")
-_JOINED = re.compile(r"\$ ?(?:y|o|et|ou|und|oder|и|или|和|或) ?\$")  # "$x = 1$ y $x = 4$"
+JOINED = re.compile(r"\$ ?(?:y|o|et|ou|und|oder|и|или|和|或) ?\$")  # "$x = 1$ y $x = 4$"
 _MINUS = re.compile(r"(?:\\text\{ ?)?(?:minus|negative)(?: ?\})? (?=[\w\\$.])", re.IGNORECASE)
 _LOG = re.compile(r"(?<![A-Za-z\\])log(10|2) ?(?=\()")
 _LG = re.compile(r"\\lg(?![a-z])")
@@ -100,7 +100,7 @@ def clean(answer: str) -> str:
         return answer
     text = _undelimited(answer)
     if "$" in text or r"\(" in text or r"\[" in text:
-        text = _INLINE.sub(lambda match: match[1] or match[2] or match[3] or "", _JOINED.sub("$, $", text))
+        text = _INLINE.sub(lambda match: match[1] or match[2] or match[3] or "", JOINED.sub("$, $", text))
     if not text.isascii():
         text = _ascii_signs(text)
     if "(" in text or " " in text:

@@ -68,7 +68,7 @@ def load_backbone(
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     except UNREADABLE as error:
         raise _not_loaded(name, error) from error
-    tokenizer = load_tokenizer(name)
+    tokenizer = _load_tokenizer(name, source)
     if (broken := not_finite(dict(model.named_parameters()))) is not None:
         raise UsageError(f"backbone {name!r} has weights that are not finite ({broken}); train or download it again")
     suppress_unused(model, tokenizer)
@@ -109,9 +109,13 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         UsageError: If no tokenizer has this name, or it has no end-of-text token.
         MissingError: If ``smollm2-135m`` is requested and its package is missing.
     """
-    name = _named(name)
+    return _load_tokenizer(_named(name))
+
+
+def _load_tokenizer(name: str, source: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a backbone, from its source if that is known."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source or _source(name), trust_remote_code=False)
     except Exception as error:  # tokenizers raises nothing more exact for a damaged tokenizer.json
         raise _not_loaded(name, error) from error
     if tokenizer.eos_token_id is None:

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -304,10 +305,18 @@ def test_the_collector_passes_over_what_is_older_than_a_run_only_during_it(
 ) -> None:
     monkeypatch.setattr(OptionModel, "option_tokens", naming(DIGITS))
     counts: list[int] = []
+    unused: Any = type("Unused", (), {})()
+    unused.itself, seen = unused, weakref.ref(unused)
+    del unused
 
     def stop(row: dict[str, float]) -> bool:
+        assert seen() is None  # else it would stay as long as the run
         counts.append(gc.get_freeze_count())
         return False
 
-    train(config(tmp_path / "run", model_folder, data), stop)
+    gc.disable()  # no pass of its own time
+    try:
+        train(config(tmp_path / "run", model_folder, data), stop)
+    finally:
+        gc.enable()
     assert counts[0] > 10_000 and gc.get_freeze_count() == 0
